@@ -1,0 +1,135 @@
+"""A learner's state as one safetensors file with a JSON header: versioned, checksummed, never pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save as save_bytes
+from torch import Tensor
+
+from .errors import CheckpointError
+
+#: Version of the format; a reader refuses later ones by name.
+FORMAT = 1
+_HEADER = "bnp_online"
+
+State = Mapping[str, Any]
+
+
+def digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256, in hex, of a JSON header and of the names, types, shapes and bytes of tensors."""
+    sha = hashlib.sha256(_json(header).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def dumps(state: State) -> bytes:
+    """Return a state as the bytes of a safetensors file.
+
+    Parameters
+    ----------
+    state : mapping
+        ``"tensors"``, a mapping of names to tensors, and further entries that JSON can hold.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in state["tensors"].items()}
+    header = {key: value for key, value in state.items() if key != "tensors"}
+    envelope = {"format": FORMAT, "sha256": digest(header, tensors), "state": header}
+    return save_bytes(tensors, {_HEADER: _json(envelope)})
+
+
+def loads(data: bytes) -> dict[str, Any]:
+    """Return the state in the bytes that `dumps` made.
+
+    Raises
+    ------
+    CheckpointError
+        If they are not such bytes, are damaged, or come from a later version of the format.
+    """
+    try:
+        size = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+        tensors = load_bytes(data)
+    except (SafetensorError, ValueError, AttributeError, OverflowError) as error:
+        raise CheckpointError(f"not a safetensors file, or cut short: {error}") from error
+    return _open(metadata, tensors)
+
+
+def save(path: str | os.PathLike[str], state: State) -> None:
+    """Write a state to a file, atomically: to the side, flushed to the disk, then renamed.
+
+    Parameters
+    ----------
+    path : path
+        Replaced if it exists; whatever happens, it holds the old state or the new one.
+    state : mapping
+        As for `dumps`.
+    """
+    target = Path(path)
+    aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        with aside.open("wb") as file:
+            file.write(dumps(state))
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the state in a file that `save` wrote.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is no checkpoint, is damaged, or comes from a later version of the format.
+    OSError
+        If it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{os.fspath(path)} is no safetensors file, or is cut short: {error}"
+        ) from error
+    return _open(metadata, tensors)
+
+
+def _open(metadata: Mapping[str, str], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    if _HEADER not in metadata:
+        raise CheckpointError("a safetensors file, but none that bnp_online wrote")
+    try:
+        envelope = json.loads(metadata[_HEADER])
+        version, sha256, header = envelope["format"], envelope["sha256"], envelope["state"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the header is damaged: {error}") from error
+    if version != FORMAT:
+        raise CheckpointError(
+            f"written in format {version}; this version reads format {FORMAT}: upgrade bnp-online"
+        )
+    if digest(header, tensors) != sha256:
+        raise CheckpointError("the checksum does not match: the file is damaged")
+    return {**header, "tensors": tensors}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,1 @@
+"""One learner step, behind one protocol."""

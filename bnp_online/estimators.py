@@ -1,0 +1,294 @@
+"""River estimators: dicts in, labels or numbers out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
+
+from river import base
+from torch import nn
+
+from . import checkpoint
+from .encoding import Label, LabelIndex, Sample
+from .engines.base import Task
+from .errors import ConfigurationError, StateError
+from .layers import StepScale
+from .learner import OnlineLearner, Preview
+
+
+class _Estimator(OnlineLearner, base.Estimator):
+    """An online learner by River's conventions."""
+
+    def _get_params(self) -> dict[str, Any]:
+        # River takes any tuple for a class with parameters, and fails on an empty one.
+        parameters: dict[str, Any] = super()._get_params()
+        if not parameters["hidden"]:
+            parameters["hidden"] = []
+        return parameters
+
+
+class BNPClassifier(_Estimator, base.Classifier):
+    """Neural network that learns to classify, one sample at a time.
+
+    Features and classes may appear at any time; what appears changes no existing logit at that moment.
+
+    Parameters
+    ----------
+    hidden : tuple of int
+        Widths of the hidden layers; ``()`` is the linear model.
+    activation : {"relu", "tanh", "gelu"}
+        Nonlinearity of the hidden layers.
+    lr : float
+        Learning rate, > 0. With ``step_scale="norm"`` values of 0.03 to 1 suit most streams.
+    rho : float
+        Retention weight ρ of the running moments, in [0, 1].
+    eps_rel, eps_abs : float
+        Damping of the variances: ``σ̃² = σ² + eps_rel · max(σ²) + eps_abs``.
+    step_scale : {"norm", "paper", "none"}
+        Divisor of the step; see `BNP`.
+    standardize : bool
+        Whether inputs are standardized on line, with cumulative moments, and clipped to ±5.
+    input_shape : tuple of int or None
+        None: ``x`` is a dict, and new features may appear at any time. A shape: ``x`` is an array or a nested
+        list of that shape.
+    network : {"mlp", "cnn"} or torch.nn.Module
+        What to train. A module maps (N, *input_shape) to (N, features); it is copied, and a linear layer that
+        grows with the outputs is put on top.
+    max_features : int
+        Features beyond this many are ignored, and counted in `ignored_features`.
+    max_classes : int
+        One more class than this is a `SampleError`.
+    engine : {"auto", "autograd"}
+        What computes the step.
+    device : {"auto", "cpu", "cuda"}
+        Where; "auto" is a GPU where there is one.
+    seed : int
+        Of the random start. Equal seeds and equal samples give equal bits on machines of one kind.
+
+    References
+    ----------
+    Lange, Helfrich, Ye, *Batch Normalization Preconditioning for Neural Network Training*, JMLR 23(72), 2022.
+
+    Examples
+    --------
+    >>> clf = BNPClassifier(hidden=(16,))
+    >>> for i in range(50):
+    ...     clf.learn_one({"size": i % 2, "colour": "red"}, ["cat", "dog"][i % 2])
+    >>> clf.predict_one({"size": 1})
+    'dog'
+    """
+
+    task: ClassVar[Task] = "classification"
+
+    def __init__(
+        self,
+        hidden: tuple[int, ...] = (100, 100),
+        activation: str = "relu",
+        lr: float = 0.3,
+        rho: float = 0.99,
+        eps_rel: float = 1e-2,
+        eps_abs: float = 1e-4,
+        step_scale: StepScale = "norm",
+        standardize: bool = True,
+        input_shape: tuple[int, ...] | None = None,
+        network: str | nn.Module = "mlp",
+        max_features: int = 4096,
+        max_classes: int = 1024,
+        engine: str = "auto",
+        device: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        self.hidden = tuple(hidden)
+        self.activation = activation
+        self.lr = lr
+        self.rho = rho
+        self.eps_rel = eps_rel
+        self.eps_abs = eps_abs
+        self.step_scale = step_scale
+        self.standardize = standardize
+        self.input_shape = input_shape
+        self.network = network
+        self.max_features = max_features
+        self.max_classes = max_classes
+        self.engine = engine
+        self.device = device
+        self.seed = seed
+        self._begin()
+
+    def _begin(self) -> None:
+        if self.max_classes < 1:
+            raise ConfigurationError("max_classes", f"{self.max_classes} is not ≥ 1")
+        super()._begin()
+        self._labels = LabelIndex(self.max_classes)
+
+    @property
+    def _multiclass(self) -> bool:
+        return True
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """Classes in order of arrival."""
+        return tuple(self._labels.labels)
+
+    def preview(self) -> Preview:
+        """Return a validator of samples to come."""
+        return Preview(self, self._labels.copy())
+
+    def predict_proba_one(self, x: Any, **kwargs: Any) -> dict[Label, float]:
+        """Return the probability of each class, in order of arrival; empty before the first label.
+
+        Parameters
+        ----------
+        x : dict, or array of shape `input_shape`
+            A sample; features that the model does not know are ignored.
+        **kwargs
+            Ignored, for River's sake.
+
+        Raises
+        ------
+        SampleError
+            If a feature cannot be used.
+        """
+        features = self.check_features(x)
+        if not self._labels.labels:
+            return {}
+        probabilities = self._engine.predict(self._vector(features)).tolist()
+        return dict(zip(self._labels.labels, probabilities, strict=True))
+
+    def predict_one(self, x: Any, **kwargs: Any) -> Label | None:
+        """Return the most probable class (the first to arrive of equals); None before the first label.
+
+        Parameters and errors are those of `predict_proba_one`.
+        """
+        probabilities = self.predict_proba_one(x)
+        return max(probabilities, key=probabilities.__getitem__) if probabilities else None
+
+    def _target(self, sample: Sample) -> tuple[float, int]:
+        label = cast(Label, sample.target)
+        return (self._labels[label], 0) if label in self._labels else (len(self._labels), 1)
+
+    def _accept(self, sample: Sample) -> None:
+        self._labels.add(cast(Label, sample.target))
+
+    def _state_of_learning(self) -> dict[str, Any]:
+        return {**super()._state_of_learning(), "labels": self._labels.labels[:]}
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        if "labels" not in state:
+            raise StateError("the state has no entry 'labels'")
+        super()._restore(state)
+        self._labels = LabelIndex(self.max_classes, state["labels"])
+
+
+class BNPRegressor(_Estimator, base.Regressor):
+    """Neural network that learns to predict a number, one sample at a time.
+
+    The target is standardized by running moments of its own; errors are clipped to 5 standard deviations
+    (Huber), each layer's step is divided by its gain on the way to the output, and predictions are kept
+    within the range of targets seen, widened by half. The parameters are those of `BNPClassifier`, without
+    `max_classes`.
+
+    References
+    ----------
+    Lange, Helfrich, Ye, *Batch Normalization Preconditioning for Neural Network Training*, JMLR 23(72), 2022.
+
+    Examples
+    --------
+    >>> reg = BNPRegressor(hidden=(16,))
+    >>> for i in range(300):
+    ...     reg.learn_one({"a": i % 7}, 2.0 * (i % 7))
+    >>> abs(reg.predict_one({"a": 3}) - 6.0) < 0.5
+    True
+    """
+
+    task: ClassVar[Task] = "regression"
+
+    def __init__(
+        self,
+        hidden: tuple[int, ...] = (100, 100),
+        activation: str = "relu",
+        lr: float = 0.3,
+        rho: float = 0.99,
+        eps_rel: float = 1e-2,
+        eps_abs: float = 1e-4,
+        step_scale: StepScale = "norm",
+        standardize: bool = True,
+        input_shape: tuple[int, ...] | None = None,
+        network: str | nn.Module = "mlp",
+        max_features: int = 4096,
+        engine: str = "auto",
+        device: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        self.hidden = tuple(hidden)
+        self.activation = activation
+        self.lr = lr
+        self.rho = rho
+        self.eps_rel = eps_rel
+        self.eps_abs = eps_abs
+        self.step_scale = step_scale
+        self.standardize = standardize
+        self.input_shape = input_shape
+        self.network = network
+        self.max_features = max_features
+        self.engine = engine
+        self.device = device
+        self.seed = seed
+        self._begin()
+
+    def preview(self) -> Preview:
+        """Return a validator of samples to come."""
+        return Preview(self, None)
+
+    def predict_one(self, x: Any, **kwargs: Any) -> float | None:  # type: ignore[override]  # None before the first target
+        """Return the prediction for a sample; None before the first target.
+
+        Parameters and errors are those of `BNPClassifier.predict_proba_one`.
+        """
+        features = self.check_features(x)
+        if self._step == 0:
+            return None
+        return float(self._engine.predict(self._vector(features))[0])
+
+    def _target(self, sample: Sample) -> tuple[float, int]:
+        return cast(float, sample.target), 0 if self._step else 1
+
+    def _accept(self, sample: Sample) -> None:
+        """Remember nothing: a number is no class."""
+
+
+_ESTIMATORS = {"BNPClassifier": BNPClassifier, "BNPRegressor": BNPRegressor}
+
+
+def load(path: str | os.PathLike[str], network: nn.Module | None = None) -> BNPClassifier | BNPRegressor:
+    """Return the estimator in a file that ``save`` wrote.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    network : torch.nn.Module
+        For an estimator made with a module of your own: a module of the same architecture (a file holds
+        numbers, never code).
+
+    Raises
+    ------
+    CheckpointError
+        If the file is no checkpoint or is damaged.
+    StateError
+        If `network` is needed and missing, or does not fit.
+    """
+    state = checkpoint.load(path)
+    parameters = dict(state["parameters"])
+    if isinstance(parameters["network"], dict):
+        if network is None:
+            kind = parameters["network"]["module"]
+            raise StateError(f"the file is of a model with its own module: pass network={kind}(...)")
+        parameters["network"] = network
+    for name in ("hidden", "input_shape"):
+        if parameters[name] is not None:
+            parameters[name] = tuple(parameters[name])
+    estimator: BNPClassifier | BNPRegressor = _ESTIMATORS[state["estimator"]](**parameters)
+    estimator.load_state_dict(state)
+    return estimator

@@ -1,0 +1,315 @@
+"""Prequential evaluation (test, then train) over ``river.metrics``."""
+
+from __future__ import annotations
+
+import bisect
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from river import metrics, stream
+
+from .encoding import Label
+from .engines.base import Task
+from .errors import StateError
+
+Probabilities: TypeAlias = Mapping[Label, float]
+
+
+class Learner(Protocol):
+    """Any River classifier or regressor."""
+
+    def learn_one(self, x: Any, y: Any) -> None:
+        """Learn one sample."""
+
+    def predict_one(self, x: Any) -> Any:
+        """Predict the target of a sample, or None."""
+
+
+#: Probabilities are kept this far from 0 and 1 before their logarithm is taken, as in River.
+_CLAMP = 1e-15
+_THRESHOLDS: list[float] = metrics.ROCAUC().thresholds
+
+
+def log_loss(y: Label, probabilities: Probabilities) -> float:
+    """Return ``−log p(y)`` in nats, p clamped to 1e-15; a class that was not predicted had p = 0."""
+    return -math.log(min(max(probabilities.get(y, 0.0), _CLAMP), 1 - _CLAMP))
+
+
+class _Classification:
+    """Counts behind Accuracy, MacroF1, LogLoss and, while there are two classes, ROCAUC."""
+
+    def __init__(self) -> None:
+        self.confusion: Counter[tuple[Label, Label]] = Counter()
+        self.loss_sum = 0.0
+        self.classes: list[Label] = []
+        # How often a target came with a probability of each class: exact until the second class appears,
+        # then by ROCAUC's thresholds.
+        self.levels: Counter[tuple[Label, int]] = Counter()
+        self.early: Counter[tuple[Label, float]] = Counter()
+
+    def update(self, y: Label, prediction: Label, probabilities: Probabilities) -> float:
+        self.confusion[y, prediction] += 1
+        loss = log_loss(y, probabilities)
+        self.loss_sum += loss
+        for label in (*probabilities, y):
+            if label not in self.classes:
+                self.classes.append(label)
+        if len(self.classes) == 1:
+            self.early[y, probabilities.get(y, 0.0)] += 1
+        elif len(self.classes) == 2:
+            self._rank(y, probabilities)
+        return loss
+
+    def _rank(self, y: Label, probabilities: Probabilities) -> None:
+        positive = max(self.classes)
+        for (early, p), count in self.early.items():
+            p_positive = p if early == positive else 1.0 - p
+            self.levels[early, bisect.bisect_left(_THRESHOLDS, p_positive)] += count
+        self.early.clear()
+        self.levels[y, bisect.bisect_left(_THRESHOLDS, probabilities.get(positive, 0.0))] += 1
+
+    def get(self) -> dict[str, float]:
+        n = self.confusion.total()
+        matrix = metrics.ConfusionMatrix()
+        for (y, prediction), count in self.confusion.items():
+            matrix.update(y, prediction, count)
+        values = {
+            "Accuracy": float(metrics.Accuracy(cm=matrix).get()),
+            "MacroF1": float(metrics.MacroF1(cm=matrix).get()),
+            "LogLoss": self.loss_sum / n if n else 0.0,
+        }
+        if len(self.classes) == 2:
+            positive = max(self.classes)
+            curve = metrics.ROCAUC(pos_val=positive)
+            for (y, level), count in self.levels.items():
+                curve.update(y, (_THRESHOLDS[level - 1] + _THRESHOLDS[level]) / 2, count)
+            values["ROCAUC"] = float(curve.get())
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "confusion": [[y, p, n] for (y, p), n in self.confusion.items()],
+            "loss_sum": self.loss_sum,
+            "classes": self.classes[:],
+            "levels": [[y, level, n] for (y, level), n in self.levels.items()],
+            "early": [[y, p, n] for (y, p), n in self.early.items()],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.confusion = Counter({(y, p): n for y, p, n in state["confusion"]})
+        self.loss_sum = float(state["loss_sum"])
+        self.classes = list(state["classes"])
+        self.levels = Counter({(y, level): n for y, level, n in state["levels"]})
+        self.early = Counter({(y, p): n for y, p, n in state["early"]})
+
+
+class _Regression:
+    """Sums behind MAE, RMSE and R2."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.absolute_sum = 0.0
+        self.squared_sum = 0.0
+        self.mean = 0.0
+        self.deviations = 0.0  # sum of squared deviations of the targets from their mean
+
+    def update(self, y: float, prediction: float, probabilities: Probabilities) -> float:
+        error = y - prediction
+        self.n += 1
+        self.absolute_sum += abs(error)
+        self.squared_sum += error * error
+        difference = y - self.mean
+        self.mean += difference / self.n
+        self.deviations += difference * (y - self.mean)
+        return error * error
+
+    def get(self) -> dict[str, float]:
+        n = max(self.n, 1)
+        explained = 1.0 - self.squared_sum / self.deviations if self.n > 1 and self.deviations > 0 else 0.0
+        return {"MAE": self.absolute_sum / n, "RMSE": math.sqrt(self.squared_sum / n), "R2": explained}
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        vars(self).update({name: type(value)(state[name]) for name, value in vars(self).items()})
+
+
+def _counts(task: Task) -> _Classification | _Regression:
+    return _Classification() if task == "classification" else _Regression()
+
+
+class PrequentialMetrics:
+    """Metrics of predictions made before their labels were learned: cumulative, and over a window.
+
+    Classification: Accuracy, MacroF1, LogLoss and, while there are two classes, ROCAUC (the greater label is
+    the positive one). Regression: MAE, RMSE, R2. The values are those of ``river.metrics``; a class that a
+    prediction did not name has the probability 0, clamped to 1e-15. All state is plain numbers.
+
+    Parameters
+    ----------
+    task : {"classification", "regression"}
+        What the predictions are.
+    window : int
+        Number of latest predictions in the windowed values.
+
+    Examples
+    --------
+    >>> scores = PrequentialMetrics("regression")
+    >>> scores.update(3.0, 2.0)
+    1.0
+    >>> scores.report()["cumulative"]["MAE"]
+    1.0
+    """
+
+    def __init__(self, task: Task, window: int = 1000) -> None:
+        self.task = task
+        self.window = window
+        self._all = _counts(task)
+        self._latest: deque[tuple[Any, Any, dict[Label, float]]] = deque(maxlen=window)
+
+    @property
+    def n(self) -> int:
+        """Number of predictions scored."""
+        return self._all.confusion.total() if isinstance(self._all, _Classification) else self._all.n
+
+    def update(self, y: Any, prediction: Any, probabilities: Probabilities | None = None) -> float | None:
+        """Score a prediction.
+
+        Parameters
+        ----------
+        y : label or number
+            The target.
+        prediction : label, number or None
+            What was predicted; None (nothing was known yet) is not scored.
+        probabilities : dict of label to float
+            Of a classification; without them the predicted label counts as certain.
+
+        Returns
+        -------
+        float or None
+            The loss: ``−log p(y)`` in nats, or the squared error; None if nothing was scored.
+        """
+        if prediction is None:
+            return None
+        if self.task == "classification" and not probabilities:
+            probabilities = {prediction: 1.0}
+        kept = dict(probabilities or {})
+        self._latest.append((y, prediction, kept))
+        return self._all.update(y, prediction, kept)
+
+    def report(self) -> dict[str, Any]:
+        """Return ``{"n", "cumulative": {...}, "window": {"size", "n", ...}}``."""
+        windowed = _counts(self.task)
+        for scored in self._latest:
+            windowed.update(*scored)
+        return {
+            "n": self.n,
+            "cumulative": self._all.get(),
+            "window": {"size": self.window, "n": len(self._latest), **windowed.get()},
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that `update` changes, as JSON."""
+        latest = [[y, p, [list(item) for item in kept.items()]] for y, p, kept in self._latest]
+        return {"task": self.task, "window": self.window, "all": self._all.state_dict(), "latest": latest}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises
+        ------
+        StateError
+            If it is of another task or window.
+        """
+        if (state.get("task"), state.get("window")) != (self.task, self.window):
+            raise StateError("the metrics are of another task or window")
+        self._all.load_state_dict(state["all"])
+        self._latest.clear()
+        for y, prediction, kept in state["latest"]:
+            self._latest.append((y, prediction, dict(kept)))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `prequential` found.
+
+    Attributes
+    ----------
+    metrics : dict of str to float
+        Cumulative values at the end of the stream.
+    n : int
+        Samples in the stream.
+    seconds : float
+        Time spent in predicting and learning.
+    curve : list of (int, dict)
+        Number of labels seen, and the windowed values then.
+    """
+
+    metrics: dict[str, float]
+    n: int
+    seconds: float
+    curve: list[tuple[int, dict[str, float]]]
+
+
+def prequential(
+    samples: Iterable[tuple[Any, Any]],
+    model: Learner,
+    task: Task,
+    *,
+    delay: int | None = None,
+    window: int = 1000,
+    every: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Result:
+    """Predict each sample when it arrives, and learn it when its label does.
+
+    Parameters
+    ----------
+    samples : iterable of (x, y)
+        The stream.
+    model : River classifier or regressor
+        Learns in place.
+    task : {"classification", "regression"}
+        Which metrics to compute.
+    delay : int
+        How many samples later the label arrives (``river.stream.simulate_qa``); None: at once.
+    window : int
+        Size of the window behind `Result.curve`.
+    every : int
+        Distance of the points of the curve, in labels; None: no curve.
+    progress : callable
+        Called with the number of labels seen after each.
+    """
+    scores = PrequentialMetrics(task, window)
+    predict_proba = getattr(model, "predict_proba_one", None) if task == "classification" else None
+    waiting: dict[int, tuple[Any, Probabilities | None]] = {}
+    curve: list[tuple[int, dict[str, float]]] = []
+    n = 0
+    seconds = 0.0
+    for i, x, y in stream.simulate_qa(samples, moment=None, delay=delay):
+        start = time.perf_counter()
+        if y is None:
+            probabilities = predict_proba(x) if predict_proba is not None else None
+            if probabilities is None:
+                waiting[i] = model.predict_one(x), None
+            else:
+                waiting[i] = (
+                    (max(probabilities, key=probabilities.get) if probabilities else None),
+                    probabilities,
+                )
+            seconds += time.perf_counter() - start
+            continue
+        model.learn_one(x, y)
+        seconds += time.perf_counter() - start
+        n += 1
+        scores.update(y, *waiting.pop(i))
+        if every is not None and n % every == 0:
+            curve.append((n, scores.report()["window"]))
+        if progress is not None:
+            progress(n)
+    return Result(scores.report()["cumulative"], n, seconds, curve)

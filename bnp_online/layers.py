@@ -1,0 +1,302 @@
+"""The layers that BNP preconditions: one adapter a kind, and the transform itself as a pure function.
+
+To support another kind of layer, write a `LayerAdapter` and list it in `ADAPTERS`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
+
+from .moments import pool
+
+StepScale = Literal["paper", "norm", "none"]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What BNP needs to know of the inputs of a layer in one step.
+
+    Attributes
+    ----------
+    samples : int
+        N, the samples over which the loss is averaged.
+    positions, rows : int
+        Number of vectors behind `mean` and `var`, and number of rows of the extended input matrix Ĥ.
+    mean, var : Tensor of shape (n,)
+        Mean and biased variance of each feature or channel.
+    patch_mean, patch_var : Tensor of shape (n,)
+        The same over the entries of Ĥ, where a convolution repeats and pads its input.
+    """
+
+    samples: int
+    positions: int
+    rows: int
+    mean: Tensor
+    var: Tensor
+    patch_mean: Tensor
+    patch_var: Tensor
+
+    def pooled(self, other: Observation, *, samples: int) -> Observation:
+        """Return the description of these inputs and of those of a further call, `samples` in all."""
+        _, mean, var = pool((self.positions, self.mean, self.var), (other.positions, other.mean, other.var))
+        _, patch_mean, patch_var = pool(
+            (self.rows, self.patch_mean, self.patch_var), (other.rows, other.patch_mean, other.patch_var)
+        )
+        positions, rows = self.positions + other.positions, self.rows + other.rows
+        return Observation(samples, positions, rows, mean, var, patch_mean, patch_var)
+
+
+def _moments(x: Tensor, dims: list[int]) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of `x` over some of its dimensions."""
+    var, mean = torch.var_mean(x, dim=dims, correction=0)
+    return mean, var
+
+
+def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Precision of the statistics for parameters of `dtype`: float32 at the least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+class LayerAdapter(ABC):
+    """What BNP must know about one layer of a model.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The layer.
+    """
+
+    groups: int = 1
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """Weight of the layer, of shape (outputs, inputs / groups, *kernel)."""
+        weight = self.module.weight
+        assert isinstance(weight, nn.Parameter)  # noqa: S101 (BNP takes only layers that have one)
+        return weight
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """Bias of the layer, of shape (outputs,)."""
+        bias = self.module.bias
+        return bias if isinstance(bias, nn.Parameter) else None
+
+    @property
+    def channels(self) -> int:
+        """Number of features or channels that have statistics."""
+        return self.weight.shape[1] * self.groups
+
+    @property
+    def fan_in(self) -> int:
+        """Number n of columns of the input matrix H."""
+        return prod(self.weight.shape[1:])
+
+    @property
+    def kernel_size(self) -> int:
+        """Number of columns of H that share the statistics of one channel."""
+        return prod(self.weight.shape[2:])
+
+    @abstractmethod
+    def observe(self, x: Tensor, *, patches: bool) -> Observation | None:
+        """Describe an input of the layer; None if it is empty.
+
+        Parameters
+        ----------
+        x : Tensor
+            The input as the layer got it.
+        patches : bool
+            Whether `patch_mean` and `patch_var` will be used.
+        """
+
+
+class LinearAdapter(LayerAdapter):
+    """``nn.Linear`` on inputs of shape (n,), (N, n) or (N, …, n): every vector is a sample."""
+
+    def observe(self, x: Tensor, *, patches: bool) -> Observation | None:
+        """Describe the rows of `x`."""
+        count = prod(x.shape[:-1])
+        if count == 0:
+            return None
+        mean, var = _moments(x.reshape(count, x.shape[-1]), [0])
+        return Observation(count, count, count, mean, var, mean, var)
+
+
+class ConvAdapter(LayerAdapter):
+    """``nn.Conv1d``, ``Conv2d`` and ``Conv3d``: statistics by channel of the unpadded input."""
+
+    def __init__(self, module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> None:
+        super().__init__(module)
+        self.conv = module
+        self.groups = module.groups
+        self._coverage: tuple[Tensor, int] | None = None
+
+    def observe(self, x: Tensor, *, patches: bool) -> Observation | None:
+        """Describe the channels of `x`, of shape (N, channels, *size) or (channels, *size)."""
+        spatial = len(self.conv.kernel_size)
+        if x.dim() == spatial + 1:
+            x = x.unsqueeze(0)
+        if x.numel() == 0:
+            return None
+        dims = [0, *range(2, x.dim())]
+        mean, var = _moments(x, dims)
+        samples, positions = x.shape[0], x.numel() // x.shape[1]
+        if not patches:
+            return Observation(samples, positions, samples, mean, var, mean, var)
+        padded = self._pad(x)
+        coverage, total = self._cover(padded)
+        entries = samples * total
+        patch_mean = (padded * coverage).sum(dims) / entries
+        centred = padded - patch_mean.view(1, -1, *[1] * spatial)
+        patch_var = (centred.square() * coverage).sum(dims) / entries
+        rows = entries // self.kernel_size
+        return Observation(samples, positions, rows, mean, var, patch_mean, patch_var)
+
+    def _pad(self, x: Tensor) -> Tensor:
+        """Pad `x` as the layer does."""
+        conv = self.conv
+        amounts: list[int] = []
+        for i in reversed(range(len(conv.kernel_size))):  # F.pad begins with the last dimension
+            if conv.padding == "same":
+                total = conv.dilation[i] * (conv.kernel_size[i] - 1)
+                amounts += [total // 2, total - total // 2]
+            elif conv.padding == "valid":
+                amounts += [0, 0]
+            else:
+                amounts += [int(conv.padding[i])] * 2
+        if not any(amounts):
+            return x
+        mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+        return F.pad(x, amounts, mode=mode)
+
+    def _cover(self, padded: Tensor) -> tuple[Tensor, int]:
+        """In how many patches each padded position stands, of shape (1, 1, *size), and their sum."""
+        if self._coverage is not None:
+            counts, total = self._coverage
+            if counts.shape[2:] == padded.shape[2:] and counts.to(padded) is counts:
+                return counts, total
+        # Counted on the CPU: once for each size of input, and bincount is not known to every device.
+        conv, total = self.conv, 1
+        counts = torch.ones(1, 1, *padded.shape[2:], dtype=padded.dtype, device=padded.device)
+        for i, (kernel, stride, dilation) in enumerate(
+            zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
+        ):
+            size = padded.shape[2 + i]
+            starts = torch.arange(0, size - dilation * (kernel - 1), stride)
+            offsets = dilation * torch.arange(kernel)
+            total *= starts.numel() * kernel
+            along = torch.bincount((starts[:, None] + offsets).flatten(), minlength=size).to(padded)
+            counts = counts * along.view(-1, *[1] * (len(conv.kernel_size) - 1 - i))
+        self._coverage = counts, total
+        return self._coverage
+
+
+ADAPTERS: dict[type[nn.Module], type[LayerAdapter]] = {
+    nn.Linear: LinearAdapter,
+    nn.Conv1d: ConvAdapter,
+    nn.Conv2d: ConvAdapter,
+    nn.Conv3d: ConvAdapter,
+}
+
+
+def damped(scale: Tensor, eps_rel: float, eps_abs: float) -> Tensor:
+    """Return ``σ̃² = σ² + ε_rel · max(σ²) + ε_abs`` for variances (or second moments) of shape (n,)."""
+    if scale.numel() == 0:
+        return scale.clone()
+    return scale + (eps_rel * scale.max() + eps_abs)
+
+
+def step_divisor(
+    adapter: LayerAdapter, seen: Observation, mean: Tensor, scale: Tensor, kind: StepScale, *, bias: bool
+) -> Tensor | float:
+    """Return q², by which the preconditioned gradient is divided.
+
+    Parameters
+    ----------
+    adapter : LayerAdapter
+        The layer.
+    seen : Observation
+        This step's inputs.
+    mean, scale : Tensor of shape (n,)
+        Centre μ (zeros for a layer without bias) and damped scale σ̃².
+    kind : {"paper", "norm", "none"}
+        ``max(n/N, 1)``; ``max(‖G‖_F² / (N · rows), 1)`` with ``G = [e, (H − e μᵀ) diag(1/σ̃)]``, averaged
+        over groups; or 1.
+    bias : bool
+        Whether G has the column e.
+    """
+    if kind == "none":
+        return 1.0
+    if kind == "paper":
+        return max(adapter.fan_in / seen.samples, 1.0)
+    squares = (seen.patch_var + (seen.patch_mean - mean).square()).div(scale).sum()
+    row = squares * (adapter.kernel_size / adapter.groups) + (1.0 if bias else 0.0)
+    # ‖G‖_F² is rows · row: the sums over rows cancel.
+    return torch.clamp(row / seen.samples, min=1.0)
+
+
+def precondition_(
+    weight_grad: Tensor,
+    bias_grad: Tensor | None,
+    mean: Tensor,
+    scale: Tensor,
+    divisor: Tensor | float,
+    groups: int = 1,
+) -> None:
+    """Multiply a layer's gradient by ``P Pᵀ / q²``, in place.
+
+    ``G_w ← (G_w − G_b μᵀ) / σ̃²``, then ``G_b ← G_b − G_w μ``, both divided by q². Without a bias the columns
+    cannot be centred and ``P = D``.
+
+    Parameters
+    ----------
+    weight_grad : Tensor of shape (outputs, n / groups, *kernel)
+        Gradient of the weight.
+    bias_grad : Tensor of shape (outputs,) or None
+        Gradient of the bias.
+    mean, scale : Tensor of shape (n,)
+        μ and σ̃² of each feature or channel.
+    divisor : Tensor or float
+        q² ≥ 1.
+    groups : int
+        Groups of a convolution.
+
+    References
+    ----------
+    Lange, Helfrich, Ye, JMLR 23(72), 2022, Algorithm 1.
+    """
+    if weight_grad.dtype != scale.dtype:  # half precision: compute in the statistics' precision
+        wide_weight = weight_grad.to(scale.dtype)
+        wide_bias = None if bias_grad is None else bias_grad.to(scale.dtype)
+        precondition_(wide_weight, wide_bias, mean, scale, divisor, groups)
+        weight_grad.copy_(wide_weight)
+        if bias_grad is not None and wide_bias is not None:
+            bias_grad.copy_(wide_bias)
+        return
+    if weight_grad.dim() == 2:
+        if bias_grad is None:
+            weight_grad.div_(scale * divisor)
+            return
+        weight_grad.addr_(bias_grad, mean, alpha=-1).div_(scale * divisor)
+        bias_grad.div_(divisor).addmv_(weight_grad, mean, alpha=-1)
+        return
+    outputs, columns = weight_grad.shape[:2]
+    by_output = (outputs, columns, *[1] * (weight_grad.dim() - 2))
+    scale, mean = (
+        t.view(groups, columns).repeat_interleave(outputs // groups, dim=0) for t in (scale * divisor, mean)
+    )
+    if bias_grad is None:
+        weight_grad.div_(scale.view(by_output))
+        return
+    weight_grad.sub_((bias_grad[:, None] * mean).view(by_output)).div_(scale.view(by_output))
+    over_kernel = weight_grad.flatten(2).sum(2)
+    bias_grad.div_(divisor).sub_((over_kernel * mean).sum(1))

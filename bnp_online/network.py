@@ -1,0 +1,183 @@
+"""Networks that grow new inputs and outputs without changing what they compute."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .errors import ConfigurationError
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
+
+
+def draw_uniform(count: int, bound: float, *key: str | int) -> Tensor:
+    """Draw float32 numbers, uniform in ±bound, that depend on `key` alone.
+
+    SHAKE-128 of the key serves as a counter-based generator: what is drawn for a feature depends on its name
+    and the seed, never on how many were drawn before it, nor on a library's version.
+    """
+    text = "\x1f".join(map(str, key)).encode("utf-8", "surrogatepass")
+    bits = np.frombuffer(hashlib.shake_128(text).digest(4 * count), dtype="<u4")
+    return torch.from_numpy((((bits + 0.5) / 2**31 - 1.0) * bound).astype(np.float32))
+
+
+class Network(nn.Module):
+    """A body that computes features, and a linear head with one row for each output.
+
+    Parameters
+    ----------
+    body : nn.Module
+        Maps (N, *input shape) to (N, features).
+    head : nn.Linear
+        Maps the features to the outputs; its rows start at zero, and so does each row added later.
+    entry : str or None
+        Name of the layer whose columns grow with the inputs; None where the input shape is fixed.
+    seed : int
+        Of the random starts.
+    """
+
+    def __init__(self, body: nn.Module, head: nn.Linear, entry: str | None, seed: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+        self.entry = entry
+        self.seed = seed
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs (logits or predictions) for `x` of shape (N, *input shape)."""
+        out: Tensor = self.head(self.body(x))
+        return out
+
+    @torch.no_grad()
+    def grow_inputs(self, names: Sequence[str]) -> None:
+        """Append input columns: the first ones at random (by name), later ones at zero."""
+        if self.entry is None:
+            raise ConfigurationError("input_shape", "a network of fixed input shape cannot grow inputs")
+        entry = self.get_submodule(self.entry)
+        assert isinstance(entry, nn.Linear)  # noqa: S101
+        weight = entry.weight
+        columns = weight.new_zeros(len(weight), len(names))
+        if weight.shape[1] == 0 and entry is not self.head:
+            bound = 1.0 / math.sqrt(len(names))
+            for i, name in enumerate(names):
+                columns[:, i] = draw_uniform(len(weight), bound, self.seed, "input", name)
+        _resize(entry, torch.cat([weight, columns], dim=1), entry.bias)
+
+    @torch.no_grad()
+    def grow_outputs(self, count: int) -> None:
+        """Append outputs with zero weights; their bias is the lowest that there is, 0 for the first."""
+        weight, bias = self.head.weight, self.head.bias
+        low = bias.min() if len(bias) else bias.new_zeros(())
+        rows = weight.new_zeros(count, weight.shape[1])
+        _resize(self.head, torch.cat([weight, rows]), torch.cat([bias, low.expand(count)]))
+
+
+def _resize(layer: nn.Linear, weight: Tensor, bias: Tensor) -> None:
+    layer.out_features, layer.in_features = weight.shape
+    layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+
+@torch.no_grad()
+def _start(module: nn.Module, seed: int) -> None:
+    """Draw every weight and bias uniformly from ±1/√fan_in."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            fan_in = math.prod(layer.weight.shape[1:])
+            for kind, parameter in layer.named_parameters(recurse=False):
+                drawn = draw_uniform(parameter.numel(), 1.0 / math.sqrt(max(fan_in, 1)), seed, name, kind)
+                parameter.copy_(drawn.view_as(parameter))
+
+
+def _linear(fan_in: int, fan_out: int) -> nn.Linear:
+    """Return a layer whose parameters are still to be drawn; it may have no inputs or outputs yet."""
+    layer = nn.Linear(max(fan_in, 1), max(fan_out, 1), device="meta").to_empty(device="cpu")
+    _resize(layer, layer.weight.detach()[:fan_out, :fan_in], layer.bias.detach()[:fan_out])
+    return layer
+
+
+def _dense(sizes: Sequence[int], activation: str) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in itertools.pairwise(sizes):
+        layers += [_linear(fan_in, fan_out), ACTIVATIONS[activation]()]
+    return layers
+
+
+def mlp(hidden: Sequence[int], activation: str, seed: int, inputs: int = 0) -> Network:
+    """Return a multilayer perceptron without outputs; ``hidden=()`` is the linear model.
+
+    Parameters
+    ----------
+    hidden : sequence of int
+        Widths of the hidden layers.
+    activation : {"relu", "tanh", "gelu"}
+        Nonlinearity between layers.
+    seed : int
+        Of the random start.
+    inputs : int
+        Number of inputs of a fixed input shape, which is flattened; 0 if they are to grow.
+    """
+    sizes = [inputs, *hidden]
+    body = nn.Sequential(nn.Flatten(), *_dense(sizes, activation))
+    head = _linear(sizes[-1], 0)
+    _start(body, seed)
+    first = "body.1" if hidden else "head"
+    return Network(body, head, first if inputs == 0 else None, seed)
+
+
+def cnn(shape: Sequence[int], hidden: Sequence[int], activation: str, seed: int) -> Network:
+    """Return a small convolutional network without outputs.
+
+    Two 3×3 convolutions of 16 and 32 channels, each followed by the activation and a 2×2 maximum, then dense
+    layers of the widths `hidden`.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        (height, width) or (channels, height, width), height and width ≥ 4.
+    """
+    if len(shape) not in (2, 3) or min(shape[-2:]) < 4:
+        raise ConfigurationError(
+            "input_shape",
+            f"network='cnn' needs (height, width) or (channels, height, width) ≥ 4, not {tuple(shape)}",
+        )
+    channels = shape[0] if len(shape) == 3 else 1
+    layers: list[nn.Module] = [] if len(shape) == 3 else [nn.Unflatten(1, (1, shape[0]))]
+    for wide in (16, 32):
+        layers += [
+            nn.Conv2d(channels, wide, 3, padding=1, device="meta").to_empty(device="cpu"),
+            ACTIVATIONS[activation](),
+            nn.MaxPool2d(2),
+        ]
+        channels = wide
+    flat = channels * (shape[-2] // 4) * (shape[-1] // 4)
+    body = nn.Sequential(*layers, nn.Flatten(), *_dense([flat, *hidden], activation))
+    _start(body, seed)
+    head = _linear(hidden[-1] if hidden else flat, 0)
+    return Network(body, head, None, seed)
+
+
+def with_head(body: nn.Module, shape: Sequence[int], seed: int) -> Network:
+    """Return a copy of any module with a head on it.
+
+    Parameters
+    ----------
+    body : nn.Module
+        Maps (N, *shape) to (N, features); it is copied, with the weights that it has.
+    shape : sequence of int
+        Shape of one input.
+    """
+    body = copy.deepcopy(body)
+    training = body.training
+    with torch.no_grad():
+        features = body.eval()(torch.zeros(1, *shape))
+    body.train(training)
+    if not isinstance(features, Tensor) or features.dim() != 2:
+        raise ConfigurationError("network", "a module must map (N, *input_shape) to a tensor (N, features)")
+    return Network(body, _linear(features.shape[1], 0), None, seed)
