@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -166,6 +166,10 @@ class FeatureIndex:
     ----------
     max_features : int
         Columns beyond this many are ignored, and counted.
+    names : iterable of str
+        Columns to begin with.
+    ignored : int
+        Count to begin with.
 
     Attributes
     ----------
@@ -175,12 +179,13 @@ class FeatureIndex:
         How many values had no column because of `max_features`.
     """
 
-    def __init__(self, max_features: int) -> None:
+    def __init__(self, max_features: int, names: Iterable[str] = (), ignored: int = 0) -> None:
         self.max_features = max_features
         self.names: list[str] = []
-        self.ignored = 0
+        self.ignored = ignored
         self._columns: dict[str, int] = {}
         self._one_hot: dict[str, list[int]] = {}
+        self.add(names)
 
     def new(self, features: Features) -> list[str]:
         """Return the names that `add` would append: nothing is changed."""
@@ -216,12 +221,6 @@ class FeatureIndex:
         """Count the values that have no column."""
         if len(self.names) >= self.max_features:
             self.ignored += len(features.values.keys() - self._columns.keys())
-
-    def restore(self, names: Sequence[str], ignored: int) -> None:
-        """Take over the columns and the count of a saved index."""
-        self.__init__(self.max_features)  # type: ignore[misc]  # the one way to an empty index
-        self.add(names)
-        self.ignored = ignored
 
 
 class LabelIndex:

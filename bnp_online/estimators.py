@@ -12,7 +12,7 @@ from torch import nn
 from . import checkpoint
 from .encoding import Label, LabelIndex, Sample
 from .engines.base import Task
-from .errors import ConfigurationError, StateError
+from .errors import CheckpointError, ConfigurationError, StateError
 from .layers import StepScale
 from .learner import OnlineLearner, Preview
 
@@ -48,7 +48,8 @@ class BNPClassifier(_Estimator, base.Classifier):
     step_scale : {"norm", "paper", "none"}
         Divisor of the step; see `BNP`.
     standardize : bool
-        Whether inputs are standardized on line, with cumulative moments, and clipped to ±5.
+        Whether inputs are standardized on line, with cumulative moments, and clipped to ±5: each by itself,
+        or, for ``network="cnn"`` and modules, by channel (the first of three or more axes).
     input_shape : tuple of int or None
         None: ``x`` is a dict, and new features may appear at any time. A shape: ``x`` is an array or a nested
         list of that shape.
@@ -280,6 +281,8 @@ def load(path: str | os.PathLike[str], network: nn.Module | None = None) -> BNPC
         If `network` is needed and missing, or does not fit.
     """
     state = checkpoint.load(path)
+    if state.get("estimator") not in _ESTIMATORS:
+        raise CheckpointError(f"holds {state.get('estimator')!r}, not one of {sorted(_ESTIMATORS)}")
     parameters = dict(state["parameters"])
     if isinstance(parameters["network"], dict):
         if network is None:

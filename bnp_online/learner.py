@@ -281,7 +281,7 @@ class OnlineLearner(ABC):
         except KeyError as error:
             raise StateError(f"the state has no entry {error}") from error
         self._step = step
-        self._features.restore(names, ignored)
+        self._features = FeatureIndex(self.max_features, names, ignored)
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, over everything that learning changes."""

@@ -31,6 +31,21 @@ def build_network(spec: LearnerSpec) -> Network:
     return mlp(spec.hidden, spec.activation, spec.seed, inputs)
 
 
+def _input_layout(spec: LearnerSpec) -> tuple[int, int]:
+    """Return how many inputs have statistics of their own, and how many positions share each of them.
+
+    Every input of a multilayer perceptron has its own. Other networks get images or signals: there the first
+    axis of three or more holds the channels, and the positions of a channel share its statistics.
+    """
+    shape = spec.input_shape
+    if shape is None:
+        return 0, 1
+    if spec.network == "mlp" or len(shape) == 1:
+        return math.prod(shape), 1
+    channels = shape[0] if len(shape) > 2 else 1
+    return channels, math.prod(shape) // channels
+
+
 class AutogradEngine:
     """One copy of a network, trained through `BNP` and autograd.
 
@@ -52,8 +67,8 @@ class AutogradEngine:
     def __init__(self, spec: LearnerSpec, device: str) -> None:
         self.spec = spec
         self.device = device
-        size = 0 if spec.input_shape is None else math.prod(spec.input_shape)
-        self._inputs = RunningMoments(size, rho=1.0, prior=0.0, dtype=torch.float64)
+        channels, self._positions = _input_layout(spec)
+        self._inputs = RunningMoments(channels, rho=1.0, prior=0.0, dtype=torch.float64)
         self._targets = _Targets() if spec.task == "regression" else None
         self._install(build_network(spec))
 
@@ -92,7 +107,7 @@ class AutogradEngine:
     def learn(self, x: Vector, target: float, weight: float) -> None:
         """Take one step on one sample."""
         inputs, targets = copy.copy(self._inputs), copy.copy(self._targets)
-        inputs.update(_fill(x, inputs)[None])
+        inputs.update(self._fill(x, inputs).T)
         out = self.network.train()(self._standardize(x, inputs))
         if targets is None:
             loss = F.cross_entropy(out, torch.tensor([int(target)], device=out.device))
@@ -120,11 +135,16 @@ class AutogradEngine:
             for parameter, grad in grads:
                 parameter.add_(grad, alpha=-self.spec.lr * weight)
 
+    def _fill(self, x: Vector, moments: RunningMoments) -> Tensor:
+        """Return the input as (channels, positions), with the running mean in the place of missing values."""
+        values = torch.from_numpy(x).reshape(-1, self._positions)
+        return torch.where(values.isnan(), moments.mean[:, None], values)
+
     def _standardize(self, x: Vector, moments: RunningMoments) -> Tensor:
-        z = _fill(x, moments)
+        z = self._fill(x, moments)
         if self.spec.standardize:
-            scale = moments.var.sqrt()
-            z = ((z - moments.mean) / scale).where(scale > 0, 0.0).clamp(-INPUT_CLIP, INPUT_CLIP)
+            scale = moments.var.sqrt()[:, None]
+            z = ((z - moments.mean[:, None]) / scale).where(scale > 0, 0.0).clamp(-INPUT_CLIP, INPUT_CLIP)
         return z.float().view(1, *(self.spec.input_shape or (-1,))).to(self.device)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -228,12 +248,6 @@ class _OutputGradients:
             for parameter in self._layers[name].parameters(recurse=False):
                 if parameter.grad is not None:
                     parameter.grad.div_(gain)
-
-
-def _fill(x: Vector, moments: RunningMoments) -> Tensor:
-    """Return the flattened input with the running mean in the place of missing values."""
-    values = torch.from_numpy(x).reshape(-1)
-    return torch.where(values.isnan(), moments.mean, values)
 
 
 def _flatten(prefix: str, moments: RunningMoments) -> dict[str, Tensor]:

@@ -1,0 +1,57 @@
+# Every developer command. `make` lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help venv run serve test lint types imports tests format bench-quality test-docker wheels clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## Make the environment in .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make venv PYTHON=python3.11") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+run: venv ## Start the server and watch it learn a real stream (ONCE=1: end after the stream)
+	@$(BIN)/python -m service.demo $(if $(ONCE),--once)
+
+serve: venv ## Start the server alone
+	@$(BIN)/python -m service
+
+test: venv lint types imports tests ## Everything that must hold before a change lands
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: venv
+	$(BIN)/mypy
+
+imports: venv
+	$(BIN)/lint-imports
+
+tests: venv
+	$(BIN)/python -m pytest -m 'not docker'
+
+format: venv ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-quality: venv ## Prequential quality against the rivals (docs/benchmarks.md)
+	$(BIN)/python -m benchmarks.quality
+
+test-docker: venv ## Build the image and test it with a real Docker engine
+	docker/test.sh
+
+wheels: venv ## Fill wheels/ for a build without a network
+	docker/wheels.sh
+
+clean: ## Remove the environment and every cache
+	rm -rf $(VENV) wheels build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
