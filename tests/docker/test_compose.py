@@ -1,0 +1,282 @@
+"""The container, built and run by a real Docker engine as a user would run it: `make test-docker`.
+
+The image is built without a network from the folder of wheels, so the air-gapped build is what is tested.
+Without an engine these tests fail; they never skip.
+"""
+
+import json
+import os
+import re
+import secrets
+import socket
+import subprocess
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROBE = Path(__file__).with_name("probe.py")
+COMPOSE_FILES = {
+    "cpu": ("docker-compose.yml",),
+    "gpu": ("docker-compose.yml", "docker/compose.gpu.yml"),
+    "airgap": ("docker-compose.yml", "docker/compose.airgap.yml"),
+}
+UID = 10001
+STOP_GRACE_S = 40  # docker-compose.yml says the same
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+
+
+def docker(
+    *arguments: str, env: dict[str, str] | None = None, stdin: str | None = None, check: bool = True
+) -> str:
+    """Run a docker command in the checkout and return what it printed."""
+    environment = {**os.environ, **(env or {})}
+    run = subprocess.run(
+        ["docker", *arguments], cwd=ROOT, env=environment, input=stdin, capture_output=True, text=True
+    )
+    if check and run.returncode != 0:
+        pytest.fail(f"docker {' '.join(arguments)} ended with {run.returncode}:\n{run.stdout}{run.stderr}")
+    return run.stdout
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One compose project of its own: containers, network and volume, on a free port."""
+
+    project: str
+    port: int
+    image: str
+
+    def compose(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
+        files = [part for file in COMPOSE_FILES["airgap"] for part in ("--file", file)]
+        env = {"BNP_IMAGE": self.image, "BNP_PUBLISHED_PORT": str(self.port)}
+        return docker(
+            "compose", "--project-name", self.project, *files, *arguments, env=env, stdin=stdin, check=check
+        )
+
+    def up(self) -> None:
+        self.compose("up", "--detach", "--no-build", "--wait", "--wait-timeout", "120")
+
+    def down(self) -> None:
+        self.compose("down", "--volumes", "--timeout", str(STOP_GRACE_S))
+
+    def inspect(self) -> dict[str, Any]:
+        container = self.compose("ps", "--all", "--quiet", "server").strip()
+        (answer,) = json.loads(docker("inspect", container))
+        return dict(answer)
+
+    def python(self, code: str, *arguments: str) -> str:
+        """Run Python code in the server's container, beside the server."""
+        return self.compose("exec", "--no-TTY", "server", "python", "-", *arguments, stdin=code)
+
+    def probe(self, question: str) -> Any:
+        """Ask a question of probe.py inside the container."""
+        return json.loads(self.python(PROBE.read_text(encoding="utf-8"), question))
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False)
+
+    def leftovers(self) -> list[str]:
+        label = f"label=com.docker.compose.project={self.project}"
+        containers = docker("ps", "--all", "--quiet", "--filter", label)
+        volumes = docker("volume", "ls", "--quiet", "--filter", label)
+        networks = docker("network", "ls", "--quiet", "--filter", label)
+        return [*containers.split(), *volumes.split(), *networks.split()]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@contextmanager
+def new_stack(image: str) -> Iterator[Stack]:
+    """Make a stack that is taken down whatever happens."""
+    stack = Stack(project=f"bnp-test-{secrets.token_hex(4)}", port=free_port(), image=image)
+    try:
+        yield stack
+    finally:
+        stack.down()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engine() -> None:
+    try:
+        run = subprocess.run(["docker", "info"], capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.fail("These tests need Docker, and there is no `docker` command here.")
+    if run.returncode != 0:
+        pytest.fail(f"These tests need a Docker engine, and none answers:\n{run.stderr}")
+
+
+@pytest.fixture(scope="module")
+def image(engine: None) -> Iterator[str]:
+    """Build the image without a network and take it away afterwards."""
+    if not list((ROOT / "wheels").glob("*.whl")):
+        pytest.fail("The folder wheels/ is empty: run `make wheels` on a connected machine.")
+    name = f"bnp-online-test:{secrets.token_hex(4)}"
+    Stack(project="bnp-test-build", port=0, image=name).compose("build", "server")
+    try:
+        yield name
+    finally:
+        docker("image", "rm", "--force", name)
+
+
+@pytest.fixture(scope="module")
+def stack(image: str) -> Iterator[Stack]:
+    """One running server for all the tests that leave it running."""
+    with new_stack(image) as running:
+        running.up()
+        yield running
+
+
+def wait_until_healthy(stack: Stack, timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if stack.inspect()["State"]["Health"]["Status"] == "healthy":
+            return
+        time.sleep(0.5)
+    pytest.fail(f"not healthy after {timeout_s} s:\n{stack.compose('logs', '--no-color', check=False)}")
+
+
+def learn_and_predict(stack: Stack) -> None:
+    """Teach a threshold through the published port, then ask on both sides of it."""
+    with stack.client() as client:
+        steps = []
+        for i in range(200):
+            a = ((i * 37) % 200 - 99.5) / 100
+            answer = client.post("/learn", json={"x": {"a": a}, "y": int(a > 0)})
+            assert answer.status_code == 200, answer.text
+            steps.append(answer.json()["step"])
+        assert steps == list(range(steps[0], steps[0] + 200))
+        for a, label in ((-0.8, 0), (0.8, 1)):
+            answer = client.post("/predict", json={"x": {"a": a}})
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["prediction"] == label
+            assert sum(answer.json()["probabilities"].values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", COMPOSE_FILES)
+def test_every_compose_file_is_valid_and_keeps_the_hardening(kind: str) -> None:
+    files = [part for file in COMPOSE_FILES[kind] for part in ("--file", file)]
+    server = json.loads(docker("compose", *files, "config", "--format", "json"))["services"]["server"]
+    assert server["read_only"] is True
+    assert server["cap_drop"] == ["ALL"]
+    assert server["security_opt"] == ["no-new-privileges:true"]
+    assert [port["host_ip"] for port in server["ports"]] == ["127.0.0.1"]
+    assert [mount["target"] for mount in server["volumes"]] == ["/data"]
+    assert server["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}
+    devices = server["deploy"]["resources"].get("reservations", {}).get("devices", [])
+    assert [device["driver"] for device in devices] == (["nvidia"] if kind == "gpu" else [])
+    assert server["build"].get("network") == ("none" if kind == "airgap" else None)
+
+
+def test_learns_and_predicts_through_the_published_port(stack: Stack) -> None:
+    learn_and_predict(stack)
+
+
+def test_only_this_machine_reaches_the_port(stack: Stack) -> None:
+    (binding,) = stack.inspect()["NetworkSettings"]["Ports"]["8000/tcp"]
+    assert binding == {"HostIp": "127.0.0.1", "HostPort": str(stack.port)}
+
+
+def test_the_limits_and_the_restart_policy_reach_the_engine(stack: Stack) -> None:
+    host = stack.inspect()["HostConfig"]
+    assert host["Memory"] > 0
+    assert host["NanoCpus"] > 0
+    assert host["PidsLimit"] > 0
+    assert host["RestartPolicy"]["Name"] == "unless-stopped"
+    assert not host["Privileged"]
+
+
+def test_the_server_is_nobody_special(stack: Stack) -> None:
+    """The server runs as its own user, with no capability left and no way to gain one."""
+    status = stack.probe("server_status")
+    assert set(status["Uid"].split()) == set(status["Gid"].split()) == {str(UID)}
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[name], 16) == 0, name
+    assert status["NoNewPrivs"] == "1"
+
+
+def test_only_the_volume_keeps_what_is_written(stack: Stack) -> None:
+    """The root file system refuses writes, and of what can be written to only /data is more than memory."""
+    refusals = stack.probe("refused_writes")
+    assert set(refusals.values()) == {"EROFS"}, refusals
+    writable = stack.probe("writable_folders")
+    kept = {folder for folder, kind in writable.items() if kind not in {"tmpfs", "mqueue", "devpts"}}
+    assert "/data" in kept
+    assert all(Path(folder).is_relative_to("/data") for folder in kept), kept
+    mounts = [(mount["Type"], mount["Destination"]) for mount in stack.inspect()["Mounts"]]
+    assert mounts == [("volume", "/data")]
+
+
+def test_the_image_has_nothing_to_build_or_install_with(stack: Stack) -> None:
+    assert stack.probe("tools") == []
+
+
+def test_the_image_says_what_it_is(stack: Stack) -> None:
+    (facts,) = json.loads(docker("image", "inspect", stack.image))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    labels = facts["Config"]["Labels"]
+    assert labels["org.opencontainers.image.title"] == project["name"]
+    assert labels["org.opencontainers.image.version"] == project["version"]
+    assert labels["org.opencontainers.image.licenses"] == project["license"]
+    assert facts["Config"]["User"] == f"{UID}:{UID}"
+    assert facts["Config"]["StopSignal"] == "SIGTERM"
+
+
+def test_the_image_holds_the_pinned_versions(stack: Stack) -> None:
+    def key(name: str) -> str:
+        return re.sub(r"[-_.]+", "-", name).lower()
+
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    pins = {
+        key(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)", constraints, re.MULTILINE)
+    }
+    installed = {key(name): version.split("+")[0] for name, version in stack.probe("versions").items()}
+    del installed["bnp-online"]
+    assert "torch" in installed
+    assert installed == {name: pins.get(name) for name in installed}
+
+
+def test_a_killed_server_comes_back(stack: Stack) -> None:
+    before = stack.inspect()
+    # The kernel keeps signals of a container's own processes from its first one, and after `docker kill` the
+    # engine would not restart it: so the signal comes from a container that sees the host's processes.
+    pid = before["State"]["Pid"]
+    kill = f"import os, signal; os.kill({pid}, signal.SIGKILL)"
+    docker("run", "--rm", "--network=none", "--pid=host", "--user=0", stack.image, "python", "-c", kill)
+    deadline = time.monotonic() + 60
+    while stack.inspect()["RestartCount"] == before["RestartCount"]:
+        assert time.monotonic() < deadline, "the engine did not restart the server"
+        time.sleep(0.2)
+    wait_until_healthy(stack)
+    after = stack.inspect()
+    assert after["Id"] == before["Id"]
+    assert after["State"]["Pid"] != pid
+    learn_and_predict(stack)
+
+
+def test_stops_in_time_and_starts_again_on_its_volume(image: str) -> None:
+    with new_stack(image) as own:
+        own.up()
+        own.python("open('/data/probe', 'w').write('kept')")
+        start = time.monotonic()
+        own.compose("stop")
+        assert time.monotonic() - start < STOP_GRACE_S
+        state = own.inspect()["State"]
+        assert state["ExitCode"] == 0, own.compose("logs", "--no-color")  # 137 would be a kill
+        assert not state["OOMKilled"]
+        own.compose("down")  # without --volumes
+        own.up()
+        assert own.python("print(open('/data/probe').read())").strip() == "kept"
+        own.down()
+        assert own.leftovers() == []
