@@ -1,0 +1,1 @@
+"""Programs that measure the library: each prints a table and writes JSON."""

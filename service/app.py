@@ -1,0 +1,74 @@
+"""The application: `create_app` puts the rooms together; importing this does no work."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from bnp_online import __version__
+from service.catalog import Catalog
+from service.errors import TABLE, envelope
+from service.metrics import HttpMetrics, MetricsMiddleware, ModelCollector
+from service.openapi import openapi
+from service.routes import learn, models, ops, predict
+from service.settings import Settings
+from service.store.volatile import VolatileLog
+from service.wire import json_response
+
+_ABOUT = "Neural networks that learn from every example the moment it arrives."
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the application; models are made when it starts.
+
+    Parameters
+    ----------
+    settings : Settings, optional
+        By default they are read from the environment.
+    """
+    settings = Settings() if settings is None else settings
+    app = FastAPI(
+        title="bnp-online",
+        version=__version__,
+        description=_ABOUT,
+        # The hot routes stand first: routes are tried in order.
+        routes=[*learn.ROUTES, *predict.ROUTES, *models.ROUTES, *ops.ROUTES],
+        lifespan=_lifespan,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,
+    )
+    app.openapi = lambda: openapi(app)  # type: ignore[method-assign]  # the way FastAPI documents
+    app.state.settings = settings
+    app.state.registry = CollectorRegistry()
+    app.add_middleware(MetricsMiddleware, metrics=HttpMetrics(app.state.registry))
+    for error in (*TABLE, HTTPException):
+        app.add_exception_handler(error, _refuse)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    catalog = Catalog(settings, VolatileLog())
+    await catalog.create(settings.default_model)
+    collector = ModelCollector(catalog)
+    app.state.catalog = catalog
+    app.state.registry.register(collector)
+    try:
+        yield
+    finally:
+        app.state.registry.unregister(collector)
+        await catalog.close()
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    status, body, headers = envelope(error)
+    return json_response(body, status, headers)

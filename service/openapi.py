@@ -1,0 +1,129 @@
+"""The OpenAPI document: FastAPI writes it for its own routes, and this adds the plain Starlette ones."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from service.errors import row
+from service.schemas import ErrorAnswer
+
+_REF = "#/components/schemas/{model}"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What the documentation says of a route.
+
+    Attributes
+    ----------
+    summary, tag : str
+        A line about it, and the group it stands in; the endpoint's docstring says the rest.
+    body, answer : type of BaseModel
+        What goes in and what comes out.
+    errors : sequence of type of Exception
+        What it may answer instead.
+    status : int
+        Of the answer.
+    """
+
+    summary: str
+    tag: str
+    body: type[BaseModel]
+    answer: type[BaseModel]
+    errors: Sequence[type[Exception]] = field(default=())
+    status: int = 200
+
+
+class DocumentedRoute(Route):
+    """A plain Starlette route, POST only, which pays nothing for being documented."""
+
+    def __init__(
+        self, path: str, endpoint: Callable[[Request], Awaitable[Response]], operation: Operation
+    ) -> None:
+        super().__init__(path, endpoint, methods=["POST"])
+        self.operation = operation
+
+
+def operation_id(route: APIRoute) -> str:
+    """Return the name of the endpoint, as the plain routes have it too."""
+    return route.name
+
+
+def error_responses(*errors: type[Exception]) -> dict[int | str, dict[str, Any]]:
+    """Return the ``responses`` of a FastAPI route that may answer these errors."""
+    by_status: dict[int, list[str]] = defaultdict(list)
+    for error in errors:
+        found = row(error)
+        by_status[found.status].append(f"`{found.code}`" if found.code else "the code of the sample's error")
+    return {
+        status: {"model": ErrorAnswer, "description": ", ".join(dict.fromkeys(codes))}
+        for status, codes in sorted(by_status.items())
+    }
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """Return the document of all routes, made once."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            tags=app.openapi_tags,
+            routes=app.routes,
+        )
+        plain = [route for route in app.routes if isinstance(route, DocumentedRoute)]
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for route in plain:
+            document["paths"].setdefault(route.path, {})["post"] = _operation(route)
+        models = {m for route in plain for m in (route.operation.body, route.operation.answer, ErrorAnswer)}
+        _, definitions = models_json_schema(
+            [(model, "validation") for model in sorted(models, key=lambda model: model.__name__)],
+            ref_template=_REF,
+        )
+        schemas.update(definitions["$defs"])
+        _drop_validation_errors(document)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _operation(route: DocumentedRoute) -> dict[str, Any]:
+    operation = route.operation
+    responses: dict[str, Any] = {
+        str(operation.status): {"description": "Done", "content": _content(operation.answer)}
+    }
+    for status, response in error_responses(*operation.errors).items():
+        responses[str(status)] = {"description": response["description"], "content": _content(ErrorAnswer)}
+    return {
+        "summary": operation.summary,
+        "description": " ".join((route.endpoint.__doc__ or "").split()),
+        "operationId": route.endpoint.__name__,
+        "tags": [operation.tag],
+        "requestBody": {"required": True, "content": _content(operation.body)},
+        "responses": responses,
+    }
+
+
+def _content(model: type[BaseModel]) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}
+
+
+def _drop_validation_errors(document: dict[str, Any]) -> None:
+    """Take out FastAPI's own 422, which this server never sends: all errors have one envelope."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)

@@ -1,0 +1,223 @@
+"""The JSON that goes over the wire, as pydantic models.
+
+The spec of a model is validated by its model here. The bodies of the hot routes are checked by hand
+(`service.wire`) and described here; a test keeps the two in agreement. Answers are described here and written
+as plain dicts.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic.config import JsonDict
+
+DEFAULT_MODEL = "default"
+MAX_ID_LENGTH = 128
+
+Task: TypeAlias = Literal["classification", "regression"]
+ClassLabel: TypeAlias = StrictBool | StrictInt | StrictStr
+Target: TypeAlias = StrictBool | StrictInt | StrictFloat | StrictStr
+FeatureValue: TypeAlias = StrictBool | StrictInt | StrictFloat | StrictStr | None
+Features: TypeAlias = dict[str, FeatureValue] | list[Any]
+Identifier: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
+ModelName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Width: TypeAlias = Annotated[int, Field(ge=1, le=4096)]
+Side: TypeAlias = Annotated[int, Field(ge=1, le=1024)]
+
+_SAMPLE: JsonDict = {"sepal length": 5.1, "sepal width": 3.5, "garden": "north"}
+_GIVEN = Field(description="Made before learning; null before the first label, and for a duplicate.")
+_LOSS = Field(description="Of that prediction: nats, or the squared error; null where there is none.")
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModelSpec(_Body):
+    """How to make a model; what is left out has the library's default."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        json_schema_extra={
+            "examples": [{"name": "prices", "task": "regression", "hidden": [64, 64], "lr": 0.1}]
+        },
+    )
+
+    name: ModelName = DEFAULT_MODEL
+    task: Task = "classification"
+    hidden: tuple[Width, ...] = Field(
+        default=(100, 100), max_length=8, description="Widths of the hidden layers."
+    )
+    activation: Literal["relu", "tanh", "gelu"] = "relu"
+    lr: float = Field(default=0.3, gt=0, description="Learning rate.")
+    rho: float = Field(default=0.99, ge=0, lt=1, description="What the running statistics keep at each step.")
+    eps_rel: float = Field(
+        default=1e-2, ge=0, description="Added to each variance, relative to the layer's largest."
+    )
+    eps_abs: float = Field(default=1e-4, gt=0, description="Added to each variance.")
+    step_scale: Literal["norm", "paper", "none"] = "norm"
+    standardize: bool = Field(default=True, description="Whether inputs are standardized on line.")
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    input_shape: tuple[Side, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=4,
+        description="Shape of x as nested lists; without it x is an object.",
+    )
+    network: Literal["mlp", "cnn"] = "mlp"
+    max_features: int | None = Field(default=None, ge=1, description="Columns beyond this many are ignored.")
+    max_classes: int | None = Field(default=None, ge=2, description="A further class is refused.")
+
+
+class LearnBody(_Body):
+    """A sample with its label."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"x": _SAMPLE, "y": "setosa"}, {"x": _SAMPLE, "y": "setosa", "id": "e-7"}]
+        }
+    )
+
+    x: Features = Field(description="An object of numbers, booleans, strings and nulls, or nested lists.")
+    y: Target = Field(description="A class (boolean, integer or string), or the number to predict.")
+    model: str | None = Field(default=None, description=f'Absent or null stands for "{DEFAULT_MODEL}".')
+    id: Identifier | None = Field(
+        default=None, description="Makes the request safe to repeat: it is learned once."
+    )
+    w: float | None = Field(default=None, ge=0, description="Scales the step; absent or null stands for 1.")
+
+
+class LabelBody(_Body):
+    """The label of an earlier prediction."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"id": "t-42", "y": "setosa"}]})
+
+    id: Identifier = Field(description="The id that the prediction was asked with.")
+    y: Target
+    model: str | None = None
+
+
+class PredictBody(_Body):
+    """A sample without its label."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"x": _SAMPLE}, {"x": _SAMPLE, "id": "t-42"}]})
+
+    x: Features
+    model: str | None = None
+    id: Identifier | None = Field(default=None, description="Keeps the prediction for `POST /label`.")
+
+
+class LearnAnswer(BaseModel):
+    """What became of a sample."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": DEFAULT_MODEL,
+                    "step": 1042,
+                    "prediction": "setosa",
+                    "loss": 0.31,
+                    "duplicate": False,
+                }
+            ]
+        }
+    )
+
+    model: str
+    step: int = Field(description="How many samples the model had learned with this one.")
+    prediction: Target | None = _GIVEN
+    loss: float | None = _LOSS
+    duplicate: bool = Field(description="Whether the id was known, so that nothing changed.")
+
+
+class PredictAnswer(BaseModel):
+    """A prediction; ``probabilities`` are there for a classification only."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": DEFAULT_MODEL,
+                    "step": 1042,
+                    "prediction": "setosa",
+                    "probabilities": {"setosa": 0.75, "virginica": 0.25},
+                    "id": "t-42",
+                }
+            ]
+        }
+    )
+
+    model: str
+    step: int = Field(description="How many samples the model had learned when it predicted.")
+    prediction: Target | None = Field(description="Null before the first label.")
+    probabilities: dict[str, float] | None = Field(default=None, description="By class, as JSON writes it.")
+    id: str | None
+
+
+class ModelSummary(BaseModel):
+    """A line of the list of models."""
+
+    name: str
+    task: Task
+    step: int
+    state: Literal["ready", "failed"]
+
+
+class ModelList(BaseModel):
+    """All models, in the order in which they were made."""
+
+    models: list[ModelSummary]
+
+
+class ModelDescription(BaseModel):
+    """A model: what it was told to be, and what it became."""
+
+    name: str
+    spec: ModelSpec
+    step: int
+    classes: list[ClassLabel] = Field(description="In order of arrival; empty for a regression.")
+    features: list[str] = Field(description="Columns in order of arrival.")
+    ignored_features: int = Field(description="Values ignored for want of a column.")
+    parameters: int
+    device: str
+    engine: str
+    sequence: int = Field(description="Number of the last event of the log that it has learned.")
+    versions: dict[str, str]
+
+
+class Scores(BaseModel):
+    """Prequential metrics: each sample was predicted before it was learned."""
+
+    n: int = Field(description="Samples scored.")
+    cumulative: dict[str, float | None]
+    window: dict[str, float | None] = Field(description="The same over the last `size` samples.")
+
+
+class Fingerprint(BaseModel):
+    """Digests over all that learning changes."""
+
+    step: int
+    sha256: str = Field(description="Over the model and its prequential metrics.")
+    model_sha256: str = Field(description="Over the model alone: `fingerprint()` of the estimator in Python.")
+
+
+class Health(BaseModel):
+    """A sign of life."""
+
+    status: Literal["alive", "ready"]
+
+
+class ErrorBody(BaseModel):
+    """What went wrong."""
+
+    code: str = Field(description="A word for programs.")
+    message: str = Field(description="What is wrong and what to do.")
+    field: str | None = Field(description="The part of the request at fault.")
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every error; the state of the model is as it was."""
+
+    error: ErrorBody

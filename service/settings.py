@@ -1,0 +1,88 @@
+"""The settings of the server, each read from an environment variable with the prefix ``BNP_``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.schemas import DEFAULT_MODEL, ModelSpec
+
+
+class Settings(BaseSettings):
+    """What an operator may choose; every field's description is its documentation.
+
+    Examples
+    --------
+    >>> Settings(port=9000).port
+    9000
+    """
+
+    model_config = SettingsConfigDict(env_prefix="BNP_", frozen=True)
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
+    data_dir: Path = Field(
+        default=Path("data"),
+        description="Folder for what the server keeps, made at start; models live in memory for now.",
+    )
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
+        default="info", description="How much the server logs."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where models compute.")
+    default_model: Annotated[ModelSpec, NoDecode] = Field(
+        default=ModelSpec(),
+        description="JSON spec of the model that is there from the start, as `POST /models` takes it.",
+    )
+    max_models: int = Field(default=64, ge=1, description="Most models at one time.")
+    max_features: int = Field(
+        default=4096, ge=1, description="Most features in one sample, and in a model's spec."
+    )
+    max_classes: int = Field(default=1024, ge=2, description="Most classes in a model's spec.")
+    max_body_bytes: int = Field(default=2**20, ge=1, description="Largest request body in bytes.")
+    queue_size: int = Field(
+        default=1024,
+        ge=1,
+        description="Requests that may wait for one model, to learn and to read each; beyond: 429.",
+    )
+    group_size: int = Field(
+        default=64, ge=1, description="Most waiting requests that are logged, done and answered as one group."
+    )
+    max_ids: int = Field(
+        default=100_000, ge=1, description="Ids of learned samples that each model remembers, the newest."
+    )
+    max_pending: int = Field(
+        default=10_000,
+        ge=1,
+        description="Predictions that each model keeps for their label; the oldest go first.",
+    )
+    label_ttl: float = Field(
+        default=86_400.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that a prediction waits for its label.",
+    )
+    ready_timeout: float = Field(
+        default=2.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds in which each model must answer `/health/ready`.",
+    )
+    shutdown_timeout: int = Field(
+        default=30, ge=1, description="Seconds that running requests get to finish at the end."
+    )
+
+    @field_validator("default_model", mode="before")
+    @classmethod
+    def _read_spec(cls, value: Any) -> Any:
+        # The spec is strict, and an array is a tuple only while it is JSON, not once it is a list.
+        return ModelSpec.model_validate_json(value) if isinstance(value, str) else value
+
+    @field_validator("default_model")
+    @classmethod
+    def _keep_name(cls, value: ModelSpec) -> ModelSpec:
+        if value.name != DEFAULT_MODEL:
+            raise ValueError(f'its name is "{DEFAULT_MODEL}": leave "name" out')
+        return value

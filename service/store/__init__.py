@@ -1,0 +1,1 @@
+"""Where a model's events go; the protocol is in ``base``, one implementation a module."""
