@@ -15,6 +15,9 @@ from .errors import SampleError
 Label: TypeAlias = bool | int | str
 Vector: TypeAlias = NDArray[np.float64]
 
+#: Greatest magnitude of a feature or target: the variance of such numbers stays finite in float64.
+LARGEST = 1e100
+
 
 @dataclass(frozen=True, slots=True)
 class Features:
@@ -32,11 +35,24 @@ class Features:
     missing: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Array:
+    """A validated ``x`` of a model with a fixed input shape.
+
+    Attributes
+    ----------
+    values : array of float64 of that shape
+        NaN where a value is missing.
+    """
+
+    values: Vector
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A validated sample: features (or the array of a model with a fixed input shape), target, weight."""
+    """A validated sample: features, target, weight."""
 
-    features: Features | Vector
+    features: Features | Array
     target: Label | float
     weight: float
 
@@ -68,12 +84,8 @@ def check_features(x: object) -> Features:
     return Features(values, tuple(missing))
 
 
-def check_array(x: object, shape: tuple[int, ...]) -> Vector:
+def check_array(x: object, shape: tuple[int, ...]) -> Array:
     """Validate an array or nested list of the given shape; None stands for a missing value.
-
-    Returns
-    -------
-    array of float64 of shape `shape`, NaN where a value is missing.
 
     Raises
     ------
@@ -91,17 +103,16 @@ def check_array(x: object, shape: tuple[int, ...]) -> Vector:
             math.nan if value is None else _number(value, "feature", f"x{_position(i, shape)}")
             for i, value in enumerate(array.flat)
         ]
-        return np.array(numbers).reshape(shape)
+        return Array(np.array(numbers).reshape(shape))
     if array.dtype.kind not in "biuf":
         raise SampleError("invalid_feature", "x", f"holds {array.dtype}, not numbers")
-    result = array.astype(np.float64)
-    finite = np.isfinite(result)
-    if not finite.all():
-        where = _position(int(np.argmin(finite)), shape)
-        raise SampleError(
-            "non_finite_feature", f"x{where}", "is not finite: send a number, or None if missing"
-        )
-    return result
+    with np.errstate(over="ignore"):  # a long double may be infinite in float64
+        result = array.astype(np.float64)
+    usable = np.abs(result) <= LARGEST
+    if not usable.all():
+        first = int(np.argmin(usable))
+        _number(result.flat[first], "feature", f"x{_position(first, shape)}")  # raises
+    return Array(result)
 
 
 def check_weight(w: object) -> float:
@@ -144,6 +155,8 @@ def _number(value: object, what: str, field: str) -> float:
     if not math.isfinite(number):
         remedy = "send a number, or None if it is missing" if what == "feature" else "send a number"
         raise SampleError(f"non_finite_{what}", field, f"is not finite: {remedy}")
+    if abs(number) > LARGEST:
+        raise SampleError(f"invalid_{what}", field, f"is {number:g}: a number must lie within ±{LARGEST:g}")
     return number
 
 

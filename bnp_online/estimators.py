@@ -176,10 +176,15 @@ class BNPClassifier(_Estimator, base.Classifier):
         return {**super()._state_of_learning(), "labels": self._labels.labels[:]}
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        if "labels" not in state:
-            raise StateError("the state has no entry 'labels'")
+        try:
+            labels = LabelIndex(self.max_classes, state["labels"])
+            outputs = state["tensors"]["network.head.bias"].shape[-1]
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise StateError(f"the state is damaged: {error!r}") from error
+        if len(labels) != outputs:
+            raise StateError(f"the state has {len(labels)} classes for {outputs} outputs")
         super()._restore(state)
-        self._labels = LabelIndex(self.max_classes, state["labels"])
+        self._labels = labels
 
 
 class BNPRegressor(_Estimator, base.Regressor):

@@ -55,9 +55,8 @@ class _Classification:
         self.confusion[y, prediction] += 1
         loss = log_loss(y, probabilities)
         self.loss_sum += loss
-        for label in (*probabilities, y):
-            if label not in self.classes:
-                self.classes.append(label)
+        if len(self.classes) <= 2:  # with a third one ROCAUC is over for good
+            self.classes += [label for label in {**probabilities, y: 0.0} if label not in self.classes][:3]
         if len(self.classes) == 1:
             self.early[y, probabilities.get(y, 0.0)] += 1
         elif len(self.classes) == 2:
@@ -84,9 +83,9 @@ class _Classification:
         }
         if len(self.classes) == 2:
             positive = max(self.classes)
-            curve = metrics.ROCAUC(pos_val=positive)
+            curve = metrics.ROCAUC()  # whose pos_val must be True: any other gives 0
             for (y, level), count in self.levels.items():
-                curve.update(y, (_THRESHOLDS[level - 1] + _THRESHOLDS[level]) / 2, count)
+                curve.update(y == positive, (_THRESHOLDS[level - 1] + _THRESHOLDS[level]) / 2, count)
             values["ROCAUC"] = float(curve.get())
         return values
 

@@ -127,7 +127,11 @@ class LinearAdapter(LayerAdapter):
         count = prod(x.shape[:-1])
         if count == 0:
             return None
-        mean, var = _moments(x.reshape(count, x.shape[-1]), [0])
+        rows = x.reshape(count, x.shape[-1])
+        if rows.numel() == 0:  # no features yet: torch warns of a variance of nothing
+            mean = var = rows[0]
+        else:
+            mean, var = _moments(rows, [0])
         return Observation(count, count, count, mean, var, mean, var)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from . import checkpoint
 from .encoding import (
+    Array,
     FeatureIndex,
     Features,
     LabelIndex,
@@ -129,7 +130,7 @@ class OnlineLearner(ABC):
         """The device in use."""
         return self._engine.device
 
-    def check_features(self, x: object) -> Features | Vector:
+    def check_features(self, x: object) -> Features | Array:
         """Validate an ``x``; what is returned can be given to any method in its place.
 
         Raises
@@ -137,7 +138,7 @@ class OnlineLearner(ABC):
         SampleError
             Naming the feature at fault.
         """
-        if isinstance(x, Features):
+        if isinstance(x, Features | Array):
             return x
         if self.input_shape is None:
             return check_features(x)
@@ -236,8 +237,8 @@ class OnlineLearner(ABC):
         """Predict the targets of rows; see `learn_many` for their form."""
         return [self.predict_one(x) for x in _rows(X)]
 
-    def _vector(self, features: Features | Vector) -> Vector:
-        return self._features.vector(features) if isinstance(features, Features) else features
+    def _vector(self, features: Features | Array) -> Vector:
+        return self._features.vector(features) if isinstance(features, Features) else features.values
 
     def _state_of_learning(self) -> dict[str, Any]:
         """Everything that learning changes but the tensors, as JSON."""
@@ -264,7 +265,7 @@ class OnlineLearner(ABC):
         """
         if state.get("estimator") != type(self).__name__:
             raise StateError(f"a state of {state.get('estimator')} for a {type(self).__name__}")
-        ours, theirs = self._json_parameters(), dict(state.get("parameters", {}))
+        ours, theirs = self._json_parameters(), dict(state.get("parameters") or {})
         differ = sorted(
             name
             for name in ours.keys() | theirs.keys()
@@ -277,9 +278,12 @@ class OnlineLearner(ABC):
     def _restore(self, state: Mapping[str, Any]) -> None:
         try:
             step, names, ignored = int(state["step"]), list(state["features"]), int(state["ignored"])
-            self._engine.load_state_dict(state["tensors"])
-        except KeyError as error:
-            raise StateError(f"the state has no entry {error}") from error
+            columns = len(names) if self.input_shape is not None else len(state["tensors"]["inputs.mean"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateError(f"the state is damaged: {error!r}") from error
+        if len(set(names)) != columns:
+            raise StateError(f"the state has {len(set(names))} features for {columns} columns")
+        self._engine.load_state_dict(state["tensors"])
         self._step = step
         self._features = FeatureIndex(self.max_features, names, ignored)
 

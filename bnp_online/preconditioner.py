@@ -114,6 +114,13 @@ class BNP:
     ConfigurationError
         If an argument is out of range.
 
+    Notes
+    -----
+    A forward pass is one call of `model` itself, so hook the module that is called: samples of a second
+    micro-batch that goes through inner modules alone are taken for further rows of the first. Checkpointing
+    with ``use_reentrant=True`` needs a backward pass after every forward pass, for the same reason. Inputs
+    whose gradients are thrown away without a `step` still count in the next one.
+
     References
     ----------
     Lange, Helfrich, Ye, *Batch Normalization Preconditioning for Neural Network Training*, JMLR 23(72),
@@ -292,8 +299,8 @@ def _walk(model: nn.Module, skip: Collection[str | type[nn.Module]]) -> Iterator
     """Yield the modules that `skip` does not cover, and refuse a name in it that covers nothing."""
     names = {entry for entry in skip if isinstance(entry, str)}
     types = tuple(entry for entry in skip if isinstance(entry, type))
-    if len(names) + len(types) < len(set(skip)):
-        raise ConfigurationError("skip", "takes names of modules and types of modules, nothing else")
+    if isinstance(skip, str) or len(names) + len(types) < len(set(skip)):
+        raise ConfigurationError("skip", "is a collection of names and types of modules")
     unknown = names - dict(model.named_modules(remove_duplicate=False)).keys()
     if unknown:
         raise ConfigurationError("skip", f"the model has no module named {sorted(unknown)}")

@@ -70,11 +70,7 @@ class AutogradEngine:
         channels, self._positions = _input_layout(spec)
         self._inputs = RunningMoments(channels, rho=1.0, prior=0.0, dtype=torch.float64)
         self._targets = _Targets() if spec.task == "regression" else None
-        self._install(build_network(spec))
-
-    def _install(self, network: Network) -> None:
-        self.network = network.to(self.device)
-        spec = self.spec
+        self.network = build_network(spec).to(device)
         self.bnp = BNP(self.network, spec.rho, spec.eps_rel, spec.eps_abs, spec.step_scale)
         self._gradients = _OutputGradients(self.network, self.bnp) if self._targets is not None else None
 
@@ -107,6 +103,8 @@ class AutogradEngine:
     def learn(self, x: Vector, target: float, weight: float) -> None:
         """Take one step on one sample."""
         inputs, targets = copy.copy(self._inputs), copy.copy(self._targets)
+        moments = {name: m.state_dict() for name, m in self.bnp.moments.items()}
+        buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
         inputs.update(self._fill(x, inputs).T)
         out = self.network.train()(self._standardize(x, inputs))
         if targets is None:
@@ -114,26 +112,28 @@ class AutogradEngine:
         else:
             wanted = out.new_tensor([[targets.standardize(target)]])
             loss = F.huber_loss(out, wanted, delta=ERROR_CLIP)
-        if not math.isfinite(loss.item()):
-            raise NonFiniteStateError("the loss is not finite: use a smaller lr")
-        self._step(loss, weight)
+        stepped = self._step(loss, weight)
+        after = [new for _, new in stepped] + [m.var for m in self.bnp.moments.values()]
+        with torch.no_grad():
+            if not all(bool(tensor.isfinite().all()) for tensor in (loss, *after, *self.network.buffers())):
+                self.bnp.load_state_dict(moments)
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+                raise NonFiniteStateError("the step would make the state non-finite: use a smaller lr")
+            for parameter, new in stepped:
+                parameter.copy_(new)
         self._inputs, self._targets = inputs, targets
 
-    def _step(self, loss: Tensor, weight: float) -> None:
-        """Back-propagate, precondition and descend; or change nothing."""
-        moments = {name: copy.copy(m) for name, m in self.bnp.moments.items()}
+    def _step(self, loss: Tensor, weight: float) -> list[tuple[nn.Parameter, Tensor]]:
+        """Back-propagate, precondition, and return each parameter with its new value."""
         self.network.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.bnp.step()
         if self._gradients is not None:
             self._gradients.divide_by_gain()
-        grads = [(p, p.grad) for p in self.network.parameters() if p.grad is not None]
-        if not all(bool(grad.isfinite().all()) for _, grad in grads):
-            self.bnp.load_state_dict({name: m.state_dict() for name, m in moments.items()})
-            raise NonFiniteStateError("the gradient is not finite: use a smaller lr")
+        scale = self.spec.lr * weight
         with torch.no_grad():
-            for parameter, grad in grads:
-                parameter.add_(grad, alpha=-self.spec.lr * weight)
+            return [(p, p - p.grad * scale) for p in self.network.parameters() if p.grad is not None]
 
     def _fill(self, x: Vector, moments: RunningMoments) -> Tensor:
         """Return the input as (channels, positions), with the running mean in the place of missing values."""
@@ -163,11 +163,12 @@ class AutogradEngine:
         fresh = AutogradEngine(self.spec, self.device)
         try:
             fresh._take(state)
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
             raise StateError(f"the state does not fit this network: {error}") from error
-        self._inputs, self._targets = fresh._inputs, fresh._targets
-        self._install(fresh.network)
-        self.bnp.load_state_dict(fresh.bnp.state_dict())
+        taken = fresh.state_dict()
+        if taken.keys() != state.keys() or any(taken[k].shape != state[k].shape for k in taken):
+            raise StateError("the state does not fit this network: it has other tensors")
+        vars(self).update(vars(fresh))  # network and hooks together: hooked twice, inputs would count twice
 
     def _take(self, state: Mapping[str, Tensor]) -> None:
         """Fill a fresh engine."""
