@@ -103,7 +103,7 @@ class AutogradEngine:
     def learn(self, x: Vector, target: float, weight: float) -> None:
         """Take one step on one sample."""
         inputs, targets = copy.copy(self._inputs), copy.copy(self._targets)
-        moments = {name: m.state_dict() for name, m in self.bnp.moments.items()}
+        moments = {name: copy.copy(m) for name, m in self.bnp.moments.items()}
         buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
         inputs.update(self._fill(x, inputs).T)
         out = self.network.train()(self._standardize(x, inputs))
@@ -115,8 +115,8 @@ class AutogradEngine:
         stepped = self._step(loss, weight)
         after = [new for _, new in stepped] + [m.var for m in self.bnp.moments.values()]
         with torch.no_grad():
-            if not all(bool(tensor.isfinite().all()) for tensor in (loss, *after, *self.network.buffers())):
-                self.bnp.load_state_dict(moments)
+            if not _finite([loss, *after, *self.network.buffers()]):
+                self.bnp.load_state_dict({name: m.state_dict() for name, m in moments.items()})
                 for buffer, before in buffers:
                     buffer.copy_(before)
                 raise NonFiniteStateError("the step would make the state non-finite: use a smaller lr")
@@ -249,6 +249,12 @@ class _OutputGradients:
             for parameter in self._layers[name].parameters(recurse=False):
                 if parameter.grad is not None:
                     parameter.grad.div_(gain)
+
+
+def _finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether every number is finite. A finite sum says so; one that is not may have overflowed."""
+    total = torch.stack([tensor.sum(dtype=torch.float32) for tensor in tensors]).sum()
+    return bool(total.isfinite()) or all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 def _flatten(prefix: str, moments: RunningMoments) -> dict[str, Tensor]:

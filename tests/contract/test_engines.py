@@ -365,6 +365,27 @@ def test_an_array_has_a_fixed_number_of_inputs(make: Callable[[LearnerSpec], Eng
         engine.grow(["a"], 0)
 
 
+def test_images_are_standardized_by_channel(make: Callable[[LearnerSpec], Engine]) -> None:
+    engine = make(replace(SPEC, input_shape=(2, 5, 5), network="cnn"))
+    engine.grow([], 2)
+    images = np.random.default_rng(0).normal([[[3.0]], [[-50.0]]], [[[1.0]], [[9.0]]], size=(12, 2, 5, 5))
+    for i, image in enumerate(images):
+        engine.learn(image, i % 2, 1.0)
+    state = engine.state_dict()
+    np.testing.assert_allclose(state["inputs.mean"].numpy(), images.mean(axis=(0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(state["inputs.var"].numpy(), images.var(axis=(0, 2, 3)), rtol=1e-12)
+    # What the network sees does not depend on a channel's scale and offset.
+    scaled = make(replace(SPEC, input_shape=(2, 5, 5), network="cnn"))
+    scaled.grow([], 2)
+    for i, image in enumerate(images):
+        scaled.learn(image * [[[8.0]], [[0.25]]] + [[[1.0]], [[2.0]]], i % 2, 1.0)
+    np.testing.assert_allclose(
+        scaled.predict(images[0] * [[[8.0]], [[0.25]]] + [[[1.0]], [[2.0]]]),
+        engine.predict(images[0]),
+        rtol=1e-4,
+    )
+
+
 def test_counts_its_parameters(make: Callable[[LearnerSpec], Engine]) -> None:
     engine = make(SPEC)
     engine.grow(["a", "b"], 3)

@@ -697,7 +697,8 @@ def test_memory_does_not_grow_with_a_fixed_schema(kind: type[Model]) -> None:
     for i in range(3001):
         # The names beyond max_features are new each time.
         x = {f"f{j}": rng.random() for j in range(12)} | {f"new{i}": 1.0, f"word{i}": "text"}
-        model.predict_one(x)
+        if i % 5 == 0:
+            model.predict_one(x)
         model.learn_one(x, i % 3)
         if i % 1000 == 0 and i > 0:
             tensors = model.state_dict()["tensors"]

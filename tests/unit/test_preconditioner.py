@@ -20,18 +20,16 @@ from bnp_online.layers import StepScale
 from bnp_online.preconditioner import BNP
 from tests.reference import Reference, ReferenceModel, array, gradients, relative_error
 
-SCALES: list[StepScale] = ["paper", "norm", "none"]
+Build = Callable[[], nn.Sequential]
 
 
 def pickled(value: Any) -> Any:
     return pickle.loads(pickle.dumps(value))  # noqa: S301 (our own bytes)
 
 
+SCALES: list[StepScale] = ["paper", "norm", "none"]
 each_scale = pytest.mark.parametrize("scale", SCALES)
-
-
 duplicators = pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled])
-Build = Callable[[], nn.Sequential]
 
 
 def mlp() -> nn.Sequential:
@@ -480,6 +478,16 @@ class TestPrecision:
         assert {m.mean.device.type for m in pres[1].moments.values()} == {device}
         if device != "meta":  # tensors without values
             assert_close(moved, state_of(models[0], pres[0]), 1e-9)
+
+    def test_inputs_of_before_a_move_are_forgotten(self) -> None:
+        """They lie on a device that the model has left."""
+        model = mlp()
+        pre = BNP(model)
+        learn(model, batch(4, 5))
+        model.to("meta")
+        model(batch(3, 5).to("meta")).square().mean().backward()
+        pre.step()
+        assert {m.mean.device.type for m in pre.moments.values()} == {"meta"}
 
 
 class OwnParameter(nn.Module):
