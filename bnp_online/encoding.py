@@ -200,6 +200,10 @@ class FeatureIndex:
         self._one_hot: dict[str, list[int]] = {}
         self.add(names)
 
+    def copy(self) -> FeatureIndex:
+        """Return an index that can grow by itself."""
+        return FeatureIndex(self.max_features, self.names, self.ignored)
+
     def new(self, features: Features) -> list[str]:
         """Return the names that `add` would append: nothing is changed."""
         if features.values.keys() <= self._columns.keys():

@@ -10,11 +10,11 @@ from river import base
 from torch import nn
 
 from . import checkpoint
-from .encoding import Label, LabelIndex, Sample
+from .encoding import Label, LabelIndex, Sample, Vector
 from .engines.base import Task
 from .errors import CheckpointError, ConfigurationError, StateError
 from .layers import StepScale
-from .learner import OnlineLearner, Preview
+from .learner import OnlineLearner, Prediction, Preview
 
 
 class _Estimator(OnlineLearner, base.Estimator):
@@ -39,8 +39,15 @@ class BNPClassifier(_Estimator, base.Classifier):
         Widths of the hidden layers; ``()`` is the linear model.
     activation : {"relu", "tanh", "gelu"}
         Nonlinearity of the hidden layers.
-    lr : float
-        Learning rate, > 0. With ``step_scale="norm"`` values of 0.03 to 1 suit most streams.
+    lr : "auto" or float
+        "auto": copies of the network at the rates 0.03, 0.1, 0.3 and 1 run side by side, and predictions are
+        their mean, weighted by how well each predicts (`mixture`); networks other than "mlp" run one copy at
+        0.3. A number > 0: one copy at this rate.
+    replay : int
+        With ``lr="auto"``: how many remembered samples a second set of copies learns again after each new
+        one; 0 leaves that set out, and is five times as fast.
+    memory : int
+        How many of the latest samples are remembered, ≥ 1.
     rho : float
         Retention weight ρ of the running moments, in [0, 1].
     eps_rel, eps_abs : float
@@ -60,10 +67,11 @@ class BNPClassifier(_Estimator, base.Classifier):
         Features beyond this many are ignored, and counted in `ignored_features`.
     max_classes : int
         One more class than this is a `SampleError`.
-    engine : {"auto", "autograd"}
-        What computes the step.
+    engine : {"auto", "autograd", "compiled"}
+        What computes the step: "auto" compiles multilayer perceptrons on the CPU, and runs everything else
+        through autograd.
     device : {"auto", "cpu", "cuda"}
-        Where; "auto" is a GPU where there is one.
+        Where: "auto" is the CPU for multilayer perceptrons, and for the rest a GPU where there is one.
     seed : int
         Of the random start. Equal seeds and equal samples give equal bits on machines of one kind.
 
@@ -86,7 +94,9 @@ class BNPClassifier(_Estimator, base.Classifier):
         self,
         hidden: tuple[int, ...] = (100, 100),
         activation: str = "relu",
-        lr: float = 0.3,
+        lr: float | str = "auto",
+        replay: int = 3,
+        memory: int = 5000,
         rho: float = 0.99,
         eps_rel: float = 1e-2,
         eps_abs: float = 1e-4,
@@ -103,6 +113,8 @@ class BNPClassifier(_Estimator, base.Classifier):
         self.hidden = tuple(hidden)
         self.activation = activation
         self.lr = lr
+        self.replay = replay
+        self.memory = memory
         self.rho = rho
         self.eps_rel = eps_rel
         self.eps_abs = eps_abs
@@ -151,26 +163,26 @@ class BNPClassifier(_Estimator, base.Classifier):
         SampleError
             If a feature cannot be used.
         """
-        features = self.check_features(x)
-        if not self._labels.labels:
-            return {}
-        probabilities = self._engine.predict(self._vector(features)).tolist()
-        return dict(zip(self._labels.labels, probabilities, strict=True))
+        return self.predict(x).probabilities
 
     def predict_one(self, x: Any, **kwargs: Any) -> Label | None:
         """Return the most probable class (the first to arrive of equals); None before the first label.
 
         Parameters and errors are those of `predict_proba_one`.
         """
-        probabilities = self.predict_proba_one(x)
-        return max(probabilities, key=probabilities.__getitem__) if probabilities else None
+        return cast(Label | None, self.predict(x).value)
 
     def _target(self, sample: Sample) -> tuple[float, int]:
         label = cast(Label, sample.target)
         return (self._labels[label], 0) if label in self._labels else (len(self._labels), 1)
 
     def _accept(self, sample: Sample) -> None:
+        super()._accept(sample)
         self._labels.add(cast(Label, sample.target))
+
+    def _read(self, values: Vector) -> Prediction:
+        probabilities = dict(zip(self._labels.labels, values.tolist(), strict=True))
+        return Prediction(self._labels.labels[int(values.argmax())], probabilities)
 
     def _state_of_learning(self) -> dict[str, Any]:
         return {**super()._state_of_learning(), "labels": self._labels.labels[:]}
@@ -214,7 +226,9 @@ class BNPRegressor(_Estimator, base.Regressor):
         self,
         hidden: tuple[int, ...] = (100, 100),
         activation: str = "relu",
-        lr: float = 0.3,
+        lr: float | str = "auto",
+        replay: int = 3,
+        memory: int = 5000,
         rho: float = 0.99,
         eps_rel: float = 1e-2,
         eps_abs: float = 1e-4,
@@ -230,6 +244,8 @@ class BNPRegressor(_Estimator, base.Regressor):
         self.hidden = tuple(hidden)
         self.activation = activation
         self.lr = lr
+        self.replay = replay
+        self.memory = memory
         self.rho = rho
         self.eps_rel = eps_rel
         self.eps_abs = eps_abs
@@ -252,16 +268,13 @@ class BNPRegressor(_Estimator, base.Regressor):
 
         Parameters and errors are those of `BNPClassifier.predict_proba_one`.
         """
-        features = self.check_features(x)
-        if self._step == 0:
-            return None
-        return float(self._engine.predict(self._vector(features))[0])
+        return cast(float | None, self.predict(x).value)
 
     def _target(self, sample: Sample) -> tuple[float, int]:
         return cast(float, sample.target), 0 if self._step else 1
 
-    def _accept(self, sample: Sample) -> None:
-        """Remember nothing: a number is no class."""
+    def _read(self, values: Vector) -> Prediction:
+        return Prediction(float(values[0]), {})
 
 
 _ESTIMATORS = {"BNPClassifier": BNPClassifier, "BNPRegressor": BNPRegressor}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, cast
 
-import torch
+import numpy as np
 from torch import nn
 
 from . import checkpoint
@@ -16,6 +17,7 @@ from .encoding import (
     Array,
     FeatureIndex,
     Features,
+    Label,
     LabelIndex,
     Sample,
     Vector,
@@ -24,10 +26,29 @@ from .encoding import (
     check_number,
     check_weight,
 )
-from .engines.autograd import AutogradEngine
-from .engines.base import Engine, LearnerSpec, Task
+from .engines.base import LearnerSpec, Task
+from .engines.choice import make_engine
 from .errors import ConfigurationError, NonFiniteStateError, SampleError, StateError
 from .layers import StepScale
+
+
+class Prediction(NamedTuple):
+    """What a model makes of a sample.
+
+    Attributes
+    ----------
+    value : label, number or None
+        The prediction; None before the first label.
+    probabilities : dict
+        By label, in order of arrival; empty for a regression.
+    """
+
+    value: Label | float | None
+    probabilities: dict[Label, float]
+
+
+#: The prediction of a model that has learned nothing.
+NOTHING = Prediction(None, {})
 
 
 class Preview:
@@ -63,7 +84,9 @@ class OnlineLearner(ABC):
     task: ClassVar[Task]
     hidden: tuple[int, ...]
     activation: str
-    lr: float
+    lr: float | str
+    replay: int
+    memory: int
     rho: float
     eps_rel: float
     eps_abs: float
@@ -78,8 +101,6 @@ class OnlineLearner(ABC):
 
     def _begin(self) -> None:
         """Check the parameters and make an untrained learner."""
-        if self.engine not in ("auto", "autograd"):
-            raise ConfigurationError("engine", f"{self.engine!r} is not 'auto' or 'autograd'")
         if self.max_features < 1:
             raise ConfigurationError("max_features", f"{self.max_features} is not ≥ 1")
         spec = LearnerSpec(
@@ -87,6 +108,8 @@ class OnlineLearner(ABC):
             hidden=tuple(self.hidden),
             activation=self.activation,
             lr=self.lr,
+            replay=self.replay,
+            memory=self.memory,
             rho=self.rho,
             eps_rel=self.eps_rel,
             eps_abs=self.eps_abs,
@@ -98,7 +121,7 @@ class OnlineLearner(ABC):
         )
         self._step = 0
         self._features = FeatureIndex(self.max_features)
-        self._engine: Engine = AutogradEngine(spec, _device(self.device))
+        self._engine = make_engine(spec, self.engine, self.device)
 
     @property
     def step(self) -> int:
@@ -119,6 +142,15 @@ class OnlineLearner(ABC):
     def num_parameters(self) -> int:
         """Number of weights and biases."""
         return self._engine.num_parameters
+
+    @property
+    def mixture(self) -> list[dict[str, float]]:
+        """The copies that run side by side: learning rate, whether it replays, weight in the prediction."""
+        weights = self._engine.mixture.tolist()
+        return [
+            {"lr": rate, "replay": self.replay if replays else 0, "weight": weight}
+            for (rate, replays), weight in zip(self._engine.spec.copies, weights, strict=True)
+        ]
 
     @property
     def engine_name(self) -> str:
@@ -153,12 +185,23 @@ class OnlineLearner(ABC):
         """Return the engine's target for a sample, and how many outputs it adds."""
 
     @abstractmethod
-    def _accept(self, sample: Sample) -> None:
-        """Remember the label of a sample that was learned."""
+    def _read(self, values: Vector) -> Prediction:
+        """Return the prediction in an engine's output."""
 
-    @abstractmethod
-    def predict_one(self, x: Any) -> Any:
-        """Predict the target of a sample."""
+    def predict(self, x: Any) -> Prediction:
+        """Return the prediction for a sample and, of a classification, the probabilities; changes nothing.
+
+        Raises
+        ------
+        SampleError
+            If a feature cannot be used.
+        NonFiniteStateError
+            If no copy of the network gives a finite output, as for a huge value without standardization.
+        """
+        features = self.check_features(x)
+        if self._step == 0:
+            return NOTHING
+        return self._read(self._engine.predict(self._vector(features, self._features)))
 
     def _parameters(self) -> dict[str, Any]:
         """Return the arguments of the constructor by name."""
@@ -187,23 +230,20 @@ class OnlineLearner(ABC):
 
     def learn_sample(self, sample: Sample) -> None:
         """Learn a sample that `preview` has validated; raises as `learn_one`."""
-        names: list[str] = []
-        if isinstance(sample.features, Features):
-            names = self._features.new(sample.features)
-        target, outputs = self._target(sample)
-        before = self.state_dict() if names or outputs else None
-        self._features.add(names)
-        self._engine.grow(names, outputs)
-        try:
-            self._engine.learn(self._vector(sample.features), target, sample.weight)
-        except NonFiniteStateError:
-            if before is not None:
-                self._restore(before)
-            raise
-        if isinstance(sample.features, Features):
-            self._features.count_ignored(sample.features)
-        self._accept(sample)
-        self._step += 1
+        (refusal,) = self._learn([sample], predict=False)
+        if isinstance(refusal, NonFiniteStateError):
+            raise refusal
+
+    def learn_samples(self, samples: Sequence[Sample]) -> list[Prediction | NonFiniteStateError]:
+        """Predict, then learn, samples that one `preview` has validated, in order.
+
+        Returns
+        -------
+        list
+            For each sample what was predicted before it was learned (label or number, and probabilities), or
+            the error that refused it; a refused sample changed nothing, and learning went on.
+        """
+        return self._learn(samples, predict=True)
 
     def learn_many(self, X: Any, Y: Iterable[Any]) -> None:
         """Learn rows in order, each its own step: the state is that of a loop of `learn_one`.
@@ -226,19 +266,73 @@ class OnlineLearner(ABC):
         preview = self.preview()
         samples = [preview.check(x, y) for x, y in zip(rows, targets, strict=True)]
         before = self.state_dict()
-        try:
-            for sample in samples:
-                self.learn_sample(sample)
-        except NonFiniteStateError:
-            self._restore(before)
-            raise
+        for outcome in self._learn(samples, predict=False):
+            if isinstance(outcome, NonFiniteStateError):
+                self._restore(before)
+                raise outcome
+
+    def _learn(self, samples: Sequence[Sample], *, predict: bool) -> list[Prediction | NonFiniteStateError]:
+        """Learn in order, in as few calls of the engine as growth allows."""
+        outcomes: list[Prediction | NonFiniteStateError] = []
+        while len(outcomes) < len(samples):
+            first = samples[len(outcomes)]
+            names, outputs = self._growth(first)
+            if names or outputs:
+                outcomes.append(self._learn_grown(first, names, outputs, predict=predict))
+                continue
+            run = list(itertools.takewhile(lambda s: self._growth(s) == ([], 0), samples[len(outcomes) :]))
+            outcomes += self._learn_run(run, predict=predict)
+        return outcomes
+
+    def _growth(self, sample: Sample) -> tuple[list[str], int]:
+        """Return the names of the columns, and the number of outputs, that a sample adds."""
+        names = self._features.new(sample.features) if isinstance(sample.features, Features) else []
+        return names, self._target(sample)[1]
+
+    def _learn_grown(
+        self, sample: Sample, names: list[str], outputs: int, *, predict: bool
+    ) -> Prediction | NonFiniteStateError:
+        """Learn a sample with something new: on a copy, which takes the engine's place if it succeeds."""
+        prediction = self.predict(sample.features) if predict else NOTHING
+        index = self._features.copy()
+        index.add(names)
+        engine = self._engine.fork()
+        engine.grow(names, outputs)
+        target, weight = np.array([self._target(sample)[0]]), np.array([sample.weight])
+        if engine.learn(self._vector(sample.features, index)[None], target, weight)[0] == 0:
+            return NonFiniteStateError("the step would make the state non-finite: use a smaller lr")
+        self._engine, self._features = engine, index
+        self._accept(sample)
+        return prediction
+
+    def _learn_run(self, run: list[Sample], *, predict: bool) -> list[Prediction | NonFiniteStateError]:
+        """Learn samples with nothing new, up to the first that is refused."""
+        x = np.stack([self._vector(sample.features, self._features) for sample in run])
+        targets = np.array([self._target(sample)[0] for sample in run], dtype=np.float64)
+        done, values = self._engine.learn(
+            x, targets, np.array([sample.weight for sample in run]), predict=predict and self._step > 0
+        )
+        outcomes: list[Prediction | NonFiniteStateError] = [
+            self._read(values[t]) if len(values) else NOTHING for t in range(done)
+        ]
+        for sample in run[:done]:
+            self._accept(sample)
+        if done < len(run):
+            outcomes.append(NonFiniteStateError("the step would make the state non-finite: use a smaller lr"))
+        return outcomes
+
+    def _accept(self, sample: Sample) -> None:
+        """Count a sample that was learned."""
+        if isinstance(sample.features, Features):
+            self._features.count_ignored(sample.features)
+        self._step += 1
 
     def predict_many(self, X: Any) -> list[Any]:
         """Predict the targets of rows; see `learn_many` for their form."""
-        return [self.predict_one(x) for x in _rows(X)]
+        return [self.predict(x).value for x in _rows(X)]
 
-    def _vector(self, features: Features | Array) -> Vector:
-        return self._features.vector(features) if isinstance(features, Features) else features.values
+    def _vector(self, features: Features | Array, index: FeatureIndex) -> Vector:
+        return index.vector(features) if isinstance(features, Features) else features.values
 
     def _state_of_learning(self) -> dict[str, Any]:
         """Everything that learning changes but the tensors, as JSON."""
@@ -311,16 +405,6 @@ class OnlineLearner(ABC):
             setattr(self, name, value)
         self._begin()
         self._restore(checkpoint.loads(state["state"]))
-
-
-def _device(name: str) -> str:
-    """Return the device for ``"auto"``, ``"cpu"`` or ``"cuda"``: a fixed rule, never a measurement."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigurationError("device", f"{name!r} is not 'auto', 'cpu' or 'cuda'")
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise ConfigurationError("device", "torch sees no CUDA device: use 'cpu' or 'auto'")
-    return "cuda" if available and name != "cpu" else "cpu"
 
 
 def _rows(X: Any) -> list[Any]:

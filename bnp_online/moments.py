@@ -68,6 +68,8 @@ class RunningMoments:
         Effective number of steps that they average over, the pseudo-sample included.
     prior_weight : float
         What is left of the pseudo-sample's weight.
+    frozen : bool
+        While True, steps change nothing.
 
     References
     ----------
@@ -102,6 +104,7 @@ class RunningMoments:
         self.rho = rho
         self.weight = prior
         self.prior_weight = prior
+        self.frozen = False
         self._start_var = 1.0 if prior > 0 else 0.0
         self._max_weight = 1.0 / (1.0 - rho) if rho < 1.0 else math.inf
         self.mean = torch.zeros(num_features, dtype=dtype, device=device)
@@ -142,6 +145,8 @@ class RunningMoments:
         mean, var : Tensor of shape (n,)
             Of the step's samples; a `var` of None stands for zeros (one sample).
         """
+        if self.frozen:
+            return
         self.weight, before = min(self.weight + 1.0, self._max_weight), self.weight
         new = 1.0 / self.weight  # 1 − ρ_t
         old = 1.0 - new

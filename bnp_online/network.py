@@ -7,12 +7,16 @@ import hashlib
 import itertools
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .errors import ConfigurationError
+
+#: Seed of a learner and number of the copy.
+Seed: TypeAlias = tuple[int, int]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
 
@@ -26,6 +30,21 @@ def draw_uniform(count: int, bound: float, *key: str | int) -> Tensor:
     text = "\x1f".join(map(str, key)).encode("utf-8", "surrogatepass")
     bits = np.frombuffer(hashlib.shake_128(text).digest(4 * count), dtype="<u4")
     return torch.from_numpy((((bits + 0.5) / 2**31 - 1.0) * bound).astype(np.float32))
+
+
+def entry_start(seed: Seed, names: Sequence[str], width: int) -> tuple[Tensor, Tensor]:
+    """Draw the first layer for the first sample's features, uniform in ±1/√fan_in: each column by its name.
+
+    Returns
+    -------
+    Tensor of shape (width, len(names)), Tensor of shape (width,)
+        Weight and bias.
+    """
+    bound = 1.0 / math.sqrt(max(len(names), 1))
+    weight = torch.zeros(width, len(names))
+    for i, name in enumerate(names):
+        weight[:, i] = draw_uniform(width, bound, *seed, "input", name)
+    return weight, draw_uniform(width, bound, *seed, "input bias")
 
 
 class Network(nn.Module):
@@ -43,12 +62,22 @@ class Network(nn.Module):
         Of the random starts.
     """
 
-    def __init__(self, body: nn.Module, head: nn.Linear, entry: str | None, seed: int) -> None:
+    def __init__(self, body: nn.Module, head: nn.Linear, entry: str | None, seed: Seed) -> None:
         super().__init__()
         self.body = body
         self.head = head
         self.entry = entry
         self.seed = seed
+
+    @property
+    def first(self) -> str:
+        """Name of the layer whose input is the network's, "" if that is not one layer by itself."""
+        dense = (
+            isinstance(self.body, nn.Sequential)
+            and len(self.body) > 1
+            and isinstance(self.body[1], nn.Linear)
+        )
+        return "body.1" if dense else self.entry or ""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs (logits or predictions) for `x` of shape (N, *input shape)."""
@@ -57,18 +86,17 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def grow_inputs(self, names: Sequence[str]) -> None:
-        """Append input columns: the first ones at random (by name), later ones at zero."""
+        """Append input columns: those of the first sample at random (by name), later ones at zero."""
         if self.entry is None:
             raise ConfigurationError("input_shape", "a network of fixed input shape cannot grow inputs")
         entry = self.get_submodule(self.entry)
         assert isinstance(entry, nn.Linear)  # noqa: S101
-        weight = entry.weight
+        weight, bias = entry.weight.detach(), entry.bias.detach()
         columns = weight.new_zeros(len(weight), len(names))
-        if weight.shape[1] == 0 and entry is not self.head:
-            bound = 1.0 / math.sqrt(len(names))
-            for i, name in enumerate(names):
-                columns[:, i] = draw_uniform(len(weight), bound, self.seed, "input", name)
-        _resize(entry, torch.cat([weight, columns], dim=1), entry.bias)
+        if self.head.out_features == 0 and entry is not self.head:
+            start, bias_start = entry_start(self.seed, names, len(weight))
+            columns, bias = start.to(columns), bias_start.to(columns)
+        _resize(entry, torch.cat([weight, columns], dim=1), bias)
 
     @torch.no_grad()
     def grow_outputs(self, count: int) -> None:
@@ -85,13 +113,13 @@ def _resize(layer: nn.Linear, weight: Tensor, bias: Tensor) -> None:
 
 
 @torch.no_grad()
-def _start(module: nn.Module, seed: int) -> None:
+def _start(module: nn.Module, seed: Seed) -> None:
     """Draw every weight and bias uniformly from ±1/√fan_in."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             fan_in = math.prod(layer.weight.shape[1:])
             for kind, parameter in layer.named_parameters(recurse=False):
-                drawn = draw_uniform(parameter.numel(), 1.0 / math.sqrt(max(fan_in, 1)), seed, name, kind)
+                drawn = draw_uniform(parameter.numel(), 1.0 / math.sqrt(max(fan_in, 1)), *seed, name, kind)
                 parameter.copy_(drawn.view_as(parameter))
 
 
@@ -109,7 +137,7 @@ def _dense(sizes: Sequence[int], activation: str) -> list[nn.Module]:
     return layers
 
 
-def mlp(hidden: Sequence[int], activation: str, seed: int, inputs: int = 0) -> Network:
+def mlp(hidden: Sequence[int], activation: str, seed: Seed, inputs: int = 0) -> Network:
     """Return a multilayer perceptron without outputs; ``hidden=()`` is the linear model.
 
     Parameters
@@ -131,7 +159,7 @@ def mlp(hidden: Sequence[int], activation: str, seed: int, inputs: int = 0) -> N
     return Network(body, head, first if inputs == 0 else None, seed)
 
 
-def cnn(shape: Sequence[int], hidden: Sequence[int], activation: str, seed: int) -> Network:
+def cnn(shape: Sequence[int], hidden: Sequence[int], activation: str, seed: Seed) -> Network:
     """Return a small convolutional network without outputs.
 
     Two 3×3 convolutions of 16 and 32 channels, each followed by the activation and a 2×2 maximum, then dense
@@ -163,7 +191,7 @@ def cnn(shape: Sequence[int], hidden: Sequence[int], activation: str, seed: int)
     return Network(body, head, None, seed)
 
 
-def with_head(body: nn.Module, shape: Sequence[int], seed: int) -> Network:
+def with_head(body: nn.Module, shape: Sequence[int], seed: Seed) -> Network:
     """Return a copy of any module with a head on it.
 
     Parameters

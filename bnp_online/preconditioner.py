@@ -18,6 +18,7 @@ from .layers import (
     LayerAdapter,
     Observation,
     StepScale,
+    check_hyperparameters,
     damped,
     precondition_,
     statistics_dtype,
@@ -148,12 +149,7 @@ class BNP:
         step_scale: StepScale = "paper",
         skip: Collection[str | type[nn.Module]] = (),
     ) -> None:
-        if not 0.0 <= rho <= 1.0:
-            raise ConfigurationError("rho", f"{rho} is not in [0, 1]")
-        if not (eps_rel >= 0.0 and eps_abs >= 0.0 and eps_rel + eps_abs > 0.0):
-            raise ConfigurationError("eps_rel, eps_abs", "must be ≥ 0 and not both 0")
-        if step_scale not in ("paper", "norm", "none"):
-            raise ConfigurationError("step_scale", f"{step_scale!r} is not 'paper', 'norm' or 'none'")
+        check_hyperparameters(rho, eps_rel, eps_abs, step_scale)
         self.rho = rho
         self.eps_rel = eps_rel
         self.eps_abs = eps_abs

@@ -109,9 +109,9 @@ class HostedModel:
         """Predict, and with an id keep the prediction for its label; the model does not change."""
         if identifier is not None and (given := self._pending.repeated(identifier, x)) is not None:
             return given
-        prediction, probabilities = self._predict(self.estimator.check_features(x))
+        prediction, probabilities = self.estimator.predict(x)
         answer: Answer = {"model": self.name, "step": self.step, "prediction": prediction, "id": identifier}
-        if probabilities is not None:
+        if self.spec.task == "classification":
             answer["probabilities"] = probabilities
         if identifier is not None:
             self._pending.add(identifier, x, answer)
@@ -160,16 +160,10 @@ class HostedModel:
             "parameters": model.num_parameters,
             "device": model.device_name,
             "engine": model.engine_name,
+            "mixture": model.mixture,
             "sequence": self.sequence,
             "versions": versions(),
         }
-
-    def _predict(self, features: Any) -> tuple[Any, dict[Any, float] | None]:
-        if not isinstance(self.estimator, BNPClassifier):
-            return self.estimator.predict_one(features), None
-        probabilities = self.estimator.predict_proba_one(features)
-        # As `predict_one` has it: the first of equals, None before the first label.
-        return max(probabilities, key=probabilities.__getitem__, default=None), probabilities
 
     def _admit(self, group: Sequence[Learn | Label]) -> list[Entry]:
         preview = self.estimator.preview()
@@ -213,11 +207,10 @@ class HostedModel:
 
     def _apply(self, entry: Admitted) -> Answer | Exception:
         """Predict, learn, score: in this order, so that a step that is refused leaves the score as it was."""
-        try:
-            prediction, probabilities = entry.event.given or self._predict(entry.sample.features)
-            self.estimator.learn_sample(entry.sample)
-        except NonFiniteStateError as error:
-            return error
+        (outcome,) = self.estimator.learn_samples([entry.sample])
+        if isinstance(outcome, NonFiniteStateError):
+            return outcome
+        prediction, probabilities = entry.event.given or (outcome.value, outcome.probabilities)
         loss = self.score.update(entry.sample.target, prediction, probabilities)
         self._count(loss)
         if entry.learned is not None and entry.event.id is not None:

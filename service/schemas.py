@@ -50,7 +50,15 @@ class ModelSpec(_Body):
         default=(100, 100), max_length=8, description="Widths of the hidden layers."
     )
     activation: Literal["relu", "tanh", "gelu"] = "relu"
-    lr: float = Field(default=0.3, gt=0, description="Learning rate.")
+    lr: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        default="auto",
+        union_mode="left_to_right",
+        description="Learning rate; auto runs copies at several and weighs them.",
+    )
+    replay: int = Field(
+        default=3, ge=0, le=100, description="With auto: remembered samples learned again after each."
+    )
+    memory: int = Field(default=5000, ge=1, le=1_000_000, description="How many samples are remembered.")
     rho: float = Field(default=0.99, ge=0, lt=1, description="What the running statistics keep at each step.")
     eps_rel: float = Field(
         default=1e-2, ge=0, description="Added to each variance, relative to the layer's largest."
@@ -171,6 +179,14 @@ class ModelList(BaseModel):
     models: list[ModelSummary]
 
 
+class CopyWeight(BaseModel):
+    """A copy of the network, and its weight in the prediction."""
+
+    lr: float
+    replay: int
+    weight: float
+
+
 class ModelDescription(BaseModel):
     """A model: what it was told to be, and what it became."""
 
@@ -183,6 +199,7 @@ class ModelDescription(BaseModel):
     parameters: int
     device: str
     engine: str
+    mixture: list[CopyWeight] = Field(description="The copies that run side by side, and their weights.")
     sequence: int = Field(description="Number of the last event of the log that it has learned.")
     versions: dict[str, str]
 

@@ -78,13 +78,15 @@ class Layer:
         self.mean = np.append(self.mean, np.zeros(columns.shape[1]))
         self.var = np.append(self.var, np.ones(columns.shape[1]))
 
-    def step(self, h: Array, delta: Array, lr: float, how: ReferenceLearner) -> None:
-        """Moments first, then the rank-one step."""
+    def count(self, h: Array, how: ReferenceLearner) -> None:
         rho = min(how.rho, (self.t + 1) / (self.t + 2))
         d = h - self.mean
         self.var = rho * self.var + rho * (1.0 - rho) * d**2
         self.mean = self.mean + (1.0 - rho) * d
         self.t += 1
+
+    def step(self, h: Array, delta: Array, lr: float, how: ReferenceLearner) -> None:
+        """The rank-one step, with moments that have counted `h`."""
         damped = self.var + how.eps_rel * np.max(self.var, initial=0.0) + how.eps_abs
         u = (h - self.mean) / damped
         norm = 1.0 + float(np.sum((h - self.mean) ** 2 / damped))
@@ -127,7 +129,7 @@ class ReferenceLearner:
         head.weight = np.vstack([head.weight, np.zeros((outputs, head.weight.shape[1]))])
         head.bias = np.append(head.bias, np.full(outputs, lowest))
 
-    def _entry(self, x: Array) -> Array:
+    def entry(self, x: Array) -> Array:
         filled = np.where(np.isnan(x), self.inputs.mean, x)
         return self.inputs.standardized(filled, 5.0) if self.standardize else filled
 
@@ -140,7 +142,7 @@ class ReferenceLearner:
         return into[:-1], out
 
     def predict(self, x: Array) -> Array:
-        out = self._forward(self._entry(x))[1][-1]
+        out = self._forward(self.entry(x))[1][-1]
         if self.task == "classification":
             p = np.exp(out - out.max())
             return np.asarray(p / p.sum())
@@ -150,19 +152,31 @@ class ReferenceLearner:
 
     def learn(self, x: Array, target: float, weight: float) -> None:
         self.inputs.update(np.where(np.isnan(x), self.inputs.mean, x))
-        into, out = self._forward(self._entry(x))
-        if self.task == "classification":
-            p = np.exp(out[-1] - out[-1].max())
-            delta = p / p.sum() - (np.arange(len(p)) == target)
-        else:
+        goal = target
+        if self.task == "regression":
             y = np.array([target])
             self.targets.update(y)
             self.low, self.high = min(self.low, target), max(self.high, target)
-            delta = np.clip(out[-1] - self.targets.standardized(y, 10.0), -5.0, 5.0)
+            goal = float(self.targets.standardized(y, 10.0)[0])
+        self._step(self.entry(x), goal, weight, first=True)
+
+    def relearn(self, z: Array, goal: float, weight: float) -> None:
+        """Learn a remembered sample, as it was standardized: the moments of the first layer stay."""
+        self._step(z, goal, weight, first=False)
+
+    def _step(self, z: Array, goal: float, weight: float, *, first: bool) -> None:
+        into, out = self._forward(z)
+        if self.task == "classification":
+            p = np.exp(out[-1] - out[-1].max())
+            delta = p / p.sum() - (np.arange(len(p)) == goal)
+        else:
+            delta = np.clip(out[-1] - goal, -5.0, 5.0)
         deltas = self._backward(delta, out)
         last = float(delta @ delta)
-        for layer, h, d in zip(self.layers, into, deltas, strict=True):
+        for i, (layer, h, d) in enumerate(zip(self.layers, into, deltas, strict=True)):
             gain = max(1.0, float(d @ d) / last) if self.task == "regression" and last > 0.0 else 1.0
+            if i > 0 or first:
+                layer.count(h, self)
             layer.step(h, d, self.lr * weight / gain, self)
 
     def _backward(self, delta: Array, out: Sequence[Array]) -> list[Array]:

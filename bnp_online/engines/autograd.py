@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
+from torch import Tensor
 
 from ..encoding import Vector
 from ..errors import NonFiniteStateError, StateError
+from ..mixture import ERROR_FLOOR, ERROR_RETENTION, MAX_LOSS, draw, mix
 from ..moments import RunningMoments
-from ..network import Network, cnn, mlp, with_head
-from ..preconditioner import BNP
-from .base import ERROR_CLIP, INPUT_CLIP, TARGET_CLIP, LearnerSpec
-
-
-def build_network(spec: LearnerSpec) -> Network:
-    """Return the network that a spec describes, without outputs."""
-    if isinstance(spec.network, nn.Module):
-        assert spec.input_shape is not None  # noqa: S101 (LearnerSpec has seen to it)
-        return with_head(spec.network, spec.input_shape, spec.seed)
-    if spec.network == "cnn":
-        return cnn(spec.input_shape or (), spec.hidden, spec.activation, spec.seed)
-    inputs = 0 if spec.input_shape is None else math.prod(spec.input_shape)
-    return mlp(spec.hidden, spec.activation, spec.seed, inputs)
+from .base import INPUT_CLIP, LearnerSpec
+from .memory import Memory
+from .replica import Replica
+from .state import flatten, unflatten
+from .targets import Targets
 
 
 def _input_layout(spec: LearnerSpec) -> tuple[int, int]:
@@ -47,7 +37,7 @@ def _input_layout(spec: LearnerSpec) -> tuple[int, int]:
 
 
 class AutogradEngine:
-    """One copy of a network, trained through `BNP` and autograd.
+    """Copies of a network, each trained through `BNP` and autograd.
 
     Parameters
     ----------
@@ -55,85 +45,160 @@ class AutogradEngine:
         What to learn, and how.
     device : str
         ``"cpu"`` or ``"cuda"``.
+    dtype : torch.dtype
+        float32, or float64 for tests of exactness.
 
     Notes
     -----
-    Tensors of the network and of its moments have a leading axis of length 1 in `state_dict`: the copies
-    that run side by side.
+    Tensors of the copies are stacked along a leading axis in `state_dict`.
     """
 
     name = "autograd"
 
-    def __init__(self, spec: LearnerSpec, device: str) -> None:
+    def __init__(self, spec: LearnerSpec, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.spec = spec
         self.device = device
+        self._dtype = dtype
         channels, self._positions = _input_layout(spec)
         self._inputs = RunningMoments(channels, rho=1.0, prior=0.0, dtype=torch.float64)
-        self._targets = _Targets() if spec.task == "regression" else None
-        self.network = build_network(spec).to(device)
-        self.bnp = BNP(self.network, spec.rho, spec.eps_rel, spec.eps_abs, spec.step_scale)
-        self._gradients = _OutputGradients(self.network, self.bnp) if self._targets is not None else None
+        self._targets = Targets() if spec.task == "regression" else None
+        rates = spec.copies
+        self._replays = [replays for _, replays in rates]
+        self.replicas = [Replica(spec, k, rate, device, dtype) for k, (rate, _) in enumerate(rates)]
+        self._weights = np.full(len(rates), 1.0 / len(rates))
+        self._error_scale = 1.0
+        self._step = 0
+        self._memory = Memory(spec.memory, dtype) if any(self._replays) else None
 
     @property
     def num_parameters(self) -> int:
-        """Number of weights and biases."""
-        return sum(parameter.numel() for parameter in self.network.parameters())
+        """Number of weights and biases of all copies."""
+        return sum(replica.num_parameters for replica in self.replicas)
+
+    @property
+    def mixture(self) -> Vector:
+        """Weight of each copy, summing to 1."""
+        return self._weights.copy()
 
     def grow(self, inputs: Sequence[str], outputs: int) -> None:
         """Append inputs (by name) and outputs; no existing output changes."""
-        if inputs:
-            self._inputs.grow(len(inputs))
-            self.network.grow_inputs(inputs)
-            self.bnp.moments[self.network.entry or ""].grow(len(inputs))
-        if outputs:
-            self.network.grow_outputs(outputs)
+        self._inputs.grow(len(inputs))
+        for replica in self.replicas:
+            replica.grow(inputs, outputs)
+        if self._memory is not None:
+            self._memory.grow(len(inputs))
 
-    @torch.no_grad()
     def predict(self, x: Vector) -> Vector:
         """Return probabilities of shape (outputs,), or the prediction, of shape (1,)."""
-        out: Vector = self.network.eval()(self._standardize(x, self._inputs)).double().cpu().numpy()[0]
-        if not np.isfinite(out).all():
+        return self._mix(self._values(x))
+
+    def fork(self) -> AutogradEngine:
+        """Return an engine in the same state that can grow and learn while this one stays as it is."""
+        fork = AutogradEngine(self.spec, self.device, self._dtype)
+        fork.load_state_dict(self.state_dict())
+        return fork
+
+    def learn(
+        self, x: Vector, targets: Vector, weights: Vector, *, predict: bool = False
+    ) -> tuple[int, Vector]:
+        """Learn rows in order, each its own step, up to the first that is refused."""
+        predictions = np.empty((len(x) if predict else 0, self.replicas[0].network.head.out_features))
+        for t, row in enumerate(x):
+            try:
+                losses = error = None
+                if predict or len(self.replicas) > 1:
+                    values = self._values(row)
+                    mixed = self._mix(values)
+                    losses, error = self._losses(values, mixed, float(targets[t]))
+                    if predict:
+                        predictions[t] = mixed
+                self._learn_row(row, float(targets[t]), float(weights[t]), losses, error)
+            except NonFiniteStateError:
+                return t, predictions
+        return len(x), predictions
+
+    def _values(self, x: Vector) -> list[Vector | None]:
+        """Return what each copy predicts for a raw input; None for one that is not finite."""
+        z = self._standardize(x, self._inputs)
+        values: list[Vector | None] = []
+        for replica in self.replicas:
+            out: Vector = replica.outputs(z).numpy()
+            if not np.isfinite(out).all():
+                values.append(None)
+            elif self._targets is not None:
+                values.append(self._targets.restore(out))
+            else:
+                exponentials = np.exp(out - out.max())
+                values.append(exponentials / exponentials.sum())
+        return values
+
+    def _mix(self, values: Sequence[Vector | None]) -> Vector:
+        """Return the weighted mean of the copies' predictions."""
+        finite = [(w, value) for w, value in zip(self._weights, values, strict=True) if value is not None]
+        total = sum(w for w, _ in finite)
+        if total <= 0.0:
             raise NonFiniteStateError("the network's outputs are not finite: use a smaller lr")
-        if self._targets is not None:
-            return self._targets.restore(out)
-        exponentials = np.exp(out - out.max())
-        probabilities: Vector = exponentials / exponentials.sum()
-        return probabilities
+        mixed: Vector = sum(w * value for w, value in finite) / total
+        return mixed
 
-    def learn(self, x: Vector, target: float, weight: float) -> None:
-        """Take one step on one sample."""
+    def _losses(
+        self, values: Sequence[Vector | None], mixed: Vector, y: float
+    ) -> tuple[Vector, float | None]:
+        """Return each copy's loss (∞ if it is not finite), and a regression's own squared error."""
+        losses = np.full(len(values), math.inf)
+        spread = 1.0 if self._targets is None else self._targets.moments.var.item()
+        for k, value in enumerate(values):
+            if value is None:
+                continue
+            if self._targets is None:
+                p = float(value[int(y)])
+                losses[k] = min(-math.log(p), MAX_LOSS) if p > 0.0 else MAX_LOSS
+            elif spread > 0.0:
+                error = (y - float(value[0])) ** 2 / spread
+                losses[k] = min(error / (2.0 * max(self._error_scale, ERROR_FLOOR)), MAX_LOSS)
+            else:
+                losses[k] = 0.0
+        if self._targets is None or spread <= 0.0:
+            return losses, None
+        return losses, (y - float(mixed[0])) ** 2 / spread
+
+    def _learn_row(
+        self, x: Vector, y: float, weight: float, losses: Vector | None, error: float | None
+    ) -> None:
+        """Learn one sample, or change nothing if no copy is finite on it."""
         inputs, targets = copy.copy(self._inputs), copy.copy(self._targets)
-        moments = {name: copy.copy(m) for name, m in self.bnp.moments.items()}
-        buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
         inputs.update(self._fill(x, inputs).T)
-        out = self.network.train()(self._standardize(x, inputs))
-        if targets is None:
-            loss = F.cross_entropy(out, torch.tensor([int(target)], device=out.device))
-        else:
-            wanted = out.new_tensor([[targets.standardize(target)]])
-            loss = F.huber_loss(out, wanted, delta=ERROR_CLIP)
-        stepped = self._step(loss, weight)
-        after = [new for _, new in stepped] + [m.var for m in self.bnp.moments.values()]
-        with torch.no_grad():
-            if not _finite([loss, *after, *self.network.buffers()]):
-                self.bnp.load_state_dict({name: m.state_dict() for name, m in moments.items()})
-                for buffer, before in buffers:
-                    buffer.copy_(before)
-                raise NonFiniteStateError("the step would make the state non-finite: use a smaller lr")
-            for parameter, new in stepped:
-                parameter.copy_(new)
+        z = self._standardize(x, inputs)
+        goal = y if targets is None else targets.standardize(y)
+        alive = [replica.step(z, goal, weight) for replica in self.replicas]
+        if not any(alive):
+            raise NonFiniteStateError("the step would make the state non-finite: use a smaller lr")
         self._inputs, self._targets = inputs, targets
+        self._step += 1
+        if losses is not None and len(alive) > 1:
+            losses[~np.array(alive)] = math.inf
+            self._update_mixture(losses, error)
+        if self._memory is not None:
+            self._memory.add(z, goal, weight)
+            self._replay(self._memory)
 
-    def _step(self, loss: Tensor, weight: float) -> list[tuple[nn.Parameter, Tensor]]:
-        """Back-propagate, precondition, and return each parameter with its new value."""
-        self.network.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self.bnp.step()
-        if self._gradients is not None:
-            self._gradients.divide_by_gain()
-        scale = self.spec.lr * weight
-        with torch.no_grad():
-            return [(p, p - p.grad * scale) for p in self.network.parameters() if p.grad is not None]
+    def _update_mixture(self, losses: Vector, error: float | None) -> None:
+        """Weigh the copies by their losses; one that diverged starts again from the best."""
+        if self._targets is not None:
+            if error is None:  # the targets have no spread yet
+                return
+            self._error_scale += (1.0 - ERROR_RETENTION) * (error - self._error_scale)
+        mix(self._weights, losses)
+        best = int(np.argmax(np.where(losses < math.inf, self._weights, -1.0)))
+        for k in np.flatnonzero(losses == math.inf):
+            self.replicas[k].load_state_dict(self.replicas[best].state_dict())
+
+    def _replay(self, memory: Memory) -> None:
+        for turn in range(self.spec.replay):
+            z, goal, weight = memory.get(draw(self.spec.seed, self._step, turn, len(memory)))
+            for replica, replays in zip(self.replicas, self._replays, strict=True):
+                if replays:
+                    replica.step(z.to(self.device), goal, weight, replayed=True)
 
     def _fill(self, x: Vector, moments: RunningMoments) -> Tensor:
         """Return the input as (channels, positions), with the running mean in the place of missing values."""
@@ -145,22 +210,26 @@ class AutogradEngine:
         if self.spec.standardize:
             scale = moments.var.sqrt()[:, None]
             z = ((z - moments.mean[:, None]) / scale).where(scale > 0, 0.0).clamp(-INPUT_CLIP, INPUT_CLIP)
-        return z.float().view(1, *(self.spec.input_shape or (-1,))).to(self.device)
+        return z.to(self._dtype).view(1, *(self.spec.input_shape or (-1,))).to(self.device)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that learning changes, on the CPU."""
-        state = _flatten("inputs", self._inputs)
+        state = flatten("inputs", self._inputs)
         if self._targets is not None:
             state |= self._targets.state_dict()
-        for name, moments in self.bnp.moments.items():
-            state |= {key: value[None] for key, value in _flatten(f"moments.{name}", moments).items()}
-        for name, value in self.network.state_dict().items():
-            state[f"network.{name}"] = value[None].cpu().clone()
+        stacks = [replica.state_dict() for replica in self.replicas]
+        state |= {name: torch.stack([stack[name] for stack in stacks]) for name in stacks[0]}
+        if len(self.replicas) > 1:
+            state["mixture.weights"] = torch.from_numpy(self._weights.copy())
+            state["mixture.error_scale"] = torch.tensor(self._error_scale, dtype=torch.float64)
+        if self._memory is not None:
+            state |= self._memory.state_dict()
+        state["step"] = torch.tensor(self._step)
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state_dict` returned, growing or shrinking to its size."""
-        fresh = AutogradEngine(self.spec, self.device)
+        fresh = AutogradEngine(self.spec, self.device, self._dtype)
         try:
             fresh._take(state)
         except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
@@ -174,97 +243,16 @@ class AutogradEngine:
         """Fill a fresh engine."""
         columns = len(state["inputs.mean"]) - len(self._inputs.mean)
         self.grow([str(i) for i in range(columns)], state["network.head.bias"].shape[1])
-        _unflatten("inputs", state, self._inputs)
+        unflatten("inputs", state, self._inputs)
         if self._targets is not None:
             self._targets.load_state_dict(state)
-        stacked = {key: value[0] for key, value in state.items() if key.startswith(("moments.", "network."))}
-        for name, moments in self.bnp.moments.items():
-            _unflatten(f"moments.{name}", stacked, moments)
-        prefix = "network."
-        self.network.load_state_dict(
-            {k[len(prefix) :]: v for k, v in stacked.items() if k.startswith(prefix)}
-        )
-
-
-class _Targets:
-    """Running standardization of a regression's targets, and the range of targets seen."""
-
-    def __init__(self) -> None:
-        self.moments = RunningMoments(1, rho=1.0, prior=0.0, dtype=torch.float64)
-        self.low, self.high = math.inf, -math.inf
-
-    def __copy__(self) -> _Targets:
-        new = _Targets()
-        new.moments, new.low, new.high = copy.copy(self.moments), self.low, self.high
-        return new
-
-    def standardize(self, y: float) -> float:
-        """Count a target in, then return its standardized, clipped value."""
-        self.moments.update(torch.tensor([[y]], dtype=torch.float64))
-        self.low, self.high = min(self.low, y), max(self.high, y)
-        scale = math.sqrt(self.moments.var.item())
-        z = (y - self.moments.mean.item()) / scale if scale > 0 else 0.0
-        return min(max(z, -TARGET_CLIP), TARGET_CLIP)
-
-    def restore(self, z: Vector) -> Vector:
-        """Map predictions back, clipped to the range of targets seen, widened by half."""
-        mean, scale = self.moments.mean.item(), math.sqrt(self.moments.var.item())
-        margin = (self.high - self.low) / 4
-        return np.clip(mean + scale * z, self.low - margin, self.high + margin)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        range_ = torch.tensor([self.low, self.high], dtype=torch.float64)
-        return {**_flatten("target", self.moments), "target.range": range_}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        _unflatten("target", state, self.moments)
-        self.low, self.high = state["target.range"].tolist()
-
-
-class _OutputGradients:
-    """Watches the gradients at the layers' outputs, to divide each layer's step by its gain.
-
-    The squared loss has no bound on its curvature: what a layer's step changes is amplified on its way to the
-    output by ``‖δ_l‖² / ‖δ_L‖²``, with δ_l the gradient at the layer's output and L the last layer.
-    """
-
-    def __init__(self, network: Network, bnp: BNP) -> None:
-        self._layers = {name: network.get_submodule(name) for name in bnp.moments}
-        self._outputs: dict[str, Tensor] = {}
-        for name, layer in self._layers.items():
-            layer.register_forward_hook(functools.partial(self._keep, name))
-
-    def _keep(self, name: str, module: nn.Module, args: object, output: Tensor) -> None:
-        if output.requires_grad:
-            output.retain_grad()
-            self._outputs[name] = output
-
-    def divide_by_gain(self) -> None:
-        """Divide each layer's gradient by ``max(1, ‖δ_l‖² / ‖δ_L‖²)``."""
-        squares = {n: o.grad.square().sum() for n, o in self._outputs.items() if o.grad is not None}
-        self._outputs.clear()
-        last = squares["head"]
-        for name, square in squares.items():
-            gain = torch.where(last > 0, square / last, 1.0).clamp(min=1.0)
-            for parameter in self._layers[name].parameters(recurse=False):
-                if parameter.grad is not None:
-                    parameter.grad.div_(gain)
-
-
-def _finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether every number is finite. A finite sum says so; one that is not may have overflowed."""
-    total = torch.stack([tensor.sum(dtype=torch.float32) for tensor in tensors]).sum()
-    return bool(total.isfinite()) or all(bool(tensor.isfinite().all()) for tensor in tensors)
-
-
-def _flatten(prefix: str, moments: RunningMoments) -> dict[str, Tensor]:
-    return {
-        f"{prefix}.{key}": torch.as_tensor(
-            value, dtype=torch.float64 if isinstance(value, float) else None
-        ).cpu()
-        for key, value in moments.state_dict().items()
-    }
-
-
-def _unflatten(prefix: str, state: Mapping[str, Tensor], moments: RunningMoments) -> None:
-    moments.load_state_dict({key: state[f"{prefix}.{key}"] for key in moments.state_dict()})
+        for k, replica in enumerate(self.replicas):
+            replica.load_state_dict(
+                {name: v[k] for name, v in state.items() if name.startswith(("moments.", "network."))}
+            )
+        if len(self.replicas) > 1:
+            self._weights = state["mixture.weights"].numpy().copy()
+            self._error_scale = float(state["mixture.error_scale"])
+        if self._memory is not None:
+            self._memory.load_state_dict(state)
+        self._step = int(state["step"])

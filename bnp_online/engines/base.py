@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..encoding import Vector
 from ..errors import ConfigurationError
-from ..layers import StepScale
+from ..layers import StepScale, check_hyperparameters
+from ..mixture import RATES, SINGLE_RATE
 from ..network import ACTIVATIONS
 
 Task = Literal["classification", "regression"]
@@ -33,7 +34,9 @@ class LearnerSpec:
     task: Task
     hidden: tuple[int, ...]
     activation: str
-    lr: float
+    lr: float | str
+    replay: int
+    memory: int
     rho: float
     eps_rel: float
     eps_abs: float
@@ -43,13 +46,27 @@ class LearnerSpec:
     network: str | nn.Module
     seed: int
 
+    @property
+    def copies(self) -> list[tuple[float, bool]]:
+        """Learning rate of each copy, and whether it replays."""
+        if not isinstance(self.lr, str):
+            return [(self.lr, False)]
+        if self.network != "mlp":
+            return [(SINGLE_RATE, False)]
+        return [(rate, False) for rate in RATES] + [(rate, True) for rate in RATES if self.replay > 0]
+
     def __post_init__(self) -> None:
         if any(width < 1 for width in self.hidden):
             raise ConfigurationError("hidden", f"{self.hidden} has a layer of width < 1")
         if self.activation not in ACTIVATIONS:
             raise ConfigurationError("activation", f"{self.activation!r} is not one of {sorted(ACTIVATIONS)}")
-        if not 0.0 < self.lr < float("inf"):
-            raise ConfigurationError("lr", f"{self.lr!r} is not a finite number > 0")
+        if self.lr != "auto" and (isinstance(self.lr, str) or not 0.0 < self.lr < float("inf")):
+            raise ConfigurationError("lr", f"{self.lr!r} is not 'auto' or a finite number > 0")
+        check_hyperparameters(self.rho, self.eps_rel, self.eps_abs, self.step_scale)
+        if self.replay < 0:
+            raise ConfigurationError("replay", f"{self.replay} is not ≥ 0")
+        if self.memory < 1:
+            raise ConfigurationError("memory", f"{self.memory} is not ≥ 1")
         if self.input_shape is not None and (not self.input_shape or min(self.input_shape) < 1):
             raise ConfigurationError("input_shape", f"{self.input_shape} is not a shape")
         if isinstance(self.network, str) and self.network not in ("mlp", "cnn"):
@@ -59,15 +76,33 @@ class LearnerSpec:
 
 
 class Engine(Protocol):
-    """One learner: standardization, network, moments and the step.
+    """One learner: standardization, networks, moments, mixture, memory, and the step.
 
     Inputs are *raw*: an engine standardizes them on line, with the statistics from before the sample when it
     predicts, and with the sample's own included when it learns. A step that would make the state non-finite
-    is found before anything is written.
+    is found before anything is written. All engines have the same state, by name.
     """
 
-    name: str
-    device: str
+    spec: LearnerSpec
+
+    @property
+    def name(self) -> str:
+        """Of the engine."""
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights and biases of all copies."""
+
+    @property
+    def mixture(self) -> Vector:
+        """Weight of each copy, of shape (M,), summing to 1."""
+
+    def fork(self) -> Engine:
+        """Return an engine in the same state that can grow and learn while this one stays as it is."""
 
     def grow(self, inputs: Sequence[str], outputs: int) -> None:
         """Append inputs (by name) and outputs; no existing output changes."""
@@ -86,13 +121,27 @@ class Engine(Protocol):
             If the outputs are not finite.
         """
 
-    def learn(self, x: Vector, target: float, weight: float) -> None:
-        """Take one step on one sample: `target` is the number of its class, or the number to predict.
+    def learn(
+        self, x: Vector, targets: Vector, weights: Vector, *, predict: bool = False
+    ) -> tuple[int, Vector]:
+        """Learn rows in order, each its own step, up to the first that is refused.
 
-        Raises
-        ------
-        NonFiniteStateError
-            If the step would make the state non-finite; nothing was changed.
+        Parameters
+        ----------
+        x : array of shape (N, inputs) or (N, *input shape)
+            NaN stands for a missing value.
+        targets, weights : arrays of shape (N,)
+            Numbers of classes, or numbers to predict; weights of the samples.
+        predict : bool
+            Whether to return what was predicted for each row before it was learned.
+
+        Returns
+        -------
+        int
+            How many rows were learned. It is less than N where the next one would have made the state
+            non-finite; that one changed nothing.
+        array of shape (N, outputs), or (0, 0)
+            The predictions of the rows learned; what stands in the others means nothing.
         """
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -106,7 +155,3 @@ class Engine(Protocol):
         StateError
             If it does not fit; nothing was changed.
         """
-
-    @property
-    def num_parameters(self) -> int:
-        """Number of weights and biases."""

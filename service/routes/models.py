@@ -80,7 +80,9 @@ def _spec(raw: bytes) -> schemas.ModelSpec:
         return schemas.ModelSpec.model_validate_json(raw)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or None
+        # Names of the types of a union stand in the location too: they say nothing to the client.
+        where = [*first["loc"][:1], *(part for part in first["loc"][1:] if isinstance(part, int))]
+        field = ".".join(map(str, where)) or None
         message = f"{field}: {first['msg']}" if field else first["msg"]
         raise errors.InvalidSpecError(message, field) from None
 

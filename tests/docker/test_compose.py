@@ -247,6 +247,12 @@ def test_the_image_holds_the_pinned_versions(stack: Stack) -> None:
     assert installed == {name: pins.get(name) for name in installed}
 
 
+def test_the_fused_step_comes_compiled(stack: Stack) -> None:
+    """The cache is read, though the root is read-only: at the first start nothing was compiled."""
+    learn_and_predict(stack)
+    assert "Compiling" not in stack.compose("logs", "--no-color")
+
+
 def test_a_killed_server_comes_back(stack: Stack) -> None:
     before = stack.inspect()
     # The kernel keeps signals of a container's own processes from its first one, and after `docker kill` the

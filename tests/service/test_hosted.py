@@ -74,17 +74,17 @@ def test_a_step_that_is_refused_changes_nothing(monkeypatch: pytest.MonkeyPatch)
     list(model.learn([Learn({"a": float(i)}, ["cat", "dog"][i % 2]) for i in range(6)]))
     model.predict({"a": 1.0}, "t")
     before = model.fingerprint()
-    learn = model.estimator.learn_sample
+    learn = model.estimator.learn_samples
 
-    def refuse(sample: Sample) -> None:
-        raise NonFiniteStateError("poison")
+    def refuse(samples: list[Sample]) -> list[NonFiniteStateError]:
+        return [NonFiniteStateError("poison") for _ in samples]
 
-    monkeypatch.setattr(model.estimator, "learn_sample", refuse)
+    monkeypatch.setattr(model.estimator, "learn_samples", refuse)
     poison = Learn({"a": 9.0}, "cat", id="e")
     outcomes = list(model.learn([poison, poison, Label("t", "dog")]))
     assert [type(outcome) for outcome in outcomes] == [NonFiniteStateError] * 3
     assert model.fingerprint() == before
-    monkeypatch.setattr(model.estimator, "learn_sample", learn)
+    monkeypatch.setattr(model.estimator, "learn_samples", learn)
     assert one(model, poison)["duplicate"] is False  # neither the id nor the prediction was used up
     assert one(model, Label("t", "dog"))["step"] == 8
 

@@ -39,7 +39,7 @@ def test_a_model_is_made_looked_at_and_deleted(serve: Callable[..., Server]) -> 
     assert made["spec"]["max_features"] == 50
     assert made["spec"]["max_classes"] is None
     assert (made["step"], made["classes"], made["features"]) == (0, [], [])
-    assert (made["device"], made["engine"]) == ("cpu", "autograd")
+    assert (made["device"], made["engine"]) == ("cpu", "compiled")
     assert {"bnp-online", "torch", "river", "python"} <= made["versions"].keys()
     server.learn({"b": 1, "a": "x"}, 2.5, model="prices")
     learned = server.get("/models/prices")
@@ -121,7 +121,7 @@ def test_an_unforeseen_error_ends_a_model_and_no_other(
 
     with ThreadPoolExecutor() as pool:
         with server.held():
-            monkeypatch.setattr(server.catalog.get().model.estimator, "learn_sample", fail)
+            monkeypatch.setattr(server.catalog.get().model.estimator, "learn_samples", fail)
             learning = [pool.submit(server.post, "/learn", x={"a": i}, y="cat") for i in range(3)]
             server.wait_for_queue(4)
         answers = [future.result() for future in learning]

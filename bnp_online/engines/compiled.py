@@ -1,0 +1,302 @@
+"""The fused engine on the CPU: multilayer perceptrons, all copies in one compiled call."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..compiling import announced
+from ..encoding import Vector
+from ..errors import ConfigurationError, NonFiniteStateError, StateError
+from ..network import entry_start, mlp
+from . import fused
+from .base import Engine, LearnerSpec
+from .fused import Buffers
+from .kernels import GELU, NONE, NORM, PAPER, RELU, TANH, Reals
+
+_ACTIVATIONS = {"relu": RELU, "tanh": TANH, "gelu": GELU}
+_STEP_SCALES = {"norm": NORM, "paper": PAPER, "none": NONE}
+_MOMENTS = ("inputs.", "target.", "moments.")
+_NO_PREDICTIONS = np.zeros((0, 0))
+
+
+class CompiledEngine(Engine):
+    """Copies of a multilayer perceptron in flat buffers, stepped by `fused.learn`.
+
+    Parameters
+    ----------
+    spec : LearnerSpec
+        What to learn, and how; ``spec.network`` is ``"mlp"``.
+    dtype : torch.dtype
+        float32, or float64 for tests of exactness.
+
+    Notes
+    -----
+    Its state is that of `AutogradEngine`: either engine reads what the other wrote.
+    """
+
+    name = "compiled"
+    device = "cpu"
+
+    def __init__(self, spec: LearnerSpec, dtype: torch.dtype = torch.float32) -> None:
+        self.spec = spec
+        self._real = np.dtype(np.float64 if dtype == torch.float64 else np.float32)
+        self._rates = spec.copies
+        self._memory = spec.memory if any(replays for _, replays in self._rates) else 0
+        inputs = 0 if spec.input_shape is None else math.prod(spec.input_shape)
+        self._allocate(inputs, 0)
+        for k in range(len(self._rates)):
+            network = mlp(spec.hidden, spec.activation, (spec.seed, k), inputs)
+            for name, parameter in network.named_parameters():
+                self._parameter(name)[k] = parameter.detach().numpy()
+        _compile(self._buffers)
+
+    def _allocate(self, inputs: int, outputs: int) -> None:
+        """Lay out the buffers of a learner that has learned nothing."""
+        spec, real, count = self.spec, self._real, len(self._rates)
+        sizes = [inputs, *spec.hidden, outputs]
+        regression = spec.task == "regression"
+        scalars = np.zeros(13)
+        scalars[[fused.RHO, fused.EPS_REL, fused.EPS_ABS]] = spec.rho, spec.eps_rel, spec.eps_abs
+        scalars[[fused.ENTRY_WEIGHT, fused.ENTRY_PRIOR, fused.ERROR_SCALE]] = 1.0
+        scalars[[fused.TARGET_LOW, fused.TARGET_HIGH]] = math.inf, -math.inf
+        copy_rows = np.ones((6, count))
+        copy_rows[[fused.RATE, fused.REPLAYS]] = np.array(self._rates).T
+        copy_rows[fused.WEIGHT] = 1.0 / count
+        copy_rows[fused.LOSS] = 0.0
+        config = [
+            regression,
+            _ACTIVATIONS[spec.activation],
+            _STEP_SCALES[spec.step_scale],
+            spec.standardize,
+            spec.replay,
+            spec.seed,
+        ]
+        self._buffers = Buffers(
+            sizes=np.array(sizes),
+            config=np.array(config, dtype=np.int64),
+            scalars=scalars,
+            copies=copy_rows,
+            params=np.zeros((count, sum(n * m + m for n, m in _pairs(sizes))), real),
+            hidden=_moments((count, sum(spec.hidden)), real),
+            entry=_moments((inputs,), real),
+            inputs=np.zeros((2, inputs)),
+            target=np.zeros((2, 1)),
+            backup_entry=np.zeros((2, inputs), real),
+            backup_inputs=np.zeros((2, inputs)),
+            memory_x=np.zeros((0, inputs), real),
+            memory_y=np.zeros((0, 2)),
+            scratch=np.zeros((6, sum(sizes)), real),
+            mixed=np.zeros(outputs),
+        )
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights and biases of all copies."""
+        return self._buffers.params.size
+
+    @property
+    def mixture(self) -> NDArray[np.float64]:
+        """Weight of each copy, summing to 1."""
+        weights: Vector = self._buffers.copies[fused.WEIGHT].copy()
+        return weights
+
+    def fork(self) -> CompiledEngine:
+        """Return an engine in the same state that can grow and learn while this one stays as it is."""
+        fork = copy.copy(self)
+        fork._buffers = Buffers(**{name: array.copy() for name, array in self._buffers._asdict().items()})
+        return fork
+
+    def grow(self, inputs: Sequence[str], outputs: int) -> None:
+        """Append inputs (by name) and outputs; no existing output changes."""
+        if not inputs and not outputs:
+            return
+        if inputs and self.spec.input_shape is not None:
+            raise ConfigurationError("input_shape", "a network of fixed input shape cannot grow inputs")
+        old, before = self._buffers, {name: self._parameter(name) for name in self._names()}
+        sizes = [int(size) for size in old.sizes]
+        n, c = sizes[0], sizes[-1]
+        self._allocate(n + len(inputs), c + outputs)
+        new = self._buffers
+        for name, value in before.items():
+            part = self._parameter(name)
+            part[tuple(slice(size) for size in value.shape)] = value
+        if outputs and c:
+            bias = self._parameter("head.bias")
+            bias[:, c:] = bias[:, :c].min(axis=1, keepdims=True)
+        if inputs and c == 0 and self.spec.hidden:  # the first sample
+            for k in range(len(self._rates)):
+                start = entry_start((self.spec.seed, k), inputs, self.spec.hidden[0])
+                for name, drawn in zip(("body.1.weight", "body.1.bias"), start, strict=True):
+                    self._parameter(name)[k] = drawn.numpy()
+        for source, target in ((old.entry, new.entry), (old.inputs, new.inputs)):
+            target[:, :n] = source
+        for source, target in (
+            (old.scalars, new.scalars),
+            (old.copies, new.copies),
+            (old.hidden, new.hidden),
+            (old.target, new.target),
+        ):
+            target[:] = source
+        memory = np.zeros((len(old.memory_x), n + len(inputs)), self._real)
+        memory[:, :n] = old.memory_x
+        self._buffers = new._replace(memory_x=memory, memory_y=old.memory_y)
+
+    def predict(self, x: Vector) -> Vector:
+        """Return probabilities of shape (outputs,), or the prediction, of shape (1,)."""
+        predictions = np.empty((1, self._buffers.sizes[-1]))
+        if fused.predict(self._buffers, x.reshape(1, -1), predictions) == 0:
+            raise NonFiniteStateError("the network's outputs are not finite: use a smaller lr")
+        row: Vector = predictions[0]
+        return row
+
+    def learn(
+        self, x: Vector, targets: Vector, weights: Vector, *, predict: bool = False
+    ) -> tuple[int, Vector]:
+        """Learn rows in order, each its own step, up to the first that is refused."""
+        predictions = np.empty((len(x), self._buffers.sizes[-1])) if predict else _NO_PREDICTIONS
+        self._make_room(len(x))
+        return fused.learn(self._buffers, x.reshape(len(x), -1), targets, weights, predictions), predictions
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that learning changes."""
+        b, count = self._buffers, len(self._rates)
+        state = _moments_state("inputs", b.inputs, b.scalars[fused.INPUTS_WEIGHT], 0.0)
+        if self.spec.task == "regression":
+            state |= _moments_state("target", b.target, b.scalars[fused.TARGET_WEIGHT], 0.0)
+            state["target.range"] = b.scalars[[fused.TARGET_LOW, fused.TARGET_HIGH]]
+        for layer, moments, weight, prior in self._layer_moments():
+            full = np.broadcast_to(moments, (2, count, moments.shape[-1]))
+            state |= _moments_state(f"moments.{layer}", full, weight, prior)
+        state |= {f"network.{name}": self._parameter(name) for name in self._names()}
+        if count > 1:
+            state["mixture.weights"] = b.copies[fused.WEIGHT]
+            state["mixture.error_scale"] = b.scalars[fused.ERROR_SCALE]
+        if self._memory:
+            rows = min(int(b.scalars[fused.REMEMBERED]), self._memory)
+            count_ = np.array(b.scalars[fused.REMEMBERED], np.int64)
+            state |= {"memory.x": b.memory_x[:rows], "memory.y": b.memory_y[:rows], "memory.count": count_}
+        state["step"] = np.array(b.scalars[fused.STEP], np.int64)
+        return {name: torch.from_numpy(np.array(value, order="C")) for name, value in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` returned, growing or shrinking to its size."""
+        fresh = CompiledEngine(self.spec, torch.float64 if self._real == np.float64 else torch.float32)
+        try:
+            fresh._take({name: tensor.numpy() for name, tensor in state.items()})
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise StateError(f"the state does not fit this network: {error}") from error
+        taken = fresh.state_dict()
+        if taken.keys() != state.keys() or any(taken[k].shape != state[k].shape for k in taken):
+            raise StateError("the state does not fit this network: it has other tensors")
+        self._buffers = fresh._buffers
+
+    def _take(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Fill a fresh engine."""
+        for name, value in state.items():
+            if name.startswith(_MOMENTS) and name.endswith("weight") and not (value >= 0.0).all():
+                raise ValueError(f"{name} is negative")
+        self._allocate(len(state["inputs.mean"]), state["network.head.bias"].shape[1])
+        b = self._buffers
+        b.inputs[:] = state["inputs.mean"], state["inputs.var"]
+        b.scalars[fused.INPUTS_WEIGHT] = state["inputs.weight"]
+        if self.spec.task == "regression":
+            b.target[:] = state["target.mean"], state["target.var"]
+            b.scalars[fused.TARGET_WEIGHT] = state["target.weight"]
+            b.scalars[[fused.TARGET_LOW, fused.TARGET_HIGH]] = state["target.range"]
+        for name in self._names():
+            self._parameter(name)[:] = state[f"network.{name}"]
+        for i, (layer, moments, weight, prior) in enumerate(self._layer_moments()):
+            stacked = np.stack([state[f"moments.{layer}.mean"], state[f"moments.{layer}.var"]])
+            moments[:] = stacked[:, : moments.shape[1]]  # one set where the copies share them
+            weight[:], prior[:] = state[f"moments.{layer}.weight"], state[f"moments.{layer}.prior_weight"]
+            if i == 0:
+                b.scalars[[fused.ENTRY_WEIGHT, fused.ENTRY_PRIOR]] = weight[0], prior[0]
+        if len(self._rates) > 1:
+            b.copies[fused.WEIGHT] = state["mixture.weights"]
+            b.scalars[fused.ERROR_SCALE] = state["mixture.error_scale"]
+        if self._memory:
+            b.scalars[fused.REMEMBERED] = state["memory.count"]
+            memory_x = state["memory.x"].astype(self._real)
+            self._buffers = b._replace(memory_x=memory_x, memory_y=state["memory.y"].copy())
+        b.scalars[fused.STEP] = state["step"]
+
+    def _layer_moments(self) -> Iterator[tuple[str, Reals, NDArray[np.float64], NDArray[np.float64]]]:
+        """Yield each layer's name, its moments (2, M or 1, n), and by copy their weight and pseudo-sample."""
+        b, count = self._buffers, len(self._rates)
+        first, *later = [name.removesuffix(".weight") for name in self._names() if name.endswith(".weight")]
+        weight, prior = (np.full(count, b.scalars[i]) for i in (fused.ENTRY_WEIGHT, fused.ENTRY_PRIOR))
+        yield first, b.entry[:, None], weight, prior
+        start = 0
+        for layer, width in zip(later, self.spec.hidden, strict=True):
+            part = b.hidden[:, :, start : start + width]
+            yield layer, part, b.copies[fused.HIDDEN_WEIGHT], b.copies[fused.HIDDEN_PRIOR]
+            start += width
+
+    def _make_room(self, rows: int) -> None:
+        """Let the memory grow towards its capacity, by a quarter at a time."""
+        old = self._buffers
+        have, need = len(old.memory_y), int(old.scalars[fused.REMEMBERED]) + rows
+        if have < min(need, self._memory):
+            size = min(max(need, have + have // 4), self._memory)
+            memory_x, memory_y = np.zeros((size, old.memory_x.shape[1]), self._real), np.zeros((size, 2))
+            memory_x[:have], memory_y[:have] = old.memory_x, old.memory_y
+            self._buffers = old._replace(memory_x=memory_x, memory_y=memory_y)
+
+    def _names(self) -> list[str]:
+        layers = [f"body.{2 * i + 1}" for i in range(len(self.spec.hidden))] + ["head"]
+        return [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
+
+    def _parameter(self, name: str) -> Reals:
+        """Return a view of the copies' weight, (M, outputs, inputs), or bias, (M, outputs), of a layer."""
+        offset = 0
+        for i, (n, m) in enumerate(_pairs([int(size) for size in self._buffers.sizes])):
+            layer = "head" if i == len(self.spec.hidden) else f"body.{2 * i + 1}"
+            if name == f"{layer}.weight":
+                return self._buffers.params[:, offset : offset + n * m].reshape(len(self._rates), m, n)
+            offset += n * m
+            if name == f"{layer}.bias":
+                return self._buffers.params[:, offset : offset + m]
+            offset += m
+        raise StateError(f"the network has no parameter {name}")
+
+
+#: The precisions for which this process has the kernels.
+_COMPILED: set[np.dtype[Any]] = set()
+
+
+def _compile(b: Buffers) -> None:
+    """Compile the kernels, or load them from the cache, by calling them with no rows."""
+    if b.params.dtype not in _COMPILED:
+        rows, column = np.zeros((0, len(b.entry[0]))), np.zeros(0)
+        with announced():
+            fused.learn(b, rows, column, column, _NO_PREDICTIONS)
+            fused.predict(b, rows, _NO_PREDICTIONS)
+        _COMPILED.add(b.params.dtype)
+
+
+def _pairs(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    return itertools.pairwise(sizes)
+
+
+def _moments(shape: tuple[int, ...], real: np.dtype[Any]) -> Reals:
+    """Return the start of running moments: means 0, variances 1."""
+    return np.stack([np.zeros(shape, real), np.ones(shape, real)])
+
+
+def _moments_state(prefix: str, moments: Reals, weight: Any, prior: Any) -> dict[str, NDArray[Any]]:
+    """Return running moments under the names that `RunningMoments.state_dict` gives them."""
+    return {
+        f"{prefix}.mean": moments[0],
+        f"{prefix}.var": moments[1],
+        f"{prefix}.weight": np.asarray(weight, np.float64),
+        f"{prefix}.prior_weight": np.asarray(prior, np.float64),
+    }

@@ -1,0 +1,358 @@
+"""Predict and learn on flat buffers, whole streams in one call, without the GIL."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..compiling import jit
+from ..mixture import ERROR_FLOOR, ERROR_RETENTION, MAX_LOSS, draw, mix
+from .base import ERROR_CLIP, INPUT_CLIP, TARGET_CLIP
+from .kernels import (
+    Real,
+    Reals,
+    add_softmax,
+    count,
+    cross_entropy,
+    forward,
+    scale,
+    slope,
+    sound,
+    standardize,
+    step_and_back,
+    step_first,
+)
+
+#: A learning rate times a weight from here on would make a parameter infinite sooner or later.
+LARGEST_RATE = 1e12
+
+# Entries of `Buffers.config`.
+REGRESSION, ACTIVATION, STEP_SCALE, STANDARDIZED, REPLAY, SEED = range(6)
+# Entries of `Buffers.scalars`.
+RHO, EPS_REL, EPS_ABS, STEP, INPUTS_WEIGHT, ENTRY_WEIGHT, ENTRY_PRIOR = range(7)
+TARGET_WEIGHT, TARGET_LOW, TARGET_HIGH, ERROR_SCALE, OWN_ERROR, REMEMBERED = range(7, 13)
+# Rows of `Buffers.copies`.
+RATE, REPLAYS, WEIGHT, HIDDEN_WEIGHT, HIDDEN_PRIOR, LOSS = range(6)
+# Rows of `Buffers.scratch`.
+ACTS, PRE, ENTRY_U, U, DELTA, BACK = range(6)
+
+
+class Buffers(NamedTuple):
+    """All of a learner, as arrays that numba unpacks in about 2 µs (a list of arrays takes 17 µs).
+
+    ``real`` is float32, or float64 where exactness is tested; M copies, n inputs, H hidden units, C outputs.
+
+    Attributes
+    ----------
+    sizes : int64 (layers + 1,)
+        n, the widths of the hidden layers, C.
+    config : int64 (6,)
+        Settings that are whole numbers.
+    scalars : float64 (13,)
+        Settings and state that are single numbers.
+    copies : float64 (6, M)
+        Learning rate, whether it replays, mixture weight, weight of its hidden moments and what is left of
+        their pseudo-sample, latest loss.
+    params : real (M, P)
+        For each layer W, row by row, then b.
+    hidden : real (2, M, H)
+        Mean and variance of the inputs of every layer but the first.
+    entry : real (2, n)
+        Mean and variance of the inputs of the first layer, which all copies share.
+    inputs, target : float64 (2, n), (2, 1)
+        Mean and variance of the raw inputs and of the target.
+    backup : real (2, n), float64 (2, n)
+        What a refused step puts back: `entry` and `inputs`.
+    memory_x, memory_y : real (S, n), float64 (S, 2)
+        Remembered samples as they were standardized; their targets and weights.
+    scratch, mixed : real (6, n + H + C), float64 (C,)
+        Working space.
+    """
+
+    sizes: NDArray[np.int64]
+    config: NDArray[np.int64]
+    scalars: NDArray[np.float64]
+    copies: NDArray[np.float64]
+    params: Reals
+    hidden: Reals
+    entry: Reals
+    inputs: NDArray[np.float64]
+    target: NDArray[np.float64]
+    backup_entry: Reals
+    backup_inputs: NDArray[np.float64]
+    memory_x: Reals
+    memory_y: NDArray[np.float64]
+    scratch: Reals
+    mixed: NDArray[np.float64]
+
+
+@jit
+def _run(b: Buffers, k: int) -> tuple[bool, Reals]:
+    """Run copy k on the standardized input in the scratch; return whether it is sound, and its outputs."""
+    pre, n = b.scratch[PRE], b.sizes[0]
+    start = forward(b.params[k], b.sizes, b.config[ACTIVATION], b.scratch[ACTS], pre)
+    end = start + b.sizes[-1]
+    return sound(b.scratch[ACTS, :n]) and sound(pre[n:end]), pre[start:end]
+
+
+@jit
+def _restore(b: Buffers, z: float) -> float:
+    """Map a regression's output back, clipped to the range of targets seen, widened by half."""
+    margin = (b.scalars[TARGET_HIGH] - b.scalars[TARGET_LOW]) / 4.0
+    value = b.target[0, 0] + math.sqrt(b.target[1, 0]) * z
+    low, high = b.scalars[TARGET_LOW] - margin, b.scalars[TARGET_HIGH] + margin
+    return float(min(max(value, low), high))
+
+
+@jit
+def predict(b: Buffers, x: NDArray[np.float64], predictions: NDArray[np.float64]) -> int:
+    """Write the mixture's predictions for rows of raw inputs; return how many, up to one without."""
+    for t in range(x.shape[0]):
+        _place(b, x[t])
+        if not _mix_predictions(b, -1.0):
+            return t
+        predictions[t] = b.mixed
+    return len(x)
+
+
+@jit
+def _place(b: Buffers, x: NDArray[np.float64]) -> None:
+    """Standardize a raw input into the scratch."""
+    clip = INPUT_CLIP if b.config[STANDARDIZED] else 0.0
+    standardize(b.inputs[0], b.inputs[1], x, clip, b.scratch[ACTS, : b.sizes[0]])
+
+
+@jit
+def _mix_predictions(b: Buffers, y: float) -> bool:
+    """Write the weighted prediction to ``b.mixed`` and, given a label, each copy's loss."""
+    total = 0.0
+    b.mixed[:] = 0.0
+    for k in range(b.params.shape[0]):
+        is_sound, logits = _run(b, k)
+        if not is_sound:
+            b.copies[LOSS, k] = math.inf
+            continue
+        weight = b.copies[WEIGHT, k]
+        total += weight
+        if b.config[REGRESSION]:
+            value = _restore(b, logits[0])
+            b.mixed[0] += weight * value
+            error = (y - value) ** 2 / max(b.target[1, 0], 1e-300)
+            b.copies[LOSS, k] = min(error / (2.0 * max(b.scalars[ERROR_SCALE], ERROR_FLOOR)), MAX_LOSS)
+        else:
+            p = add_softmax(logits, weight, b.mixed, int(y))
+            b.copies[LOSS, k] = min(-math.log(p), MAX_LOSS) if p > 0.0 else MAX_LOSS
+    if total <= 0.0:
+        return False
+    b.mixed[:] /= total
+    if b.config[REGRESSION]:
+        spread = b.target[1, 0]
+        b.scalars[OWN_ERROR] = (y - b.mixed[0]) ** 2 / spread if spread > 0.0 else -1.0
+    return True
+
+
+@jit
+def learn(
+    b: Buffers,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    predictions: NDArray[np.float64],
+) -> int:
+    """Learn rows in order, each its own step; return how many, which is fewer if one was refused.
+
+    Parameters
+    ----------
+    b : Buffers
+        The learner.
+    x, y, weights : float64 (N, n), (N,), (N,)
+        Raw inputs (NaN where missing), classes or targets, sample weights.
+    predictions : float64 (N, C) or (0, C)
+        Takes what was predicted for each row before it was learned.
+    """
+    wanted = predictions.shape[0] > 0
+    for t in range(x.shape[0]):
+        if wanted or b.params.shape[0] > 1:
+            _place(b, x[t])
+            if not _mix_predictions(b, y[t]):
+                return t
+            if wanted:
+                predictions[t] = b.mixed
+        if not _learn_row(b, x[t], y[t], weights[t]):
+            return t
+    return len(x)
+
+
+@jit
+def _learn_row(b: Buffers, x: NDArray[np.float64], y: float, weight: float) -> bool:
+    """Learn one sample; return False, and leave everything as it was, if no copy is finite on it."""
+    s, regression = b.scalars, b.config[REGRESSION]
+    b.backup_inputs[:] = b.inputs
+    b.backup_entry[:] = b.entry
+    target_mean, target_var = b.target[0, 0], b.target[1, 0]
+    count(b.inputs[0], b.inputs[1], x, s[INPUTS_WEIGHT] + 1.0)
+    _place(b, x)
+    entry_weight = _next_weight(s[ENTRY_WEIGHT], s[RHO])
+    count(b.entry[0], b.entry[1], b.scratch[ACTS, : b.sizes[0]], entry_weight)
+    goal = _count_target(b, y) if regression else y
+    if not _step_copies(b, goal, weight):
+        b.inputs[:] = b.backup_inputs
+        b.entry[:] = b.backup_entry
+        b.target[0, 0], b.target[1, 0] = target_mean, target_var
+        return False
+    s[ENTRY_PRIOR] *= (entry_weight - 1.0) / s[ENTRY_WEIGHT]
+    s[INPUTS_WEIGHT], s[ENTRY_WEIGHT], s[STEP] = s[INPUTS_WEIGHT] + 1.0, entry_weight, s[STEP] + 1.0
+    if regression:
+        s[TARGET_WEIGHT] += 1.0
+        s[TARGET_LOW], s[TARGET_HIGH] = min(s[TARGET_LOW], y), max(s[TARGET_HIGH], y)
+    if b.params.shape[0] > 1:
+        _update_mixture(b)
+    if b.memory_x.shape[0] > 0:
+        _remember(b, goal, weight)
+        _replay(b)
+    return True
+
+
+@jit
+def _next_weight(weight: float, rho: float) -> float:
+    """Return the weight of moments after one more step: its inverse is ``1 − ρ_t``."""
+    return min(weight + 1.0, 1.0 / (1.0 - rho)) if rho < 1.0 else weight + 1.0
+
+
+@jit
+def _count_target(b: Buffers, y: float) -> float:
+    """Count a target in; return its standardized, clipped value."""
+    b.mixed[0] = y
+    count(b.target[0], b.target[1], b.mixed[:1], b.scalars[TARGET_WEIGHT] + 1.0)
+    if b.target[1, 0] <= 0.0:
+        return 0.0
+    z = (y - b.target[0, 0]) / math.sqrt(b.target[1, 0])
+    return float(min(max(z, -TARGET_CLIP), TARGET_CLIP))
+
+
+@jit
+def _step_copies(b: Buffers, goal: float, weight: float) -> bool:
+    """Let every copy that is finite take its step on the input in the scratch; return whether any was."""
+    inverse, inverse_bias = _scale_entry(b)
+    alive = False
+    for k in range(b.params.shape[0]):
+        is_sound, logits = _run(b, k)
+        if is_sound and b.copies[RATE, k] * weight < LARGEST_RATE:
+            _step_copy(b, k, logits, goal, weight, inverse, inverse_bias)
+            alive = True
+        else:
+            b.copies[LOSS, k] = math.inf
+    return alive
+
+
+@jit
+def _scale_entry(b: Buffers) -> tuple[Real, Real]:
+    """Compute what the copies' first layers share."""
+    s, n = b.scalars, b.sizes[0]
+    z, u = b.scratch[ACTS, :n], b.scratch[ENTRY_U, :n]
+    return scale(b.entry[0], b.entry[1], z, s[EPS_REL], s[EPS_ABS], b.config[STEP_SCALE], u)
+
+
+@jit
+def _step_copy(
+    b: Buffers, k: int, logits: Reals, goal: float, weight: float, inverse: Real, inverse_bias: Real
+) -> None:
+    """Back-propagate through copy k, right after its forward pass, and step layer by layer."""
+    real = b.params.dtype.type
+    s, config, sizes = b.scalars, b.config, b.sizes
+    acts, pre, u, delta, back = (
+        b.scratch[ACTS],
+        b.scratch[PRE],
+        b.scratch[U],
+        b.scratch[DELTA],
+        b.scratch[BACK],
+    )
+    if config[REGRESSION]:
+        delta[0] = min(max(logits[0] - real(goal), real(-ERROR_CLIP)), real(ERROR_CLIP))
+    else:
+        cross_entropy(logits, int(goal), delta)
+    rate = real(b.copies[RATE, k] * weight)
+    last = delta[0] * delta[0]
+    start, offset = 0, b.params.shape[1]
+    for layer in range(sizes.shape[0] - 1):
+        start += sizes[layer]
+    if start > sizes[0]:
+        before = b.copies[HIDDEN_WEIGHT, k]
+        b.copies[HIDDEN_WEIGHT, k] = _next_weight(before, s[RHO])
+        b.copies[HIDDEN_PRIOR, k] *= (b.copies[HIDDEN_WEIGHT, k] - 1.0) / before
+    for layer in range(sizes.shape[0] - 2, -1, -1):
+        n, m = sizes[layer], sizes[layer + 1]
+        start, offset = start - n, offset - (m * n + m)
+        matrix = b.params[k, offset : offset + m * n].reshape(m, n)
+        bias = b.params[k, offset + m * n : offset + m * n + m]
+        step = rate / _gain(delta[:m], last) if config[REGRESSION] else rate
+        if layer == 0:
+            step_first(
+                matrix, bias, delta, b.scratch[ENTRY_U], step * real(inverse), step * real(inverse_bias)
+            )
+            return
+        h, low = acts[start : start + n], start - sizes[0]
+        mean, var = b.hidden[0, k, low : low + n], b.hidden[1, k, low : low + n]
+        count(mean, var, h, b.copies[HIDDEN_WEIGHT, k])
+        q, q_bias = scale(mean, var, h, s[EPS_REL], s[EPS_ABS], config[STEP_SCALE], u)
+        step_and_back(matrix, bias, delta, u, step * q, step * q_bias, back[:n])
+        slope(config[ACTIVATION], pre[start : start + n], h, back, delta)
+
+
+@jit
+def _gain(delta: Reals, last: Real) -> Real:
+    """Return ``max(1, ‖δ_l‖²/‖δ_L‖²)``: how much a layer's step is amplified on its way to the output."""
+    total = delta.dtype.type(0.0)
+    for i in range(delta.shape[0]):
+        total += delta[i] * delta[i]
+    one = delta.dtype.type(1.0)
+    return max(one, total / last) if last > 0.0 else one
+
+
+@jit
+def _update_mixture(b: Buffers) -> None:
+    """Weigh the copies by their losses; one that diverged starts again from the best."""
+    if b.config[REGRESSION]:
+        error = b.scalars[OWN_ERROR]
+        if error < 0.0:  # the targets have no spread yet
+            return
+        b.scalars[ERROR_SCALE] += (1.0 - ERROR_RETENTION) * (error - b.scalars[ERROR_SCALE])
+    losses, weights = b.copies[LOSS], b.copies[WEIGHT]
+    mix(weights, losses)
+    best = -1
+    for k in range(weights.shape[0]):
+        if losses[k] < math.inf and (best < 0 or weights[k] > weights[best]):
+            best = k
+    for k in range(weights.shape[0]):
+        if losses[k] == math.inf:
+            b.params[k] = b.params[best]
+            b.hidden[:, k] = b.hidden[:, best]
+            b.copies[HIDDEN_WEIGHT, k] = b.copies[HIDDEN_WEIGHT, best]
+            b.copies[HIDDEN_PRIOR, k] = b.copies[HIDDEN_PRIOR, best]
+
+
+@jit
+def _remember(b: Buffers, goal: float, weight: float) -> None:
+    """Keep the standardized sample in the place of the oldest."""
+    slot = int(b.scalars[REMEMBERED]) % b.memory_x.shape[0]
+    b.memory_x[slot] = b.scratch[ACTS, : b.sizes[0]]
+    b.memory_y[slot, 0], b.memory_y[slot, 1] = goal, weight
+    b.scalars[REMEMBERED] += 1.0
+
+
+@jit
+def _replay(b: Buffers) -> None:
+    """Let the copies that replay take further steps on remembered samples, the same for all of them."""
+    remembered = min(int(b.scalars[REMEMBERED]), b.memory_x.shape[0])
+    for turn in range(b.config[REPLAY]):
+        j = draw(b.config[SEED], int(b.scalars[STEP]), turn, remembered)
+        b.scratch[ACTS, : b.sizes[0]] = b.memory_x[j]
+        inverse, inverse_bias = _scale_entry(b)
+        for k in range(b.params.shape[0]):
+            if b.copies[REPLAYS, k] > 0.0:
+                is_sound, logits = _run(b, k)
+                if is_sound:
+                    _step_copy(b, k, logits, b.memory_y[j, 0], b.memory_y[j, 1], inverse, inverse_bias)

@@ -1,0 +1,163 @@
+"""One copy of a network with its preconditioner: what the reference engine runs side by side."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
+
+from ..network import Network, Seed, cnn, mlp, with_head
+from ..preconditioner import BNP
+from .base import ERROR_CLIP, LearnerSpec
+from .state import flatten, unflatten
+
+_NETWORK = "network."
+
+
+def build_network(spec: LearnerSpec, seed: Seed) -> Network:
+    """Return the network that a spec describes, without outputs."""
+    if isinstance(spec.network, nn.Module):
+        assert spec.input_shape is not None  # noqa: S101 (LearnerSpec has seen to it)
+        return with_head(spec.network, spec.input_shape, seed)
+    if spec.network == "cnn":
+        return cnn(spec.input_shape or (), spec.hidden, spec.activation, seed)
+    inputs = 0 if spec.input_shape is None else math.prod(spec.input_shape)
+    return mlp(spec.hidden, spec.activation, seed, inputs)
+
+
+class Replica:
+    """A network, its preconditioner, its learning rate.
+
+    Parameters
+    ----------
+    spec : LearnerSpec
+        What to learn, and how.
+    number : int
+        Of this copy; it decides the random start.
+    rate : float
+        Learning rate.
+    device, dtype
+        Of the network.
+    """
+
+    def __init__(self, spec: LearnerSpec, number: int, rate: float, device: str, dtype: torch.dtype) -> None:
+        self.rate = rate
+        self._regression = spec.task == "regression"
+        self.network = build_network(spec, (spec.seed, number)).to(device, dtype)
+        self.bnp = BNP(self.network, spec.rho, spec.eps_rel, spec.eps_abs, spec.step_scale)
+        self._gradients = _OutputGradients(self.network, self.bnp) if self._regression else None
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights and biases."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
+    def grow(self, inputs: Sequence[str], outputs: int) -> None:
+        """Append inputs and outputs."""
+        if inputs:
+            self.network.grow_inputs(inputs)
+            self.bnp.moments[self.network.entry or ""].grow(len(inputs))
+        if outputs:
+            self.network.grow_outputs(outputs)
+
+    @torch.no_grad()
+    def outputs(self, z: Tensor) -> Tensor:
+        """Return the outputs for a standardized input, in float64 on the CPU, of shape (outputs,)."""
+        out: Tensor = self.network.eval()(z)
+        return out[0].double().cpu()
+
+    def step(self, z: Tensor, goal: float, weight: float, *, replayed: bool = False) -> bool:
+        """Take a step; return False, and change nothing, if it would make the copy non-finite.
+
+        Parameters
+        ----------
+        z : Tensor of shape (1, …)
+            Standardized input.
+        goal : float
+            Number of the class, or standardized target.
+        weight : float
+            Of the sample.
+        replayed : bool
+            Whether the sample was counted before: the moments of the first layer stay, then.
+        """
+        moments = {name: m.state_dict() for name, m in self.bnp.moments.items()}
+        buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
+        entry = self.bnp.moments.get(self.network.first)
+        if entry is not None:
+            entry.frozen = replayed
+        out = self.network.train()(z)
+        if self._regression:
+            loss = F.huber_loss(out, out.new_tensor([[goal]]), delta=ERROR_CLIP)
+        else:
+            loss = F.cross_entropy(out, torch.tensor([int(goal)], device=out.device))
+        stepped = self._descend(loss, weight)
+        after = [new for _, new in stepped] + [m.var for m in self.bnp.moments.values()]
+        with torch.no_grad():
+            if not all(bool(tensor.isfinite().all()) for tensor in (loss, *after, *self.network.buffers())):
+                self.bnp.load_state_dict(moments)
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+                return False
+            for parameter, new in stepped:
+                parameter.copy_(new)
+        return True
+
+    def _descend(self, loss: Tensor, weight: float) -> list[tuple[nn.Parameter, Tensor]]:
+        """Back-propagate, precondition, and return each parameter with its new value."""
+        self.network.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.bnp.step()
+        if self._gradients is not None:
+            self._gradients.divide_by_gain()
+        scale = self.rate * weight
+        with torch.no_grad():
+            return [(p, p - p.grad * scale) for p in self.network.parameters() if p.grad is not None]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return parameters, buffers and moments, on the CPU."""
+        state: dict[str, Tensor] = {}
+        for name, moments in self.bnp.moments.items():
+            state |= flatten(f"moments.{name}", moments)
+        return state | {f"{_NETWORK}{k}": v.cpu().clone() for k, v in self.network.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` of a copy of the same size returned."""
+        for name, moments in self.bnp.moments.items():
+            unflatten(f"moments.{name}", state, moments)
+        self.network.load_state_dict(
+            {k.removeprefix(_NETWORK): v for k, v in state.items() if k.startswith(_NETWORK)}
+        )
+
+
+class _OutputGradients:
+    """Watches the gradients at the layers' outputs, to divide each layer's step by its gain.
+
+    The squared loss has no bound on its curvature: what a layer's step changes is amplified on its way to the
+    output by ``‖δ_l‖² / ‖δ_L‖²``, with δ_l the gradient at the layer's output and L the last layer.
+    """
+
+    def __init__(self, network: Network, bnp: BNP) -> None:
+        self._layers = {name: network.get_submodule(name) for name in bnp.moments}
+        self._outputs: dict[str, Tensor] = {}
+        for name, layer in self._layers.items():
+            layer.register_forward_hook(functools.partial(self._keep, name))
+
+    def _keep(self, name: str, module: nn.Module, args: object, output: Tensor) -> None:
+        if output.requires_grad:
+            output.retain_grad()
+            self._outputs[name] = output
+
+    def divide_by_gain(self) -> None:
+        """Divide each layer's gradient by ``max(1, ‖δ_l‖² / ‖δ_L‖²)``."""
+        squares = {n: o.grad.square().sum() for n, o in self._outputs.items() if o.grad is not None}
+        self._outputs.clear()
+        last = squares["head"]
+        for name, square in squares.items():
+            gain = torch.where(last > 0, square / last, 1.0).clamp(min=1.0)
+            for parameter in self._layers[name].parameters(recurse=False):
+                if parameter.grad is not None:
+                    parameter.grad.div_(gain)

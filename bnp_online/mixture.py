@@ -1,0 +1,66 @@
+"""No learning rate to tune: copies of the network at several rates, weighted by how well they predict.
+
+After each label, and from the predictions made before learning it, with ``ℓ_k`` the loss of copy k::
+
+    w_k ← w_k · exp(−η ℓ_k),   normalize,   w ← (1 − s) w + s/M
+
+Half of the copies also replay: after each sample they take further steps on remembered ones, drawn uniformly
+with replacement. That lifts stationary streams and costs drifting ones; the weights take whichever is right.
+
+References
+----------
+M. Herbster, M. Warmuth, *Tracking the best expert*, Machine Learning 32, 1998: weights with a fixed share s.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .compiling import jit
+
+#: Learning rates of the copies with ``lr="auto"``.
+RATES = (0.03, 0.1, 0.3, 1.0)
+#: Rate where one copy alone is run.
+SINGLE_RATE = 0.3
+#: η, how fast the weights follow the losses.
+ETA = 0.2
+#: s, the share of the weights that is dealt out evenly.
+SHARE = 0.01
+#: Losses are clipped to this many nats: the loss of a probability of 1e-4.
+MAX_LOSS = float(-np.log(1e-4))
+#: Retention weight of the running squared error by which a regression's losses are scaled, and its floor.
+ERROR_RETENTION, ERROR_FLOOR = 0.99, 1e-4
+
+
+@jit
+def mix(weights: NDArray[np.float64], losses: NDArray[np.float64]) -> None:
+    """Update the weights in place; a loss of infinity marks a copy that diverged, whose weight goes to 0."""
+    total = 0.0
+    best = losses.min()  # the same factor for all: it cancels, and keeps the sum away from 0
+    for k in range(weights.shape[0]):
+        weights[k] *= np.exp(-ETA * (losses[k] - best)) if losses[k] < np.inf else 0.0
+        total += weights[k]
+    for k in range(weights.shape[0]):
+        share = 1.0 / weights.shape[0]
+        weights[k] = (1.0 - SHARE) * (weights[k] / total if total > 0.0 else share) + SHARE * share
+
+
+@jit
+def draw(seed: int, step: int, turn: int, count: int) -> int:
+    """Return a number in [0, count) that depends on the arguments alone: SplitMix64, counter-based.
+
+    Parameters
+    ----------
+    seed, step, turn : int
+        Of the learner; number of samples learned; number of the replayed step after this sample.
+    count : int
+        How many samples are remembered, ≥ 1.
+    """
+    x = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+    x += np.uint64(step) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(turn) * np.uint64(0x94D049BB133111EB)
+    for _ in range(2):
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x ^= x >> np.uint64(31)
+    return int(x % np.uint64(count))

@@ -1,0 +1,196 @@
+"""Copies, mixture and memory: the engines against the float64 reference, and against each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from bnp_online import BNPClassifier, BNPRegressor
+from bnp_online.engines import base
+from bnp_online.engines.autograd import AutogradEngine
+from bnp_online.engines.base import Engine, LearnerSpec
+from bnp_online.engines.compiled import CompiledEngine
+from bnp_online.mixture import draw
+from tests.reference_learner import Layer, ReferenceLearner
+from tests.reference_mixture import ReferenceMixture
+
+Vector = NDArray[np.float64]
+ENGINES: dict[str, Callable[..., Engine]] = {"autograd": AutogradEngine, "compiled": CompiledEngine}
+
+SPEC = LearnerSpec(
+    task="classification",
+    hidden=(6, 5),
+    activation="tanh",
+    lr="auto",
+    replay=2,
+    memory=30,
+    rho=0.99,
+    eps_rel=1e-2,
+    eps_abs=1e-4,
+    step_scale="norm",
+    standardize=True,
+    input_shape=None,
+    network="mlp",
+    seed=4,
+)
+TASKS = ("classification", "regression")
+
+
+def stream(task: str, length: int, seed: int = 0) -> Iterator[tuple[Vector, float, float]]:
+    """Two classes that can be told apart, or a line, with noise, missing values and weights."""
+    rng = np.random.default_rng(seed)
+    for t in range(length):
+        x = rng.normal(size=4)
+        y = float(x[0] - x[1] > 0.3) if task == "classification" else float(3.0 * x[0] - x[1] + 7.0)
+        x[rng.random(4) < 0.05] = math.nan
+        yield x, 0.0 if t == 0 and task == "classification" else y, float(rng.choice([0.5, 1.0]))
+
+
+def grown(make: Callable[..., Engine], spec: LearnerSpec) -> Engine:
+    engine = make(spec, dtype=torch.float64)
+    engine.grow(["a", "b", "c", "d"], 2 if spec.task == "classification" else 1)
+    return engine
+
+
+def reference_for(engine: Engine, spec: LearnerSpec) -> ReferenceMixture:
+    state = engine.state_dict()
+    names = [f"network.body.{2 * i + 1}" for i in range(len(spec.hidden))] + ["network.head"]
+    learners = [
+        ReferenceLearner(
+            task=spec.task,
+            layers=[Layer(state[f"{n}.weight"][k].numpy(), state[f"{n}.bias"][k].numpy()) for n in names],
+            activation=spec.activation,
+            lr=rate,
+            rho=spec.rho,
+            eps_rel=spec.eps_rel,
+            eps_abs=spec.eps_abs,
+            step_scale=spec.step_scale,
+            standardize=spec.standardize,
+        )
+        for k, (rate, _) in enumerate(spec.copies)
+    ]
+    replays = [replays for _, replays in spec.copies]
+    return ReferenceMixture(
+        learners, replays, spec.replay, spec.memory, lambda step, turn, n: draw(spec.seed, step, turn, n)
+    )
+
+
+def learn(engine: Engine, x: Vector, y: float, weight: float) -> Vector:
+    done, predictions = engine.learn(x[None], np.array([y]), np.array([weight]), predict=True)
+    assert done == 1
+    row: Vector = predictions[0]
+    return row
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("make", ENGINES.values(), ids=ENGINES.keys())
+def test_follows_the_float64_reference(
+    make: Callable[..., Engine], task: base.Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At rates that do not amplify rounding: at rate 1 a difference of 1e-16 grows to 1 in 120 steps."""
+    monkeypatch.setattr(base, "RATES", (0.03, 0.1, 0.2))
+    spec = replace(SPEC, task=task)
+    engine = grown(make, spec)
+    reference = reference_for(engine, spec)
+    for t, (x, y, weight) in enumerate(stream(task, 90)):
+        expected = reference.predict(x) if t > 0 else None
+        predicted = learn(engine, x, y, weight)
+        if expected is not None:
+            np.testing.assert_allclose(predicted, expected, rtol=1e-8, err_msg=f"step {t}")
+        reference.learn(x, y, weight)
+        np.testing.assert_allclose(engine.mixture, reference.weights, rtol=1e-8, err_msg=f"step {t}")
+    state = engine.state_dict()
+    for k, learner in enumerate(reference.learners):
+        np.testing.assert_allclose(
+            state["network.head.weight"][k].numpy(), learner.layers[-1].weight, rtol=1e-6
+        )
+    assert engine.mixture.max() > 1.5 / 6  # it has made up its mind
+    assert state["memory.x"].shape == (30, 4)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden": ()},
+        {"hidden": (8,), "activation": "relu"},
+        {"hidden": (7, 6), "activation": "gelu", "step_scale": "paper", "lr": 0.03},
+        {"hidden": (5, 6, 4), "activation": "tanh"},
+    ],
+    ids=str,
+)
+def test_the_engines_agree_over_1000_steps(
+    task: base.Task, dtype: torch.dtype, tolerance: float, changes: dict[str, object]
+) -> None:
+    spec = replace(SPEC, **{"lr": 0.05, **changes, "task": task})  # type: ignore[arg-type]  # by name
+    engines = [make(spec, dtype=dtype) for make in ENGINES.values()]
+    for engine in engines:
+        engine.grow(["a", "b", "c", "d"], 2 if task == "classification" else 1)
+        for x, y, weight in stream(task, 1000, seed=1):
+            assert engine.learn(x[None], np.array([y]), np.array([weight]))[0] == 1
+    one, other = (engine.state_dict() for engine in engines)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        difference = (value.double() - other[name].double()).norm() / value.double().norm().clamp(min=1e-3)
+        assert difference <= tolerance, name
+
+
+@pytest.mark.parametrize("lr", ["auto", 0.3])
+@pytest.mark.parametrize("task", TASKS)
+def test_many_rows_are_the_loop_to_the_last_bit(task: base.Task, lr: float | str) -> None:
+    spec = replace(SPEC, task=task, lr=lr)
+    one, many = (grown(CompiledEngine, spec) for _ in range(2))
+    samples = list(stream(task, 100))
+    predicted = [learn(one, *sample) for sample in samples]
+    x, y, weights = (np.array(column) for column in zip(*samples, strict=True))
+    for start in range(0, 100, 33):
+        part = slice(start, start + 33)
+        done, predictions = many.learn(x[part], y[part], weights[part], predict=True)
+        assert done == len(x[part])
+        for t in range(max(start, 1), start + done):  # the first is made of nothing
+            np.testing.assert_array_equal(predictions[t - start], predicted[t])
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, many.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("make", ENGINES.values(), ids=ENGINES.keys())
+def test_a_copy_that_diverged_starts_again_from_the_best(make: Callable[..., Engine]) -> None:
+    engine = grown(make, replace(SPEC, replay=0))
+    for sample in stream("classification", 60):
+        learn(engine, *sample)
+    best = int(np.argmax(engine.mixture))
+    lost = (best + 1) % 4
+    state = engine.state_dict()
+    state["network.body.1.weight"][lost] = math.inf
+    engine.load_state_dict(state)
+    probabilities = engine.predict(np.ones(4))
+    assert np.isfinite(probabilities).all()
+    assert probabilities.sum() == pytest.approx(1.0, abs=1e-9)
+    learn(engine, np.ones(4), 1.0, 1.0)
+    state = engine.state_dict()
+    assert engine.mixture[lost] == pytest.approx(0.01 / 4)  # only its share of what is dealt out
+    for name, value in state.items():
+        if name.startswith(("network.", "moments.body.3", "moments.head")):
+            assert torch.equal(value[lost], value[best]), name
+
+
+@pytest.mark.parametrize("kind", [BNPClassifier, BNPRegressor])
+def test_a_person_sees_which_rate_is_winning(kind: type[BNPClassifier] | type[BNPRegressor]) -> None:
+    """Labels without noise want a large rate, labels that are noise a small one."""
+    winners = []
+    for noisy in (False, True):
+        model = kind((), replay=0)
+        rng = np.random.default_rng(0)
+        for _ in range(800):
+            x = rng.normal(size=5)
+            signal = rng.normal() if noisy else x @ [1.0, -2.0, 0.5, 3.0, 1.0]
+            model.learn_one(dict(enumerate(x)), bool(signal > 0) if kind is BNPClassifier else float(signal))
+        winners.append(max(model.mixture, key=lambda copy: copy["weight"])["lr"])
+    assert winners[0] > winners[1]

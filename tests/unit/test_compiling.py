@@ -1,0 +1,75 @@
+"""The compiled code is cached where that is possible, and works where it is not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from bnp_online import compiling
+from bnp_online.compiling import announced
+
+ROOT = Path(__file__).parents[2]
+#: A small function of the kind that the library compiles: the library itself takes half a minute.
+PROGRAM = """
+import sys
+sys.path.insert(0, {root!r})
+from bnp_online.compiling import jit
+
+@jit
+def double(x: float) -> float:
+    return 2.0 * x
+
+assert double(2.0) == 4.0
+print(sum(double.stats.cache_hits.values()))
+"""
+
+
+def run(folder: Path, cache: Path) -> str:
+    program = folder / "program.py"
+    if not program.exists():
+        program.write_text(PROGRAM.format(root=str(ROOT)))
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "TMPDIR": str(folder)}
+    command = [sys.executable, "-W", "error", str(program)]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return answer.stdout.strip()
+
+
+def test_the_next_process_finds_compiled_code(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert [run(tmp_path, cache), run(tmp_path, cache)] == ["0", "1"]
+
+
+def test_a_cache_that_cannot_be_written_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an image's read-only root needs; tests/docker sees it there."""
+    cache = tmp_path / "cache"
+    run(tmp_path, cache)
+    monkeypatch.setattr(compiling.config, "CACHE_DIR", str(cache))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    compiling._use_read_only_cache()
+    copy = Path(compiling.config.CACHE_DIR)
+    assert copy != cache
+    assert run(tmp_path, copy) == "1"
+
+
+def test_no_folder_for_a_cache_stops_nobody(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    assert run(tmp_path, file / "cache") == "0"
+
+
+def test_says_that_it_compiles_only_if_that_takes_long(caplog: pytest.LogCaptureFixture) -> None:
+    with announced(seconds=30.0):
+        pass
+    assert not caplog.messages
+    with announced(seconds=0.01):
+        deadline = time.monotonic() + 10.0
+        while not caplog.messages and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert "Compiling" in caplog.messages[0]
