@@ -18,7 +18,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 ROOT = Path(__file__).resolve().parent.parent
-_PACKAGES = ("bnp-online", "matplotlib", "numpy", "river", "scikit-learn", "torch")
+_PACKAGES = ("bnp-online", "matplotlib", "numba", "numpy", "river", "scikit-learn", "torch")
 
 
 def environment() -> dict[str, Any]:
