@@ -20,7 +20,9 @@ _logger = logging.getLogger(__name__)
 
 #: Sums may be reassociated, so that they can be vectorized; NaN and infinity keep their meaning.
 _FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
-_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
+#: Without numba's run time (``_nrt``) views are not reference-counted; nothing here allocates, and numba
+#: refuses to compile what would.
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy", "_nrt": False}
 
 
 def _use_read_only_cache() -> None:

@@ -45,7 +45,7 @@ class BNPClassifier(_Estimator, base.Classifier):
         0.3. A number > 0: one copy at this rate.
     replay : int
         With ``lr="auto"``: how many remembered samples a second set of copies learns again after each new
-        one; 0 leaves that set out, and is five times as fast.
+        one; 0 leaves that set out, and is about four times as fast.
     memory : int
         How many of the latest samples are remembered, ≥ 1.
     rho : float

@@ -36,8 +36,9 @@ ERROR_RETENTION, ERROR_FLOOR = 0.99, 1e-4
 @jit
 def mix(weights: NDArray[np.float64], losses: NDArray[np.float64]) -> None:
     """Update the weights in place; a loss of infinity marks a copy that diverged, whose weight goes to 0."""
-    total = 0.0
-    best = losses.min()  # the same factor for all: it cancels, and keeps the sum away from 0
+    total, best = 0.0, np.inf
+    for k in range(losses.shape[0]):
+        best = min(best, losses[k])  # the same factor for all: it cancels, and keeps the sum away from 0
     for k in range(weights.shape[0]):
         weights[k] *= np.exp(-ETA * (losses[k] - best)) if losses[k] < np.inf else 0.0
         total += weights[k]

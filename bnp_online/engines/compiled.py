@@ -17,9 +17,9 @@ from ..compiling import announced
 from ..encoding import Vector
 from ..errors import ConfigurationError, NonFiniteStateError, StateError
 from ..network import entry_start, mlp
-from . import fused
+from . import buffers, fused
 from .base import Engine, LearnerSpec
-from .fused import Buffers
+from .buffers import Buffers
 from .kernels import GELU, NONE, NORM, PAPER, RELU, TANH, Reals
 
 _ACTIVATIONS = {"relu": RELU, "tanh": TANH, "gelu": GELU}
@@ -65,13 +65,13 @@ class CompiledEngine(Engine):
         sizes = [inputs, *spec.hidden, outputs]
         regression = spec.task == "regression"
         scalars = np.zeros(13)
-        scalars[[fused.RHO, fused.EPS_REL, fused.EPS_ABS]] = spec.rho, spec.eps_rel, spec.eps_abs
-        scalars[[fused.ENTRY_WEIGHT, fused.ENTRY_PRIOR, fused.ERROR_SCALE]] = 1.0
-        scalars[[fused.TARGET_LOW, fused.TARGET_HIGH]] = math.inf, -math.inf
+        scalars[[buffers.RHO, buffers.EPS_REL, buffers.EPS_ABS]] = spec.rho, spec.eps_rel, spec.eps_abs
+        scalars[[buffers.ENTRY_WEIGHT, buffers.ENTRY_PRIOR, buffers.ERROR_SCALE]] = 1.0
+        scalars[[buffers.TARGET_LOW, buffers.TARGET_HIGH]] = math.inf, -math.inf
         copy_rows = np.ones((6, count))
-        copy_rows[[fused.RATE, fused.REPLAYS]] = np.array(self._rates).T
-        copy_rows[fused.WEIGHT] = 1.0 / count
-        copy_rows[fused.LOSS] = 0.0
+        copy_rows[[buffers.RATE, buffers.REPLAYS]] = np.array(self._rates).T
+        copy_rows[buffers.WEIGHT] = 1.0 / count
+        copy_rows[buffers.LOSS] = 0.0
         config = [
             regression,
             _ACTIVATIONS[spec.activation],
@@ -95,6 +95,7 @@ class CompiledEngine(Engine):
             memory_x=np.zeros((0, inputs), real),
             memory_y=np.zeros((0, 2)),
             scratch=np.zeros((6, sum(sizes)), real),
+            live=np.zeros(sum(sizes), np.int64),
             mixed=np.zeros(outputs),
         )
 
@@ -106,7 +107,7 @@ class CompiledEngine(Engine):
     @property
     def mixture(self) -> NDArray[np.float64]:
         """Weight of each copy, summing to 1."""
-        weights: Vector = self._buffers.copies[fused.WEIGHT].copy()
+        weights: Vector = self._buffers.copies[buffers.WEIGHT].copy()
         return weights
 
     def fork(self) -> CompiledEngine:
@@ -153,7 +154,7 @@ class CompiledEngine(Engine):
     def predict(self, x: Vector) -> Vector:
         """Return probabilities of shape (outputs,), or the prediction, of shape (1,)."""
         predictions = np.empty((1, self._buffers.sizes[-1]))
-        if fused.predict(self._buffers, x.reshape(1, -1), predictions) == 0:
+        if fused.predict(x.reshape(1, -1), predictions, *self._buffers) == 0:
             raise NonFiniteStateError("the network's outputs are not finite: use a smaller lr")
         row: Vector = predictions[0]
         return row
@@ -164,27 +165,28 @@ class CompiledEngine(Engine):
         """Learn rows in order, each its own step, up to the first that is refused."""
         predictions = np.empty((len(x), self._buffers.sizes[-1])) if predict else _NO_PREDICTIONS
         self._make_room(len(x))
-        return fused.learn(self._buffers, x.reshape(len(x), -1), targets, weights, predictions), predictions
+        rows = x.reshape(len(x), -1)
+        return fused.learn(rows, targets, weights, predictions, *self._buffers), predictions
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that learning changes."""
         b, count = self._buffers, len(self._rates)
-        state = _moments_state("inputs", b.inputs, b.scalars[fused.INPUTS_WEIGHT], 0.0)
+        state = _moments_state("inputs", b.inputs, b.scalars[buffers.INPUTS_WEIGHT], 0.0)
         if self.spec.task == "regression":
-            state |= _moments_state("target", b.target, b.scalars[fused.TARGET_WEIGHT], 0.0)
-            state["target.range"] = b.scalars[[fused.TARGET_LOW, fused.TARGET_HIGH]]
+            state |= _moments_state("target", b.target, b.scalars[buffers.TARGET_WEIGHT], 0.0)
+            state["target.range"] = b.scalars[[buffers.TARGET_LOW, buffers.TARGET_HIGH]]
         for layer, moments, weight, prior in self._layer_moments():
             full = np.broadcast_to(moments, (2, count, moments.shape[-1]))
             state |= _moments_state(f"moments.{layer}", full, weight, prior)
         state |= {f"network.{name}": self._parameter(name) for name in self._names()}
         if count > 1:
-            state["mixture.weights"] = b.copies[fused.WEIGHT]
-            state["mixture.error_scale"] = b.scalars[fused.ERROR_SCALE]
+            state["mixture.weights"] = b.copies[buffers.WEIGHT]
+            state["mixture.error_scale"] = b.scalars[buffers.ERROR_SCALE]
         if self._memory:
-            rows = min(int(b.scalars[fused.REMEMBERED]), self._memory)
-            count_ = np.array(b.scalars[fused.REMEMBERED], np.int64)
+            rows = min(int(b.scalars[buffers.REMEMBERED]), self._memory)
+            count_ = np.array(b.scalars[buffers.REMEMBERED], np.int64)
             state |= {"memory.x": b.memory_x[:rows], "memory.y": b.memory_y[:rows], "memory.count": count_}
-        state["step"] = np.array(b.scalars[fused.STEP], np.int64)
+        state["step"] = np.array(b.scalars[buffers.STEP], np.int64)
         return {name: torch.from_numpy(np.array(value, order="C")) for name, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -207,11 +209,11 @@ class CompiledEngine(Engine):
         self._allocate(len(state["inputs.mean"]), state["network.head.bias"].shape[1])
         b = self._buffers
         b.inputs[:] = state["inputs.mean"], state["inputs.var"]
-        b.scalars[fused.INPUTS_WEIGHT] = state["inputs.weight"]
+        b.scalars[buffers.INPUTS_WEIGHT] = state["inputs.weight"]
         if self.spec.task == "regression":
             b.target[:] = state["target.mean"], state["target.var"]
-            b.scalars[fused.TARGET_WEIGHT] = state["target.weight"]
-            b.scalars[[fused.TARGET_LOW, fused.TARGET_HIGH]] = state["target.range"]
+            b.scalars[buffers.TARGET_WEIGHT] = state["target.weight"]
+            b.scalars[[buffers.TARGET_LOW, buffers.TARGET_HIGH]] = state["target.range"]
         for name in self._names():
             self._parameter(name)[:] = state[f"network.{name}"]
         for i, (layer, moments, weight, prior) in enumerate(self._layer_moments()):
@@ -219,32 +221,32 @@ class CompiledEngine(Engine):
             moments[:] = stacked[:, : moments.shape[1]]  # one set where the copies share them
             weight[:], prior[:] = state[f"moments.{layer}.weight"], state[f"moments.{layer}.prior_weight"]
             if i == 0:
-                b.scalars[[fused.ENTRY_WEIGHT, fused.ENTRY_PRIOR]] = weight[0], prior[0]
+                b.scalars[[buffers.ENTRY_WEIGHT, buffers.ENTRY_PRIOR]] = weight[0], prior[0]
         if len(self._rates) > 1:
-            b.copies[fused.WEIGHT] = state["mixture.weights"]
-            b.scalars[fused.ERROR_SCALE] = state["mixture.error_scale"]
+            b.copies[buffers.WEIGHT] = state["mixture.weights"]
+            b.scalars[buffers.ERROR_SCALE] = state["mixture.error_scale"]
         if self._memory:
-            b.scalars[fused.REMEMBERED] = state["memory.count"]
+            b.scalars[buffers.REMEMBERED] = state["memory.count"]
             memory_x = state["memory.x"].astype(self._real)
             self._buffers = b._replace(memory_x=memory_x, memory_y=state["memory.y"].copy())
-        b.scalars[fused.STEP] = state["step"]
+        b.scalars[buffers.STEP] = state["step"]
 
     def _layer_moments(self) -> Iterator[tuple[str, Reals, NDArray[np.float64], NDArray[np.float64]]]:
         """Yield each layer's name, its moments (2, M or 1, n), and by copy their weight and pseudo-sample."""
         b, count = self._buffers, len(self._rates)
         first, *later = [name.removesuffix(".weight") for name in self._names() if name.endswith(".weight")]
-        weight, prior = (np.full(count, b.scalars[i]) for i in (fused.ENTRY_WEIGHT, fused.ENTRY_PRIOR))
+        weight, prior = (np.full(count, b.scalars[i]) for i in (buffers.ENTRY_WEIGHT, buffers.ENTRY_PRIOR))
         yield first, b.entry[:, None], weight, prior
         start = 0
         for layer, width in zip(later, self.spec.hidden, strict=True):
             part = b.hidden[:, :, start : start + width]
-            yield layer, part, b.copies[fused.HIDDEN_WEIGHT], b.copies[fused.HIDDEN_PRIOR]
+            yield layer, part, b.copies[buffers.HIDDEN_WEIGHT], b.copies[buffers.HIDDEN_PRIOR]
             start += width
 
     def _make_room(self, rows: int) -> None:
         """Let the memory grow towards its capacity, by a quarter at a time."""
         old = self._buffers
-        have, need = len(old.memory_y), int(old.scalars[fused.REMEMBERED]) + rows
+        have, need = len(old.memory_y), int(old.scalars[buffers.REMEMBERED]) + rows
         if have < min(need, self._memory):
             size = min(max(need, have + have // 4), self._memory)
             memory_x, memory_y = np.zeros((size, old.memory_x.shape[1]), self._real), np.zeros((size, 2))
@@ -278,8 +280,8 @@ def _compile(b: Buffers) -> None:
     if b.params.dtype not in _COMPILED:
         rows, column = np.zeros((0, len(b.entry[0]))), np.zeros(0)
         with announced():
-            fused.learn(b, rows, column, column, _NO_PREDICTIONS)
-            fused.predict(b, rows, _NO_PREDICTIONS)
+            fused.learn(rows, column, column, _NO_PREDICTIONS, *b)
+            fused.predict(rows, _NO_PREDICTIONS, *b)
         _COMPILED.add(b.params.dtype)
 
 
