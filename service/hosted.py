@@ -250,5 +250,5 @@ def _estimator(spec: ModelSpec, device: str) -> BNPClassifier | BNPRegressor:
 @cache
 def versions() -> dict[str, str]:
     """Return the versions of everything that has a say in a model's bits."""
-    others = {name: version(name) for name in ("torch", "numpy", "river")}
+    others = {name: version(name) for name in ("torch", "numba", "numpy", "river")}
     return {"bnp-online": __version__, "python": platform.python_version(), **others}
