@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from types import FrameType
@@ -20,10 +21,15 @@ def main() -> None:
         signal.signal(number, _end)
     settings = _settings()
     # Imported late, for torch takes seconds: wrong settings are refused before, and a signal ends the start.
+    # What is imported stays: to search it for garbage, again and again, would take a tenth of the start.
+    gc.disable()
     from service.app import create_app
 
+    app = create_app(settings)
+    gc.freeze()
+    gc.enable()
     uvicorn.run(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,
