@@ -53,10 +53,11 @@ class CompiledEngine(Engine):
         self._memory = spec.memory if any(replays for _, replays in self._rates) else 0
         inputs = 0 if spec.input_shape is None else math.prod(spec.input_shape)
         self._allocate(inputs, 0)
+        parameters = self._parameters()
         for k in range(len(self._rates)):
             network = mlp(spec.hidden, spec.activation, (spec.seed, k), inputs)
             for name, parameter in network.named_parameters():
-                self._parameter(name)[k] = parameter.detach().numpy()
+                parameters[name][k] = parameter.detach().numpy()
         _compile(self._buffers)
 
     def _allocate(self, inputs: int, outputs: int) -> None:
@@ -125,22 +126,20 @@ class CompiledEngine(Engine):
             return
         if inputs and self.spec.input_shape is not None:
             raise ConfigurationError("input_shape", "a network of fixed input shape cannot grow inputs")
-        old, before = self._buffers, {name: self._parameter(name) for name in self._names()}
-        sizes = [int(size) for size in old.sizes]
-        n, c = sizes[0], sizes[-1]
+        old, before = self._buffers, self._parameters()
+        n, c = len(old.inputs[0]), len(old.mixed)
         self._allocate(n + len(inputs), c + outputs)
-        new = self._buffers
+        new, parameters = self._buffers, self._parameters()
         for name, value in before.items():
-            part = self._parameter(name)
-            part[tuple(slice(size) for size in value.shape)] = value
+            parameters[name][tuple(slice(size) for size in value.shape)] = value
         if outputs and c:
-            bias = self._parameter("head.bias")
+            bias = parameters["head.bias"]
             bias[:, c:] = bias[:, :c].min(axis=1, keepdims=True)
         if inputs and c == 0 and self.spec.hidden:  # the first sample
             for k in range(len(self._rates)):
                 start = entry_start((self.spec.seed, k), inputs, self.spec.hidden[0])
                 for name, drawn in zip(("body.1.weight", "body.1.bias"), start, strict=True):
-                    self._parameter(name)[k] = drawn.numpy()
+                    parameters[name][k] = drawn.numpy()
         for source, target in ((old.entry, new.entry), (old.inputs, new.inputs)):
             target[:, :n] = source
         for source, target in (
@@ -150,6 +149,7 @@ class CompiledEngine(Engine):
             (old.target, new.target),
         ):
             target[:] = source
+        new.scalars[buffers.PREDICTED] = -1.0  # what was predicted last was of another size
         memory = np.zeros((len(old.memory_x), n + len(inputs)), self._real)
         memory[:, :n] = old.memory_x
         self._buffers = new._replace(memory_x=memory, memory_y=old.memory_y)
@@ -182,7 +182,7 @@ class CompiledEngine(Engine):
         for layer, moments, weight, prior in self._layer_moments():
             full = np.broadcast_to(moments, (2, count, moments.shape[-1]))
             state |= _moments_state(f"moments.{layer}", full, weight, prior)
-        state |= {f"network.{name}": self._parameter(name) for name in self._names()}
+        state |= {f"network.{name}": value for name, value in self._parameters().items()}
         if count > 1:
             state["mixture.weights"] = b.copies[buffers.WEIGHT]
             state["mixture.error_scale"] = b.scalars[buffers.ERROR_SCALE]
@@ -218,8 +218,8 @@ class CompiledEngine(Engine):
             b.target[:] = state["target.mean"], state["target.var"]
             b.scalars[buffers.TARGET_WEIGHT] = state["target.weight"]
             b.scalars[[buffers.TARGET_LOW, buffers.TARGET_HIGH]] = state["target.range"]
-        for name in self._names():
-            self._parameter(name)[:] = state[f"network.{name}"]
+        for name, value in self._parameters().items():
+            value[:] = state[f"network.{name}"]
         for i, (layer, moments, weight, prior) in enumerate(self._layer_moments()):
             stacked = np.stack([state[f"moments.{layer}.mean"], state[f"moments.{layer}.var"]])
             moments[:] = stacked[:, : moments.shape[1]]  # one set where the copies share them
@@ -238,7 +238,7 @@ class CompiledEngine(Engine):
     def _layer_moments(self) -> Iterator[tuple[str, Reals, NDArray[np.float64], NDArray[np.float64]]]:
         """Yield each layer's name, its moments (2, M or 1, n), and by copy their weight and pseudo-sample."""
         b, count = self._buffers, len(self._rates)
-        first, *later = [name.removesuffix(".weight") for name in self._names() if name.endswith(".weight")]
+        first, *later = self._layers()
         weight, prior = (np.full(count, b.scalars[i]) for i in (buffers.ENTRY_WEIGHT, buffers.ENTRY_PRIOR))
         yield first, b.entry[:, None], weight, prior
         start = 0
@@ -257,22 +257,21 @@ class CompiledEngine(Engine):
             memory_x[:have], memory_y[:have] = old.memory_x, old.memory_y
             self._buffers = old._replace(memory_x=memory_x, memory_y=memory_y)
 
-    def _names(self) -> list[str]:
-        layers = [f"body.{2 * i + 1}" for i in range(len(self.spec.hidden))] + ["head"]
-        return [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
+    def _layers(self) -> list[str]:
+        return [*(f"body.{2 * i + 1}" for i in range(len(self.spec.hidden))), "head"]
 
-    def _parameter(self, name: str) -> Reals:
-        """Return a view of the copies' weight, (M, outputs, inputs), or bias, (M, outputs), of a layer."""
+    def _parameters(self) -> dict[str, Reals]:
+        """Return views of the copies' weights, (M, outputs, inputs), and biases, (M, outputs), by name."""
+        params, count = self._buffers.params, len(self._rates)
+        sizes = self._buffers.sizes.tolist()
+        views: dict[str, Reals] = {}
         offset = 0
-        for i, (n, m) in enumerate(_pairs([int(size) for size in self._buffers.sizes])):
-            layer = "head" if i == len(self.spec.hidden) else f"body.{2 * i + 1}"
-            if name == f"{layer}.weight":
-                return self._buffers.params[:, offset : offset + n * m].reshape(len(self._rates), m, n)
+        for layer, (n, m) in zip(self._layers(), _pairs(sizes), strict=True):
+            views[f"{layer}.weight"] = params[:, offset : offset + n * m].reshape(count, m, n)
             offset += n * m
-            if name == f"{layer}.bias":
-                return self._buffers.params[:, offset : offset + m]
+            views[f"{layer}.bias"] = params[:, offset : offset + m]
             offset += m
-        raise StateError(f"the network has no parameter {name}")
+        return views
 
 
 #: The precisions for which this process has the kernels.
