@@ -109,6 +109,31 @@ class NotReadyError(RequestError):
     """A model does not answer."""
 
 
+class StorageFullError(RequestError):
+    """There is no room for what must be kept before it is done; nothing was done."""
+
+
+class StorageFailedError(RequestError):
+    """What must be kept before it is done cannot be kept; nothing was done."""
+
+
+class DamagedEventError(Exception):
+    """An event of the log is not as it was written.
+
+    Parameters
+    ----------
+    seq : int
+        Its number.
+    """
+
+    def __init__(self, seq: int) -> None:
+        super().__init__(
+            f"event {seq} of the log is damaged. To go on without it, which loses what it taught: "
+            f"python -m service.repair --skip {seq}"
+        )
+        self.seq = seq
+
+
 REFUSALS = (RequestError, library.SampleError, library.NonFiniteStateError)
 """What refuses one request and leaves the model as it was; all else that a model raises ends its thread."""
 
@@ -161,6 +186,8 @@ TABLE: dict[type[Exception], Row] = {
     library.UnobservedLayerError: Row(500, "internal_error"),
     library.BNPError: Row(500, "internal_error"),
     Exception: Row(500, "internal_error"),
+    StorageFullError: Row(503, "storage_full", retry_after=5),
+    StorageFailedError: Row(503, "storage_failed", retry_after=5),
     ModelFailedError: Row(503, "model_failed", retry_after=30),
     ShuttingDownError: Row(503, "shutting_down", retry_after=5),
     NotReadyError: Row(503, "not_ready", retry_after=1),
