@@ -109,12 +109,16 @@ class NotReadyError(RequestError):
     """A model does not answer."""
 
 
-class StorageFullError(RequestError):
-    """There is no room for what must be kept before it is done; nothing was done."""
+class StorageError(RequestError):
+    """What must be kept before it is done was not kept; nothing was done."""
 
 
-class StorageFailedError(RequestError):
-    """What must be kept before it is done cannot be kept; nothing was done."""
+class StorageFullError(StorageError):
+    """There is no room."""
+
+
+class StorageFailedError(StorageError):
+    """The store cannot be read or written."""
 
 
 class DamagedEventError(Exception):
@@ -187,7 +191,7 @@ TABLE: dict[type[Exception], Row] = {
     library.BNPError: Row(500, "internal_error"),
     Exception: Row(500, "internal_error"),
     StorageFullError: Row(503, "storage_full", retry_after=5),
-    StorageFailedError: Row(503, "storage_failed", retry_after=5),
+    StorageError: Row(503, "storage_failed", retry_after=5),
     ModelFailedError: Row(503, "model_failed", retry_after=30),
     ShuttingDownError: Row(503, "shutting_down", retry_after=5),
     NotReadyError: Row(503, "not_ready", retry_after=1),

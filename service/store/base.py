@@ -102,6 +102,23 @@ class Segment:
     upto: int
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Events of one model that are kept together, in the order in which they are about to be applied.
+
+    Attributes
+    ----------
+    model, branch : int
+        Whose they are.
+    events : sequence of Event
+        At least one.
+    """
+
+    model: int
+    branch: int
+    events: Sequence[Event]
+
+
 class EventLog(Protocol):
     """The order in which things happened, over all models; written before a model changes.
 
@@ -122,20 +139,13 @@ class EventLog(Protocol):
         """Log the event that makes a model; return its number, which names the model from now on."""
         ...
 
-    def append(self, model: int, branch: int, events: Sequence[Event]) -> int:
-        """Keep a group of events, all or none.
-
-        Parameters
-        ----------
-        model, branch : int
-            Whose they are.
-        events : sequence of Event
-            At least one, in the order in which they are about to be applied.
+    def append(self, groups: Sequence[Group]) -> list[int]:
+        """Keep groups of events, all or none of them.
 
         Returns
         -------
-        int
-            Number of the last of them; numbers in a group rise by one.
+        list of int
+            For each group the number of its last event; numbers in a group rise by one.
         """
         ...
 
@@ -143,8 +153,8 @@ class EventLog(Protocol):
         """Return what made each model that is there, in order."""
         ...
 
-    def branches(self, model: int) -> list[Branch]:
-        """Return the branches of a model's history, in order."""
+    def changes(self, model: int, kind: Kind) -> list[Record]:
+        """Return the events of a kind other than a sample's, of all branches, in order."""
         ...
 
     def read(self, model: int, segments: Sequence[Segment], limit: int | None = None) -> Iterator[Record]:

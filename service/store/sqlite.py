@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import sqlite3
 import threading
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import StorageFailedError, StorageFullError
-from service.store.base import Branch, Event, Record, Segment
+from service.store.base import Event, Group, Kind, Record, Segment
 from service.store.tables import FORMAT, INSERT, SELECT, SPECIAL, TABLES, Row, id_digest, to_record, to_row
 
 _FILE = "events.sqlite3"
@@ -84,10 +83,10 @@ class SqliteLog:
         with self._transaction():
             return self._insert(None, 0, [event])
 
-    def append(self, model: int, branch: int, events: Sequence[Event]) -> int:
-        """Keep a group of events, all or none."""
+    def append(self, groups: Sequence[Group]) -> list[int]:
+        """Keep groups of events, all or none of them."""
         with self._transaction():
-            return self._insert(model, branch, events)
+            return [self._insert(group.model, group.branch, group.events) for group in groups]
 
     def _insert(self, model: int | None, branch: int, events: Sequence[Event]) -> int:
         now, first = self.now(), self._head + 1
@@ -101,14 +100,9 @@ class SqliteLog:
         """Return what made each model that is there, in order."""
         return list(self._query(f"WHERE {SPECIAL} AND kind = 'create' ORDER BY seq"))
 
-    def branches(self, model: int) -> list[Branch]:
-        """Return the branches of a model's history, in order."""
-        where = f"WHERE model = ? AND {SPECIAL} AND kind = 'rollback' ORDER BY seq"
-        branches = [Branch(0, None, 0, model)]
-        for record in self._query(where, model):
-            body = json.loads(record.event.body)
-            branches.append(Branch(record.branch, body["parent"], body["fork"], record.seq))
-        return branches
+    def changes(self, model: int, kind: Kind) -> list[Record]:
+        """Return the events of a kind other than a sample's."""
+        return list(self._query(f"WHERE model = ? AND {SPECIAL} AND kind = ? ORDER BY seq", model, kind))
 
     def read(self, model: int, segments: Sequence[Segment], limit: int | None = None) -> Iterator[Record]:
         """Return events in order."""

@@ -6,7 +6,6 @@ To put another event log to this suite, add a way to open it to `LOGS`; for chec
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import resource
 import sqlite3
@@ -31,6 +30,7 @@ from service.store.base import (
     Checkpoints,
     Event,
     EventLog,
+    Group,
     Record,
     Segment,
     contains,
@@ -70,8 +70,18 @@ def log(reopen: Open) -> EventLog:
     return reopen()
 
 
-def everything(log: EventLog, model: int, after: int = 0, upto: int | None = None) -> list[Record]:
-    return list(log.read(model, lineage(log.branches(model), after, upto)))
+def append(log: EventLog, model: int, branch: int, events: list[Event]) -> int:
+    [last] = log.append([Group(model, branch, events)])
+    return last
+
+
+def everything(log: EventLog, model: int, upto: int = LAST, branches: int = 2) -> list[Record]:
+    """All events of a model, the rolled back ones too."""
+    return list(log.read(model, [Segment(branch, 0, upto) for branch in range(branches)]))
+
+
+def samples(log: EventLog, model: int) -> list[bytes]:
+    return bodies([record for record in everything(log, model) if record.event.kind == "learn"])
 
 
 def bodies(records: list[Record]) -> list[bytes]:
@@ -80,12 +90,6 @@ def bodies(records: list[Record]) -> list[bytes]:
 
 def learn(body: bytes, step: int | None = None, id: str | None = None) -> Event:
     return Event("learn", body, id, id and b"d" + id.encode(), step)  # type: ignore[arg-type]  # both or neither
-
-
-def roll_back(log: EventLog, model: int, number: int, parent: int, fork: int) -> int:
-    return log.append(
-        model, number, [Event("rollback", json.dumps({"parent": parent, "fork": fork}).encode())]
-    )
 
 
 def contents(folder: Path) -> bytes:
@@ -100,7 +104,7 @@ def test_events_come_back_as_they_were_in_order_and_after_reopening(reopen: Open
         Event("predict", b"", None, None, None),
         Event("import", b"x" * 300_000, None, None, 7),
     ]
-    last = log.append(model, 0, events)
+    last = append(log, model, 0, events)
     for _ in range(2):
         assert [r.event for r in everything(log, model)] == [Event("create", b'{"name": "a"}'), *events]
         records = everything(log, model)
@@ -108,25 +112,25 @@ def test_events_come_back_as_they_were_in_order_and_after_reopening(reopen: Open
         assert {(r.model, r.branch, r.refused) for r in records} == {(model, 0, None)}
         assert log.head == last
         log = reopen()
-    assert log.append(model, 0, [learn(b"more")]) == last + 1
+    assert append(log, model, 0, [learn(b"more")]) == last + 1
 
 
 def test_models_have_numbers_of_their_own(log: EventLog) -> None:
     first, second = (log.create(Event("create", name)) for name in (b"a", b"b"))
     for i in range(5):
-        log.append((first, second)[i % 2], 0, [learn(b"%d" % i)])
+        append(log, (first, second)[i % 2], 0, [learn(b"%d" % i)])
     assert [r.seq for r in log.models()] == [first, second]
     assert bodies(everything(log, first)) == [b"a", b"0", b"2", b"4"]
     assert bodies(everything(log, second)) == [b"b", b"1", b"3"]
-    assert bodies(everything(log, first, after=first)) == [b"0", b"2", b"4"]
-    assert log.count(first, lineage(log.branches(first))) == 4
-    assert bodies(list(log.read(first, lineage(log.branches(first)), limit=2))) == [b"a", b"0"]
+    assert samples(log, first) == [b"0", b"2", b"4"]
+    assert log.count(first, [Segment(0, first, LAST)]) == 3
+    assert bodies(list(log.read(first, [Segment(0, 0, LAST)], limit=2))) == [b"a", b"0"]
 
 
 def test_many_events_are_read_across_pages(log: EventLog) -> None:
     model = log.create(Event("create", b""))
-    log.append(model, 0, [learn(b"%d" % i) for i in range(2500)])
-    assert bodies(everything(log, model, after=model)) == [b"%d" % i for i in range(2500)]
+    append(log, model, 0, [learn(b"%d" % i) for i in range(2500)])
+    assert samples(log, model) == [b"%d" % i for i in range(2500)]
 
 
 @given(
@@ -151,23 +155,26 @@ def test_lineage_is_what_a_list_that_is_cut_back_holds(steps: list[str | float],
     assert all(a.upto <= b.after for a, b in itertools.pairwise(segments))
 
 
-def test_a_rollback_starts_a_branch_and_what_it_left_can_be_listed(reopen: Open) -> None:
+def test_a_model_has_branches(reopen: Open) -> None:
     log = reopen()
     model = log.create(Event("create", b"c"))
-    last = log.append(model, 0, [learn(b"0"), learn(b"1"), learn(b"2")])
-    start = roll_back(log, model, 1, parent=0, fork=last - 1)
-    log.append(model, 1, [learn(b"3")])
+    last = append(log, model, 0, [learn(b"0"), learn(b"1"), learn(b"2")])
+    append(log, model, 1, [Event("rollback", b"r")])
+    append(log, model, 1, [learn(b"3"), Event("patch", b"p")])
+    append(log, model, 2, [Event("rollback", b"s")])
     log = reopen()
-    assert log.branches(model) == [Branch(0, None, 0, model), Branch(1, 0, last - 1, start)]
-    assert [b for b in bodies(everything(log, model)) if b.isdigit()] == [b"0", b"1", b"3"]
-    left = [Segment(0, last - 1, LAST)]
-    assert bodies(list(log.read(model, left))) == [b"2"]
+    segments = [Segment(0, 0, last - 1), Segment(1, last - 1, LAST)]
+    assert bodies(list(log.read(model, segments))) == [b"c", b"0", b"1", b"r", b"3", b"p"]
+    assert log.count(model, segments) == 6
+    assert bodies(log.changes(model, "rollback")) == [b"r", b"s"]
+    assert bodies(log.changes(model, "patch")) == [b"p"]
+    assert log.changes(model, "import") == []
 
 
 def test_events_are_found_by_id_and_by_step(log: EventLog) -> None:
     model, other = (log.create(Event("create", b"")) for _ in "ab")
-    log.append(model, 0, [learn(b"0", 1, "a"), learn(b"1", 2), Event("label", b"2", "a", None, 3)])
-    log.append(other, 0, [learn(b"3", 1, "a")])
+    append(log, model, 0, [learn(b"0", 1, "a"), learn(b"1", 2), Event("label", b"2", "a", None, 3)])
+    append(log, other, 0, [learn(b"3", 1, "a")])
     assert bodies(log.find(model, {"a", "b"})) == [b"0", b"2"]
     assert log.find(model, []) == []
     assert bodies(log.at_step(model, 2)) == [b"1"]
@@ -177,10 +184,10 @@ def test_events_are_found_by_id_and_by_step(log: EventLog) -> None:
 def test_what_came_of_events_can_be_noted(reopen: Open) -> None:
     log = reopen()
     model = log.create(Event("create", b""))
-    last = log.append(model, 0, [learn(b"0", 1), learn(b"1", 2), learn(b"2", 3)])
+    last = append(log, model, 0, [learn(b"0", 1), learn(b"1", 2), learn(b"2", 3)])
     log.correct({last - 1: "non_finite_state"}, {last: 2})
     for _ in range(2):
-        noted = [(r.refused, r.event.step) for r in everything(log, model, after=model)]
+        noted = [(r.refused, r.event.step) for r in everything(log, model)[1:]]
         assert noted == [(None, 1), ("non_finite_state", None), (None, 2)]
         assert bodies(log.at_step(model, 2)) == [b"2"]
         log = reopen()
@@ -190,9 +197,9 @@ def test_a_group_is_kept_whole_or_not_at_all(log: EventLog) -> None:
     model = log.create(Event("create", b""))
     before, head = everything(log, model), log.head
     with pytest.raises(StorageFailedError):
-        log.append(model, 0, [learn(b"0"), Event("learn", b"1", 1j)])  # type: ignore[arg-type]  # refused half-way
+        append(log, model, 0, [learn(b"0"), Event("learn", b"1", 1j)])  # type: ignore[arg-type]  # refused half-way
     assert (everything(log, model), log.head) == (before, head)
-    assert log.append(model, 0, [learn(b"1")]) == head + 1
+    assert append(log, model, 0, [learn(b"1")]) == head + 1
 
 
 @contextmanager
@@ -213,12 +220,12 @@ def test_without_room_nothing_is_kept_and_with_room_it_goes_on(reopen: Open) -> 
     with no_room():
         for _ in range(3):
             with pytest.raises(StorageFullError, match="free some space"):
-                log.append(model, 0, [learn(b"x" * 100_000)])
+                append(log, model, 0, [learn(b"x" * 100_000)])
         with pytest.raises(StorageFullError):
             log.create(Event("create", b"y" * 100_000))
         assert log.head == head
         assert bodies(everything(log, model)) == [b""]  # reading goes on
-    assert log.append(model, 0, [learn(b"room")]) == head + 1
+    assert append(log, model, 0, [learn(b"room")]) == head + 1
     log = reopen()
     assert bodies(everything(log, model)) == [b"", b"room"]
 
@@ -228,7 +235,7 @@ def test_threads_share_a_log(log: EventLog) -> None:
 
     def write(model: int) -> None:
         for i in range(50):
-            log.append(model, 0, [learn(b"%d" % i), learn(b"+")])
+            append(log, model, 0, [learn(b"%d" % i), learn(b"+")])
 
     threads = [threading.Thread(target=write, args=(model,)) for model in models]
     for thread in threads:
@@ -237,7 +244,7 @@ def test_threads_share_a_log(log: EventLog) -> None:
         thread.join()
     numbers = []
     for model in models:
-        records = everything(log, model, after=model)
+        records = everything(log, model)[1:]
         assert bodies(records) == [b for i in range(50) for b in (b"%d" % i, b"+")]
         assert all(b.seq == a.seq + 1 for a, b in zip(records[::2], records[1::2], strict=True))
         numbers += [record.seq for record in records]
@@ -248,8 +255,8 @@ def test_forgetting_leaves_no_trace_of_the_content(reopen: Open, tmp_path: Path)
     log = reopen()
     model = log.create(Event("create", b""))
     secret, name = b"Secret-Content-" * 20, "secret-name-of-an-event"
-    last = log.append(model, 0, [learn(b"kept", 1, "k"), learn(secret, 2, name), learn(b"later", 3)])
-    start = roll_back(log, model, 1, parent=0, fork=model)  # what was rolled back is forgotten as well
+    last = append(log, model, 0, [learn(b"kept", 1, "k"), learn(secret, 2, name), learn(b"later", 3)])
+    start = append(log, model, 1, [Event("rollback", b"r")])
     assert secret in contents(tmp_path)
     assert name.encode() in contents(tmp_path)
     number = log.forget(model, 1, Event("forget", b"[1]"), [last - 1])
@@ -269,8 +276,8 @@ def test_dropping_leaves_no_trace_of_a_model(reopen: Open, tmp_path: Path) -> No
     log = reopen()
     model = log.create(Event("create", b"Secret-Spec"))
     other = log.create(Event("create", b"other"))
-    log.append(model, 0, [learn(b"Secret-Content %d" % i, None, f"Secret-Id-{i}") for i in range(2500)])
-    kept = log.append(other, 0, [learn(b"kept")])
+    append(log, model, 0, [learn(b"Secret-Content %d" % i, None, f"Secret-Id-{i}") for i in range(2500)])
+    kept = append(log, other, 0, [learn(b"kept")])
     size = log.size()
     log.drop(model)
     assert log.size() < size / 2
@@ -285,8 +292,8 @@ def test_dropping_leaves_no_trace_of_a_model(reopen: Open, tmp_path: Path) -> No
 def test_pruning_removes_old_samples_and_shrinks_the_log(reopen: Open, tmp_path: Path) -> None:
     log = reopen()
     model = log.create(Event("create", b"c"))
-    last = log.append(model, 0, [learn(b"old" * 300)] * 3000)
-    log.append(model, 0, [Event("patch", b"p"), learn(b"new")])
+    last = append(log, model, 0, [learn(b"old" * 300)] * 3000)
+    append(log, model, 0, [Event("patch", b"p"), learn(b"new")])
     size = log.size()
     assert log.first_kept(model) == 0
     assert log.prune(model, last + 1) == 3000
@@ -305,7 +312,7 @@ def test_the_clock_never_goes_back(reopen: Open, monkeypatch: pytest.MonkeyPatch
     assert abs(first - time.time()) < 60
     monkeypatch.setattr(time, "time", lambda: 1000.0)
     for _ in range(2):
-        log.append(model, 0, [learn(b"")])
+        append(log, model, 0, [learn(b"")])
         times = [record.time for record in everything(log, model)]
         assert times == sorted(times)
         assert log.now() >= times[-1]
@@ -326,7 +333,7 @@ def test_the_log_says_whether_it_can_be_written(log: EventLog) -> None:
 def test_a_row_that_was_altered_is_found_by_its_number(tmp_path: Path, column: str) -> None:
     log = SqliteLog(tmp_path)
     model = log.create(Event("create", b""))
-    last = log.append(model, 0, [learn(b"0", 1, "a"), learn(b"1", 2, "b"), learn(b"2", 3, "c")])
+    last = append(log, model, 0, [learn(b"0", 1, "a"), learn(b"1", 2, "b"), learn(b"2", 3, "c")])
     log.close()
     database = sqlite3.connect(tmp_path / "events.sqlite3")
     value = {"kind": "label", "id": "z", "time": 5.0}.get(column, b"other")
@@ -364,7 +371,7 @@ def test_what_a_killed_server_left_of_a_dropped_model_goes_at_the_next_start(
 ) -> None:
     log = SqliteLog(tmp_path)
     model = log.create(Event("create", b""))
-    log.append(model, 0, [learn(b"Secret-Content")])
+    append(log, model, 0, [learn(b"Secret-Content")])
     with monkeypatch.context() as patch:
         patch.setattr(SqliteLog, "_finish_drops", lambda log: None)
         log.drop(model)
