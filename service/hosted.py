@@ -1,7 +1,8 @@
 """A model as the server keeps it: an estimator, its prequential score, and what it remembers by id.
 
 Everything here is synchronous and belongs to one thread, the model's writer; what it does follows from the
-order of its calls alone, so that the same events make the same state again.
+order of its calls alone, so that the same events make the same state again. (A clock decides how many samples
+one call of the estimator takes, which changes no bit.)
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from typing import Any, TypeAlias
@@ -20,53 +20,19 @@ from bnp_online import BNPClassifier, BNPRegressor, __version__
 from bnp_online.encoding import Sample
 from bnp_online.errors import NonFiniteStateError
 from bnp_online.evaluate import PrequentialMetrics
-from bnp_online.learner import Preview
-from service.errors import REFUSALS, AlreadyLabelledError
-from service.ids import Learned, LearnedIds, Pending, PendingPredictions, digest, same
+from bnp_online.learner import Prediction
+from service.admission import Admission, Admitted, Entry, Label, Learn
+from service.ids import Learned, LearnedIds, PendingPredictions
+from service.pace import Pace
 from service.schemas import ModelSpec
 from service.settings import Settings
-from service.store.base import Event, EventLog
+from service.store.base import EventLog
 
 Answer: TypeAlias = dict[str, Any]
+Outcome: TypeAlias = Answer | Exception
 
-
-@dataclass(frozen=True, slots=True)
-class Learn:
-    """A sample to learn."""
-
-    x: Any
-    y: Any
-    w: Any = 1.0
-    id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """The label of the prediction that was given under an id."""
-
-    id: str
-    y: Any
-
-
-@dataclass(slots=True)
-class Admitted:
-    """A sample that passed all checks: it is logged and learned.
-
-    Attributes
-    ----------
-    learned : Learned or None
-        To be remembered, for a sample with an id.
-    pending : Pending or None
-        For a label: the prediction that it is of.
-    """
-
-    event: Event
-    sample: Sample
-    learned: Learned | None = None
-    pending: Pending | None = None
-
-
-Entry: TypeAlias = Admitted | Learned | Exception
+#: How many requests are checked before those who only read have a turn.
+_SLICE = 16
 
 
 class HostedModel:
@@ -99,6 +65,7 @@ class HostedModel:
         self._log = log
         self._ids = LearnedIds(settings.max_ids)
         self._pending = PendingPredictions(settings.max_pending, settings.label_ttl, clock)
+        self._pace = Pace()
 
     @property
     def step(self) -> int:
@@ -118,24 +85,27 @@ class HostedModel:
         self.predicted += 1
         return answer
 
-    def learn(self, group: Sequence[Learn | Label]) -> Iterator[Answer | Exception]:
-        """Learn a group: check all of it, log what was admitted, then apply one event after another.
+    def learn(self, group: Sequence[Learn | Label]) -> Iterator[list[Outcome]]:
+        """Learn a group: check all of it, log what was admitted, then apply it in order, in short calls.
 
         Yields
         ------
-        dict or Exception
-            For each request in order, as soon as it is applied: its answer, or what refused it.
+        list of dict or Exception
+            Of the requests that are done since the last yield, in order and possibly none: answers, or what
+            refused them. Between two yields the model is whole, so that others may look at it.
         """
-        entries = self._admit(group)
+        admission = Admission(self.estimator.preview(), self._ids, self._pending)
+        entries: list[Entry] = []
+        for start in range(0, len(group), _SLICE):
+            entries += admission.take(group[start : start + _SLICE])
+            yield []
         if events := [entry.event for entry in entries if isinstance(entry, Admitted)]:
             self.sequence = self._log.append(self.name, events)
-        for entry in entries:
-            if isinstance(entry, Admitted):
-                yield self._apply(entry)
-            elif isinstance(entry, Learned):
-                yield self._repeat(entry)
-            else:
-                yield entry
+        start = 0
+        while start < len(entries):
+            part = entries[start : start + self._pace.samples]
+            yield self._apply(part)
+            start += len(part)
 
     def report(self) -> Answer:
         """Return the prequential metrics."""
@@ -165,60 +135,42 @@ class HostedModel:
             "versions": versions(),
         }
 
-    def _admit(self, group: Sequence[Learn | Label]) -> list[Entry]:
-        preview = self.estimator.preview()
-        fresh: dict[str, Learned] = {}  # ids of this group: they are remembered only once they are learned
-        labelled: set[str] = set()
-        entries: list[Entry] = []
-        for request in group:
-            try:
-                if isinstance(request, Learn):
-                    entry = self._known(request, fresh) or self._admit_learn(request, preview, fresh)
+    def _apply(self, entries: Sequence[Entry]) -> list[Outcome]:
+        """Predict and learn in one call, then score: what is refused leaves the score as it was."""
+        step = self.step
+        predictions = iter(self._learn([entry.sample for entry in entries if isinstance(entry, Admitted)]))
+        outcomes: list[Outcome] = []
+        for entry in entries:
+            if isinstance(entry, Admitted):
+                prediction = next(predictions)
+                if isinstance(prediction, Exception):
+                    outcomes.append(prediction)
                 else:
-                    entry = self._admit_label(request, preview, labelled)
-            except REFUSALS as error:
-                entry = error
-            entries.append(entry)
-        return entries
+                    step += 1
+                    outcomes.append(self._accept(entry, prediction, step))
+            else:
+                outcomes.append(self._repeat(entry) if isinstance(entry, Learned) else entry)
+        return outcomes
 
-    def _known(self, request: Learn, fresh: dict[str, Learned]) -> Entry | None:
-        """Return what the id stands for, if it was used before."""
-        if request.id is None:
-            return None
-        learned = fresh.get(request.id) or self._ids.get(request.id)
-        return learned and same(learned, digest(request.x, request.y, request.w))
+    def _learn(self, samples: list[Sample]) -> list[Prediction | NonFiniteStateError]:
+        if not samples:
+            return []
+        start = time.perf_counter()
+        predictions = self.estimator.learn_samples(samples)
+        self._pace.note(len(samples), time.perf_counter() - start)
+        return predictions
 
-    def _admit_learn(self, request: Learn, preview: Preview, fresh: dict[str, Learned]) -> Admitted:
-        sample = preview.check(request.x, request.y, request.w)
-        event = Event("learn", request.x, request.y, request.w, request.id)
-        if request.id is None:
-            return Admitted(event, sample)
-        learned = fresh[request.id] = Learned(digest(request.x, request.y, request.w))
-        return Admitted(event, sample, learned)
-
-    def _admit_label(self, request: Label, preview: Preview, labelled: set[str]) -> Admitted:
-        pending = self._pending.get(request.id)
-        if request.id in labelled:
-            raise AlreadyLabelledError("the prediction under this id has had its label", "id")
-        sample = preview.check(pending.x, request.y)
-        labelled.add(request.id)
-        given = (pending.answer["prediction"], pending.answer.get("probabilities"))
-        return Admitted(Event("label", pending.x, request.y, 1.0, request.id, given), sample, pending=pending)
-
-    def _apply(self, entry: Admitted) -> Answer | Exception:
-        """Predict, learn, score: in this order, so that a step that is refused leaves the score as it was."""
-        (outcome,) = self.estimator.learn_samples([entry.sample])
-        if isinstance(outcome, NonFiniteStateError):
-            return outcome
-        prediction, probabilities = entry.event.given or (outcome.value, outcome.probabilities)
-        loss = self.score.update(entry.sample.target, prediction, probabilities)
+    def _accept(self, entry: Admitted, prediction: Prediction, step: int) -> Answer:
+        """Score a sample that was learned, and remember its id."""
+        given, probabilities = entry.event.given or prediction
+        loss = self.score.update(entry.sample.target, given, probabilities)
         self._count(loss)
         if entry.learned is not None and entry.event.id is not None:
-            entry.learned.step = self.step
+            entry.learned.step = step
             self._ids.add(entry.event.id, entry.learned)
         if entry.pending is not None:
             entry.pending.labelled, entry.pending.x = True, None
-        return self._answer(self.step, prediction, loss)
+        return self._answer(step, given, loss)
 
     def _repeat(self, learned: Learned) -> Answer | Exception:
         if learned.step is None:  # its first request is of this group, and was refused

@@ -7,8 +7,8 @@ from starlette.responses import Response
 
 import bnp_online.errors as library
 from service import errors, schemas
+from service.admission import Label, Learn
 from service.catalog import catalog_of
-from service.hosted import Label, Learn
 from service.openapi import DocumentedRoute, Operation
 from service.wire import LABEL, LEARN, json_response, read_checked
 

@@ -9,8 +9,9 @@ import pytest
 
 from bnp_online.encoding import Sample
 from bnp_online.errors import NonFiniteStateError
+from service.admission import Label, Learn
 from service.errors import AlreadyLabelledError, IdConflictError, UnknownIdError
-from service.hosted import HostedModel, Label, Learn
+from service.hosted import HostedModel
 from service.schemas import ModelSpec
 from service.settings import Settings
 from service.store.base import Event
@@ -41,8 +42,13 @@ def hosted(log: VolatileLog | None = None, now: list[float] | None = None, **set
     )
 
 
+def learn(model: HostedModel, *requests: Learn | Label) -> list[Any]:
+    """Learn a group, and return what came of each request."""
+    return [outcome for part in model.learn(requests) for outcome in part]
+
+
 def one(model: HostedModel, request: Learn | Label) -> Any:
-    [outcome] = model.learn([request])
+    [outcome] = learn(model, request)
     return outcome
 
 
@@ -50,8 +56,8 @@ def test_a_group_is_logged_before_the_model_changes() -> None:
     log = Recorder()
     log.model = model = hosted(log)
     model.predict({"a": 1.0}, "t")
-    list(model.learn([Learn({"a": 1.0}, "cat", 2.0, "e"), Learn({"a": []}, "cat"), Label("t", "dog")]))
-    list(model.learn([Learn({"a": 1.0}, "cat", 2.0, "e")]))  # a duplicate is no event
+    learn(model, Learn({"a": 1.0}, "cat", 2.0, "e"), Learn({"a": []}, "cat"), Label("t", "dog"))
+    learn(model, Learn({"a": 1.0}, "cat", 2.0, "e"))  # a duplicate is no event
     [(step, events)] = log.groups
     assert step == 0
     assert events == [
@@ -63,7 +69,7 @@ def test_a_group_is_logged_before_the_model_changes() -> None:
 
 def test_a_later_sample_is_checked_as_if_the_earlier_were_learned() -> None:
     model = hosted()
-    first, second = model.learn([Learn({"a": 1.0}, "cat"), Learn({"a": 1.0}, 1)])
+    first, second = learn(model, Learn({"a": 1.0}, "cat"), Learn({"a": 1.0}, 1))
     assert isinstance(first, dict)
     assert isinstance(second, Exception)
     assert model.step == 1
@@ -71,20 +77,20 @@ def test_a_later_sample_is_checked_as_if_the_earlier_were_learned() -> None:
 
 def test_a_step_that_is_refused_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = hosted()
-    list(model.learn([Learn({"a": float(i)}, ["cat", "dog"][i % 2]) for i in range(6)]))
+    learn(model, *(Learn({"a": float(i)}, ["cat", "dog"][i % 2]) for i in range(6)))
     model.predict({"a": 1.0}, "t")
     before = model.fingerprint()
-    learn = model.estimator.learn_samples
+    learn_samples = model.estimator.learn_samples
 
     def refuse(samples: list[Sample]) -> list[NonFiniteStateError]:
         return [NonFiniteStateError("poison") for _ in samples]
 
     monkeypatch.setattr(model.estimator, "learn_samples", refuse)
     poison = Learn({"a": 9.0}, "cat", id="e")
-    outcomes = list(model.learn([poison, poison, Label("t", "dog")]))
+    outcomes = learn(model, poison, poison, Label("t", "dog"))
     assert [type(outcome) for outcome in outcomes] == [NonFiniteStateError] * 3
     assert model.fingerprint() == before
-    monkeypatch.setattr(model.estimator, "learn_samples", learn)
+    monkeypatch.setattr(model.estimator, "learn_samples", learn_samples)
     assert one(model, poison)["duplicate"] is False  # neither the id nor the prediction was used up
     assert one(model, Label("t", "dog"))["step"] == 8
 
@@ -92,7 +98,7 @@ def test_a_step_that_is_refused_changes_nothing(monkeypatch: pytest.MonkeyPatch)
 def test_an_id_is_learned_once() -> None:
     model = hosted()
     first = one(model, Learn({"a": 1.0, "b": 2.0}, "cat", id="e"))
-    list(model.learn([Learn({"a": 2.0}, "dog")]))
+    learn(model, Learn({"a": 2.0}, "dog"))
     before = model.fingerprint()
     again = one(model, Learn({"b": 2.0, "a": 1.0}, "cat", id="e"))
     assert again == {**first, "prediction": None, "loss": None, "duplicate": True}
@@ -112,9 +118,9 @@ def test_the_oldest_ids_are_forgotten() -> None:
 
 def test_the_same_prediction_is_answered_again() -> None:
     model = hosted()
-    list(model.learn([Learn({"a": float(i)}, ["cat", "dog"][i % 2]) for i in range(6)]))
+    learn(model, *(Learn({"a": float(i)}, ["cat", "dog"][i % 2]) for i in range(6)))
     given = model.predict({"a": 1.0}, "t")
-    list(model.learn([Learn({"a": 3.0}, "cat")]))
+    learn(model, Learn({"a": 3.0}, "cat"))
     assert model.predict({"a": 1.0}, "t") == given
     assert model.predict({"a": 1.0})["probabilities"] != given["probabilities"]
     assert one(model, Label("t", "dog"))["prediction"] == given["prediction"]
@@ -146,7 +152,7 @@ def test_the_oldest_predictions_make_room() -> None:
 
 def test_predicting_changes_nothing() -> None:
     model = hosted()
-    list(model.learn([Learn({"a": 1.0}, "cat"), Learn({"a": 2.0}, "dog")]))
+    learn(model, Learn({"a": 1.0}, "cat"), Learn({"a": 2.0}, "dog"))
     before = model.fingerprint()
     model.predict({"a": 1.0, "new": 2.0, "town": "Oslo"})
     model.predict({"a": None}, "t")
