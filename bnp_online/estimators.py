@@ -172,6 +172,11 @@ class BNPClassifier(_Estimator, base.Classifier):
         """
         return cast(Label | None, self.predict(x).value)
 
+    def _limit_classes(self, max_classes: int) -> None:
+        if max_classes < max(len(self._labels), 1):
+            raise ConfigurationError("max_classes", f"the model has {len(self._labels)} classes")
+        self.max_classes = self._labels.max_classes = max_classes
+
     def _target(self, sample: Sample) -> tuple[float, int]:
         label = cast(Label, sample.target)
         return (self._labels[label], 0) if label in self._labels else (len(self._labels), 1)

@@ -381,6 +381,31 @@ class OnlineLearner(ABC):
         self._step = step
         self._features = FeatureIndex(self.max_features, names, ignored)
 
+    def set_limits(self, max_features: int | None = None, max_classes: int | None = None) -> None:
+        """Change the limits of a learner that may have learned already; None leaves one as it is.
+
+        Parameters
+        ----------
+        max_features : int
+            Not fewer than `feature_names` has.
+        max_classes : int
+            Of a classifier; not fewer than it has.
+
+        Raises
+        ------
+        ConfigurationError
+            If a limit is too low; nothing was changed.
+        """
+        if max_features is not None and max_features < max(len(self._features.names), 1):
+            raise ConfigurationError("max_features", f"the model has {len(self._features.names)} features")
+        if max_classes is not None:
+            self._limit_classes(max_classes)
+        if max_features is not None:
+            self.max_features = self._features.max_features = max_features
+
+    def _limit_classes(self, max_classes: int) -> None:
+        raise ConfigurationError("max_classes", "a regression has no classes")
+
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, over everything that learning changes."""
         return checkpoint.digest(self._state_of_learning(), self._engine.state_dict())

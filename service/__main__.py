@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from types import FrameType
@@ -21,9 +22,15 @@ def main() -> None:
     settings = _settings()
     # Imported late, for torch takes seconds: wrong settings are refused before, and a signal ends the start.
     from service.app import create_app
+    from service.startup import START_ERRORS, open_folder
 
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s: %(name)s: %(message)s")
+    try:
+        opened = open_folder(settings)
+    except START_ERRORS as error:
+        sys.exit(f"The server cannot start: {error}")
     uvicorn.run(
-        create_app(settings),
+        create_app(settings, opened),
         host=settings.host,
         port=settings.port,
         log_level=settings.log_level,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -16,21 +17,23 @@ from service.catalog import Catalog
 from service.errors import TABLE, envelope
 from service.metrics import HttpMetrics, MetricsMiddleware, ModelCollector
 from service.openapi import openapi
-from service.routes import learn, models, ops, predict
+from service.routes import learn, models, ops, predict, state
 from service.settings import Settings
-from service.store.volatile import VolatileLog
+from service.startup import Opened, open_folder
 from service.wire import json_response
 
 _ABOUT = "Neural networks that learn from every example the moment it arrives."
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """Return the application; models are made when it starts.
+def create_app(settings: Settings | None = None, opened: Opened | None = None) -> FastAPI:
+    """Return the application.
 
     Parameters
     ----------
     settings : Settings, optional
         By default they are read from the environment.
+    opened : Opened, optional
+        The data folder; by default it is opened when the application starts.
     """
     settings = Settings() if settings is None else settings
     app = FastAPI(
@@ -38,7 +41,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=__version__,
         description=_ABOUT,
         # The hot routes stand first: routes are tried in order.
-        routes=[*learn.ROUTES, *predict.ROUTES, *models.ROUTES, *ops.ROUTES],
+        routes=[*learn.ROUTES, *predict.ROUTES, *models.ROUTES, *state.ROUTES, *ops.ROUTES],
         lifespan=_lifespan,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
@@ -46,6 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]  # the way FastAPI documents
     app.state.settings = settings
+    app.state.opened = opened
     app.state.registry = CollectorRegistry()
     app.add_middleware(MetricsMiddleware, metrics=HttpMetrics(app.state.registry))
     for error in (*TABLE, HTTPException):
@@ -56,9 +60,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    catalog = Catalog(settings, VolatileLog())
-    await catalog.create(settings.default_model)
+    opened: Opened = app.state.opened or await asyncio.to_thread(open_folder, settings)
+    catalog = Catalog(settings, opened.log, opened.checkpoints)
+    for history, model in opened.models:
+        catalog.serve(history, model)
+    if opened.log.head == 0:  # a new folder; in any other the default model may have been deleted
+        await catalog.create(settings.default_model)
     collector = ModelCollector(catalog)
     app.state.catalog = catalog
     app.state.registry.register(collector)
@@ -67,6 +74,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         app.state.registry.unregister(collector)
         await catalog.close()
+        opened.close()
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

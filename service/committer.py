@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from service.errors import StorageError, StorageFailedError
@@ -76,8 +76,8 @@ class Committer:
                 self._bell.wait()
             return [self._waiting.popleft() for _ in range(min(len(self._waiting), _LARGEST))]
 
-    def _commit(self, groups: list[Group]) -> list[int] | list[StorageError]:
-        outcomes: list[int] | list[StorageError]
+    def _commit(self, groups: list[Group]) -> Sequence[int | StorageError]:
+        outcomes: Sequence[int | StorageError]
         try:
             outcomes = self._log.append(groups)
         except StorageError as error:
@@ -86,7 +86,7 @@ class Committer:
         return outcomes
 
     def _report(self, outcome: int | StorageError) -> None:
-        """Log when the trouble begins and when it is over: in between it may come thousands of times a second."""
+        """Log when trouble begins and ends: in between it may come thousands of times a second."""
         failing = isinstance(outcome, StorageError)
         if failing and not self._failing:
             _logger.error("nothing can be learned: %s", outcome)

@@ -93,6 +93,18 @@ class IdConflictError(RequestError):
     """The id was used with another body."""
 
 
+class UnknownCheckpointError(RequestError):
+    """There is no such step or checkpoint to go back to."""
+
+
+class NotKeptError(RequestError):
+    """What is asked for lies further back than what is kept."""
+
+
+class ForgottenIdError(RequestError):
+    """The sample of this id was unlearned."""
+
+
 class QueueFullError(RequestError):
     """As many requests wait for the model as may."""
 
@@ -167,8 +179,11 @@ TABLE: dict[type[Exception], Row] = {
     ClientDisconnect: Row(400, "client_disconnected"),
     UnknownModelError: Row(404, "unknown_model"),
     UnknownIdError: Row(404, "unknown_id"),
+    UnknownCheckpointError: Row(404, "unknown_checkpoint"),
+    NotKeptError: Row(410, "not_kept"),
     AlreadyLabelledError: Row(409, "already_labelled"),
     IdConflictError: Row(409, "id_conflict"),
+    ForgottenIdError: Row(409, "id_forgotten"),
     ModelExistsError: Row(409, "model_exists"),
     TooManyModelsError: Row(409, "too_many_models"),
     BodyTooLargeError: Row(413, "body_too_large"),

@@ -45,37 +45,37 @@ def digest(x: Any, *rest: Any) -> bytes:
     >>> digest({"a": 1}, 1) == digest({"a": 1}, True)
     False
     """
-    return hashlib.blake2b(_dumps([x, *rest], orjson.OPT_SORT_KEYS), digest_size=16).digest()
+    return hashlib.blake2b(dumps([x, *rest], orjson.OPT_SORT_KEYS), digest_size=16).digest()
 
 
 def learn_event(x: Any, y: Any, w: Any, identifier: str | None, step: int) -> Event:
     """Return the event of a sample that came whole."""
-    body = _dumps([x, y, w])
+    body = dumps([x, y, w])
     return Event("learn", body, identifier, None if identifier is None else digest(x, y, w), step)
 
 
 def label_event(x: Any, y: Any, given: Given, identifier: str, step: int) -> Event:
     """Return the event of the label of an earlier prediction."""
     prediction, probabilities = given
-    return Event("label", _dumps([x, y, prediction, _pairs(probabilities)]), identifier, None, step)
+    return Event("label", dumps([x, y, prediction, _pairs(probabilities)]), identifier, None, step)
 
 
-def predict_event(pending: Pending, identifier: str, step: int) -> Event:
+def predict_event(pending: Pending, identifier: str) -> Event:
     """Return the event of a prediction that is to wait for its label."""
-    return Event("predict", _dumps(pack(pending)), identifier, None, step)
+    return Event("predict", dumps(pack(pending)), identifier)
 
 
 def read_sample(event: Event) -> Sample:
     """Return the sample of a ``"learn"`` or a ``"label"``."""
     if event.kind == "learn":
-        return Sample(*_loads(event.body))
-    x, y, prediction, pairs = _loads(event.body)
+        return Sample(*loads(event.body))
+    x, y, prediction, pairs = loads(event.body)
     return Sample(x, y, given=(prediction, _dict(pairs)))
 
 
 def read_pending(event: Event) -> Pending:
     """Return the prediction of a ``"predict"``."""
-    return unpack(_loads(event.body))
+    return unpack(loads(event.body))
 
 
 def pack(pending: Pending) -> list[Any]:
@@ -103,12 +103,14 @@ def _dict(pairs: list[Any] | None) -> dict[Any, float] | None:
     return None if pairs is None else dict(pairs)
 
 
-def _dumps(value: Any, option: int = 0) -> bytes:
+def dumps(value: Any, option: int = 0) -> bytes:
+    """Return a value as JSON; numbers read back to the last bit."""
     try:
         return orjson.dumps(value, option=option)
     except TypeError:  # an integer of more than 64 bits, which is a feature like any other
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _loads(body: bytes) -> Any:
+def loads(body: bytes) -> Any:
+    """Return the value that `dumps` was given; a tuple is a list now."""
     return jiter.from_json(body, allow_inf_nan=False)

@@ -39,15 +39,23 @@ class History:
     ----------
     branches : list of Branch
         What a rollback left, and the one that counts: the last.
+    version : int
+        Rises with everything that changes the past.
     """
 
     def __init__(self, log: EventLog, model: int) -> None:
         self.log = log
         self.model = model
+        self.version = 0
         self.branches = [Branch(0, None, 0, model)]
         for record in log.changes(model, "rollback"):
             body = json.loads(record.event.body)
             self.branches.append(Branch(record.branch, body["parent"], body["fork"], record.seq))
+
+    @property
+    def pruned(self) -> bool:
+        """Whether the oldest samples are no longer kept."""
+        return self.log.first_kept(self.model) > 0
 
     @property
     def branch(self) -> int:
@@ -57,6 +65,11 @@ class History:
     def segments(self, after: int = 0, upto: int | None = None) -> list[Segment]:
         """Return where the events that count stand, those with ``after < seq <= upto``."""
         return lineage(self.branches, after, upto)
+
+    def made(self) -> Record:
+        """Return the event that made the model."""
+        (record,) = self.log.read(self.model, [Segment(0, self.model - 1, self.model)])
+        return record
 
     def read(self, after: int = 0, upto: int | None = None) -> Iterator[Record]:
         """Return the events that count, in order."""
@@ -79,36 +92,82 @@ class History:
             record.event.id: Learned(record.event.digest, record.event.step)
             for record in self.log.find(self.model, ids)
             if record.event.id and record.event.kind == "learn" and not record.refused
-            if contains(segments, record)
+            if contains(segments, record.branch, record.seq)
         }
 
-    def at_step(self, step: int) -> Record | None:
-        """Return the last event that counts with which the model had learned `step` samples."""
-        segments = self.segments()
-        found = [record for record in self.log.at_step(self.model, step) if contains(segments, record)]
-        return found[-1] if found else None
+    def at_step(self, step: int) -> list[Record]:
+        """Return the events that count with which the model had learned `step` samples, in order."""
+        return [record for record in self.log.at_step(self.model, step) if self.counts(record)]
 
-    def roll_back(self, to: Record) -> int:
-        """Log that what comes after an event no longer counts; return the number of the rollback."""
+    def roll_back(self, branch: int, fork: int, step: int) -> int:
+        """Log that what comes after an event no longer counts.
+
+        Parameters
+        ----------
+        branch, fork : int
+            Branch and number of the event.
+        step : int
+            Samples that the model had learned then.
+
+        Returns
+        -------
+        int
+            Number of the rollback.
+        """
         number = self.branches[-1].number + 1
-        body = json.dumps({"parent": to.branch, "fork": to.seq}).encode()
-        (seq,) = self.log.append([Group(self.model, number, [Event("rollback", body, step=to.event.step)])])
-        self.branches.append(Branch(number, to.branch, to.seq, seq))
+        body = json.dumps({"parent": branch, "fork": fork}).encode()
+        (seq,) = self.log.append([Group(self.model, number, [Event("rollback", body, step=step)])])
+        self.branches.append(Branch(number, branch, fork, seq))
+        self.version += 1
         return seq
 
-    def forget(self, numbers: Collection[int]) -> int:
+    def forget(self, records: Sequence[Record]) -> int:
         """Remove events, whatever branch they are of, and log that; return the number of the forgetting."""
-        body = json.dumps({"events": sorted(numbers)}).encode()
+        body = json.dumps({"events": [[record.branch, record.seq] for record in records]}).encode()
+        numbers = [record.seq for record in records]
+        self.version += 1
         return self.log.forget(self.model, self.branch, Event("forget", body), numbers)
 
-    def outdated(self, checkpoint: Checkpoint) -> bool:
-        """Return whether a state includes an event that was forgotten after it was kept."""
-        return any(
-            record.seq > checkpoint.head and json.loads(record.event.body)["events"][0] <= checkpoint.seq
-            for record in self.log.changes(self.model, "forget")
-        )
+    def forgotten(self, ids: Collection[str]) -> set[str]:
+        """Return which of the ids are those of events that were forgotten."""
+        return self.log.forgotten(self.model, ids) if ids else set()
 
-    def usable(self, checkpoint: Checkpoint) -> bool:
-        """Return whether a state is one that the model had on the way to where it is."""
-        on_the_way = any(s.after < checkpoint.seq <= s.upto for s in self.segments())
-        return on_the_way and not self.outdated(checkpoint)
+    def find(self, ids: Collection[str]) -> list[Record]:
+        """Return the events that have one of these ids, of all branches."""
+        return self.log.find(self.model, ids)
+
+    def counts(self, record: Record) -> bool:
+        """Return whether an event is one of those that count."""
+        return contains(self.segments(), record.branch, record.seq)
+
+    def reaches(self, seq: int) -> bool:
+        """Return whether every sample after event `seq` is still in the log."""
+        return self.log.first_kept(self.model) <= seq + 1
+
+    def states(self, checkpoints: Sequence[Checkpoint], upto: int | None = None) -> list[Checkpoint]:
+        """Return those checkpoints, in their order, from which the model can be brought to event `upto`.
+
+        They are of states that the model had on the way there, include nothing that was forgotten since, and
+        all that came after is in the log.
+        """
+        segments, gone = self.segments(upto=upto), self._gone()
+        return [
+            kept
+            for kept in checkpoints
+            if contains(segments, kept.branch, kept.seq)
+            and self.reaches(kept.seq)
+            and not any(w > kept.head and s <= kept.seq and contains(segments, b, s) for w, b, s in gone)
+        ]
+
+    def tainted(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+        """Return those checkpoints that may include something that was forgotten after they were made."""
+        gone = self._gone()
+        return [kept for kept in checkpoints if any(w > kept.head and s <= kept.seq for w, _, s in gone)]
+
+    def _gone(self) -> list[tuple[int, int, int]]:
+        """Return, for each event that was forgotten, when that was, its branch and its number."""
+        return [
+            (record.seq, branch, seq)
+            for record in self.log.changes(self.model, "forget")
+            for branch, seq in json.loads(record.event.body)["events"]
+        ]

@@ -1,4 +1,4 @@
-"""A model as the server keeps it: an estimator, its prequential score, and what it remembers by id.
+"""A model as the server keeps it: an estimator, its prequential score, and predictions that wait for labels.
 
 Everything here is synchronous and belongs to one thread, the model's writer; what it does follows from the
 order of its calls alone, so that the same events make the same state again. (A clock decides how many samples
@@ -7,32 +7,52 @@ one call of the estimator takes, which changes no bit.)
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from bnp_online import BNPClassifier, BNPRegressor, __version__
+from bnp_online import BNPClassifier, BNPRegressor
 from bnp_online.encoding import Sample
-from bnp_online.errors import NonFiniteStateError
+from bnp_online.errors import NonFiniteStateError, SampleError
 from bnp_online.evaluate import PrequentialMetrics
-from bnp_online.learner import Prediction
-from service.admission import Admission, Admitted, Entry, Label, Learn
-from service.ids import Learned, LearnedIds, PendingPredictions
+from bnp_online.learner import Prediction, Preview
+from service import events
+from service.admission import Admission, Admitted, Entry, Fresh, Kept, Predict, Repeated, Request
+from service.history import Learned
 from service.pace import Pace
+from service.pending import PendingPredictions
 from service.schemas import ModelSpec
 from service.settings import Settings
-from service.store.base import EventLog
+from service.store.base import Record
 
 Answer: TypeAlias = dict[str, Any]
 Outcome: TypeAlias = Answer | Exception
 
+#: Why a sample was refused after all.
+NON_FINITE = "non_finite_state"
+_COUNTS = ("predicted", "scored", "loss_sum", "last_loss")
 #: How many requests are checked before those who only read have a turn.
 _SLICE = 16
+
+
+@dataclass(slots=True)
+class Applied:
+    """What came of a part of a group.
+
+    Attributes
+    ----------
+    outcomes : list of dict or Exception
+        For each request in order its answer, or what refused it.
+    refused : dict of int to str
+        Why events that were logged had no effect, by number.
+    steps : dict of int to int
+        Where events led, other than it was expected when they were logged, by number.
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    refused: dict[int, str] = field(default_factory=dict)
+    steps: dict[int, int] = field(default_factory=dict)
 
 
 class HostedModel:
@@ -44,15 +64,16 @@ class HostedModel:
         What to make.
     settings : Settings
         The limits.
-    log : EventLog
-        Takes each event before the model changes.
     clock : callable
-        Seconds, for pending predictions.
+        Seconds, for pending predictions; it must never go back, in no process.
+
+    Attributes
+    ----------
+    sequence : int
+        Number of the last event that is in the state.
     """
 
-    def __init__(
-        self, spec: ModelSpec, settings: Settings, log: EventLog, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, spec: ModelSpec, settings: Settings, clock: Callable[[], float]) -> None:
         self.spec = spec
         self.name = spec.name
         self.estimator = _estimator(spec, settings.device)
@@ -62,9 +83,9 @@ class HostedModel:
         self.scored = 0
         self.loss_sum = 0.0
         self.last_loss: float | None = None
-        self._log = log
-        self._ids = LearnedIds(settings.max_ids)
-        self._pending = PendingPredictions(settings.max_pending, settings.label_ttl, clock)
+        self._clock = clock
+        self._label_ttl = settings.label_ttl
+        self._pending = PendingPredictions(settings.max_pending, clock)
         self._pace = Pace()
 
     @property
@@ -72,85 +93,114 @@ class HostedModel:
         """Number of samples learned."""
         return self.estimator.step
 
+    @property
+    def pending(self) -> int:
+        """Number of predictions that wait for their label."""
+        return len(self._pending)
+
     def predict(self, x: Any, identifier: str | None = None) -> Answer:
-        """Predict, and with an id keep the prediction for its label; the model does not change."""
-        if identifier is not None and (given := self._pending.repeated(identifier, x)) is not None:
-            return given
+        """Predict; the model does not change."""
         prediction, probabilities = self.estimator.predict(x)
         answer: Answer = {"model": self.name, "step": self.step, "prediction": prediction, "id": identifier}
         if self.spec.task == "classification":
             answer["probabilities"] = probabilities
-        if identifier is not None:
-            self._pending.add(identifier, x, answer)
         self.predicted += 1
         return answer
 
-    def learn(self, group: Sequence[Learn | Label]) -> Iterator[list[Outcome]]:
-        """Learn a group: check all of it, log what was admitted, then apply it in order, in short calls.
+    def _predict(self, request: Predict) -> events.Pending:
+        answer = self.predict(request.x, request.id)
+        return events.Pending(request.x, answer, self._clock() + self._label_ttl)
+
+    def admit(
+        self, group: Sequence[Request], known: Mapping[str, Learned], forgotten: set[str]
+    ) -> Iterator[list[Entry]]:
+        """Check a group; yields what became of each request, in parts between which others may look at it."""
+        preview = self.estimator.preview()
+        admission = Admission(preview, self.step, self._predict, known, forgotten, self._pending)
+        for start in range(0, len(group), _SLICE):
+            yield admission.take(group[start : start + _SLICE])
+
+    def apply(self, entries: Sequence[Entry]) -> Iterator[Applied]:
+        """Apply a group that was admitted and logged, in order, in short calls.
 
         Yields
         ------
-        list of dict or Exception
-            Of the requests that are done since the last yield, in order and possibly none: answers, or what
-            refused them. Between two yields the model is whole, so that others may look at it.
+        Applied
+            What came of the next requests. Between two yields the model is whole, so that others may look.
         """
-        admission = Admission(self.estimator.preview(), self._ids, self._pending)
-        entries: list[Entry] = []
-        for start in range(0, len(group), _SLICE):
-            entries += admission.take(group[start : start + _SLICE])
-            yield []
-        if events := [entry.event for entry in entries if isinstance(entry, Admitted)]:
-            self.sequence = self._log.append(self.name, events)
         start = 0
         while start < len(entries):
             part = entries[start : start + self._pace.samples]
             yield self._apply(part)
             start += len(part)
 
-    def report(self) -> Answer:
-        """Return the prequential metrics."""
-        return self.score.report()
+    def replay(self, records: Sequence[Record]) -> Applied:
+        """Let samples, labels and predictions that were logged happen again.
 
-    def fingerprint(self) -> Answer:
-        """Return digests of the state."""
-        model = self.estimator.fingerprint()
-        both = model + json.dumps(self.score.state_dict())
-        return {"step": self.step, "sha256": hashlib.sha256(both.encode()).hexdigest(), "model_sha256": model}
+        What was refused then is passed over. A sample that is refused only now was logged by a server that
+        was killed before it could note that, or follows on others that were forgotten meanwhile.
+        """
+        preview = self.estimator.preview()
+        entries: list[Entry] = []
+        refused: dict[int, str] = {}
+        for record in records:
+            if record.refused is not None:
+                continue
+            try:
+                entries.append(_readmitted(record, preview))
+            except SampleError as error:
+                refused[record.seq] = error.code
+        applied = self._apply(entries)
+        self.sequence = records[-1].seq
+        return replace(applied, refused=refused | applied.refused)
 
-    def describe(self) -> Answer:
-        """Return what the model was told to be, and what it became."""
-        model = self.estimator
-        return {
-            "name": self.name,
-            "spec": self.spec.model_dump(mode="json"),
-            "step": self.step,
-            "classes": list(model.labels) if isinstance(model, BNPClassifier) else [],
-            "features": list(model.feature_names),
-            "ignored_features": model.ignored_features,
-            "parameters": model.num_parameters,
-            "device": model.device_name,
-            "engine": model.engine_name,
-            "mixture": model.mixture,
-            "sequence": self.sequence,
-            "versions": versions(),
-        }
+    def patch(self, changes: Mapping[str, int]) -> None:
+        """Change limits.
 
-    def _apply(self, entries: Sequence[Entry]) -> list[Outcome]:
+        Raises
+        ------
+        ConfigurationError
+            If one is below what the model has; nothing was changed.
+        """
+        self.estimator.set_limits(**changes)
+        self.spec = self.spec.model_copy(update=dict(changes))
+
+    def beside(self) -> dict[str, Any]:
+        """Return all of the state but the estimator's, as JSON can hold it."""
+        counts = {name: getattr(self, name) for name in _COUNTS}
+        return {"score": self.score.state_dict(), "pending": self._pending.dump(), "counts": counts}
+
+    def load_beside(self, state: Mapping[str, Any]) -> None:
+        """Take over what `beside` returned."""
+        self.score.load_state_dict(state["score"])
+        self._pending.load(state["pending"])
+        for name in _COUNTS:
+            setattr(self, name, state["counts"][name])
+
+    def _apply(self, entries: Sequence[Entry]) -> Applied:
         """Predict and learn in one call, then score: what is refused leaves the score as it was."""
         step = self.step
         predictions = iter(self._learn([entry.sample for entry in entries if isinstance(entry, Admitted)]))
-        outcomes: list[Outcome] = []
+        applied = Applied()
         for entry in entries:
+            if isinstance(entry, Admitted | Kept):
+                self.sequence = entry.seq
             if isinstance(entry, Admitted):
                 prediction = next(predictions)
                 if isinstance(prediction, Exception):
-                    outcomes.append(prediction)
-                else:
-                    step += 1
-                    outcomes.append(self._accept(entry, prediction, step))
+                    applied.refused[entry.seq] = NON_FINITE
+                    applied.outcomes.append(prediction)
+                    continue
+                step += 1
+                if step != entry.event.step:
+                    applied.steps[entry.seq] = step
+                applied.outcomes.append(self._accept(entry, prediction, step))
+            elif isinstance(entry, Kept):
+                self._pending.add(entry.identifier, entry.pending)
+                applied.outcomes.append(entry.pending.answer)
             else:
-                outcomes.append(self._repeat(entry) if isinstance(entry, Learned) else entry)
-        return outcomes
+                applied.outcomes.append(self._known(entry))
+        return applied
 
     def _learn(self, samples: list[Sample]) -> list[Prediction | NonFiniteStateError]:
         if not samples:
@@ -161,21 +211,27 @@ class HostedModel:
         return predictions
 
     def _accept(self, entry: Admitted, prediction: Prediction, step: int) -> Answer:
-        """Score a sample that was learned, and remember its id."""
-        given, probabilities = entry.event.given or prediction
+        """Score a sample that was learned, and note what its id stands for."""
+        given, probabilities = entry.given or prediction
         loss = self.score.update(entry.sample.target, given, probabilities)
-        self._count(loss)
-        if entry.learned is not None and entry.event.id is not None:
-            entry.learned.step = step
-            self._ids.add(entry.event.id, entry.learned)
-        if entry.pending is not None:
-            entry.pending.labelled, entry.pending.x = True, None
+        if loss is not None:
+            self.scored += 1
+            self.loss_sum += loss
+            self.last_loss = loss
+        if entry.fresh is not None:
+            entry.fresh.step = step
+        if entry.given is not None and entry.event.id is not None:
+            self._pending.label(entry.event.id)
         return self._answer(step, given, loss)
 
-    def _repeat(self, learned: Learned) -> Answer | Exception:
-        if learned.step is None:  # its first request is of this group, and was refused
+    def _known(self, entry: Repeated | Learned | Fresh | Exception) -> Outcome:
+        if isinstance(entry, Exception):
+            return entry
+        if isinstance(entry, Repeated):
+            return entry.answer
+        if entry.step is None:  # its first request is of this group, and was refused
             return NonFiniteStateError("the step would have made the state non-finite; it was not taken")
-        return self._answer(learned.step, None, None, duplicate=True)
+        return self._answer(entry.step, None, None, duplicate=True)
 
     def _answer(self, step: int, prediction: Any, loss: float | None, duplicate: bool = False) -> Answer:
         return {
@@ -186,21 +242,17 @@ class HostedModel:
             "duplicate": duplicate,
         }
 
-    def _count(self, loss: float | None) -> None:
-        if loss is not None:
-            self.scored += 1
-            self.loss_sum += loss
-            self.last_loss = loss
+
+def _readmitted(record: Record, preview: Preview) -> Admitted | Kept:
+    """Return an event of the log as it was admitted."""
+    event = record.event
+    if event.kind == "predict":
+        return Kept(event, str(event.id), events.read_pending(event), record.seq)
+    x, y, w, given = events.read_sample(event)
+    return Admitted(event, preview.check(x, y, w), given, seq=record.seq)
 
 
 def _estimator(spec: ModelSpec, device: str) -> BNPClassifier | BNPRegressor:
     options = spec.model_dump(exclude={"name", "task"}, exclude_none=True)
     make = BNPClassifier if spec.task == "classification" else BNPRegressor
     return make(device=device, **options)
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Return the versions of everything that has a say in a model's bits."""
-    others = {name: version(name) for name in ("torch", "numba", "numpy", "river")}
-    return {"bnp-online": __version__, "python": platform.python_version(), **others}

@@ -9,26 +9,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
-from service.admission import Label, Learn
+from service.admission import Admitted, Entry, Fresh, Kept, Learn, Request
+from service.committer import Committer
 from service.errors import (
     REFUSALS,
     ModelFailedError,
     QueueFullError,
     RequestError,
     ShuttingDownError,
+    StorageError,
     UnknownModelError,
 )
-from service.hosted import Answer, HostedModel
+from service.history import History
+from service.hosted import Answer, Applied, HostedModel
 from service.jobs import Backlog, Job, Outcomes
+from service.keeper import Keeper
 
 T = TypeVar("T")
 Read: TypeAlias = Callable[[HostedModel], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusive:
+    """Something to do in the model's thread between two groups, when its turn comes."""
+
+    do: Callable[[], Any]
+
 
 _logger = logging.getLogger(__name__)
 
@@ -42,18 +56,35 @@ class Learner:
     ----------
     model : HostedModel
         From now on only this thread touches it, except for reading its counters.
+    history : History
+        Of the model.
+    committer : Committer
+        Writes the log.
+    keeper : Keeper
+        Of the model's checkpoints.
     queue_size : int
         Samples that may wait in each queue.
     group_size : int
         Samples that are logged and learned together at most; reads as well.
     """
 
-    def __init__(self, model: HostedModel, queue_size: int, group_size: int) -> None:
+    def __init__(
+        self,
+        model: HostedModel,
+        history: History,
+        committer: Committer,
+        keeper: Keeper,
+        queue_size: int,
+        group_size: int,
+    ) -> None:
         self.model = model
+        self.history = history
+        self._committer = committer
+        self._keeper = keeper
         self._group_size = group_size
         self._loop = asyncio.get_running_loop()
         self._reads: Backlog[Read] = Backlog(queue_size)
-        self._writes: Backlog[Learn | Label] = Backlog(queue_size)
+        self._writes: Backlog[Request | Exclusive] = Backlog(queue_size)
         self._bell = threading.Condition(threading.Lock())
         self._refusal: Callable[[], RequestError] | None = None
         self._discarded = False
@@ -66,6 +97,13 @@ class Learner:
         return self._refusal == self._failure
 
     @property
+    def state(self) -> str:
+        """What becomes of requests: ``"ready"``, ``"rebuilding"`` without forgotten samples, ``"failed"``."""
+        if self.failed:
+            return "failed"
+        return "rebuilding" if self._keeper.paused else "ready"
+
+    @property
     def queue_depth(self) -> int:
         """How many samples and questions wait."""
         return self._reads.waiting + self._writes.waiting
@@ -74,15 +112,23 @@ class Learner:
         """Return what `read` makes of the model between two steps; it must not make it learn."""
         return cast(T, await self._one(self._reads, read))
 
-    async def learn(self, request: Learn | Label) -> Answer:
-        """Learn a sample; returns once it is logged and applied."""
+    async def learn(self, request: Request) -> Answer:
+        """Learn a sample, or keep a prediction; returns once that is logged and applied."""
         return cast(Answer, await self._one(self._writes, request))
+
+    async def exclusive(self, do: Callable[[], T]) -> T:
+        """Return what `do` does in the model's thread, between two groups, when its turn comes."""
+        await self._writes.wait_for_room()
+        [outcome] = await self._submit(self._writes, [Exclusive(do)])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return cast(T, outcome)
 
     async def queue_reads(self, reads: Sequence[Read]) -> tuple[int, Outcomes]:
         """Queue many at once; see `queue_samples`."""
         return await self._some(self._reads, reads)
 
-    async def queue_samples(self, requests: Sequence[Learn | Label]) -> tuple[int, Outcomes]:
+    async def queue_samples(self, requests: Sequence[Request]) -> tuple[int, Outcomes]:
         """Queue many at once, and wait where `learn` refuses: until there is room for at least one.
 
         Returns
@@ -163,12 +209,19 @@ class Learner:
 
     def _learn_group(self) -> None:
         """Learn a group, and answer each job as soon as all of it is applied."""
-        group = self._next(self._writes)
+        if not (jobs := self._next(self._writes)):
+            return
+        if isinstance(first := jobs[0].items[0], Exclusive):
+            self._reply(self._writes, [(jobs[0], [self._attempt(lambda model: first.do())])])
+            return
+        group = list(itertools.takewhile(lambda job: not isinstance(job.items[0], Exclusive), jobs))
+        entries = self._log(self._admit([cast(Request, item) for job in group for item in job.items]))
         waiting = iter(group)
         outcomes: list[Any] = []
         job = next(waiting, None)
-        for applied in self.model.learn([request for job in group for request in job.items]):
-            outcomes += applied
+        for applied in self.model.apply(entries):
+            self._correct(applied)
+            outcomes += applied.outcomes
             answered = []
             while job is not None and len(outcomes) >= len(job.items):
                 answered.append((job, outcomes[: len(job.items)]))
@@ -176,6 +229,58 @@ class Learner:
                 job = next(waiting, None)
             self._reply(self._writes, answered)
             self._answer_reads()
+        self._keeper.consider(self.model)
+
+    def _admit(self, requests: list[Request]) -> list[Entry]:
+        """Check the requests of a group; reads are answered meanwhile."""
+        ids = {request.id for request in requests if isinstance(request, Learn) and request.id is not None}
+        try:
+            known, forgotten = self.history.learned(ids), self.history.forgotten(ids)
+        except StorageError as error:
+            return [error] * len(requests)
+        entries: list[Entry] = []
+        for part in self.model.admit(requests, known, forgotten):
+            entries += part
+            self._answer_reads()
+        return entries
+
+    def _log(self, entries: list[Entry]) -> list[Entry]:
+        """Return a group once it is logged; what could not be is refused. Reads are answered meanwhile."""
+        logged = [entry for entry in entries if isinstance(entry, Admitted | Kept)]
+        if not logged:
+            return entries
+        outcome = self._commit(logged)
+        if isinstance(outcome, StorageError):
+            return [outcome if isinstance(entry, Admitted | Kept | Fresh) else entry for entry in entries]
+        for seq, entry in enumerate(logged, outcome - len(logged) + 1):
+            entry.seq = seq
+        return entries
+
+    def _commit(self, logged: Sequence[Admitted | Kept]) -> int | StorageError:
+        outcomes: list[int | StorageError] = []
+
+        def done(outcome: int | StorageError) -> None:
+            with self._bell:
+                outcomes.append(outcome)
+                self._bell.notify()
+
+        self._committer.submit(self.history.group([entry.event for entry in logged]), done)
+        while True:
+            with self._bell:
+                while not (outcomes or (self._reads.jobs and not self._discarded)):
+                    self._bell.wait()
+            if outcomes:
+                return outcomes[0]
+            self._answer_reads()
+
+    def _correct(self, applied: Applied) -> None:
+        """Note in the log what came out otherwise than was expected when it was logged."""
+        if not applied.refused and not applied.steps:
+            return
+        try:
+            self.history.log.correct(applied.refused, applied.steps)
+        except StorageError as error:  # a restart would find out by itself
+            _logger.warning("a refusal could not be noted in the log: %s", error)
 
     def _reply(self, backlog: Backlog[T], answers: list[tuple[Job[T], list[Any]]]) -> None:
         """Answer many jobs by waking the event loop once."""

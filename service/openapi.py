@@ -61,6 +61,12 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
+def request_body(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the ``openapi_extra`` of a FastAPI route that reads its body itself."""
+    schema = model.model_json_schema()
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
 def error_responses(*errors: type[Exception]) -> dict[int | str, dict[str, Any]]:
     """Return the ``responses`` of a FastAPI route that may answer these errors."""
     by_status: dict[int, list[str]] = defaultdict(list)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jiter
 import orjson
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,6 +20,7 @@ from service.errors import (
     DuplicateKeyError,
     InvalidIdError,
     InvalidJsonError,
+    InvalidSpecError,
     InvalidTypeError,
     MissingFieldError,
     TooManyFeaturesError,
@@ -26,6 +28,8 @@ from service.errors import (
 )
 from service.schemas import MAX_ID_LENGTH
 from service.settings import Settings
+
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,29 @@ def check(body: Any, shape: Shape, settings: Settings) -> dict[str, Any]:
             f"x has {len(x)} features, but this server takes {settings.max_features} (BNP_MAX_FEATURES)", "x"
         )
     return body
+
+
+async def read_model(request: Request, model: type[M], limit: int | None = None) -> M:
+    """Return the body of a request as a pydantic model.
+
+    Raises
+    ------
+    InvalidJsonError, DuplicateKeyError, BodyTooLargeError
+        It is no JSON that is taken here.
+    RequestError
+        A field is wrong, or missing; named.
+    """
+    raw = await read_body(request, limit or request.app.state.settings.max_body_bytes)
+    decode(raw)  # refuses what pydantic lets pass: a key that stands twice
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        # Names of the types of a union stand in the location too: they say nothing to the client.
+        where = [*first["loc"][:1], *(part for part in first["loc"][1:] if isinstance(part, int))]
+        field = ".".join(map(str, where)) or None
+        message = f"{field}: {first['msg']}" if field else first["msg"]
+        raise InvalidSpecError(message, field) from None
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 import bnp_online.errors as library
 from service import errors, schemas
+from service.admission import Predict
 from service.catalog import catalog_of
 from service.openapi import DocumentedRoute, Operation
 from service.wire import PREDICT, json_response, read_checked
@@ -20,7 +21,10 @@ async def predict(request: Request) -> Response:
     catalog = catalog_of(request)
     body = await read_checked(request, PREDICT, catalog.settings)
     x, identifier = body["x"], body.get("id")
-    return json_response(await catalog.get(body.get("model")).ask(lambda model: model.predict(x, identifier)))
+    learner = catalog.get(body.get("model"))
+    if identifier is not None:
+        return json_response(await learner.learn(Predict(x, identifier)))
+    return json_response(await learner.ask(lambda model: model.predict(x)))
 
 
 ROUTES = [

@@ -181,7 +181,11 @@ class EventLog(Protocol):
         ...
 
     def forget(self, model: int, branch: int, event: Event, numbers: Collection[int]) -> int:
-        """Remove events and every trace of their content, and log that it was done; return its number."""
+        """Remove events, and log that it was done; return its number. `erase` removes what is left."""
+        ...
+
+    def erase(self) -> None:
+        """Let no trace of removed events stay on the disk, and give free space back; may take long."""
         ...
 
     def forgotten(self, model: int, ids: Collection[str]) -> set[str]:
@@ -192,8 +196,18 @@ class EventLog(Protocol):
         """Return the number before which samples of the model may have been removed by `prune`."""
         ...
 
-    def prune(self, model: int, before: int) -> int:
-        """Remove the samples of a model with a smaller number than `before`; return how many."""
+    def prune(self, model: int, before: int, newest: int, since: float) -> int:
+        """Remove samples of a model that stand before event `before`; return how many.
+
+        Parameters
+        ----------
+        model, before : int
+            Whose, and which.
+        newest : int
+            So many of them, the newest, stay.
+        since : float
+            Of these, those that are older than this time go nevertheless.
+        """
         ...
 
     def drop(self, model: int) -> None:
@@ -232,8 +246,8 @@ class Checkpoint:
         Of the checkpoint, among those of its model.
     model : int
         Whose state it is.
-    seq : int
-        Number of the last event that the state includes.
+    branch, seq : int
+        Branch and number of the last event that the state includes.
     step : int
         Samples learned.
     head : int
@@ -246,6 +260,7 @@ class Checkpoint:
 
     name: str
     model: int
+    branch: int
     seq: int
     step: int
     head: int
@@ -262,8 +277,10 @@ class Checkpoints(Protocol):
         By `save`: there is no room; nothing was kept.
     """
 
-    def save(self, model: int, seq: int, step: int, head: int, state: Mapping[str, Any]) -> Checkpoint:
-        """Keep a state, as `bnp_online.checkpoint.dumps` takes it, before returning."""
+    def save(
+        self, model: int, branch: int, seq: int, step: int, head: int, state: Mapping[str, Any]
+    ) -> Checkpoint:
+        """Keep a state, as `bnp_online.checkpoint.dumps` takes it, before returning; see `Checkpoint`."""
         ...
 
     def list(self, model: int) -> list[Checkpoint]:
@@ -317,9 +334,9 @@ def lineage(branches: Sequence[Branch], after: int = 0, upto: int | None = None)
     return segments[::-1]
 
 
-def contains(segments: Sequence[Segment], record: Record) -> bool:
+def contains(segments: Sequence[Segment], branch: int, seq: int) -> bool:
     """Return whether an event is in one of the segments."""
-    return any(s.branch == record.branch and s.after < record.seq <= s.upto for s in segments)
+    return any(s.branch == branch and s.after < seq <= s.upto for s in segments)
 
 
 #: Greater than any number of an event.

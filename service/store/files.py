@@ -14,7 +14,7 @@ from bnp_online import checkpoint as format_
 from service.errors import StorageFailedError, StorageFullError
 from service.store.base import Checkpoint
 
-_NAME = re.compile(r"step(\d+)-event(\d+)-head(\d+)\.safetensors")
+_NAME = re.compile(r"step(\d+)-branch(\d+)-event(\d+)-head(\d+)\.safetensors")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _logger = logging.getLogger(__name__)
@@ -34,9 +34,11 @@ class CheckpointFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def save(self, model: int, seq: int, step: int, head: int, state: Mapping[str, Any]) -> Checkpoint:
+    def save(
+        self, model: int, branch: int, seq: int, step: int, head: int, state: Mapping[str, Any]
+    ) -> Checkpoint:
         """Keep a state before returning."""
-        path = self._of(model) / f"step{step}-event{seq}-head{head}.safetensors"
+        path = self._of(model) / f"step{step}-branch{branch}-event{seq}-head{head}.safetensors"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             format_.save(path, state)
@@ -82,6 +84,6 @@ class CheckpointFiles:
 def _describe(model: int, path: Path) -> Checkpoint:
     match = _NAME.fullmatch(path.name)
     assert match is not None  # noqa: S101 (callers have seen to it)
-    step, seq, head = map(int, match.groups())
+    step, branch, seq, head = map(int, match.groups())
     status = path.stat()
-    return Checkpoint(path.stem, model, seq, step, head, status.st_mtime, status.st_size)
+    return Checkpoint(path.stem, model, branch, seq, step, head, status.st_mtime, status.st_size)

@@ -45,7 +45,8 @@ class SqliteLog:
             self._prepare("NORMAL" if relaxed else "FULL")
             self._reader = self._connect()
             self._reader.execute("PRAGMA query_only = ON")
-            ((self._head, latest),) = self._writer.execute("SELECT ifnull(max(seq), 0), max(time) FROM event")
+            ((head, latest),) = self._writer.execute("SELECT ifnull(max(seq), 0), max(time) FROM event")
+        self._head: int = head
         self._finish_drops()
         # Seconds since the start, on top of whichever is later: a wall clock may be set back.
         self._origin = max(time.time(), latest or 0.0) - time.monotonic()
@@ -142,7 +143,7 @@ class SqliteLog:
             )
 
     def forget(self, model: int, branch: int, event: Event, numbers: Collection[int]) -> int:
-        """Remove events and every trace of their content, and log that it was done."""
+        """Remove events, and log that it was done."""
         with self._transaction():
             keys = [(seq, model) for seq in numbers]
             ids = [
@@ -153,9 +154,7 @@ class SqliteLog:
             ]
             self._writer.executemany("INSERT OR IGNORE INTO forgotten VALUES (?, ?)", ids)
             self._writer.executemany("DELETE FROM event WHERE seq = ? AND model = ?", keys)
-            seq = self._insert(model, branch, [event])
-        self._erase()
-        return seq
+            return self._insert(model, branch, [event])
 
     def forgotten(self, model: int, ids: Collection[str]) -> set[str]:
         """Return which of the ids are those of events that were forgotten."""
@@ -169,16 +168,32 @@ class SqliteLog:
         rows = self._rows("SELECT before FROM pruned WHERE model = ?", model)
         return rows[0][0] if rows else 0
 
-    def prune(self, model: int, before: int) -> int:
-        """Remove the samples of a model with a smaller number than `before`."""
+    def prune(self, model: int, before: int, newest: int, since: float) -> int:
+        """Remove samples of a model that stand before event `before`."""
+        samples = f"model = ? AND seq < ? AND NOT ({SPECIAL})"
+        query = f"SELECT seq FROM event WHERE {samples} ORDER BY seq DESC LIMIT 1 OFFSET ?"  # noqa: S608
+        beyond = self._rows(query, model, before, newest)
+        limit = min(before, max(beyond[0][0] + 1 if beyond else 0, self._first_since(since)))
         with self._transaction():
             self._writer.execute(
                 "INSERT INTO pruned VALUES (?1, ?2) ON CONFLICT DO UPDATE SET before = max(before, ?2)",
-                (model, before),
+                (model, limit),
             )
-        removed = self._remove(f"model = ? AND seq < ? AND NOT ({SPECIAL})", model, before)
-        self._erase()
+        if removed := self._remove(samples, model, limit):
+            self.erase()
         return removed
+
+    def _first_since(self, when: float) -> int:
+        """Return the number of the first event logged at `when` or later: times rise with numbers."""
+        low, high = 1, self._head + 1
+        while low < high:
+            middle = (low + high) // 2
+            rows = self._rows("SELECT seq, time FROM event WHERE seq >= ? ORDER BY seq LIMIT 1", middle)
+            if not rows or rows[0][1] >= when:
+                high = middle
+            else:
+                low = rows[0][0] + 1
+        return low
 
     def drop(self, model: int) -> None:
         """Remove a model, and every trace of its content but that there was one."""
@@ -195,7 +210,7 @@ class SqliteLog:
         """Remove what is left of models that were deleted: by `drop`, or by one that was killed half-way."""
         deleted = f"SELECT model FROM event WHERE {SPECIAL} AND kind = 'delete'"  # noqa: S608
         if self._remove(f"model IN ({deleted}) AND kind <> 'delete'"):
-            self._erase()
+            self.erase()
 
     def probe(self) -> None:
         """Write something that means nothing."""
@@ -240,7 +255,7 @@ class SqliteLog:
             if count < _PAGE:
                 return removed
 
-    def _erase(self) -> None:
+    def erase(self) -> None:
         """Let no removed content stay in the file (where deleting wrote zeros) or its WAL; shrink both."""
         free = _PAGE
         while free:

@@ -150,7 +150,7 @@ def test_lineage_is_what_a_list_that_is_cut_back_holds(steps: list[str | float],
         kept.append((len(branches) - 1, seq))
         everything.append(kept[-1])
     segments = lineage(branches, after)
-    got = [e for e in everything if contains(segments, Record(e[1], 1, e[0], 0.0, None, learn(b"")))]
+    got = [e for e in everything if contains(segments, *e)]
     assert got == [e for e in kept if e[1] > after]
     assert all(a.upto <= b.after for a, b in itertools.pairwise(segments))
 
@@ -260,6 +260,7 @@ def test_forgetting_leaves_no_trace_of_the_content(reopen: Open, tmp_path: Path)
     assert secret in contents(tmp_path)
     assert name.encode() in contents(tmp_path)
     number = log.forget(model, 1, Event("forget", b"[1]"), [last - 1])
+    log.erase()
     assert number == start + 1
     for _ in range(2):
         assert secret not in contents(tmp_path)
@@ -289,20 +290,33 @@ def test_dropping_leaves_no_trace_of_a_model(reopen: Open, tmp_path: Path) -> No
         log = reopen()
 
 
-def test_pruning_removes_old_samples_and_shrinks_the_log(reopen: Open, tmp_path: Path) -> None:
+def test_pruning_removes_old_samples_and_shrinks_the_log(reopen: Open) -> None:
     log = reopen()
     model = log.create(Event("create", b"c"))
     last = append(log, model, 0, [learn(b"old" * 300)] * 3000)
     append(log, model, 0, [Event("patch", b"p"), learn(b"new")])
     size = log.size()
     assert log.first_kept(model) == 0
-    assert log.prune(model, last + 1) == 3000
+    assert log.prune(model, last + 1, newest=10**6, since=0.0) == 0
+    assert log.prune(model, last + 1, newest=1, since=0.0) == 2999
     assert log.size() < size / 3
-    assert log.prune(model, last) == 0
+    assert log.prune(model, last + 1, newest=0, since=0.0) == 1
+    assert log.prune(model, last, newest=0, since=0.0) == 0
     for _ in range(2):
         assert log.first_kept(model) == last + 1
         assert bodies(everything(log, model)) == [b"c", b"p", b"new"]
         log = reopen()
+
+
+def test_pruning_by_age(log: EventLog) -> None:
+    model = log.create(Event("create", b"c"))
+    for i in range(20):
+        append(log, model, 0, [learn(b"%d" % i)])
+    times = [record.time for record in everything(log, model)]
+    assert log.prune(model, log.head, newest=100, since=times[8]) == 7
+    assert samples(log, model) == [b"%d" % i for i in range(7, 20)]
+    assert log.prune(model, log.head, newest=100, since=times[-1] + 1.0) == 12  # never the last itself
+    assert samples(log, model) == [b"19"]
 
 
 def test_the_clock_never_goes_back(reopen: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,10 +419,10 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
 def test_states_come_back_the_newest_first(store: Checkpoints) -> None:
     assert store.list(1) == []
     for seq in (9, 100, 20):
-        made = store.save(1, seq, seq // 2, seq + 1, STATE)
-        assert (made.model, made.seq, made.step, made.head) == (1, seq, seq // 2, seq + 1)
+        made = store.save(1, 2, seq, seq // 2, seq + 1, STATE)
+        assert (made.model, made.branch, made.seq, made.step, made.head) == (1, 2, seq, seq // 2, seq + 1)
         assert abs(made.time - time.time()) < 60
-    store.save(2, 5, 5, 5, STATE)
+    store.save(2, 0, 5, 5, 5, STATE)
     listed = store.list(1)
     assert [c.seq for c in listed] == [100, 20, 9]
     assert made in listed
@@ -424,16 +438,16 @@ def test_states_come_back_the_newest_first(store: Checkpoints) -> None:
 
 
 def test_a_checkpoint_needs_room(store: Checkpoints) -> None:
-    kept = store.save(1, 1, 1, 1, STATE)
+    kept = store.save(1, 0, 1, 1, 1, STATE)
     with no_room(), pytest.raises(StorageFullError, match="free some space"):
-        store.save(1, 2, 2, 2, STATE)
+        store.save(1, 0, 2, 2, 2, STATE)
     assert store.list(1) == [kept]
 
 
 @pytest.mark.parametrize("harm", ["cut", "altered", "emptied"])
 def test_a_harmed_file_is_found_when_it_is_loaded(tmp_path: Path, harm: str) -> None:
     store = CheckpointFiles(tmp_path)
-    made = store.save(1, 7, 3, 8, STATE)
+    made = store.save(1, 0, 7, 3, 8, STATE)
     (path,) = tmp_path.rglob("*.safetensors")
     data = path.read_bytes()
     path.write_bytes({"cut": data[:-3], "altered": data[:-1] + b"?", "emptied": b""}[harm])
@@ -445,7 +459,7 @@ def test_a_harmed_file_is_found_when_it_is_loaded(tmp_path: Path, harm: str) -> 
 
 def test_files_that_are_left_over_are_tidied_away(tmp_path: Path) -> None:
     store = CheckpointFiles(tmp_path)
-    kept, gone = (store.save(model, 1, 1, 1, STATE) for model in (1, 2))
+    kept, gone = (store.save(model, 0, 1, 1, 1, STATE) for model in (1, 2))
     half = tmp_path / "1" / f".{kept.name}.safetensors.1234"
     half.write_bytes(b"half")
     (tmp_path / "1" / "notes.txt").write_text("a stranger's")
