@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import cast
 
-from starlette.requests import Request
+from starlette.types import Scope
 
 from service.errors import InvalidSpecError, ModelExistsError, TooManyModelsError, UnknownModelError
 from service.hosted import HostedModel
@@ -106,6 +106,6 @@ class Catalog:
         return spec.model_copy(update={k: v for k, v in limits.items() if getattr(spec, k) is None})
 
 
-def catalog_of(request: Request) -> Catalog:
-    """Return the models of the server that the request came to."""
-    return cast(Catalog, request.app.state.catalog)
+def catalog_of(scope: Scope) -> Catalog:
+    """Return the models of the server that a request came to."""
+    return cast(Catalog, scope["app"].state.catalog)
