@@ -9,12 +9,15 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from bnp_online import __version__
 from service.catalog import Catalog
 from service.errors import TABLE, envelope
+from service.hot import HotRoutes
 from service.metrics import HttpMetrics, MetricsMiddleware, ModelCollector
 from service.openapi import openapi
 from service.routes import learn, models, ops, predict, state
@@ -36,7 +39,7 @@ def create_app(settings: Settings | None = None, opened: Opened | None = None) -
         The data folder; by default it is opened when the application starts.
     """
     settings = Settings() if settings is None else settings
-    app = FastAPI(
+    app = _App(
         title="bnp-online",
         version=__version__,
         description=_ABOUT,
@@ -46,15 +49,26 @@ def create_app(settings: Settings | None = None, opened: Opened | None = None) -
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
+        # The metrics are Prometheus'; to look for providers of OpenTelemetry's takes time on each request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]  # the way FastAPI documents
     app.state.settings = settings
     app.state.opened = opened
     app.state.registry = CollectorRegistry()
-    app.add_middleware(MetricsMiddleware, metrics=HttpMetrics(app.state.registry))
+    app.state.http_metrics = HttpMetrics(app.state.registry)
     for error in (*TABLE, HTTPException):
         app.add_exception_handler(error, _refuse)
     return app
+
+
+class _App(FastAPI):
+    """FastAPI, with a short way to the hot routes."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Put the metrics and the hot routes before all that the hot routes do not need."""
+        stack: ASGIApp = HotRoutes(super().build_middleware_stack(), self.routes)
+        return ServerErrorMiddleware(MetricsMiddleware(stack, self.state.http_metrics), handler=_refuse)
 
 
 @asynccontextmanager

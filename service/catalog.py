@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import cast
 
-from starlette.requests import Request
+from starlette.types import Scope
 
 from service.committer import Committer
 from service.errors import (
@@ -157,6 +157,6 @@ class Catalog:
         return spec.model_copy(update={k: v for k, v in limits.items() if getattr(spec, k) is None})
 
 
-def catalog_of(request: Request) -> Catalog:
-    """Return the models of the server that the request came to."""
-    return cast(Catalog, request.app.state.catalog)
+def catalog_of(scope: Scope) -> Catalog:
+    """Return the models of the server that a request came to."""
+    return cast(Catalog, scope["app"].state.catalog)

@@ -12,8 +12,6 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
 from service.errors import row
@@ -49,9 +47,7 @@ class Operation:
 class DocumentedRoute(Route):
     """A plain Starlette route, POST only, which pays nothing for being documented."""
 
-    def __init__(
-        self, path: str, endpoint: Callable[[Request], Awaitable[Response]], operation: Operation
-    ) -> None:
+    def __init__(self, path: str, endpoint: Callable[..., Awaitable[Any]], operation: Operation) -> None:
         super().__init__(path, endpoint, methods=["POST"])
         self.operation = operation
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 import bnp_online.errors as library
 from service import errors, schemas
 from service.admission import Label, Learn
 from service.catalog import catalog_of
-from service.openapi import DocumentedRoute, Operation
-from service.wire import LABEL, LEARN, json_response, read_checked
+from service.hot import HotRoute
+from service.openapi import Operation
+from service.wire import LABEL, LEARN, read_checked, respond
 
 _SHARED = (
     errors.InvalidJsonError,
@@ -28,28 +28,28 @@ _SHARED = (
 )
 
 
-async def learn(request: Request) -> Response:
+async def learn(scope: Scope, receive: Receive, send: Send) -> None:
     """Predict a sample, score the prediction, learn the sample, and answer once all that is done.
 
     With an `id` the request is safe to repeat: the same body changes nothing and answers the original step.
     """
-    catalog = catalog_of(request)
-    body = await read_checked(request, LEARN, catalog.settings)
+    catalog = catalog_of(scope)
+    body = await read_checked(scope, receive, LEARN, catalog.settings)
     learner = catalog.get(body.get("model"))
     weight = 1.0 if body.get("w") is None else body["w"]
-    return json_response(await learner.learn(Learn(body["x"], body["y"], weight, body.get("id"))))
+    await respond(send, await learner.learn(Learn(body["x"], body["y"], weight, body.get("id"))))
 
 
-async def label(request: Request) -> Response:
+async def label(scope: Scope, receive: Receive, send: Send) -> None:
     """Learn the label of an earlier prediction, which is scored as it was given at the time."""
-    catalog = catalog_of(request)
-    body = await read_checked(request, LABEL, catalog.settings)
+    catalog = catalog_of(scope)
+    body = await read_checked(scope, receive, LABEL, catalog.settings)
     learner = catalog.get(body.get("model"))
-    return json_response(await learner.learn(Label(body["id"], body["y"])))
+    await respond(send, await learner.learn(Label(body["id"], body["y"])))
 
 
 ROUTES = [
-    DocumentedRoute(
+    HotRoute(
         "/learn",
         learn,
         Operation(
@@ -60,7 +60,7 @@ ROUTES = [
             (*_SHARED, errors.TooManyFeaturesError, errors.IdConflictError),
         ),
     ),
-    DocumentedRoute(
+    HotRoute(
         "/label",
         label,
         Operation(

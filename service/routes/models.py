@@ -29,7 +29,7 @@ async def list_models(request: Request) -> Response:
                     "step": learner.model.step,
                     "state": learner.state,
                 }
-                for learner in catalog_of(request)
+                for learner in catalog_of(request.scope)
             ]
         }
     )
@@ -37,7 +37,7 @@ async def list_models(request: Request) -> Response:
 
 async def create_model(request: Request) -> Response:
     """Make a model from a JSON spec; features and classes come from the data."""
-    catalog = catalog_of(request)
+    catalog = catalog_of(request.scope)
     spec = await read_model(request, schemas.ModelSpec)
     learner = await catalog.create(spec)
     return json_response(await description(learner), 201)
@@ -48,20 +48,20 @@ async def create_model(request: Request) -> Response:
 )
 async def get_model(request: Request, m: str) -> Response:
     """Tell what the model was told to be, and what it became."""
-    return json_response(await description(catalog_of(request).get(m)))
+    return json_response(await description(catalog_of(request.scope).get(m)))
 
 
 @router.delete("/models/{m}", summary="Delete a model", status_code=204, responses=_ABSENT)
 async def delete_model(request: Request, m: str) -> Response:
     """Delete a model and all that it knows; requests that wait for it are refused."""
-    await catalog_of(request).delete(m)
+    await catalog_of(request.scope).delete(m)
     return Response(status_code=204)
 
 
 @router.get("/models/{m}/metrics", summary="Score a model", response_model=schemas.Scores, responses=_ABSENT)
 async def get_metrics(request: Request, m: str) -> Response:
     """Tell how good the predictions were: each was made before its sample was learned."""
-    return json_response(await catalog_of(request).get(m).ask(report.scores))
+    return json_response(await catalog_of(request.scope).get(m).ask(report.scores))
 
 
 @router.get(
@@ -72,7 +72,7 @@ async def get_metrics(request: Request, m: str) -> Response:
 )
 async def get_fingerprint(request: Request, m: str) -> Response:
     """Digest all that learning changes: equal digests, equal states."""
-    return json_response(await catalog_of(request).get(m).ask(report.fingerprint))
+    return json_response(await catalog_of(request.scope).get(m).ask(report.fingerprint))
 
 
 async def description(learner: Learner) -> dict[str, Any]:

@@ -31,7 +31,7 @@ async def live(request: Request) -> Response:
 )
 async def ready(request: Request) -> Response:
     """Ask every model's writer for a sign of life."""
-    catalog = catalog_of(request)
+    catalog = catalog_of(request.scope)
     await asyncio.gather(*(_probe(learner, catalog.settings.ready_timeout) for learner in catalog))
     return json_response({"status": "ready"})
 

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 import bnp_online.errors as library
 from service import errors, schemas
 from service.admission import Predict
 from service.catalog import catalog_of
-from service.openapi import DocumentedRoute, Operation
-from service.wire import PREDICT, json_response, read_checked
+from service.hot import HotRoute
+from service.openapi import Operation
+from service.wire import PREDICT, read_checked, respond
 
 
-async def predict(request: Request) -> Response:
+async def predict(scope: Scope, receive: Receive, send: Send) -> None:
     """Predict a sample; with an `id` the prediction is kept for its label.
 
     The same `id` with the same `x` again answers the prediction that is kept, not a new one.
     """
-    catalog = catalog_of(request)
-    body = await read_checked(request, PREDICT, catalog.settings)
-    x, identifier = body["x"], body.get("id")
+    catalog = catalog_of(scope)
+    body = await read_checked(scope, receive, PREDICT, catalog.settings)
     learner = catalog.get(body.get("model"))
+    x, identifier = body["x"], body.get("id")
     if identifier is not None:
-        return json_response(await learner.learn(Predict(x, identifier)))
-    return json_response(await learner.ask(lambda model: model.predict(x)))
+        await respond(send, await learner.learn(Predict(x, identifier)))
+    else:
+        await respond(send, await learner.ask(lambda model: model.predict(x)))
 
 
 ROUTES = [
-    DocumentedRoute(
+    HotRoute(
         "/predict",
         predict,
         Operation(

@@ -34,7 +34,7 @@ router = APIRouter(tags=["models"], generate_unique_id_function=operation_id)
 )
 async def list_checkpoints(request: Request, m: str) -> Response:
     """List the checkpoints that are kept, the newest first."""
-    kept = await catalog_of(request).maintenance(m).checkpoints()
+    kept = await catalog_of(request.scope).maintenance(m).checkpoints()
     return json_response({"checkpoints": [_checkpoint(each, current) for each, current in kept]})
 
 
@@ -47,7 +47,7 @@ async def list_checkpoints(request: Request, m: str) -> Response:
 )
 async def take_checkpoint(request: Request, m: str) -> Response:
     """Keep the state as it is, and answer once it is on the disk."""
-    return json_response(_checkpoint(await catalog_of(request).maintenance(m).checkpoint(), True), 201)
+    return json_response(_checkpoint(await catalog_of(request.scope).maintenance(m).checkpoint(), True), 201)
 
 
 @router.post(
@@ -60,8 +60,8 @@ async def take_checkpoint(request: Request, m: str) -> Response:
 async def roll_back(request: Request, m: str) -> Response:
     """Go back to a step or a checkpoint, exactly; what follows is a new branch of the model's history."""
     body = await read_model(request, schemas.RollbackBody)
-    model = await catalog_of(request).maintenance(m).roll_back(body.step, body.checkpoint)
-    branch = catalog_of(request).get(m).history.branch
+    model = await catalog_of(request.scope).maintenance(m).roll_back(body.step, body.checkpoint)
+    branch = catalog_of(request.scope).get(m).history.branch
     return json_response({"model": m, "step": model.step, "branch": branch})
 
 
@@ -79,7 +79,7 @@ async def forget(request: Request, m: str) -> Response:
     The model serves and learns meanwhile; its `state` says when that is done. The ids are not learned again.
     """
     body = await read_model(request, schemas.ForgetBody)
-    maintenance = catalog_of(request).maintenance(m)
+    maintenance = catalog_of(request.scope).maintenance(m)
     gone = await maintenance.forget(body.ids)
     return json_response({"model": m, "forgotten": gone, "rebuilding": maintenance.rebuilding}, 202)
 
@@ -92,7 +92,7 @@ async def forget(request: Request, m: str) -> Response:
 )
 async def list_branches(request: Request, m: str) -> Response:
     """List the branches of a model's history, one more for each rollback; the last is the one that counts."""
-    branches = await catalog_of(request).maintenance(m).branches()
+    branches = await catalog_of(request.scope).maintenance(m).branches()
     return json_response({"branches": [asdict(branch) for branch in branches]})
 
 
@@ -110,7 +110,7 @@ async def list_events(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
     """List what is logged of a model, without the samples themselves: of one branch, or what counts."""
-    records = await catalog_of(request).maintenance(m).events(branch, after, limit)
+    records = await catalog_of(request.scope).maintenance(m).events(branch, after, limit)
     return json_response({"events": [_event(record) for record in records]})
 
 
@@ -122,7 +122,7 @@ async def list_events(
 )
 async def export_model(request: Request, m: str) -> Response:
     """Return the model as one safetensors file, which `bnp_online.load` reads."""
-    body = await catalog_of(request).get(m).ask(export)
+    body = await catalog_of(request.scope).get(m).ask(export)
     name = f'attachment; filename="{m}.safetensors"'
     return Response(body, media_type=SAFETENSORS, headers={"content-disposition": name})
 
@@ -141,8 +141,8 @@ async def import_model(request: Request, m: str) -> Response:
 
     Its spec becomes that of the file; its prequential metrics begin anew.
     """
-    catalog = catalog_of(request)
-    body = await read_body(request, catalog.settings.max_import_bytes)
+    catalog = catalog_of(request.scope)
+    body = await read_body(request.scope, request.receive, catalog.settings.max_import_bytes)
     await catalog.maintenance(m).import_(body)
     return json_response(await description(catalog.get(m)))
 
@@ -157,8 +157,8 @@ async def import_model(request: Request, m: str) -> Response:
 async def patch_model(request: Request, m: str) -> Response:
     """Change what may change while a model lives."""
     changes = await read_model(request, schemas.ModelPatch)
-    await catalog_of(request).maintenance(m).patch(changes)
-    return json_response(await description(catalog_of(request).get(m)))
+    await catalog_of(request.scope).maintenance(m).patch(changes)
+    return json_response(await description(catalog_of(request.scope).get(m)))
 
 
 def _checkpoint(kept: Checkpoint, current: bool) -> dict[str, Any]:

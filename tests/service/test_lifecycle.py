@@ -140,7 +140,7 @@ def test_an_unforeseen_error_in_a_route_is_an_error_like_any_other(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve()
-    monkeypatch.setattr("service.routes.models.catalog_of", lambda request: 1 // 0)
+    monkeypatch.setattr("service.routes.models.catalog_of", lambda scope: 1 // 0)
     answer = server.client.get("/models")
     assert error(answer) == (500, "internal_error", None)
     assert "division" not in answer.text
