@@ -87,13 +87,15 @@ def test_requests_that_wait_for_a_deleted_model(serve: Callable[..., Server]) ->
     server.create(name="gone")
     with ThreadPoolExecutor() as pool:
         with server.held("gone"):
-            learning = pool.submit(server.post, "/learn", x={"a": 1}, y=1, model="gone")
+            before = pool.submit(server.post, "/learn", x={"a": 1}, y=1, model="gone")
             server.wait_for_queue(2, "gone")
             deleting = pool.submit(server.client.delete, "/models/gone")
-            while "gone" in names(server):
-                pass
-        assert error(learning.result())[:2] == (404, "unknown_model")
+            server.wait_for_queue(3, "gone")
+            after = pool.submit(server.post, "/learn", x={"a": 1}, y=1, model="gone")
+            server.wait_for_queue(4, "gone")
+        assert before.result().json()["step"] == 1
         assert deleting.result().status_code == 204
+        assert error(after.result())[:2] == (404, "unknown_model")
 
 
 def test_health(serve: Callable[..., Server]) -> None:
