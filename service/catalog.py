@@ -110,7 +110,7 @@ class Catalog:
         return learner
 
     async def delete(self, name: str) -> None:
-        """Delete a model and every trace of what it learned; what waits for it is refused.
+        """Delete a model and every trace of what it learned; what waits behind that is refused.
 
         Raises
         ------
@@ -122,11 +122,8 @@ class Catalog:
         async with self._changing:
             learner, maintenance = self.get(name), self.maintenance(name)
             await maintenance.close()
-            drop = partial(self._log.drop, learner.history.model)
-            # In its turn, after what was asked before; a model that failed has no turns any more.
-            await (asyncio.to_thread(drop) if learner.failed else learner.exclusive(drop))
+            await learner.delete(partial(self._log.drop, learner.history.model))
             del self._learners[name], self._maintenance[name]
-            await learner.discard()
             await maintenance.drop()
 
     async def close(self) -> None:

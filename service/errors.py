@@ -150,7 +150,7 @@ class DamagedEventError(Exception):
         self.seq = seq
 
 
-REFUSALS = (RequestError, library.SampleError, library.NonFiniteStateError)
+REFUSALS = (RequestError, library.SampleError, library.NonFiniteStateError, library.ConfigurationError)
 """What refuses one request and leaves the model as it was; all else that a model raises ends its thread."""
 
 

@@ -142,12 +142,29 @@ class Learner:
 
     async def close(self) -> None:
         """Answer all that waits, refuse what comes later, and end the thread."""
-        await self._stop(lambda: ShuttingDownError("the server is shutting down"))
+        with self._bell:
+            self._refusal = self._refusal or (lambda: ShuttingDownError("the server is shutting down"))
+            self._bell.notify()
+        await asyncio.to_thread(self._thread.join)
 
-    async def discard(self) -> None:
-        """End the thread after the group in hand; all that waits learns that the model is gone."""
-        name = self.model.name
-        await self._stop(lambda: UnknownModelError(f"model {name!r} was deleted", "model"), discard=True)
+    async def delete(self, do: Callable[[], None]) -> None:
+        """Delete the model by `do` when its turn comes, and end the thread.
+
+        All that waits behind it learns that the model is gone; if `do` raises, nothing has changed.
+        """
+
+        def last() -> None:
+            do()
+            name = self.model.name
+            with self._bell:
+                self._refusal = lambda: UnknownModelError(f"model {name!r} was deleted", "model")
+                self._discarded = True
+
+        if self.failed:  # it has no turns any more
+            await asyncio.to_thread(do)
+        else:
+            await self.exclusive(last)
+            await asyncio.to_thread(self._thread.join)
 
     async def _one(self, backlog: Backlog[T], item: T) -> Any:
         if not backlog.room:
@@ -170,13 +187,6 @@ class Learner:
             backlog.add(job)
             self._bell.notify()
         return job.outcomes
-
-    async def _stop(self, refusal: Callable[[], RequestError], discard: bool = False) -> None:
-        with self._bell:
-            self._refusal = self._refusal or refusal
-            self._discarded = discard
-            self._bell.notify()
-        await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
         try:

@@ -185,6 +185,7 @@ class Maintenance:
                 _logger.warning("rebuilding %r goes on later: %s", self._learner.model.name, error)
                 await asyncio.sleep(1.0)
         await asyncio.to_thread(self._keeper.purge)
+        self._keeper.paused = False
 
     def _swap(self, model: HostedModel, version: int) -> bool:
         """Catch up with what was learned meanwhile; False if more was forgotten meanwhile."""
@@ -192,7 +193,6 @@ class Maintenance:
             return False
         model = self._recovery.run_on(model)
         self._learner.model = model
-        self._keeper.paused = False
         self._keeper.begin(model)
         return True
 

@@ -100,7 +100,9 @@ class PendingPredictions:
         now = self._clock()
         while self._entries and next(iter(self._entries.values())).pending.expires <= now:
             self._entries.popitem(last=False)
-        return self._entries.get(identifier)
+        entry = self._entries.get(identifier)
+        # One behind others that were promised more time, before the setting changed, may be over as well.
+        return None if entry is None or entry.pending.expires <= now else entry
 
 
 def _unlabelled(entry: _Entry) -> _Entry:

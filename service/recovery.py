@@ -7,10 +7,12 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
+from pydantic import ValidationError
+
 from bnp_online import checkpoint as file_format
 from bnp_online.errors import CheckpointError, StateError
 from service import events, snapshot
-from service.errors import NotKeptError
+from service.errors import InvalidSpecError, NotKeptError
 from service.history import History
 from service.hosted import HostedModel
 from service.schemas import ModelSpec
@@ -121,7 +123,9 @@ def imported(body: bytes, name: str, settings: Settings, clock: Callable[[], flo
     Raises
     ------
     CheckpointError, StateError
-        If it is no such file, is damaged, or is of a model that a server cannot make.
+        If it is no such file, or is damaged.
+    InvalidSpecError
+        If it is of a model that a server cannot make.
     """
     state = file_format.loads(body)
     tasks = {"BNPClassifier": "classification", "BNPRegressor": "regression"}
@@ -130,7 +134,12 @@ def imported(body: bytes, name: str, settings: Settings, clock: Callable[[], flo
         raise CheckpointError("holds no estimator of this library")
     known = {key: value for key, value in parameters.items() if key in ModelSpec.model_fields}
     spec = {**known, "name": name, "task": tasks[state["estimator"]]}
-    model = HostedModel(ModelSpec.model_validate_json(events.dumps(spec)), settings, clock)
+    try:
+        valid = ModelSpec.model_validate_json(events.dumps(spec))
+    except ValidationError as error:
+        fields = ", ".join(str(problem["loc"][0]) for problem in error.errors())
+        raise InvalidSpecError(f"a server cannot make this model: {fields}") from None
+    model = HostedModel(valid, settings, clock)
     model.estimator.load_state_dict(state)
     return model
 

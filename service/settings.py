@@ -71,9 +71,7 @@ class Settings(BaseSettings):
         description="Requests that may wait for one model, to learn and to read each; beyond: 429.",
     )
     group_size: int = Field(
-        default=256,
-        ge=1,
-        description="Most waiting requests that are logged, done and answered as one group.",
+        default=256, ge=1, description="Most waiting requests that are logged and learned as one group."
     )
     max_pending: int = Field(
         default=10_000,

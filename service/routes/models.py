@@ -53,7 +53,7 @@ async def get_model(request: Request, m: str) -> Response:
 
 @router.delete("/models/{m}", summary="Delete a model", status_code=204, responses=_ABSENT)
 async def delete_model(request: Request, m: str) -> Response:
-    """Delete a model and all that it knows; requests that wait for it are refused."""
+    """Delete a model and every trace of what it learned, in its turn; what waits behind it is refused."""
     await catalog_of(request.scope).delete(m)
     return Response(status_code=204)
 

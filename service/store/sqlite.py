@@ -48,6 +48,7 @@ class SqliteLog:
             ((head, latest),) = self._writer.execute("SELECT ifnull(max(seq), 0), max(time) FROM event")
         self._head: int = head
         self._finish_drops()
+        self.erase()  # a server that was killed may not have come to it
         # Seconds since the start, on top of whichever is later: a wall clock may be set back.
         self._origin = max(time.time(), latest or 0.0) - time.monotonic()
 
@@ -174,13 +175,15 @@ class SqliteLog:
         query = f"SELECT seq FROM event WHERE {samples} ORDER BY seq DESC LIMIT 1 OFFSET ?"  # noqa: S608
         beyond = self._rows(query, model, before, newest)
         limit = min(before, max(beyond[0][0] + 1 if beyond else 0, self._first_since(since)))
+        if not self._rows(f"SELECT 1 FROM event WHERE {samples} LIMIT 1", model, limit):  # noqa: S608
+            return 0
         with self._transaction():
             self._writer.execute(
                 "INSERT INTO pruned VALUES (?1, ?2) ON CONFLICT DO UPDATE SET before = max(before, ?2)",
                 (model, limit),
             )
-        if removed := self._remove(samples, model, limit):
-            self.erase()
+        removed = self._remove(samples, model, limit)
+        self.erase()
         return removed
 
     def _first_since(self, when: float) -> int:
