@@ -21,11 +21,13 @@ def main() -> None:
     settings = _settings()
     # Imported late, for torch takes seconds: wrong settings are refused before, and a signal ends the start.
     from service.app import create_app
+    from service.protocol import Protocol
 
     uvicorn.run(
         create_app(settings),
         host=settings.host,
         port=settings.port,
+        http=Protocol,
         log_level=settings.log_level,
         access_log=False,
         server_header=False,

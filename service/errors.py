@@ -97,6 +97,10 @@ class QueueFullError(RequestError):
     """As many requests wait for the model as may."""
 
 
+class StreamTimeoutError(RequestError):
+    """The client of a stream sent nothing for too long."""
+
+
 class ModelFailedError(RequestError):
     """The model's thread ended with an error that nobody foresaw; its state is not to be trusted."""
 
@@ -138,6 +142,7 @@ TABLE: dict[type[Exception], Row] = {
     ClientDisconnect: Row(400, "client_disconnected"),
     UnknownModelError: Row(404, "unknown_model"),
     UnknownIdError: Row(404, "unknown_id"),
+    StreamTimeoutError: Row(408, "stream_timeout"),
     AlreadyLabelledError: Row(409, "already_labelled"),
     IdConflictError: Row(409, "id_conflict"),
     ModelExistsError: Row(409, "model_exists"),

@@ -8,20 +8,31 @@ import bnp_online.errors as library
 from service import errors, schemas
 from service.catalog import catalog_of
 from service.hot import HotRoute
+from service.learner import Learner, Read
 from service.openapi import Operation
-from service.wire import PREDICT, read_checked, respond
+from service.streams import LineStream, is_ndjson
+from service.wire import PREDICT, check, decode, read_body, respond
 
 
 async def predict(scope: Scope, receive: Receive, send: Send) -> None:
     """Predict a sample; with an `id` the prediction is kept for its label.
 
-    The same `id` with the same `x` again answers the prediction that is kept, not a new one.
+    The same `id` with the same `x` again answers the prediction that is kept, not a new one. As
+    `application/x-ndjson` it takes a sample a line and answers a line for each; see `POST /learn`.
     """
     catalog = catalog_of(scope)
-    body = await read_checked(scope, receive, PREDICT, catalog.settings)
-    learner = catalog.get(body.get("model"))
-    x, identifier = body["x"], body.get("id")
-    await respond(send, await learner.ask(lambda model: model.predict(x, identifier)))
+    settings = catalog.settings
+
+    def take(raw: bytes) -> tuple[Learner, Read]:
+        body = check(decode(raw), PREDICT, settings)
+        x, identifier = body["x"], body.get("id")
+        return catalog.get(body.get("model")), lambda model: model.predict(x, identifier)
+
+    if is_ndjson(scope):
+        await LineStream(scope, receive, send, settings, take, Learner.queue_reads).run()
+    else:
+        learner, read = take(await read_body(scope, receive, settings.max_body_bytes))
+        await respond(send, await learner.ask(read))
 
 
 ROUTES = [
@@ -50,6 +61,7 @@ ROUTES = [
                 errors.QueueFullError,
                 errors.ModelFailedError,
             ),
+            lines=True,
         ),
     ),
 ]
