@@ -22,6 +22,7 @@ def main() -> None:
     settings = _settings()
     # Imported late, for torch takes seconds: wrong settings are refused before, and a signal ends the start.
     from service.app import create_app
+    from service.protocol import Protocol
     from service.startup import START_ERRORS, open_folder
 
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s: %(name)s: %(message)s")
@@ -33,6 +34,7 @@ def main() -> None:
         create_app(settings, opened),
         host=settings.host,
         port=settings.port,
+        http=Protocol,
         log_level=settings.log_level,
         access_log=False,
         server_header=False,

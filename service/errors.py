@@ -109,6 +109,10 @@ class QueueFullError(RequestError):
     """As many requests wait for the model as may."""
 
 
+class StreamTimeoutError(RequestError):
+    """The client of a stream sent nothing for too long."""
+
+
 class ModelFailedError(RequestError):
     """The model's thread ended with an error that nobody foresaw; its state is not to be trusted."""
 
@@ -180,12 +184,13 @@ TABLE: dict[type[Exception], Row] = {
     UnknownModelError: Row(404, "unknown_model"),
     UnknownIdError: Row(404, "unknown_id"),
     UnknownCheckpointError: Row(404, "unknown_checkpoint"),
-    NotKeptError: Row(410, "not_kept"),
+    StreamTimeoutError: Row(408, "stream_timeout"),
     AlreadyLabelledError: Row(409, "already_labelled"),
     IdConflictError: Row(409, "id_conflict"),
     ForgottenIdError: Row(409, "id_forgotten"),
     ModelExistsError: Row(409, "model_exists"),
     TooManyModelsError: Row(409, "too_many_models"),
+    NotKeptError: Row(410, "not_kept"),
     BodyTooLargeError: Row(413, "body_too_large"),
     RequestError: Row(422, "invalid_request"),
     RequestValidationError: Row(422, "invalid_request"),

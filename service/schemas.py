@@ -351,3 +351,10 @@ class ErrorAnswer(BaseModel):
     """The body of every error; the state of the model is as it was."""
 
     error: ErrorBody
+
+
+class LineError(BaseModel):
+    """The answer to a line of a stream that was refused; the state of the model is as it was."""
+
+    error: ErrorBody
+    line: int = Field(description="Number of the line, from 1.")

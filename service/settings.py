@@ -63,15 +63,18 @@ class Settings(BaseSettings):
         default=4096, ge=1, description="Most features in one sample, and in a model's spec."
     )
     max_classes: int = Field(default=1024, ge=2, description="Most classes in a model's spec.")
-    max_body_bytes: int = Field(default=2**20, ge=1, description="Largest request body in bytes.")
+    max_body_bytes: int = Field(
+        default=2**20, ge=1, description="Largest request body, or line of a stream, in bytes."
+    )
     max_import_bytes: int = Field(default=2**28, ge=1, description="Largest model to import, in bytes.")
     queue_size: int = Field(
         default=1024,
         ge=1,
-        description="Requests that may wait for one model, to learn and to read each; beyond: 429.",
+        description="Samples that may wait for one model, to learn and to read each; beyond: 429, and a "
+        "stream waits.",
     )
     group_size: int = Field(
-        default=256, ge=1, description="Most waiting requests that are logged and learned as one group."
+        default=256, ge=1, description="Most waiting samples that are logged and learned as one group."
     )
     max_pending: int = Field(
         default=10_000,
@@ -83,6 +86,13 @@ class Settings(BaseSettings):
         gt=0,
         allow_inf_nan=False,
         description="Seconds that a prediction waits for its label.",
+    )
+    stream_timeout: float = Field(
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds in which the client of a stream must send something, and read something; "
+        "beyond: it is disconnected.",
     )
     ready_timeout: float = Field(
         default=2.0,

@@ -125,7 +125,7 @@ def decode(raw: bytes) -> Any:
         message = str(error)
         if message.startswith("Detected duplicate key"):
             raise DuplicateKeyError(message) from None
-        raise InvalidJsonError(f"the body is not JSON: {message}") from None
+        raise InvalidJsonError(f"this is not JSON: {message}") from None
 
 
 def _decode_flat(raw: bytes) -> Any:
@@ -207,6 +207,11 @@ def encode(content: Any) -> bytes:
     Keys that are booleans or integers are written as JSON writes them as values.
     """
     return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)
+
+
+def encode_line(content: Any) -> bytes:
+    """Return JSON as `encode` does, and the end of a line."""
+    return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE)
 
 
 async def respond(

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.catalog import Catalog
+from service.protocol import Protocol
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ class Server:
         self.app: FastAPI = create_app(settings)
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
-                self.app, port=0, log_level="critical", http="httptools", timeout_graceful_shutdown=30
+                self.app, port=0, log_level="critical", http=Protocol, timeout_graceful_shutdown=30
             )
         )
         self._loop: asyncio.AbstractEventLoop | None = None

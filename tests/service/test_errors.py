@@ -131,7 +131,7 @@ CASES = HOT + SAMPLES + SPECS
 # These are shown elsewhere, for they need more than one request, or a server in trouble.
 ELSEWHERE = {
     "already_labelled", "client_disconnected", "id_conflict", "model_failed", "not_ready",
-    "queue_full", "shutting_down", "too_many_models",
+    "queue_full", "shutting_down", "stream_timeout", "too_many_models",
 }  # fmt: skip
 # No request leads to these: they guard against mistakes in the code, or belong to rooms not built yet.
 UNREACHABLE = {
