@@ -72,6 +72,10 @@ class Catalog:
         self.get(name)
         return self._maintenance[name]
 
+    async def probe(self) -> None:
+        """Raise `StorageError` if nothing can be logged now."""
+        await asyncio.to_thread(self._log.probe)
+
     async def create(self, spec: ModelSpec) -> Learner:
         """Make a model and start its writer.
 

@@ -30,8 +30,12 @@ async def live(request: Request) -> Response:
     responses=error_responses(errors.NotReadyError),
 )
 async def ready(request: Request) -> Response:
-    """Ask every model's writer for a sign of life."""
+    """Ask every model's writer for a sign of life, and the event log whether it can be written."""
     catalog = catalog_of(request.scope)
+    try:
+        await catalog.probe()
+    except errors.StorageError as error:
+        raise errors.NotReadyError(error.message) from None
     await asyncio.gather(*(_probe(learner, catalog.settings.ready_timeout) for learner in catalog))
     return json_response({"status": "ready"})
 
