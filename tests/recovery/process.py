@@ -154,15 +154,15 @@ def logged(folder: Path, model: str = "default") -> list[tuple[str, str | None, 
 def replayed(folder: Path, model: str = "default") -> str:
     """Return the fingerprint of an estimator in this process that learns the log, one sample at a time."""
     events = logged(folder, model)
-    spec = {k: v for k, v in events[0][2].items() if v is not None}
-    make = BNPClassifier if spec.pop("task") == "classification" else BNPRegressor
+    spec: Json = {k: v for k, v in events[0][2].items() if v is not None}
+    make: Any = BNPClassifier if spec.pop("task") == "classification" else BNPRegressor
     del spec["name"]
     estimator = make(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}, device="cpu")
     for kind, _, body, refused in events:
         if kind in ("learn", "label") and refused is None:
             x, y, w = body if kind == "learn" else (*body[:2], 1.0)
             estimator.learn_one(x, y, w=w)
-    return estimator.fingerprint()
+    return str(estimator.fingerprint())
 
 
 def wait_until(condition: Any, seconds: float = 30.0) -> None:
