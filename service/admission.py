@@ -65,6 +65,8 @@ class Admitted:
         For a sample with an id: takes the step.
     seq : int
         Number of the event, once it is logged.
+    learned : bool
+        Whether it was applied, and not refused.
     """
 
     event: Event
@@ -72,6 +74,7 @@ class Admitted:
     given: events.Given | None = None
     fresh: Fresh | None = None
     seq: int = 0
+    learned: bool = False
 
 
 @dataclass(slots=True)

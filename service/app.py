@@ -75,15 +75,14 @@ class _App(FastAPI):
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     opened: Opened = app.state.opened or await asyncio.to_thread(open_folder, settings)
-    catalog = Catalog(settings, opened.log, opened.checkpoints)
-    for history, model in opened.models:
-        catalog.serve(history, model)
-    if opened.log.head == 0:  # a new folder; in any other the default model may have been deleted
-        await catalog.create(settings.default_model)
+    app.state.catalog = catalog = Catalog(settings, opened.log, opened.checkpoints)
     collector = ModelCollector(catalog)
-    app.state.catalog = catalog
     app.state.registry.register(collector)
     try:
+        for history, model in opened.models:
+            catalog.serve(history, model)
+        if opened.log.head == 0:  # a new folder; in any other the default model may have been deleted
+            await catalog.create(settings.default_model)
         yield
     finally:
         app.state.registry.unregister(collector)

@@ -107,8 +107,9 @@ class Catalog:
         settings, name = self.settings, model.name
         keeper = Keeper(history, self._checkpoints, settings, self._executor)
         keeper.begin(model)
-        learner = Learner(model, history, self._committer, keeper, settings.queue_size, settings.group_size)
         recovery = Recovery(history, self._checkpoints, settings)
+        queue, group = settings.queue_size, settings.group_size
+        learner = Learner(model, history, self._committer, keeper, recovery.run, queue, group)
         self._learners[name] = learner
         self._maintenance[name] = Maintenance(learner, keeper, recovery, settings)
         return learner

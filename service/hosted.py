@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from bnp_online import BNPClassifier, BNPRegressor
@@ -83,8 +83,8 @@ class HostedModel:
         self.scored = 0
         self.loss_sum = 0.0
         self.last_loss: float | None = None
-        self._clock = clock
-        self._label_ttl = settings.label_ttl
+        self.settings = settings
+        self.clock = clock
         self._pending = PendingPredictions(settings.max_pending, clock)
         self._pace = Pace()
 
@@ -109,7 +109,7 @@ class HostedModel:
 
     def _predict(self, request: Predict) -> events.Pending:
         answer = self.predict(request.x, request.id)
-        return events.Pending(request.x, answer, self._clock() + self._label_ttl)
+        return events.Pending(request.x, answer, self.clock() + self.settings.label_ttl)
 
     def admit(
         self, group: Sequence[Request], known: Mapping[str, Learned], forgotten: set[str]
@@ -120,24 +120,26 @@ class HostedModel:
         for start in range(0, len(group), _SLICE):
             yield admission.take(group[start : start + _SLICE])
 
-    def apply(self, entries: Sequence[Entry]) -> Iterator[Applied]:
-        """Apply a group that was admitted and logged, in order, in short calls.
+    @property
+    def pace(self) -> int:
+        """How many entries one call of `apply` should take, so that it is short."""
+        return self._pace.samples
 
-        Yields
-        ------
-        Applied
-            What came of the next requests. Between two yields the model is whole, so that others may look.
-        """
-        start = 0
-        while start < len(entries):
-            part = entries[start : start + self._pace.samples]
-            yield self._apply(part)
-            start += len(part)
+    def is_sound(self, entries: Sequence[Entry]) -> bool:
+        """Return whether the model can predict the last sample of these that it has learned."""
+        for entry in reversed(entries):
+            if isinstance(entry, Admitted) and entry.learned:
+                try:
+                    self.estimator.predict(entry.sample.features)
+                except NonFiniteStateError:
+                    return False
+                return True
+        return True
 
-    def replay(self, records: Sequence[Record]) -> Applied:
-        """Let samples, labels and predictions that were logged happen again.
+    def readmit(self, records: Sequence[Record]) -> tuple[list[Entry], dict[int, str]]:
+        """Return samples, labels and predictions that were logged, to be applied again.
 
-        What was refused then is passed over. A sample that is refused only now was logged by a server that
+        What was refused then is left out. What is refused only now, by number, was logged by a server that
         was killed before it could note that, or follows on others that were forgotten meanwhile.
         """
         preview = self.estimator.preview()
@@ -150,9 +152,7 @@ class HostedModel:
                 entries.append(_readmitted(record, preview))
             except SampleError as error:
                 refused[record.seq] = error.code
-        applied = self._apply(entries)
-        self.sequence = records[-1].seq
-        return replace(applied, refused=refused | applied.refused)
+        return entries, refused
 
     def patch(self, changes: Mapping[str, int]) -> None:
         """Change limits.
@@ -177,8 +177,11 @@ class HostedModel:
         for name in _COUNTS:
             setattr(self, name, state["counts"][name])
 
-    def _apply(self, entries: Sequence[Entry]) -> Applied:
-        """Predict and learn in one call, then score: what is refused leaves the score as it was."""
+    def apply(self, entries: Sequence[Entry]) -> Applied:
+        """Apply what was admitted and logged, in order, in one call of the estimator.
+
+        A sample that is refused leaves everything as it was, and does not keep the others from being learned.
+        """
         step = self.step
         predictions = iter(self._learn([entry.sample for entry in entries if isinstance(entry, Admitted)]))
         applied = Applied()
@@ -194,6 +197,7 @@ class HostedModel:
                 step += 1
                 if step != entry.event.step:
                     applied.steps[entry.seq] = step
+                entry.learned = True
                 applied.outcomes.append(self._accept(entry, prediction, step))
             elif isinstance(entry, Kept):
                 self._pending.add(entry.identifier, entry.pending)

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
@@ -28,6 +28,7 @@ from service.errors import (
     StorageError,
     UnknownModelError,
 )
+from service.guard import Guard
 from service.history import History
 from service.hosted import Answer, Applied, HostedModel
 from service.jobs import Backlog, Job, Outcomes
@@ -62,6 +63,8 @@ class Learner:
         Writes the log.
     keeper : Keeper
         Of the model's checkpoints.
+    rebuild : callable
+        Returns the model as it was after an event, by its number.
     queue_size : int
         Samples that may wait in each queue.
     group_size : int
@@ -74,11 +77,14 @@ class Learner:
         history: History,
         committer: Committer,
         keeper: Keeper,
+        rebuild: Callable[[int], HostedModel],
         queue_size: int,
         group_size: int,
     ) -> None:
         self.model = model
         self.history = history
+        self._rebuild = rebuild
+        self._guard = Guard()
         self._committer = committer
         self._keeper = keeper
         self._group_size = group_size
@@ -101,7 +107,12 @@ class Learner:
         """What becomes of requests: ``"ready"``, ``"rebuilding"`` without forgotten samples, ``"failed"``."""
         if self.failed:
             return "failed"
-        return "rebuilding" if self._keeper.paused else "ready"
+        return "rebuilding" if self._keeper.paused or self.poisoned else "ready"
+
+    @property
+    def poisoned(self) -> bool:
+        """Whether the state is being brought back to before a sample that poisoned it."""
+        return self._guard.rebuilding
 
     @property
     def queue_depth(self) -> int:
@@ -229,8 +240,7 @@ class Learner:
         waiting = iter(group)
         outcomes: list[Any] = []
         job = next(waiting, None)
-        for applied in self.model.apply(entries):
-            self._correct(applied)
+        for applied in self._apply(entries):
             outcomes += applied.outcomes
             answered = []
             while job is not None and len(outcomes) >= len(job.items):
@@ -282,6 +292,17 @@ class Learner:
             if outcomes:
                 return outcomes[0]
             self._answer_reads()
+
+    def _apply(self, entries: list[Entry]) -> Iterator[Applied]:
+        """Apply a group that was logged, in short calls; yields what came of the next requests."""
+        start = 0
+        while start < len(entries):
+            part = entries[start : start + self.model.pace]
+            back = partial(self._rebuild, self.model.sequence)
+            self.model, applied = self._guard.apply(self.model, part, back)
+            self._correct(applied)
+            yield applied
+            start += len(part)
 
     def _correct(self, applied: Applied) -> None:
         """Note in the log what came out otherwise than was expected when it was logged."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeAlias
 
 from pydantic import ValidationError
@@ -13,6 +14,7 @@ from bnp_online import checkpoint as file_format
 from bnp_online.errors import CheckpointError, StateError
 from service import events, snapshot
 from service.errors import InvalidSpecError, NotKeptError
+from service.guard import Guard
 from service.history import History
 from service.hosted import HostedModel
 from service.schemas import ModelSpec
@@ -86,15 +88,17 @@ class Recovery:
         """Return the model after further events: all samples, or one event of another kind."""
         event = records[0].event
         if event.kind in _SAMPLES:
-            applied = model.replay(records)
-            if applied.refused or applied.steps:
-                self._history.log.correct(applied.refused, applied.steps)
-            return model
-        if event.kind == "import":
+            entries, refused = model.readmit(records)
+            before = snapshot.take(model)
+            back = partial(snapshot.restore, before, self._settings, self._history.log.now)
+            model, applied = Guard().apply(model, entries, back)
+            if refused or applied.refused or applied.steps:
+                self._history.log.correct(refused | applied.refused, applied.steps)
+        elif event.kind == "import":
             model = imported(event.body, model.name, self._settings, self._history.log.now)
         elif event.kind == "patch":
             model.patch(events.loads(event.body))
-        model.sequence = records[0].seq
+        model.sequence = records[-1].seq
         return model
 
     def base(self, upto: int | None = None) -> HostedModel:

@@ -47,11 +47,13 @@ async def metrics(request: Request) -> Response:
 
 
 async def _probe(learner: Learner, timeout: float) -> None:
+    name = learner.model.name
+    if learner.poisoned:
+        raise errors.NotReadyError(f"the state of model {name!r} is being brought back", "model")
     try:
         async with asyncio.timeout(timeout):
             await learner.ask(lambda model: model.step)
     except TimeoutError:
-        name = learner.model.name
         raise errors.NotReadyError(f"model {name!r} did not answer within {timeout:g} s", "model") from None
     except (errors.ModelFailedError, errors.QueueFullError, errors.ShuttingDownError) as error:
         raise errors.NotReadyError(error.message, "model") from None

@@ -482,3 +482,36 @@ def test_a_state_of_another_format_names_who_wrote_it(
     monkeypatch.undo()
     with start() as server:
         assert server.fingerprint() == expected
+
+
+def test_a_stream_that_poisons_a_model_is_refused_sample_by_sample(
+    start: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At a rate of 1e11 a legal sample leaves weights after which nothing could be predicted any more."""
+    with start() as server:
+        server.create(name="wild", hidden=[4], lr=1e11)
+        codes = []
+        for i, (x, y) in enumerate(samples(120)):
+            answer = server.post("/learn", x=x, y=y, model="wild", id=f"e{i}")
+            codes.append(answer.status_code if answer.status_code == 200 else error(answer)[1])
+            assert server.post("/predict", x=x, model="wild").status_code == 200
+            assert server.client.get("/health/ready").status_code == 200
+        assert set(codes) == {200, "non_finite_state"}
+        assert "poisoned" in caplog.text
+        step = server.get("/models/wild")["step"]
+        assert step == codes.count(200)
+        refused = codes.index("non_finite_state")
+        listed = server.get("/models/wild/events?limit=1000")["events"]
+        assert [event["refused"] for event in listed if event["id"] == f"e{refused}"] == ["non_finite_state"]
+        x, y = next(samples(120))
+        assert server.learn(x, y, model="wild", id="e0")["duplicate"] is True
+        lines = "".join(f'{{"x": {{"a": {i}.5}}, "y": "cat", "model": "wild"}}\n' for i in range(200))
+        headers = {"content-type": "application/x-ndjson"}
+        answers = server.client.post("/learn", content=lines, headers=headers).text.splitlines()
+        assert len(answers) == 200
+        assert server.get("/models/wild")["step"] == step + sum('"step"' in line for line in answers)
+        before = server.fingerprint("wild")
+        shutil.rmtree(crash(server, tmp_path / "killed") / "checkpoints", ignore_errors=True)
+    for folder in (None, tmp_path / "killed"):
+        with start(folder) as server:
+            assert server.fingerprint("wild") == before

@@ -46,11 +46,9 @@ class Model:
             [last] = self.log.append([self.history.group([entry.event for entry in logged])])
             for seq, entry in enumerate(logged, last - len(logged) + 1):
                 entry.seq = seq
-        outcomes: list[Any] = []
-        for applied in self.hosted.apply(entries):
-            outcomes += applied.outcomes
-            self.log.correct(applied.refused, applied.steps)
-        return outcomes
+        applied = self.hosted.apply(entries)
+        self.log.correct(applied.refused, applied.steps)
+        return applied.outcomes
 
     def one(self, request: Request) -> Any:
         [outcome] = self.learn(request)
