@@ -64,10 +64,11 @@ class CompiledEngine(Engine):
         spec, real, count = self.spec, self._real, len(self._rates)
         sizes = [inputs, *spec.hidden, outputs]
         regression = spec.task == "regression"
-        scalars = np.zeros(13)
+        scalars = np.zeros(14)
         scalars[[buffers.RHO, buffers.EPS_REL, buffers.EPS_ABS]] = spec.rho, spec.eps_rel, spec.eps_abs
         scalars[[buffers.ENTRY_WEIGHT, buffers.ENTRY_PRIOR, buffers.ERROR_SCALE]] = 1.0
         scalars[[buffers.TARGET_LOW, buffers.TARGET_HIGH]] = math.inf, -math.inf
+        scalars[buffers.PREDICTED] = -1.0
         copy_rows = np.ones((6, count))
         copy_rows[[buffers.RATE, buffers.REPLAYS]] = np.array(self._rates).T
         copy_rows[buffers.WEIGHT] = 1.0 / count
@@ -94,6 +95,8 @@ class CompiledEngine(Engine):
             backup_inputs=np.zeros((2, inputs)),
             memory_x=np.zeros((0, inputs), real),
             memory_y=np.zeros((0, 2)),
+            latest=np.zeros(inputs),
+            outputs=np.zeros((count, outputs)),
             scratch=np.zeros((6, sum(sizes)), real),
             live=np.zeros(sum(sizes), np.int64),
             mixed=np.zeros(outputs),
@@ -153,7 +156,7 @@ class CompiledEngine(Engine):
 
     def predict(self, x: Vector) -> Vector:
         """Return probabilities of shape (outputs,), or the prediction, of shape (1,)."""
-        predictions = np.empty((1, self._buffers.sizes[-1]))
+        predictions = np.empty((1, len(self._buffers.mixed)))
         if fused.predict(x.reshape(1, -1), predictions, *self._buffers) == 0:
             raise NonFiniteStateError("the network's outputs are not finite: use a smaller lr")
         row: Vector = predictions[0]
@@ -163,9 +166,10 @@ class CompiledEngine(Engine):
         self, x: Vector, targets: Vector, weights: Vector, *, predict: bool = False
     ) -> tuple[int, Vector]:
         """Learn rows in order, each its own step, up to the first that is refused."""
-        predictions = np.empty((len(x), self._buffers.sizes[-1])) if predict else _NO_PREDICTIONS
-        self._make_room(len(x))
-        rows = x.reshape(len(x), -1)
+        predictions = np.empty((len(x), len(self._buffers.mixed))) if predict else _NO_PREDICTIONS
+        if self._memory:
+            self._make_room(len(x))
+        rows = x if x.ndim == 2 else x.reshape(len(x), -1)
         return fused.learn(rows, targets, weights, predictions, *self._buffers), predictions
 
     def state_dict(self) -> dict[str, Tensor]:
