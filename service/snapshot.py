@@ -6,9 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-import numpy as np
-import torch
-
+from bnp_online.checkpoint import pack, unpack
 from bnp_online.errors import CheckpointError
 from service import events
 from service.hosted import HostedModel
@@ -29,10 +27,9 @@ _logger = logging.getLogger(__name__)
 def take(model: HostedModel) -> dict[str, Any]:
     """Return a model's state, which does not change when the model goes on."""
     state = model.estimator.state_dict()
-    beside = np.frombuffer(events.dumps(model.beside()), np.uint8)
     return {
         **state,
-        "tensors": {**state["tensors"], _BESIDE: torch.from_numpy(beside.copy())},
+        "tensors": {**state["tensors"], _BESIDE: pack(events.dumps(model.beside()))},
         _BESIDE: {
             "format": FORMAT,
             "spec": model.spec.model_dump(mode="json"),
@@ -63,7 +60,7 @@ def restore(state: State, settings: Settings, clock: Callable[[], float]) -> Hos
         )
     model = HostedModel(ModelSpec.model_validate_json(events.dumps(head["spec"])), settings, clock)
     tensors = dict(state["tensors"])
-    beside = events.loads(tensors.pop(_BESIDE).numpy().tobytes())
+    beside = events.loads(unpack(tensors.pop(_BESIDE)))
     model.estimator.load_state_dict({**state, "tensors": tensors})
     model.load_beside(beside)
     model.sequence = head["sequence"]
