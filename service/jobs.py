@@ -46,16 +46,21 @@ class Backlog(Generic[T]):
         """For how many items there is room."""
         return self.limit - self.waiting
 
-    async def wait_for_room(self) -> int:
-        """Return for how many items there is room, as soon as there is any."""
-        while not self.room:
+    @property
+    def share(self) -> int:
+        """For how many items of a stream there is room: streams leave a half to those who are refused."""
+        return self.room - self.limit // 2
+
+    async def wait_for_share(self) -> int:
+        """Return for how many items of a stream there is room, as soon as there is any."""
+        while self.share <= 0:
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             await waiter
-        return self.room
+        return self.share
 
     def add(self, job: Job[T]) -> None:
-        """Append a job, for which there must be room; called by the loop."""
+        """Append a job; called by the loop."""
         self.waiting += len(job.items)
         self.jobs.append(job)
 

@@ -28,11 +28,11 @@ from service.errors import (
     StorageError,
     UnknownModelError,
 )
-from service.guard import Guard
 from service.history import History
 from service.hosted import Answer, Applied, HostedModel
 from service.jobs import Backlog, Job, Outcomes
 from service.keeper import Keeper
+from service.soundness import Guard
 
 T = TypeVar("T")
 Read: TypeAlias = Callable[[HostedModel], Any]
@@ -129,7 +129,6 @@ class Learner:
 
     async def exclusive(self, do: Callable[[], T]) -> T:
         """Return what `do` does in the model's thread, between two groups, when its turn comes."""
-        await self._writes.wait_for_room()
         [outcome] = await self._submit(self._writes, [Exclusive(do)])
         if isinstance(outcome, Exception):
             raise outcome
@@ -187,7 +186,7 @@ class Learner:
         return outcome
 
     async def _some(self, backlog: Backlog[T], items: Sequence[T]) -> tuple[int, Outcomes]:
-        count = min(len(items), await backlog.wait_for_room(), self._group_size)
+        count = min(len(items), await backlog.wait_for_share(), self._group_size)
         return count, self._submit(backlog, items[:count])
 
     def _submit(self, backlog: Backlog[T], items: Sequence[T]) -> Outcomes:

@@ -14,11 +14,11 @@ from bnp_online import checkpoint as file_format
 from bnp_online.errors import CheckpointError, StateError
 from service import events, snapshot
 from service.errors import InvalidSpecError, NotKeptError
-from service.guard import Guard
 from service.history import History
 from service.hosted import HostedModel
 from service.schemas import ModelSpec
 from service.settings import Settings
+from service.soundness import Guard
 from service.store.base import Checkpoints, Record
 
 Advance: TypeAlias = Callable[[int], None]

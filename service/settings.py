@@ -70,8 +70,8 @@ class Settings(BaseSettings):
     queue_size: int = Field(
         default=1024,
         ge=1,
-        description="Samples that may wait for one model, to learn and to read each; beyond: 429, and a "
-        "stream waits.",
+        description="Samples that may wait for one model, to learn and to read each; beyond: 429. A stream "
+        "waits, and leaves half of the places to single requests.",
     )
     group_size: int = Field(
         default=256, ge=1, description="Most waiting samples that are logged and learned as one group."
