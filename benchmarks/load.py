@@ -213,9 +213,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = latency_table(tally)
     table.show(console)
     console.print_json(json.dumps(found))
-    content = {"benchmark": "load", "environment": report.environment(), "mix": MIX, "verdict": found}
-    content["seconds"], content["connections"] = arguments.seconds, arguments.connections
-    content["latency"] = [[cell.text for cell in row] for row in table.rows]
+    content = {
+        "benchmark": "load",
+        "environment": report.environment(),
+        "seconds": arguments.seconds,
+        "connections": arguments.connections,
+        "mix": MIX,
+        "verdict": found,
+        "latency": [[cell.text for cell in row] for row in table.rows],
+    }
     report.write_json(arguments.out, content)
     draw(tally, warm, arguments.out.with_suffix(".png"))
     if arguments.markdown is not None:

@@ -198,6 +198,7 @@ class CopyWeight(BaseModel):
 
     lr: float
     replay: int
+    averages: bool
     weight: float
 
 

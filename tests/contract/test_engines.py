@@ -161,6 +161,20 @@ def feed(engine: Engine, events: Iterator[Event]) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+def test_a_prediction_before_growth_has_no_say_in_one_after(make: Callable[[LearnerSpec], Engine]) -> None:
+    engines = [make(replace(SPEC, lr="auto", replay=1)) for _ in range(2)]
+    for engine in engines:
+        engine.grow(["a", "b"], 2)
+        for x, y in (([0.5, 1.0], 0.0), ([1.5, -1.0], 1.0)):
+            engine.learn(np.array([x]), np.array([y]), np.ones(1))
+    engines[0].predict(np.zeros(2))
+    for engine in engines:
+        engine.grow(["c"], 1)
+        engine.learn(np.zeros((1, 3)), np.array([2.0]), np.ones(1))
+    assert fingerprint(engines[0]) == fingerprint(engines[1])
+    assert engines[0].predict(np.zeros(3)).sum() == pytest.approx(1.0)
+
+
 def test_follows_the_float64_reference_through_growth(
     make: Callable[[LearnerSpec], Engine], spec: LearnerSpec
 ) -> None:
