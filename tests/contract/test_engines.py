@@ -149,18 +149,6 @@ def fingerprint(engine: Engine) -> str:
     return digest({}, engine.state_dict())
 
 
-def learn(engine: Engine, x: Vector, target: float, weight: float = 1.0) -> bool:
-    """Learn one sample; return whether it was."""
-    return engine.learn(x[None], np.array([target]), np.array([weight]))[0] == 1
-
-
-def feed(engine: Engine, events: Iterator[Event]) -> None:
-    for event in events:
-        engine.grow(event.names, event.outputs)
-        learn(engine, event.x, event.target, event.weight)
-
-
-@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 def test_a_prediction_before_growth_has_no_say_in_one_after(make: Callable[[LearnerSpec], Engine]) -> None:
     engines = [make(replace(SPEC, lr="auto", replay=1)) for _ in range(2)]
     for engine in engines:
@@ -175,6 +163,18 @@ def test_a_prediction_before_growth_has_no_say_in_one_after(make: Callable[[Lear
     assert engines[0].predict(np.zeros(3)).sum() == pytest.approx(1.0)
 
 
+def learn(engine: Engine, x: Vector, target: float, weight: float = 1.0) -> bool:
+    """Learn one sample; return whether it was."""
+    return engine.learn(x[None], np.array([target]), np.array([weight]))[0] == 1
+
+
+def feed(engine: Engine, events: Iterator[Event]) -> None:
+    for event in events:
+        engine.grow(event.names, event.outputs)
+        learn(engine, event.x, event.target, event.weight)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 def test_follows_the_float64_reference_through_growth(
     make: Callable[[LearnerSpec], Engine], spec: LearnerSpec
 ) -> None:
