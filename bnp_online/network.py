@@ -125,8 +125,16 @@ def _start(module: nn.Module, seed: Seed) -> None:
 
 def _linear(fan_in: int, fan_out: int) -> nn.Linear:
     """Return a layer whose parameters are still to be drawn; it may have no inputs or outputs yet."""
-    layer = nn.Linear(max(fan_in, 1), max(fan_out, 1), device="meta").to_empty(device="cpu")
-    _resize(layer, layer.weight.detach()[:fan_out, :fan_in], layer.bias.detach()[:fan_out])
+    layer = nn.Linear(1, 1, device="meta")
+    _resize(layer, torch.empty(fan_out, fan_in), torch.empty(fan_out))
+    return layer
+
+
+def _convolution(channels: int, wide: int) -> nn.Conv2d:
+    """Return a layer whose parameters are still to be drawn."""
+    layer = nn.Conv2d(channels, wide, 3, padding=1, device="meta")
+    # ``to_empty`` would do the same, and import sympy for it: a third as long as importing torch.
+    layer.weight, layer.bias = nn.Parameter(torch.empty(layer.weight.shape)), nn.Parameter(torch.empty(wide))
     return layer
 
 
@@ -179,7 +187,7 @@ def cnn(shape: Sequence[int], hidden: Sequence[int], activation: str, seed: Seed
     layers: list[nn.Module] = [] if len(shape) == 3 else [nn.Unflatten(1, (1, shape[0]))]
     for wide in (16, 32):
         layers += [
-            nn.Conv2d(channels, wide, 3, padding=1, device="meta").to_empty(device="cpu"),
+            _convolution(channels, wide),
             ACTIVATIONS[activation](),
             nn.MaxPool2d(2),
         ]
