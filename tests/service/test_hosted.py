@@ -32,6 +32,10 @@ class Recorder(VolatileLog):
         return super().append(model, events)
 
 
+CPU = Settings(device="cpu")
+RAW = ModelSpec(hidden=(8,), standardize=False)
+
+
 def hosted(log: VolatileLog | None = None, now: list[float] | None = None, **settings: Any) -> HostedModel:
     clock = now or [0.0]
     return HostedModel(
@@ -73,6 +77,28 @@ def test_a_later_sample_is_checked_as_if_the_earlier_were_learned() -> None:
     assert isinstance(first, dict)
     assert isinstance(second, Exception)
     assert model.step == 1
+
+
+def test_a_group_leaves_what_a_loop_leaves() -> None:
+    """Refusals, duplicates and labels among them; however many samples one call of the estimator took."""
+    requests: list[Learn | Label] = [
+        Learn({"a": float(i % 7), "b": 0.5 * (i % 5)}, "cat" if i < 9 else f"dog {i % 2}", 1.0 + i % 2)
+        for i in range(100)
+    ]
+    requests[30] = requests[31] = Learn({"a": 1.0, "new": 3.0}, "cat", id="e")
+    requests[40] = requests[41] = Learn({"a": 1e39}, "cat", id="poison")
+    requests[60] = requests[61] = Label("t", "dog 1")
+    group, loop = HostedModel(RAW, CPU, VolatileLog()), HostedModel(RAW, CPU, VolatileLog())
+    for model in (group, loop):
+        model.predict({"a": 3.0}, "t")
+    together, alone = learn(group, *requests), [one(loop, request) for request in requests]
+    refused = [type(outcome) for outcome in together if isinstance(outcome, Exception)]
+    assert refused == [NonFiniteStateError, NonFiniteStateError, AlreadyLabelledError]
+    assert [type(outcome) for outcome in alone if isinstance(outcome, Exception)] == refused
+    answered = [outcome for outcome in together if isinstance(outcome, dict)]
+    assert answered == [outcome for outcome in alone if isinstance(outcome, dict)]
+    assert [answer["step"] for answer in answered if not answer["duplicate"]] == list(range(1, 97))
+    assert group.fingerprint() == loop.fingerprint()
 
 
 def test_a_step_that_is_refused_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
