@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 
@@ -26,15 +27,15 @@ class Lines:
     Parameters
     ----------
     limit : int
-        Bytes of the longest line; what a longer one has beyond them is not kept.
+        Bytes of the longest line; of a longer one nothing is kept.
 
     Examples
     --------
     >>> lines = Lines(limit=3)
-    >>> lines.feed(b"1\n\n2")
+    >>> list(lines.feed(b"1\n\n2"))
     [Line(number=1, raw=b'1')]
-    >>> lines.feed(b"2\n3333"), lines.end()
-    ([Line(number=3, raw=b'22')], [Line(number=4, raw=None)])
+    >>> list(lines.feed(b"2\n3333", last=True))
+    [Line(number=3, raw=b'22'), Line(number=4, raw=None)]
     """
 
     def __init__(self, limit: int) -> None:
@@ -43,27 +44,34 @@ class Lines:
         self._begun = bytearray()
         self._size = 0
 
-    def feed(self, chunk: bytes) -> list[Line]:
-        """Return the lines that end in this chunk."""
-        *ended, begun = chunk.split(b"\n")
-        lines: list[Line] = []
-        for part in ended:
-            self._append(part)
-            lines += self.end()
-        self._append(begun)
-        return lines
+    def feed(self, chunk: bytes, last: bool = False) -> Iterator[Line]:
+        """Yield the lines that end in this chunk; after the last chunk a line needs no end."""
+        start = 0
+        while (stop := chunk.find(b"\n", start)) >= 0:
+            yield from self._end(chunk[start:stop])
+            start = stop + 1
+        rest = chunk[start:]
+        if last:
+            yield from self._end(rest)
+        else:
+            self._begin(rest)
 
-    def end(self) -> list[Line]:
-        """End the line that has begun; return it, unless it is blank."""
-        raw = bytes(self._begun) if self._size <= self._limit else None
-        self._begun.clear()
-        self._size = 0
-        self._number += 1
-        return [] if raw is not None and not raw.strip() else [Line(self._number, raw)]
-
-    def _append(self, part: bytes) -> None:
+    def _begin(self, part: bytes) -> None:
         self._size += len(part)
         if self._size <= self._limit:
             self._begun += part
         else:
             self._begun.clear()
+
+    def _end(self, part: bytes) -> list[Line]:
+        """Return the line that ends with `part`, unless it is blank."""
+        raw: bytes | None = part
+        if self._size:
+            self._begin(part)
+            raw = bytes(self._begun) if self._size <= self._limit else None
+            self._begun.clear()
+            self._size = 0
+        elif len(part) > self._limit:
+            raw = None
+        self._number += 1
+        return [Line(self._number, raw)] if raw is None or raw.strip() else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
@@ -79,14 +80,15 @@ class LineStream(Generic[T]):
         """
         reader, unread = asyncio.create_task(self._read()), False
         try:
-            await self._write()
+            await self._write_answers()
+            await reader  # if it failed, the answer must not look complete
+            await self._write_end()
         except _UnreadError:
             unread = True
         finally:
             self._connection.on_stop(None)
             reader.cancel()
             await asyncio.wait([reader])
-        reader.result()
         if unread:
             self._connection.abort()
             await self._drop(until_gone=True)
@@ -107,12 +109,11 @@ class LineStream(Generic[T]):
     async def _read_lines(self) -> None:
         lines, size = Lines(self._settings.max_body_bytes), self._settings.group_size
         while self._more:
-            complete = lines.feed(await self._read_chunk())
-            if not self._more:
-                complete += lines.end()
-            for start in range(0, len(complete), size):
+            chunk = await self._read_chunk()
+            complete = lines.feed(chunk, last=not self._more)
+            while some := list(itertools.islice(complete, size)):
                 await self._room.acquire()
-                await self._queue_batch(complete[start : start + size])
+                await self._queue_batch(some)
 
     async def _read_chunk(self) -> bytes:
         patience = self._settings.stream_timeout
@@ -136,11 +137,12 @@ class LineStream(Generic[T]):
             self._batches.put_nowait(batch)
         await asyncio.sleep(0)  # other requests have a turn
 
-    async def _write(self) -> None:
-        """Answer until the reader has ended, and end the answer."""
+    async def _write_answers(self) -> None:
         while (batch := await self._batches.get()) is not None:
             await self._send_body(await batch.answer())
             self._room.release()
+
+    async def _write_end(self) -> None:
         if isinstance(self._end, ClientDisconnect):
             if not self._started:
                 raise self._end

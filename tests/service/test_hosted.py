@@ -24,11 +24,10 @@ from service.store.sqlite import SqliteLog
 class Model:
     """A model with a real log, and what its writer does, without a thread."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, spec: ModelSpec, **settings: Any) -> None:
         self.settings = Settings(device="cpu", **settings)
         self.log = SqliteLog(folder)
         self.now: float | None = None
-        spec = ModelSpec(hidden=(8,))
         made = self.log.create(Event("create", spec.model_dump_json().encode(), step=0))
         self.history = History(self.log, made)
         self.hosted = HostedModel(spec, self.settings, self.clock)
@@ -65,8 +64,10 @@ class Model:
 def make(tmp_path: Path) -> Iterator[Callable[..., Model]]:
     made: list[Model] = []
 
-    def one(**settings: Any) -> Model:
-        made.append(Model(tmp_path, **settings))
+    def one(spec: ModelSpec = ModelSpec(hidden=(8,)), **settings: Any) -> Model:
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        made.append(Model(folder, spec, **settings))
         return made[-1]
 
     yield one
@@ -97,6 +98,31 @@ def test_a_later_sample_is_checked_as_if_the_earlier_were_learned(make: Callable
     assert isinstance(first, dict)
     assert isinstance(second, Exception)
     assert model.hosted.step == 1
+
+
+def test_a_group_leaves_what_a_loop_leaves(make: Callable[..., Model]) -> None:
+    """Refusals, duplicates and labels among them; however many samples one call of the estimator took."""
+    requests: list[Request] = [
+        Learn({"a": float(i % 7), "b": 0.5 * (i % 5)}, "cat" if i < 9 else f"dog {i % 2}", 1.0 + i % 2)
+        for i in range(100)
+    ]
+    requests[30] = requests[31] = Learn({"a": 1.0, "new": 3.0}, "cat", id="e")
+    requests[40] = requests[41] = Learn({"a": 1e39}, "cat", id="poison")
+    requests[60] = requests[61] = Label("t", "dog 1")
+    raw = ModelSpec(hidden=(8,), standardize=False)
+    group, loop = make(raw), make(raw)
+    for model in (group, loop):
+        model.one(Predict({"a": 3.0}, "t"))
+    together, alone = group.learn(*requests), [loop.one(request) for request in requests]
+    refused = [type(outcome) for outcome in together if isinstance(outcome, Exception)]
+    assert refused == [NonFiniteStateError, NonFiniteStateError, AlreadyLabelledError]
+    assert [type(outcome) for outcome in alone if isinstance(outcome, Exception)] == refused
+    answered = [outcome for outcome in together if isinstance(outcome, dict)]
+    assert answered == [outcome for outcome in alone if isinstance(outcome, dict)]
+    assert [answer["step"] for answer in answered if not answer["duplicate"]] == list(range(1, 97))
+    assert group.fingerprint() == loop.fingerprint()
+    steps = [step for kind, step, refused in group.events() if kind in ("learn", "label") and refused is None]
+    assert steps == list(range(1, 97))
 
 
 def test_a_step_that_is_refused_changes_nothing(
