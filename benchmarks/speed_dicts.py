@@ -22,7 +22,7 @@ _SIDES: dict[str, Callable[[], Any]] = {
     ),
     "BNPClassifier(lr=0.1, replay=0): one copy": lambda: BNPClassifier(lr=0.1, replay=0),
     "BNPClassifier(replay=0): four copies": lambda: BNPClassifier(replay=0),
-    "BNPClassifier(): eight copies, replay": BNPClassifier,
+    "BNPClassifier(): seven copies, replay": BNPClassifier,
 }
 
 

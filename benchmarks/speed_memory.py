@@ -23,7 +23,7 @@ _KINDS: dict[str, tuple[float | str, int]] = {
 
 
 #: What of a learner's arrays is parameters and moments.
-_STATE = ("params", "hidden", "entry", "inputs", "target")
+_STATE = ("params", "average", "hidden", "entry", "inputs", "target")
 
 
 def measure(effort: Effort, tick: Tick) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bnp_online import BNP, BNPClassifier
-from bnp_online.engines.base import LearnerSpec
+from bnp_online.engines.base import Copy, LearnerSpec
 from bnp_online.engines.compiled import CompiledEngine
 
 #: Takes a number of steps.
@@ -115,9 +115,9 @@ class CopiesSpec(LearnerSpec):
     count: int = 1
 
     @property
-    def copies(self) -> list[tuple[float, bool]]:
-        """Learning rate of each copy, and whether it replays."""
-        return [(0.1, False)] * self.count
+    def copies(self) -> list[Copy]:
+        """The copies that run side by side."""
+        return [Copy(0.1)] * self.count
 
 
 def engine(sizes: Sequence[int], lr: float | str, replay: int = 0, copies: int = 0) -> CompiledEngine:

@@ -37,6 +37,16 @@ def digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
+def pack(data: bytes) -> Tensor:
+    """Return bytes as a tensor, for what is too large for a header."""
+    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+
+
+def unpack(packed: Tensor) -> bytes:
+    """Return the bytes that `pack` was given."""
+    return packed.numpy().tobytes()
+
+
 def dumps(state: State) -> bytes:
     """Return a state as the bytes of a safetensors file.
 

@@ -42,12 +42,12 @@ class BNPClassifier(_Estimator, base.Classifier):
     activation : {"relu", "tanh", "gelu"}
         Nonlinearity of the hidden layers.
     lr : "auto" or float
-        "auto": copies of the network at the rates 0.03, 0.1, 0.3 and 1 run side by side, and predictions are
-        their mean, weighted by how well each predicts (`mixture`); networks other than "mlp" run one copy at
-        0.3. A number > 0: one copy at this rate.
+        "auto": copies of the network at the rates 0.1, 0.3 and 0.6, and one that predicts with the running
+        mean of its weights, run side by side; predictions are their mean, weighted by how well each predicts
+        (`mixture`). Networks other than "mlp" run one copy at 0.3. A number > 0: one copy at this rate.
     replay : int
-        With ``lr="auto"``: how many remembered samples a second set of copies learns again after each new
-        one; 0 leaves that set out, and is about four times as fast.
+        With ``lr="auto"``: how many remembered samples a second set of copies, which predict with running
+        means, learns again after each new one; 0 leaves that set out, and is about four times as fast.
     memory : int
         How many of the latest samples are remembered, ≥ 1.
     rho : float
@@ -174,6 +174,11 @@ class BNPClassifier(_Estimator, base.Classifier):
         """
         outputs = self._outputs(x)
         return None if outputs is None else self._labels.labels[outputs.argmax()]
+
+    def _limit_classes(self, max_classes: int) -> None:
+        if max_classes < max(len(self._labels), 1):
+            raise ConfigurationError("max_classes", f"the model has {len(self._labels)} classes")
+        self.max_classes = self._labels.max_classes = max_classes
 
     def _target(self, sample: Sample) -> tuple[float, int]:
         label = cast(Label, sample.target)

@@ -143,11 +143,21 @@ class OnlineLearner(Stateful):
 
     @property
     def mixture(self) -> list[dict[str, float]]:
-        """The copies that run side by side: learning rate, whether it replays, weight in the prediction."""
+        """The copies that run side by side, and how much each counts.
+
+        Of each: its learning rate (``lr``), how many remembered samples it learns again (``replay``), whether
+        it predicts with the running mean of its weights (``averages``), and its share in the prediction
+        (``weight``).
+        """
         weights = self._engine.mixture.tolist()
         return [
-            {"lr": rate, "replay": self.replay if replays else 0, "weight": weight}
-            for (rate, replays), weight in zip(self._engine.spec.copies, weights, strict=True)
+            {
+                "lr": copy.rate,
+                "replay": self.replay if copy.replays else 0,
+                "averages": copy.averages,
+                "weight": weight,
+            }
+            for copy, weight in zip(self._engine.spec.copies, weights, strict=True)
         ]
 
     @property
@@ -388,6 +398,31 @@ class OnlineLearner(Stateful):
         if isinstance(features, Features):
             return index.vector(features)
         return index.widen(features.values)
+
+    def set_limits(self, max_features: int | None = None, max_classes: int | None = None) -> None:
+        """Change the limits of a learner that may have learned already; None leaves one as it is.
+
+        Parameters
+        ----------
+        max_features : int
+            Not fewer than `feature_names` has.
+        max_classes : int
+            Of a classifier; not fewer than it has.
+
+        Raises
+        ------
+        ConfigurationError
+            If a limit is too low; nothing was changed.
+        """
+        if max_features is not None and max_features < max(len(self._features.names), 1):
+            raise ConfigurationError("max_features", f"the model has {len(self._features.names)} features")
+        if max_classes is not None:
+            self._limit_classes(max_classes)
+        if max_features is not None:
+            self.max_features = self._features.max_features = max_features
+
+    def _limit_classes(self, max_classes: int) -> None:
+        raise ConfigurationError("max_classes", "a regression has no classes")
 
 
 def _rows(X: Any) -> Any:

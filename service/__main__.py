@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import signal
 import sys
 from types import FrameType
@@ -24,14 +25,21 @@ def main() -> None:
     # What is imported stays: to search it for garbage, again and again, would take a tenth of the start.
     gc.disable()
     from service.app import create_app
+    from service.protocol import Protocol
+    from service.startup import START_ERRORS, open_folder
 
-    app = create_app(settings)
     gc.freeze()
     gc.enable()
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s: %(name)s: %(message)s")
+    try:
+        opened = open_folder(settings)
+    except START_ERRORS as error:
+        sys.exit(f"The server cannot start: {error}")
     uvicorn.run(
-        app,
+        create_app(settings, opened),
         host=settings.host,
         port=settings.port,
+        http=Protocol,
         log_level=settings.log_level,
         access_log=False,
         server_header=False,

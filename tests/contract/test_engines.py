@@ -149,6 +149,20 @@ def fingerprint(engine: Engine) -> str:
     return digest({}, engine.state_dict())
 
 
+def test_a_prediction_before_growth_has_no_say_in_one_after(make: Callable[[LearnerSpec], Engine]) -> None:
+    engines = [make(replace(SPEC, lr="auto", replay=1)) for _ in range(2)]
+    for engine in engines:
+        engine.grow(["a", "b"], 2)
+        for x, y in (([0.5, 1.0], 0.0), ([1.5, -1.0], 1.0)):
+            engine.learn(np.array([x]), np.array([y]), np.ones(1))
+    engines[0].predict(np.zeros(2))
+    for engine in engines:
+        engine.grow(["c"], 1)
+        engine.learn(np.zeros((1, 3)), np.array([2.0]), np.ones(1))
+    assert fingerprint(engines[0]) == fingerprint(engines[1])
+    assert engines[0].predict(np.zeros(3)).sum() == pytest.approx(1.0)
+
+
 def learn(engine: Engine, x: Vector, target: float, weight: float = 1.0) -> bool:
     """Learn one sample; return whether it was."""
     return engine.learn(x[None], np.array([target]), np.array([weight]))[0] == 1

@@ -51,6 +51,14 @@ def test_bytes_come_back_to_the_last_bit() -> None:
     assert checkpoint.dumps({**STATE, "tensors": dict(reversed(STATE["tensors"].items()))}) == DATA
 
 
+def test_bytes_can_be_kept_as_a_tensor() -> None:
+    data = bytes(range(256)) * 3
+    state = {"tensors": {"data": checkpoint.pack(data), "none": checkpoint.pack(b"")}}
+    tensors = checkpoint.loads(checkpoint.dumps(state))["tensors"]
+    assert checkpoint.unpack(tensors["data"]) == data
+    assert checkpoint.unpack(tensors["none"]) == b""
+
+
 def test_a_file_comes_back_to_the_last_bit(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     checkpoint.save(path, STATE)
