@@ -117,6 +117,7 @@ class OnlineLearner(Stateful):
         )
         prepare()
         self._target_of_one = np.empty(1)  # for `learn_one`, which would spend a tenth of a step on making it
+        self._shape = spec.input_shape
         self._step = 0
         self._features = FeatureIndex(self.max_features)
         self._engine = make_engine(spec, self.engine, self.device)
@@ -232,7 +233,7 @@ class OnlineLearner(Stateful):
 
     def _row(self, x: object) -> Vector | None:
         """Return the raw input of a plain sample with nothing new; None for any other (see `rows`)."""
-        shape = self._engine.spec.input_shape
+        shape = self._shape
         return self._features.row(x) if shape is None else read_array(x, shape, LARGEST)
 
     def learn_one(self, x: Any, y: Any, w: float = 1.0) -> None:
@@ -301,7 +302,7 @@ class OnlineLearner(Stateful):
         rows, targets = _rows(X), _labels(Y)
         if len(rows) != len(targets):
             raise SampleError("wrong_shape", "y", f"has {len(targets)} targets for {len(rows)} samples")
-        shape = self._engine.spec.input_shape
+        shape = self._shape
         block = None if shape is None else read_array(rows, (len(rows), *shape), LARGEST)
         learn: Callable[[], Iterable[Prediction | NonFiniteStateError]]
         if block is not None:
