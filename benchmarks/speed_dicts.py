@@ -15,7 +15,7 @@ from .report import Cell, Table
 from .speed_sides import Effort, Tick
 from .streams import SampleList, load
 
-_RIVER = "River: StandardScaler | OneVsRestClassifier(LogisticRegression)"
+_RIVER = "River: StandardScaler, then OneVsRestClassifier(LogisticRegression)"
 _SIDES: dict[str, Callable[[], Any]] = {
     _RIVER: lambda: (
         preprocessing.StandardScaler() | multiclass.OneVsRestClassifier(linear_model.LogisticRegression())
