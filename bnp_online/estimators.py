@@ -40,12 +40,12 @@ class BNPClassifier(_Estimator, base.Classifier):
     activation : {"relu", "tanh", "gelu"}
         Nonlinearity of the hidden layers.
     lr : "auto" or float
-        "auto": copies of the network at the rates 0.03, 0.1, 0.3 and 1 run side by side, and predictions are
-        their mean, weighted by how well each predicts (`mixture`); networks other than "mlp" run one copy at
-        0.3. A number > 0: one copy at this rate.
+        "auto": copies of the network at the rates 0.1, 0.3 and 0.6, and one that predicts with the running
+        mean of its weights, run side by side; predictions are their mean, weighted by how well each predicts
+        (`mixture`). Networks other than "mlp" run one copy at 0.3. A number > 0: one copy at this rate.
     replay : int
-        With ``lr="auto"``: how many remembered samples a second set of copies learns again after each new
-        one; 0 leaves that set out, and is about four times as fast.
+        With ``lr="auto"``: how many remembered samples a second set of copies, which predict with running
+        means, learns again after each new one; 0 leaves that set out, and is about four times as fast.
     memory : int
         How many of the latest samples are remembered, ≥ 1.
     rho : float

@@ -145,11 +145,21 @@ class OnlineLearner(ABC):
 
     @property
     def mixture(self) -> list[dict[str, float]]:
-        """The copies that run side by side: learning rate, whether it replays, weight in the prediction."""
+        """The copies that run side by side, and how much each counts.
+
+        Of each: its learning rate (``lr``), how many remembered samples it learns again (``replay``), whether
+        it predicts with the running mean of its weights (``averages``), and its share in the prediction
+        (``weight``).
+        """
         weights = self._engine.mixture.tolist()
         return [
-            {"lr": rate, "replay": self.replay if replays else 0, "weight": weight}
-            for (rate, replays), weight in zip(self._engine.spec.copies, weights, strict=True)
+            {
+                "lr": copy.rate,
+                "replay": self.replay if copy.replays else 0,
+                "averages": copy.averages,
+                "weight": weight,
+            }
+            for copy, weight in zip(self._engine.spec.copies, weights, strict=True)
         ]
 
     @property

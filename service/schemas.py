@@ -184,6 +184,7 @@ class CopyWeight(BaseModel):
 
     lr: float
     replay: int
+    averages: bool
     weight: float
 
 

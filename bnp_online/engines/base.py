@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -22,6 +22,24 @@ INPUT_CLIP = 5.0
 TARGET_CLIP = 10.0
 #: Back-propagated errors of a regression are clipped to ± this (Huber's δ).
 ERROR_CLIP = 5.0
+
+
+class Copy(NamedTuple):
+    """What is different between copies of the network.
+
+    Attributes
+    ----------
+    rate : float
+        Learning rate.
+    replays : bool
+        Whether it learns remembered samples again.
+    averages : bool
+        Whether it predicts with the running mean of its weights.
+    """
+
+    rate: float
+    replays: bool = False
+    averages: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,13 +65,14 @@ class LearnerSpec:
     seed: int
 
     @property
-    def copies(self) -> list[tuple[float, bool]]:
-        """Learning rate of each copy, and whether it replays."""
+    def copies(self) -> list[Copy]:
+        """The copies that run side by side; those that replay come last."""
         if not isinstance(self.lr, str):
-            return [(self.lr, False)]
+            return [Copy(self.lr)]
         if self.network != "mlp":
-            return [(SINGLE_RATE, False)]
-        return [(rate, False) for rate in RATES] + [(rate, True) for rate in RATES if self.replay > 0]
+            return [Copy(SINGLE_RATE)]
+        still = [*map(Copy, RATES), Copy(SINGLE_RATE, averages=True)]
+        return still + [Copy(rate, replays=True, averages=True) for rate in RATES if self.replay > 0]
 
     def __post_init__(self) -> None:
         if any(width < 1 for width in self.hidden):

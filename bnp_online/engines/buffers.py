@@ -15,7 +15,7 @@ REGRESSION, ACTIVATION, STEP_SCALE, STANDARDIZED, REPLAY, SEED = range(6)
 RHO, EPS_REL, EPS_ABS, STEP, INPUTS_WEIGHT, ENTRY_WEIGHT, ENTRY_PRIOR = range(7)
 TARGET_WEIGHT, TARGET_LOW, TARGET_HIGH, ERROR_SCALE, OWN_ERROR, REMEMBERED = range(7, 13)
 # Rows of `Buffers.copies`.
-RATE, REPLAYS, WEIGHT, HIDDEN_WEIGHT, HIDDEN_PRIOR, LOSS = range(6)
+RATE, REPLAYS, WEIGHT, HIDDEN_WEIGHT, HIDDEN_PRIOR, LOSS, AVERAGE = range(7)
 # Rows of `Buffers.scratch`.
 ACTS, PRE, ENTRY_U, U, DELTA, BACK = range(6)
 
@@ -33,11 +33,13 @@ class Buffers(NamedTuple):
         Settings that are whole numbers.
     scalars : float64 (13,)
         Settings and state that are single numbers.
-    copies : float64 (6, M)
+    copies : float64 (7, M)
         Learning rate, whether it replays, mixture weight, weight of its hidden moments and what is left of
-        their pseudo-sample, latest loss.
+        their pseudo-sample, latest loss, its row of `average` (−1 if it does not average).
     params : real (M, P)
         For each layer W, row by row, then b.
+    average : real (A, P)
+        Running means of the parameters of the copies that average.
     hidden : real (2, M, H)
         Mean and variance of the inputs of every layer but the first.
     entry : real (2, n)
@@ -57,6 +59,7 @@ class Buffers(NamedTuple):
     scalars: NDArray[np.float64]
     copies: NDArray[np.float64]
     params: Reals
+    average: Reals
     hidden: Reals
     entry: Reals
     inputs: NDArray[np.float64]

@@ -677,13 +677,14 @@ def test_what_a_model_says_of_itself() -> None:
     assert (model.task, model.step) == ("classification", 30)
     assert (model.engine_name, model.device_name) == ("compiled", "cpu")
     n = len(model.feature_names)
-    assert model.num_parameters == 8 * ((6 * n + 6) + (5 * 6 + 5) + (3 * 5 + 3))
-    assert [(copy["lr"], copy["replay"]) for copy in model.mixture] == [
-        *((rate, 0) for rate in (0.03, 0.1, 0.3, 1.0)),
-        *((rate, 3) for rate in (0.03, 0.1, 0.3, 1.0)),
+    assert model.num_parameters == 7 * ((6 * n + 6) + (5 * 6 + 5) + (3 * 5 + 3))
+    assert [(copy["lr"], copy["replay"], copy["averages"]) for copy in model.mixture] == [
+        *((rate, 0, False) for rate in (0.1, 0.3, 0.6)),
+        (0.3, 0, True),
+        *((rate, 3, True) for rate in (0.1, 0.3, 0.6)),
     ]
     assert sum(copy["weight"] for copy in model.mixture) == pytest.approx(1.0)
-    assert BNPClassifier(lr=0.2).mixture == [{"lr": 0.2, "replay": 0, "weight": 1.0}]
+    assert BNPClassifier(lr=0.2).mixture == [{"lr": 0.2, "replay": 0, "averages": False, "weight": 1.0}]
 
 
 # --- bounded memory
