@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run serve test lint types imports tests format bench-quality torture test-docker wheels clean
+.PHONY: help venv run serve test lint types imports tests format bench-quality bench-speed torture test-docker wheels clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ format: venv ## Format the code
 
 bench-quality: venv ## Prequential quality against the rivals (docs/benchmarks.md)
 	$(BIN)/python -m benchmarks.quality
+
+bench-speed: venv ## Speed, memory and start of the compiled engine (docs/benchmarks.md)
+	$(BIN)/python -m benchmarks.speed
 
 test-docker: venv ## Build the image and test it with a real Docker engine
 	docker/test.sh

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -83,6 +83,9 @@ class FeatureIndex:
         Name by column.
     ignored : int
         How many values had no column because of `max_features`.
+    row : callable
+        Takes an ``x`` and returns its vector if it is a dict of exactly these columns, all plain numbers;
+        None for any other.
     """
 
     def __init__(self, max_features: int, names: Iterable[str] = (), ignored: int = 0) -> None:
@@ -91,7 +94,7 @@ class FeatureIndex:
         self.ignored = ignored
         self._columns: dict[str, int] = {}
         self._one_hot: dict[str, list[int]] = {}
-        self._reader: RowReader | None = None
+        self.row: Callable[[object], Vector | None]
         self.add(names)
 
     def copy(self) -> FeatureIndex:
@@ -113,11 +116,7 @@ class FeatureIndex:
             stem, sign, _ = name.partition("=")
             if sign:
                 self._one_hot.setdefault(stem, []).append(column)
-        self._reader = RowReader(self.names, LARGEST) if len(self.names) > 1 else None
-
-    def row(self, x: object) -> Vector | None:
-        """Return the vector of a dict of exactly these columns, all plain numbers; None for any other `x`."""
-        return None if self._reader is None else self._reader.read(x)
+        self.row = RowReader(self.names, LARGEST).read if len(self.names) > 1 else _no_row
 
     def vector(self, features: Features) -> Vector:
         """Return the values by column: 0 where absent, NaN where missing."""
@@ -142,6 +141,10 @@ class FeatureIndex:
         """Count the values that have no column."""
         if len(self.names) >= self.max_features:
             self.ignored += len(features.values.keys() - self._columns.keys())
+
+
+def _no_row(x: object) -> None:
+    """Send every sample the long way, which for one feature or none is as short."""
 
 
 class LabelIndex:

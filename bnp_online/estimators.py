@@ -173,7 +173,7 @@ class BNPClassifier(_Estimator, base.Classifier):
         Parameters and errors are those of `predict_proba_one`.
         """
         outputs = self._outputs(x)
-        return None if outputs is None else self._labels.labels[int(outputs.argmax())]
+        return None if outputs is None else self._labels.labels[outputs.argmax()]
 
     def _limit_classes(self, max_classes: int) -> None:
         if max_classes < max(len(self._labels), 1):

@@ -116,6 +116,8 @@ class OnlineLearner(Stateful):
             seed=self.seed,
         )
         prepare()
+        self._target_of_one = np.empty(1)  # for `learn_one`, which would spend a tenth of a step on making it
+        self._shape = spec.input_shape
         self._step = 0
         self._features = FeatureIndex(self.max_features)
         self._engine = make_engine(spec, self.engine, self.device)
@@ -231,7 +233,7 @@ class OnlineLearner(Stateful):
 
     def _row(self, x: object) -> Vector | None:
         """Return the raw input of a plain sample with nothing new; None for any other (see `rows`)."""
-        shape = self._engine.spec.input_shape
+        shape = self._shape
         return self._features.row(x) if shape is None else read_array(x, shape, LARGEST)
 
     def learn_one(self, x: Any, y: Any, w: float = 1.0) -> None:
@@ -258,9 +260,9 @@ class OnlineLearner(Stateful):
             self.learn_sample(self.preview().check(x, y, w))
             return
         # As `_learn` would, without making an object of the sample (of one copy that is a fifth of the time).
-        targets = np.empty(1)  # half the time of np.array([target])
-        targets[0] = target
-        done, _ = self._engine.learn(row[None], targets, _ONE if w == 1.0 else np.array([w]))
+        self._target_of_one[0] = target
+        weight = _ONE if w == 1.0 else np.array([w])
+        done, _ = self._engine.learn(row[None], self._target_of_one, weight)
         if done == 0:
             raise NonFiniteStateError(_REFUSED)
         self._step += 1
@@ -300,7 +302,7 @@ class OnlineLearner(Stateful):
         rows, targets = _rows(X), _labels(Y)
         if len(rows) != len(targets):
             raise SampleError("wrong_shape", "y", f"has {len(targets)} targets for {len(rows)} samples")
-        shape = self._engine.spec.input_shape
+        shape = self._shape
         block = None if shape is None else read_array(rows, (len(rows), *shape), LARGEST)
         learn: Callable[[], Iterable[Prediction | NonFiniteStateError]]
         if block is not None:
@@ -336,8 +338,10 @@ class OnlineLearner(Stateful):
         """Learn a sample with something new: on a copy, which takes the engine's place if it succeeds."""
         prediction = self.predict(sample.features) if predict else NOTHING
         names, outputs = self._growth(sample)
-        index = self._features.copy()
-        index.add(names)
+        index = self._features
+        if names:
+            index = index.copy()
+            index.add(names)
         engine = self._engine.fork()
         engine.grow(names, outputs)
         target, weight = np.array([self._target(sample)[0]], np.float64), np.array([sample.weight])

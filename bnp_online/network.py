@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .errors import ConfigurationError
@@ -29,9 +30,17 @@ def draw_uniform(count: int, bound: float, *key: str | int) -> Tensor:
     SHAKE-128 of the key serves as a counter-based generator: what is drawn for a feature depends on its name
     and the seed, never on how many were drawn before it, nor on a library's version.
     """
+    return torch.from_numpy(_spread(_bits(count, *key), bound))
+
+
+def _bits(count: int, *key: str | int) -> NDArray[np.uint32]:
     text = "\x1f".join(map(str, key)).encode("utf-8", "surrogatepass")
-    bits = np.frombuffer(hashlib.shake_128(text).digest(4 * count), dtype="<u4")
-    return torch.from_numpy((((bits + 0.5) / 2**31 - 1.0) * bound).astype(np.float32))
+    return np.frombuffer(hashlib.shake_128(text).digest(4 * count), dtype="<u4")
+
+
+def _spread(bits: NDArray[np.uint32], bound: float) -> NDArray[np.float32]:
+    """Return 32 random bits each as a number uniform in ±bound."""
+    return (((bits + 0.5) / 2**31 - 1.0) * bound).astype(np.float32)
 
 
 def entry_start(seed: Seed, names: Sequence[str], width: int) -> tuple[Tensor, Tensor]:
@@ -43,10 +52,10 @@ def entry_start(seed: Seed, names: Sequence[str], width: int) -> tuple[Tensor, T
         Weight and bias.
     """
     bound = 1.0 / math.sqrt(max(len(names), 1))
-    weight = torch.zeros(width, len(names))
+    bits = np.empty((width, len(names)), np.uint32)
     for i, name in enumerate(names):
-        weight[:, i] = draw_uniform(width, bound, *seed, "input", name)
-    return weight, draw_uniform(width, bound, *seed, "input bias")
+        bits[:, i] = _bits(width, *seed, "input", name)
+    return torch.from_numpy(_spread(bits, bound)), draw_uniform(width, bound, *seed, "input bias")
 
 
 class Network(nn.Module):

@@ -71,7 +71,7 @@ def read_array(x: object, shape: tuple[int, ...], largest: float) -> NDArray[np.
     """Return a copy of an array of numbers of the given shape; None for an `x` that must go the long way."""
     if type(x) is not np.ndarray or x.shape != shape or x.dtype.char not in _DTYPES:
         return None
-    values = x.astype(np.float64)
+    values = x.astype(np.float64, order="C")  # another order would compile the step anew
     return values if _within(values.reshape(-1), largest) else None
 
 

@@ -54,10 +54,11 @@ class CompiledEngine(Engine):
         self._averaging = [k for k, each in enumerate(self._copies) if each.averages]
         inputs = 0 if spec.input_shape is None else math.prod(spec.input_shape)
         self._allocate(inputs, 0)
+        parameters = self._parameters()
         for k in range(len(self._copies)):
             network = mlp(spec.hidden, spec.activation, (spec.seed, k), inputs)
             for name, parameter in network.named_parameters():
-                self._parameter(name)[k] = parameter.detach().numpy()
+                parameters[f"network.{name}"][k] = parameter.detach().numpy()
         self._buffers.average[:] = self._buffers.params[self._averaging]
         _compile(self._buffers)
 
@@ -133,11 +134,10 @@ class CompiledEngine(Engine):
         if inputs and self.spec.input_shape is not None:
             raise ConfigurationError("input_shape", "a network of fixed input shape cannot grow inputs")
         old, before = self._buffers, self._parameters()
-        sizes = [int(size) for size in old.sizes]
-        n, c = sizes[0], sizes[-1]
+        n, c = len(old.inputs[0]), len(old.mixed)
         self._allocate(n + len(inputs), c + outputs)
-        new = self._buffers
-        for name, part in self._parameters().items():
+        new, parameters = self._buffers, self._parameters()
+        for name, part in parameters.items():
             part[tuple(slice(size) for size in before[name].shape)] = before[name]
             if outputs and c and name.endswith("head.bias"):
                 part[:, c:] = part[:, :c].min(axis=1, keepdims=True)
@@ -145,7 +145,7 @@ class CompiledEngine(Engine):
             for k in range(len(self._copies)):
                 start = entry_start((self.spec.seed, k), inputs, self.spec.hidden[0])
                 for name, drawn in zip(("body.1.weight", "body.1.bias"), start, strict=True):
-                    self._parameter(name)[k] = drawn.numpy()
+                    parameters[f"network.{name}"][k] = drawn.numpy()
             new.average[:] = new.params[self._averaging]
         for source, target in ((old.entry, new.entry), (old.inputs, new.inputs)):
             target[:, :n] = source
@@ -245,7 +245,7 @@ class CompiledEngine(Engine):
     def _layer_moments(self) -> Iterator[tuple[str, Reals, NDArray[np.float64], NDArray[np.float64]]]:
         """Yield each layer's name, its moments (2, M or 1, n), and by copy their weight and pseudo-sample."""
         b, count = self._buffers, len(self._copies)
-        first, *later = [name.removesuffix(".weight") for name in self._names() if name.endswith(".weight")]
+        first, *later = self._layers()
         weight, prior = (np.full(count, b.scalars[i]) for i in (buffers.ENTRY_WEIGHT, buffers.ENTRY_PRIOR))
         yield first, b.entry[:, None], weight, prior
         start = 0
@@ -264,34 +264,25 @@ class CompiledEngine(Engine):
             memory_x[:have], memory_y[:have] = old.memory_x, old.memory_y
             self._buffers = old._replace(memory_x=memory_x, memory_y=memory_y)
 
-    def _names(self) -> list[str]:
-        layers = [f"body.{2 * i + 1}" for i in range(len(self.spec.hidden))] + ["head"]
-        return [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
+    def _layers(self) -> list[str]:
+        return [*(f"body.{2 * i + 1}" for i in range(len(self.spec.hidden))), "head"]
 
     def _parameters(self) -> dict[str, Reals]:
         """Return views of the copies' parameters and of their running means, by their names in the state."""
-        named = {f"network.{name}": self._parameter(name) for name in self._names()}
+        named = self._views("network", self._buffers.params)
         if self._averaging:
-            average = self._buffers.average
-            named |= {f"average.{name}": self._parameter(name, average) for name in self._names()}
+            named |= self._views("average", self._buffers.average)
         return named
 
-    def _parameter(self, name: str, rows: Reals | None = None) -> Reals:
-        """Return a view of a layer's weight, (M, outputs, inputs), or bias, (M, outputs), in rows of numbers.
-
-        The rows are the copies' parameters if none are given.
-        """
-        rows = self._buffers.params if rows is None else rows
+    def _views(self, prefix: str, rows: Reals) -> dict[str, Reals]:
+        """Return views of weights, (M, outputs, inputs), and biases, (M, outputs), in rows of numbers."""
+        views: dict[str, Reals] = {}
         offset = 0
-        for i, (n, m) in enumerate(_pairs([int(size) for size in self._buffers.sizes])):
-            layer = "head" if i == len(self.spec.hidden) else f"body.{2 * i + 1}"
-            if name == f"{layer}.weight":
-                return rows[:, offset : offset + n * m].reshape(len(rows), m, n)
-            offset += n * m
-            if name == f"{layer}.bias":
-                return rows[:, offset : offset + m]
-            offset += m
-        raise StateError(f"the network has no parameter {name}")
+        for layer, (n, m) in zip(self._layers(), _pairs(self._buffers.sizes.tolist()), strict=True):
+            weight, offset = rows[:, offset : offset + n * m], offset + n * m
+            views[f"{prefix}.{layer}.weight"] = weight.reshape(len(rows), m, n)
+            views[f"{prefix}.{layer}.bias"], offset = rows[:, offset : offset + m], offset + m
+        return views
 
 
 #: The precisions for which this process has the kernels.

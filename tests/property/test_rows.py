@@ -231,12 +231,13 @@ def test_what_was_predicted_does_not_change_what_is_learned(acts: list[tuple[str
     rows: list[dict[str, Any]] = [
         {"a": 1.0, "b": 2.0},
         {"a": -1.0, "b": None},
-        {"a": 0.0, "b": 1.0},
+        {"a": 0.0, "b": 0.0},
         {"a": 1.0},
     ]
     for make in (BNPClassifier, BNPRegressor):
         model, plain_ = make((3,), memory=5), make((3,), memory=5)
-        for act, i in [("learn", 0), ("learn", 1), *acts]:
+        # At the end a new class comes with a sample of zeros, right after another was predicted.
+        for act, i in [("learn", 0), ("learn", 1), *acts, ("predict", 0), ("learn", 2)]:
             if act == "learn":
                 model.learn_one(rows[i], i)
                 plain_.learn_one(rows[i], i)

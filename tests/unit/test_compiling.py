@@ -80,6 +80,7 @@ def test_a_learner_compiles_nothing_but_when_it_is_made() -> None:
         model.learn_samples([preview.check(*sample) for sample in zip(x, labels, strict=True)])
         model.learn_one(x[0], labels[0])
         model.learn_many(x, labels)
+        model.learn_many(np.asfortranarray(array) if model.input_shape else samples, np.array(labels))
         model.learn_many(array[:, ::-1] if model.input_shape else samples, np.array(labels))
         model.predict_many(x)
     assert [list(kernel.signatures) for kernel in kernels] == before
