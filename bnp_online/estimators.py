@@ -14,7 +14,7 @@ from . import checkpoint
 from .checks import check_number
 from .encoding import LARGEST, Label, LabelIndex, Sample, Vector
 from .engines.base import Task
-from .errors import CheckpointError, ConfigurationError, StateError
+from .errors import CheckpointError, ConfigurationError, SampleError, StateError
 from .layers import StepScale
 from .learner import OnlineLearner, Prediction, Preview
 
@@ -213,10 +213,12 @@ class BNPClassifier(_Estimator, base.Classifier):
         return {**super()._state_of_learning(), "labels": self._labels.labels[:]}
 
     def _restore(self, state: Mapping[str, Any]) -> None:
+        labels = LabelIndex(self.max_classes)
         try:
-            labels = LabelIndex(self.max_classes, state["labels"])
+            for label in state["labels"]:
+                labels.add(labels.check(label))
             outputs = state["tensors"]["network.head.bias"].shape[-1]
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, SampleError) as error:
             raise StateError(f"the state is damaged: {error!r}") from error
         if len(labels) != outputs:
             raise StateError(f"the state has {len(labels)} classes for {outputs} outputs")

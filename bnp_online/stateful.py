@@ -13,6 +13,7 @@ from torch import nn
 from . import checkpoint
 from .encoding import FeatureIndex
 from .engines.base import Engine
+from .engines.damage import MOST, check_tensors
 from .errors import StateError
 
 
@@ -71,12 +72,18 @@ class Stateful(ABC):
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         try:
-            step, names, ignored = int(state["step"]), list(state["features"]), int(state["ignored"])
+            step, names, ignored = state["step"], list(state["features"]), state["ignored"]
             columns = len(names) if self.input_shape is not None else len(state["tensors"]["inputs.mean"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError) as error:
             raise StateError(f"the state is damaged: {error!r}") from error
-        if len(set(names)) != columns:
+        for count in (step, ignored):
+            if type(count) is not int or not 0 <= count < MOST:
+                raise StateError(f"the state is damaged: {count!r:.40} is no count")
+        if not all(isinstance(name, str) for name in names):
+            raise StateError("the state is damaged: a feature's name is no string")
+        if len(set(names)) != columns or columns > self.max_features:
             raise StateError(f"the state has {len(set(names))} features for {columns} columns")
+        check_tensors(self._engine.spec, step, state["tensors"])
         self._engine.load_state_dict(state["tensors"])
         self._step = step
         self._features = FeatureIndex(self.max_features, names, ignored)

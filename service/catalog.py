@@ -11,16 +11,12 @@ from typing import cast
 from starlette.types import Scope
 
 from service.committer import Committer
-from service.errors import (
-    InvalidSpecError,
-    ModelExistsError,
-    TooManyModelsError,
-    UnknownModelError,
-)
+from service.errors import ModelExistsError, TooManyModelsError, UnknownModelError
 from service.history import History
 from service.hosted import HostedModel
 from service.keeper import Keeper
 from service.learner import Learner
+from service.limits import complete
 from service.maintenance import Maintenance
 from service.recovery import Recovery
 from service.schemas import DEFAULT_MODEL, ModelSpec
@@ -95,7 +91,7 @@ class Catalog:
                 )
             if len(self._learners) >= self.settings.max_models:
                 raise TooManyModelsError(f"the server has {len(self._learners)} models (BNP_MAX_MODELS)")
-            return self.serve(*await asyncio.to_thread(self._make, self._complete(spec)))
+            return self.serve(*await asyncio.to_thread(self._make, complete(spec, self.settings)))
 
     def _make(self, spec: ModelSpec) -> tuple[History, HostedModel]:
         model = HostedModel(spec, self.settings, self._log.now)  # before it is logged: it may be refused
@@ -144,19 +140,6 @@ class Catalog:
         await learner.close()
         if not learner.failed:
             await maintenance.keep_last()
-
-    def _complete(self, spec: ModelSpec) -> ModelSpec:
-        """Fill in the limits that the spec leaves to the server."""
-        limits = {"max_features": self.settings.max_features}
-        if spec.task == "classification":
-            limits["max_classes"] = self.settings.max_classes
-        elif spec.max_classes is not None:
-            raise InvalidSpecError("a regression has no classes: leave max_classes out", "max_classes")
-        for name, limit in limits.items():
-            asked = getattr(spec, name)
-            if asked is not None and asked > limit:
-                raise InvalidSpecError(f"{name} is at most {limit} here (BNP_{name.upper()})", name)
-        return spec.model_copy(update={k: v for k, v in limits.items() if getattr(spec, k) is None})
 
 
 def catalog_of(scope: Scope) -> Catalog:

@@ -10,7 +10,6 @@ from typing import Any
 from bnp_online import checkpoint as file_format
 from service import events
 from service.errors import (
-    InvalidSpecError,
     NotKeptError,
     RequestError,
     ShuttingDownError,
@@ -21,6 +20,7 @@ from service.errors import (
 from service.hosted import HostedModel
 from service.keeper import Keeper
 from service.learner import Learner
+from service.limits import check_change, complete
 from service.recovery import Recovery, imported
 from service.schemas import ModelPatch
 from service.settings import Settings
@@ -204,9 +204,9 @@ class Maintenance:
         """Put a model that an estimator wrote in the place of this one; its score begins anew."""
         async with self._one_at_a_time:
             await self._rebuilt()
-            clock = self._history.log.now
-            make = partial(imported, body, self._learner.model.name, self._settings, clock)
-            model = await asyncio.to_thread(make)
+            name, clock = self._learner.model.name, self._history.log.now
+            admit = partial(complete, settings=self._settings)
+            model = await asyncio.to_thread(imported, body, name, self._settings, clock, admit)
             await self._learner.exclusive(partial(self._take_over, model, body))
             return model
 
@@ -241,10 +241,7 @@ class Maintenance:
 
     def _patch(self, changes: dict[str, Any]) -> HostedModel:
         model = self._learner.model
-        for name, value in changes.items():
-            most = getattr(self._settings, name)
-            if value > most:
-                raise InvalidSpecError(f"{name} is at most {most} here (BNP_{name.upper()})", name)
+        check_change(model.spec, changes, self._settings)
         before = {name: getattr(model.spec, name) for name in changes}
         model.patch(changes)  # before it is logged: it may be refused
         try:

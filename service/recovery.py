@@ -121,8 +121,25 @@ class Recovery:
         return model
 
 
-def imported(body: bytes, name: str, settings: Settings, clock: Callable[[], float]) -> HostedModel:
+def imported(
+    body: bytes,
+    name: str,
+    settings: Settings,
+    clock: Callable[[], float],
+    admit: Callable[[ModelSpec], object] = lambda spec: None,
+) -> HostedModel:
     """Return the model in a file that an estimator wrote.
+
+    Parameters
+    ----------
+    body : bytes
+        Of the file.
+    name : str
+        Of the model.
+    settings, clock
+        As `HostedModel` has them.
+    admit : callable
+        Sees the spec before anything is made of it, and may refuse it.
 
     Raises
     ------
@@ -132,17 +149,18 @@ def imported(body: bytes, name: str, settings: Settings, clock: Callable[[], flo
         If it is of a model that a server cannot make.
     """
     state = file_format.loads(body)
-    tasks = {"BNPClassifier": "classification", "BNPRegressor": "regression"}
+    task = {"BNPClassifier": "classification", "BNPRegressor": "regression"}.get(str(state.get("estimator")))
     parameters = state.get("parameters")
-    if state.get("estimator") not in tasks or not isinstance(parameters, dict):
+    if task is None or not isinstance(parameters, dict):
         raise CheckpointError("holds no estimator of this library")
     known = {key: value for key, value in parameters.items() if key in ModelSpec.model_fields}
-    spec = {**known, "name": name, "task": tasks[state["estimator"]]}
+    spec = {**known, "name": name, "task": task}
     try:
         valid = ModelSpec.model_validate_json(events.dumps(spec))
     except ValidationError as error:
         fields = ", ".join(str(problem["loc"][0]) for problem in error.errors())
         raise InvalidSpecError(f"a server cannot make this model: {fields}") from None
+    admit(valid)
     model = HostedModel(valid, settings, clock)
     model.estimator.load_state_dict(state)
     return model

@@ -63,6 +63,11 @@ class Settings(BaseSettings):
         default=4096, ge=1, description="Most features in one sample, and in a model's spec."
     )
     max_classes: int = Field(default=1024, ge=2, description="Most classes in a model's spec.")
+    max_parameters: int = Field(
+        default=100_000_000,
+        ge=1,
+        description="Most weights and biases that a model may come to have, all its copies together.",
+    )
     max_body_bytes: int = Field(
         default=2**20, ge=1, description="Largest request body, or line of a stream, in bytes."
     )

@@ -180,7 +180,7 @@ class AutogradEngine:
             losses[~np.array(alive)] = math.inf
             self._update_mixture(losses, error)
         if self._memory is not None:
-            self._memory.add(z, goal, weight)
+            self._memory.add(z.flatten(1), goal, weight)  # as the other engines keep an array
             self._replay(self._memory)
         if share := average_share(self._step):
             for replica in self.replicas:

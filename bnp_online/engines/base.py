@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
@@ -12,7 +14,7 @@ from ..encoding import Vector
 from ..errors import ConfigurationError
 from ..layers import StepScale, check_hyperparameters
 from ..mixture import RATES, SINGLE_RATE
-from ..network import ACTIVATIONS
+from ..network import ACTIVATIONS, sizes_of_cnn
 
 Task = Literal["classification", "regression"]
 
@@ -73,6 +75,23 @@ class LearnerSpec:
             return [Copy(SINGLE_RATE)]
         still = [*map(Copy, RATES), Copy(SINGLE_RATE, averages=True)]
         return still + [Copy(rate, replays=True, averages=True) for rate in RATES if self.replay > 0]
+
+    def parameters(self, inputs: int, outputs: int) -> int:
+        """Return how many weights and biases all copies of a built-in network have together.
+
+        Parameters
+        ----------
+        inputs, outputs : int
+            Of the network once it has grown; with an input shape that is the number of inputs.
+        """
+        if self.input_shape is not None:
+            inputs = math.prod(self.input_shape)
+        convolutions = 0
+        if self.network == "cnn" and self.input_shape is not None:
+            inputs, convolutions = sizes_of_cnn(self.input_shape)
+        sizes = [inputs, *self.hidden, outputs]
+        dense = sum(n * m + m for n, m in itertools.pairwise(sizes))
+        return len(self.copies) * (convolutions + dense)
 
     def __post_init__(self) -> None:
         if any(width < 1 for width in self.hidden):

@@ -238,8 +238,8 @@ class CompiledEngine(Engine):
             b.scalars[buffers.ERROR_SCALE] = state["mixture.error_scale"]
         if self._memory:
             b.scalars[buffers.REMEMBERED] = state["memory.count"]
-            memory_x = state["memory.x"].astype(self._real)
-            self._buffers = b._replace(memory_x=memory_x, memory_y=state["memory.y"].copy())
+            memory_x, memory_y = state["memory.x"].astype(self._real), state["memory.y"].astype(np.float64)
+            self._buffers = b._replace(memory_x=memory_x, memory_y=memory_y)
         b.scalars[buffers.STEP] = state["step"]
 
     def _layer_moments(self) -> Iterator[tuple[str, Reals, NDArray[np.float64], NDArray[np.float64]]]:

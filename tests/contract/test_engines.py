@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from bnp_online import BNPClassifier, BNPRegressor, ConfigurationError, NonFinit
 from bnp_online.checkpoint import digest
 from bnp_online.engines.autograd import AutogradEngine
 from bnp_online.engines.base import Engine, LearnerSpec
+from bnp_online.engines.choice import make_engine
 from bnp_online.engines.compiled import CompiledEngine
 from tests.reference_learner import Layer, ReferenceLearner
 
@@ -413,3 +415,25 @@ def test_counts_its_parameters(make: Callable[[LearnerSpec], Engine]) -> None:
     engine = make(SPEC)
     engine.grow(["a", "b"], 3)
     assert engine.num_parameters == (2 * 7 + 7) + (7 * 5 + 5) + (5 * 3 + 3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"hidden": ()},
+        {"lr": "auto"},
+        {"lr": "auto", "replay": 0, "hidden": (3,)},
+        {"input_shape": (2, 3)},
+        {"input_shape": (6, 9), "network": "cnn"},
+        {"input_shape": (2, 6, 9), "network": "cnn", "hidden": ()},
+    ],
+)
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_a_spec_tells_the_number_of_parameters_before_there_are_any(
+    changes: dict[str, Any], outputs: int
+) -> None:
+    spec = replace(SPEC, **changes)
+    engine = make_engine(spec, "auto", "cpu")
+    engine.grow([] if spec.input_shape else ["a", "b", "c"], outputs)
+    assert spec.parameters(3, outputs) == engine.num_parameters

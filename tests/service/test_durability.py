@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import bnp_online as bnp
+from bnp_online import checkpoint
 from service.errors import DamagedEventError, NotKeptError
 from service.settings import Settings
 from service.startup import open_folder
@@ -421,7 +422,7 @@ def test_a_model_goes_out_and_comes_back_in(start: Callable[..., Any], tmp_path:
             assert server.fingerprint()["model_sha256"] == exported.fingerprint()
 
 
-@pytest.mark.parametrize("harm", ["empty", "cut", "altered", "foreign", "module"])
+@pytest.mark.parametrize("harm", ["empty", "cut", "altered", "foreign", "module", "hostile"])
 def test_a_file_that_is_no_model_is_not_imported(
     start: Callable[..., Any], tmp_path: Path, harm: str
 ) -> None:
@@ -431,9 +432,13 @@ def test_a_file_that_is_no_model_is_not_imported(
         model = bnp.BNPClassifier(network=torch.nn.Flatten(), input_shape=(3,), lr=0.1)
     model.save(tmp_path / "model")
     data = (tmp_path / "model").read_bytes()
-    data = {"empty": b"", "cut": data[:-9], "altered": data[:-1] + b"?", "foreign": b"\x80\x04N." * 50}.get(
-        harm, data
-    )
+    data = {
+        "empty": b"",
+        "cut": data[:-9],
+        "altered": data[:-1] + b"?",
+        "foreign": b"\x80\x04N." * 50,
+        "hostile": checkpoint.dumps({"estimator": ["BNPClassifier"], "parameters": {}, "tensors": {}}),
+    }.get(harm, data)
     with start() as server:
         learned(server, 5)
         before = server.fingerprint()
@@ -468,6 +473,29 @@ def test_limits_change_while_a_model_lives(start: Callable[..., Any], tmp_path: 
         with start(folder) as server:
             assert server.get("/models/narrow") == described
             assert server.fingerprint("narrow") == fingerprint
+
+
+def test_no_model_grows_beyond_the_number_of_weights_that_the_server_takes(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Whichever way it comes: made, changed, or imported."""
+    bnp.BNPClassifier(hidden=(50,), max_features=90, lr=0.1).save(tmp_path / "large")
+    limits = {"max_features": 90, "max_classes": 20}
+    with start(**limits) as server:
+        server.create(name="small", hidden=[4], lr=0.1, max_features=10, max_classes=2)
+    with start(**limits, max_parameters=400) as server:
+        before = server.fingerprint("small")
+        for method, path, body in (
+            ("POST", "/models", b'{"name": "other", "hidden": [10], "lr": 0.1}'),
+            ("PATCH", "/models/small", b'{"max_features": 90, "max_classes": 20}'),
+            ("PUT", "/models/small/import", (tmp_path / "large").read_bytes()),
+        ):
+            answer = server.client.request(method, path, content=body)
+            assert error(answer)[:2] == (422, "invalid_spec"), path
+        assert server.fingerprint("small") == before
+        for changes in ({"max_features": 60}, {"max_classes": 20}):
+            assert server.client.patch("/models/small", json=changes).status_code == 200
+        assert server.learn({"a": 1}, "cat")["step"] == 1  # what was there before goes on
 
 
 def test_a_state_of_another_format_names_who_wrote_it(

@@ -20,6 +20,8 @@ from service.settings import Settings
 from service.store.base import Event
 from service.store.sqlite import SqliteLog
 
+SPEC = ModelSpec(hidden=(8,))
+
 
 class Model:
     """A model with a real log, and what its writer does, without a thread."""
@@ -64,7 +66,7 @@ class Model:
 def make(tmp_path: Path) -> Iterator[Callable[..., Model]]:
     made: list[Model] = []
 
-    def one(spec: ModelSpec = ModelSpec(hidden=(8,)), **settings: Any) -> Model:
+    def one(spec: ModelSpec = SPEC, **settings: Any) -> Model:
         folder = tmp_path / str(len(made))
         folder.mkdir()
         made.append(Model(folder, spec, **settings))
