@@ -14,8 +14,8 @@ from pydantic_settings import SettingsError
 
 from service.settings import Settings
 
-#: Seconds after which a thread hands the interpreter over to another that waits for it. The event loop and the
-#: threads of the models take turns with it; Python's default, 5 ms, is as long as ten calls of an estimator.
+#: Seconds after which a thread hands the interpreter over to another that waits for it. The event loop and
+#: the threads of the models take turns; Python's default, 5 ms, is as long as ten calls of an estimator.
 _SWITCH_SECONDS = 0.0005
 
 
