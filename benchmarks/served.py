@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,11 +57,34 @@ def serve(folder: Path, prefix: str = "", **settings: str) -> Iterator[Served]:
     """
     code = f"{prefix}\nimport runpy; runpy.run_module('service', run_name='__main__')"
     own = {"BNP_PORT": "0", "BNP_DATA_DIR": str(folder), "BNP_DEVICE": "cpu", **settings}
-    command, environment = [sys.executable, "-c", code], {**os.environ, **own}
-    log = (folder / "server.log").open("w+")
-    with log, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log, text=True) as process:
+    with _running([sys.executable, "-c", code], {**os.environ, **own}, folder / "server.log") as served:
+        yield served
+
+
+@contextmanager
+def serve_application(name: str, log: Path) -> Iterator[Served]:
+    """Start another application as ``python -m service`` starts ours.
+
+    Parameters
+    ----------
+    name : str
+        ``module:attribute``.
+    log : path
+        Takes what it prints.
+    """
+    options = ["--port", "0", "--http", "service.protocol:Protocol", "--no-access-log", "--no-server-header"]
+    with _running([sys.executable, "-m", "uvicorn", name, *options], dict(os.environ), log) as served:
+        yield served
+
+
+@contextmanager
+def _running(command: list[str], environment: dict[str, str], log: Path) -> Iterator[Served]:
+    with (
+        log.open("w+") as output,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stderr=output, text=True) as process,
+    ):
         try:
-            yield Served(process, _address(process, Path(log.name)))
+            yield Served(process, _address(process, log))
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -72,4 +96,5 @@ def _address(process: subprocess.Popen[str], log: Path) -> str:
     while process.poll() is None:
         if found := re.search(r"running on (http://\S+)", log.read_text()):
             return found[1]
+        time.sleep(0.05)
     raise RuntimeError(f"the server ended: {log.read_text()}")

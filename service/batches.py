@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -13,6 +14,11 @@ from service.lines import Line
 from service.wire import encode_line
 
 T = TypeVar("T")
+
+#: Lines that are decoded before other requests have a turn: an answer takes several turns to get out, so this
+#: decides how long a prediction takes while a stream comes in.
+_SLICE = 16
+
 Take: TypeAlias = Callable[[bytes], tuple[Learner, T]]
 """Decodes a line: which model it is for, and what to queue there; it may raise a `RequestError`."""
 Queue: TypeAlias = Callable[[Learner, Sequence[T]], Awaitable[tuple[int, Outcomes]]]
@@ -37,8 +43,15 @@ class Batch(Generic[T]):
 
     async def queue(self, take: Take[T], queue: Queue[T]) -> None:
         """Decode the lines, and queue them at their models: at each in order, once there is room."""
+        for learner, (positions, items) in (await self._decode(take)).items():
+            await self._queue_at(learner, positions, items, queue)
+
+    async def _decode(self, take: Take[T]) -> dict[Learner, tuple[list[int], list[T]]]:
+        """Return what is to be queued at each model, and for which lines."""
         by_learner: defaultdict[Learner, tuple[list[int], list[T]]] = defaultdict(lambda: ([], []))
         for i, line in enumerate(self._lines):
+            if i % _SLICE == 0:
+                await asyncio.sleep(0)
             try:
                 if line.raw is None:
                     raise BodyTooLargeError("the line is longer than a body may be (BNP_MAX_BODY_BYTES)")
@@ -49,8 +62,7 @@ class Batch(Generic[T]):
                 positions, items = by_learner[learner]
                 positions.append(i)
                 items.append(item)
-        for learner, (positions, items) in by_learner.items():
-            await self._queue_at(learner, positions, items, queue)
+        return by_learner
 
     async def _queue_at(
         self, learner: Learner, positions: Sequence[int], items: Sequence[T], queue: Queue[T]

@@ -48,13 +48,13 @@ class Lines:
         """Yield the lines that end in this chunk; after the last chunk a line needs no end."""
         start = 0
         while (stop := chunk.find(b"\n", start)) >= 0:
-            yield from self._end(chunk[start:stop])
+            raw = self._end(chunk[start:stop])
             start = stop + 1
-        rest = chunk[start:]
-        if last:
-            yield from self._end(rest)
-        else:
-            self._begin(rest)
+            if raw is None or raw.strip():
+                yield Line(self._number, raw)
+        self._begin(chunk[start:])
+        if last and ((raw := self._end(b"")) is None or raw.strip()):
+            yield Line(self._number, raw)
 
     def _begin(self, part: bytes) -> None:
         self._size += len(part)
@@ -63,15 +63,13 @@ class Lines:
         else:
             self._begun.clear()
 
-    def _end(self, part: bytes) -> list[Line]:
-        """Return the line that ends with `part`, unless it is blank."""
-        raw: bytes | None = part
-        if self._size:
-            self._begin(part)
-            raw = bytes(self._begun) if self._size <= self._limit else None
-            self._begun.clear()
-            self._size = 0
-        elif len(part) > self._limit:
-            raw = None
+    def _end(self, part: bytes) -> bytes | None:
+        """Return the line that ends with `part`, None if it is too long."""
         self._number += 1
-        return [Line(self._number, raw)] if raw is None or raw.strip() else []
+        if not self._size:
+            return part if len(part) <= self._limit else None
+        self._begin(part)
+        raw = bytes(self._begun) if self._size <= self._limit else None
+        self._begun.clear()
+        self._size = 0
+        return raw

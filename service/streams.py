@@ -135,7 +135,6 @@ class LineStream(Generic[T]):
         finally:  # when the reader is stopped in the middle, too: what was queued will be learned
             self._line = lines[-1].number
             self._batches.put_nowait(batch)
-        await asyncio.sleep(0)  # other requests have a turn
 
     async def _write_answers(self) -> None:
         while (batch := await self._batches.get()) is not None:
