@@ -116,7 +116,9 @@ class Table:
 
     def show(self, console: Console) -> None:
         """Print it to a terminal."""
-        table = RichTable(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = RichTable(
+            title=self.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1)
+        )
         for i, name in enumerate(self.header):
             table.add_column(name, justify="right" if i else "left", overflow="fold")
         for row in self.rows:

@@ -17,8 +17,6 @@ from .summary import Entry, summarize
 #: One run as JSON, with the number of its environment.
 Record: TypeAlias = dict[str, Any]
 
-_SAVE_EVERY = 5.0  # seconds
-
 
 def same_versions(contestant: Contestant, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Return whether two environments have the same of all that has a say in a contestant's results."""
@@ -44,14 +42,23 @@ class Results:
         All that there are, whether they run this time or not.
     quick : bool
         Whether streams were cut short.
+    save_every : float
+        Seconds between two times that `add` saves.
     """
 
     def __init__(
-        self, path: Path, facts: Mapping[str, Any], contestants: Sequence[Contestant], *, quick: bool = False
+        self,
+        path: Path,
+        facts: Mapping[str, Any],
+        contestants: Sequence[Contestant],
+        *,
+        quick: bool = False,
+        save_every: float = 5.0,
     ) -> None:
         self._path = path
         self._contestants = {contestant.name: contestant for contestant in contestants}
         self._quick = quick
+        self._save_every = save_every
         self._environments: list[dict[str, Any]] = [report.environment()]
         self._facts = dict(facts)
         self._runs: dict[tuple[str, str, str, int | None], Record] = {}
@@ -86,9 +93,9 @@ class Results:
         return same_versions(contestant, self._environments[record["environment"]], self._environments[0])
 
     def add(self, record: Record) -> None:
-        """Take a run of today, and save all of them if the last time is some seconds ago."""
+        """Take a run of today, and save all of them if that was last done some seconds ago."""
         self._put({**record, "environment": 0})
-        if time.monotonic() - self._saved > _SAVE_EVERY:
+        if time.monotonic() - self._saved > self._save_every:
             self.save()
 
     def entries(self) -> list[Entry]:

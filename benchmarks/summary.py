@@ -11,6 +11,7 @@ from .contestant import Contestant, Setting
 
 #: Within this of the best, a model counts as level with it: points of accuracy, per cent of the MAE.
 LEVEL = {"Accuracy": 0.5, "MAE": 1.0}
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class Gain:
     @property
     def level(self) -> bool:
         """Whether ours is the best, or nearly."""
-        return self.gain >= -LEVEL[self.ours.metric]
+        return self.gain >= -LEVEL[self.ours.metric] - _ROUNDING
 
 
 def _gain(metric: str, ours: float | None, rival: float | None) -> float:

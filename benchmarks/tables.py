@@ -20,7 +20,8 @@ def format_value(metric: str, value: float | None) -> str:
 
 def format_gain(gain: Gain) -> str:
     """Return by how much ours is better, with its sign and unit."""
-    return f"{gain.gain:+.2f} points" if gain.ours.metric == "Accuracy" else f"{gain.gain:+.1f}%"
+    text = f"{gain.gain:+.2f} points" if gain.ours.metric == "Accuracy" else f"{gain.gain:+.1f}%"
+    return text.replace("-", "−")
 
 
 def format_setting(entry: Entry) -> str:
