@@ -44,8 +44,8 @@ format: venv ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-quality: venv ## Prequential quality against the rivals (docs/benchmarks.md)
-	$(BIN)/python -m benchmarks.quality
+bench-quality: venv ## Prequential quality against the rivals (DATA_DIR=…: with MNIST; docs/benchmarks.md)
+	$(BIN)/python -m benchmarks.quality $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
 
 test-docker: venv ## Build the image and test it with a real Docker engine
 	docker/test.sh

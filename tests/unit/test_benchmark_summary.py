@@ -128,6 +128,13 @@ def test_runs_are_saved_as_they_come_and_kept_unless_the_samples_changed(tmp_pat
     assert [run["setting"]["rate"] for run in content["runs"]] == [0.1, 0.2]
     assert content["summary"][0]["value"] == 0.7
 
+    for environment in content["environments"]:
+        environment["versions"]["numpy"] = "1.0"
+    path.write_text(json.dumps(content))
+    upgraded = Results(path, _FACTS, [contestant])
+    upgraded.keep()
+    assert not upgraded.has("digits", contestant, {"rate": 0.2}, 0)
+
     narrower = Results(path, _FACTS, [_contestant("a", 0.1)])
     narrower.keep()
     assert narrower.entries()[0].value == 0.6
