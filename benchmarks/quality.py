@@ -77,7 +77,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def blocks(entries: Sequence[Entry]) -> dict[str, str]:
     """Return what stands between the marks of a document, by name."""
     full, short = quality_table(entries), quality_table(entries, settings=False)
-    words = verdict(entries, _OURS)
+    words = report.escaped(verdict(entries, _OURS))
     tables = (full, gain_table(entries, _OURS), speed_table(entries))
     return {
         "quality": "\n\n".join([words, *(f"{table.title}\n\n{table.markdown()}" for table in tables)]),
@@ -146,9 +146,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     figure.draw(entries, _OURS, arguments.out.with_suffix(".png"))
     _show(entries, arguments.markdown, console)
     if results.unfinished:
-        console.print(
-            f"Not in the tables, for not every model has run on it: {', '.join(results.unfinished)}"
-        )
+        names = ", ".join(results.unfinished)
+        console.print(f"Not in the tables, since some model has yet to run on it: {names}")
     console.print(f"Written: {arguments.out} and the figure beside it")
 
 

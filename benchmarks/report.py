@@ -88,6 +88,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     os.replace(unfinished, path)
 
 
+def escaped(text: str) -> str:
+    """Return text whose asterisks Markdown leaves alone."""
+    return text.replace("*", "\\*")
+
+
 @dataclass(frozen=True)
 class Cell:
     """One entry of a table."""
@@ -127,12 +132,9 @@ class Table:
 
     def markdown(self) -> str:
         """Return it as Markdown."""
-        lines = [
-            [name.replace("*", "\\*") for name in self.header],
-            ["---", *["--:"] * (len(self.header) - 1)],
-        ]
+        lines = [[escaped(name) for name in self.header], ["---", *["--:"] * (len(self.header) - 1)]]
         for row in self.rows:
-            texts = [cell.text.replace("\n", " ") for cell in row]
+            texts = [escaped(cell.text.replace("\n", " ")) for cell in row]
             lines.append([f"**{t}**" if cell.best else t for t, cell in zip(texts, row, strict=True)])
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
