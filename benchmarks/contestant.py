@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -68,19 +68,12 @@ class Contestant:
     seeded: bool = True
     ours: bool = False
 
-    def settings(self, inputs: Sequence[str]) -> list[Setting]:
-        """Return every setting to try on a stream.
-
-        Parameters
-        ----------
-        inputs : list of str
-            The forms of input that are of use there: ``describe()["inputs"]`` of the stream.
-        """
-        values = [
-            [value for value in tried if name != "inputs" or value in inputs]
-            for name, tried in self.grid.items()
+    @property
+    def settings(self) -> list[Setting]:
+        """Every setting to try; one without any name where nothing is chosen."""
+        return [
+            dict(zip(self.grid, chosen, strict=True)) for chosen in itertools.product(*self.grid.values())
         ]
-        return [dict(zip(self.grid, chosen, strict=True)) for chosen in itertools.product(*values)]
 
     def at_edge(self, setting: Setting) -> bool:
         """Return whether the learning rate is the lowest or highest tried: a wider grid might do better."""
@@ -88,7 +81,7 @@ class Contestant:
         return len(rates) > 1 and setting["rate"] in (rates[0], rates[-1])
 
 
-def run_samples(model: Learner, stream: Stream, samples: Sequence[tuple[Any, Any]], tick: Tick) -> Run:
+def run_samples(model: Learner, stream: Stream, samples: Iterable[tuple[Any, Any]], tick: Tick) -> Run:
     """Run a model over a stream's samples in a form that was prepared for it.
 
     The first sample is learned and not scored: before it there is nothing to know.
@@ -98,10 +91,11 @@ def run_samples(model: Learner, stream: Stream, samples: Sequence[tuple[Any, Any
         if n % 100 == 0:
             tick(n)
 
-    x, y = samples[0]
+    rest = iter(samples)
+    x, y = next(rest)
     start = time.perf_counter()
     model.learn_one(x, y)
     first = time.perf_counter() - start
-    result = prequential(itertools.islice(samples, 1, None), model, stream.task, progress=progress)
+    result = prequential(rest, model, stream.task, progress=progress)
     finite = all(math.isfinite(value) for value in result.metrics.values())
     return Run(result.metrics if finite else None, first + result.seconds)

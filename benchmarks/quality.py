@@ -108,7 +108,7 @@ def _plan(results: Results, facts: Mapping[str, Any], arguments: argparse.Namesp
         for contestant in CONTESTANTS:
             if contestant.name not in arguments.models:
                 continue
-            for setting in contestant.settings(fact["inputs"]):
+            for setting in contestant.settings:
                 for seed in seeds if contestant.seeded else [None]:
                     if not results.has(stream, contestant, setting, seed):
                         data_dir = arguments.data_dir

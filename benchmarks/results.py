@@ -75,10 +75,9 @@ class Results:
         self._environments += content["environments"]
         for record in content["runs"]:
             name, contestant = record["stream"], self._contestants.get(record["model"])
-            facts = self._facts[name]
-            if facts != content["streams"][name] or contestant is None:
+            if self._facts[name] != content["streams"][name] or contestant is None:
                 continue
-            if record["setting"] in contestant.settings(facts["inputs"]):
+            if record["setting"] in contestant.settings:
                 self._put({**record, "environment": before + record["environment"]})
 
     def _put(self, record: Record) -> None:
@@ -110,15 +109,13 @@ class Results:
 
     def _records(self) -> list[Record]:
         """Return the runs in the order of streams, models, settings and seeds, whoever was first."""
-        models, facts = list(self._contestants), self._facts
+        models = list(self._contestants)
 
         def place(record: Record) -> tuple[int, int, int, int]:
-            contestant = self._contestants[record["model"]]
-            settings = contestant.settings(facts[record["stream"]]["inputs"])
             return (
                 NAMES.index(record["stream"]),
                 models.index(record["model"]),
-                settings.index(record["setting"]),
+                self._contestants[record["model"]].settings.index(record["setting"]),
                 record["seed"] or 0,
             )
 

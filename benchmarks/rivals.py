@@ -24,7 +24,7 @@ def _bnp(stream: Stream, seed: int, setting: Setting, tick: Tick) -> Run:
     if stream.pixels is None:
         return run_samples(make(seed=seed), stream, stream.samples, tick)
     model = make(input_shape=stream.pixels.shape[1:], seed=seed)
-    return run_samples(model, stream, list(zip(stream.pixels, stream.targets, strict=True)), tick)
+    return run_samples(model, stream, zip(stream.pixels, stream.targets, strict=True), tick)
 
 
 #: In the order in which they run. To add a rival, add an entry.

@@ -112,15 +112,13 @@ class VowpalRegressor(_Vowpal):
         return self._mean + self._scale * float(self._predict(x))
 
 
-def _pairs(rows: Array) -> list[Pairs]:
-    return [
-        list(zip(places.tolist(), row[places].tolist(), strict=True))
-        for row, places in ((row, np.flatnonzero(row)) for row in rows)
-    ]
+def _pairs(row: Array) -> Pairs:
+    places = np.flatnonzero(row)
+    return list(zip(places.tolist(), row[places].tolist(), strict=True))
 
 
 def run_vowpal(options: str, stream: Stream, seed: int, setting: Setting, tick: Tick) -> Run:
-    """Run Vowpal Wabbit over a stream; what it is given is prepared before the clock starts.
+    """Run Vowpal Wabbit over a stream; to prepare what it is given is not on the clock.
 
     Parameters
     ----------
@@ -145,4 +143,5 @@ def run_vowpal(options: str, stream: Stream, seed: int, setting: Setting, tick: 
         model = VowpalClassifier(stream.labels, options, rate, seed)
     else:
         model = VowpalRegressor(options, rate, seed)
-    return run_samples(model, stream, list(zip(_pairs(rows), stream.targets, strict=True)), tick)
+    samples = ((_pairs(row), y) for row, y in zip(rows, stream.targets, strict=True))
+    return run_samples(model, stream, samples, tick)
