@@ -47,8 +47,8 @@ format: venv ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-quality: venv ## Prequential quality against the rivals (docs/benchmarks.md)
-	$(BIN)/python -m benchmarks.quality
+bench-quality: venv ## Prequential quality against the rivals (DATA_DIR=…: with MNIST; docs/benchmarks.md)
+	$(BIN)/python -m benchmarks.quality $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
 
 bench-speed: venv ## Speed, memory and start of the compiled engine (docs/benchmarks.md)
 	$(BIN)/python -m benchmarks.speed
