@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from starlette.types import Receive, Scope, Send
 
 import bnp_online.errors as library
 from service import errors, schemas
 from service.admission import Label, Learn
-from service.catalog import Catalog, catalog_of
+from service.catalog import catalog_of
 from service.hot import HotRoute
 from service.learner import Learner
 from service.openapi import Operation
@@ -44,19 +42,16 @@ async def learn(scope: Scope, receive: Receive, send: Send) -> None:
     settings = catalog.settings
 
     def take(raw: bytes) -> tuple[Learner, Learn]:
-        return _learn(check(decode(raw), LEARN, settings), catalog)
+        body = check(decode(raw), LEARN, settings)
+        weight = body.get("w")
+        request = Learn(body["x"], body["y"], 1.0 if weight is None else weight, body.get("id"), raw)
+        return catalog.get(body.get("model")), request
 
     if is_ndjson(scope):
         await LineStream(scope, receive, send, settings, take, Learner.queue_samples).run()
     else:
         learner, request = take(await read_body(scope, receive, settings.max_body_bytes))
         await respond(send, await learner.learn(request))
-
-
-def _learn(body: dict[str, Any], catalog: Catalog) -> tuple[Learner, Learn]:
-    weight = body.get("w")
-    request = Learn(body["x"], body["y"], 1.0 if weight is None else weight, body.get("id"))
-    return catalog.get(body.get("model")), request
 
 
 async def label(scope: Scope, receive: Receive, send: Send) -> None:

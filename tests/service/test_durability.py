@@ -21,6 +21,7 @@ from service.settings import Settings
 from service.startup import open_folder
 from service.store.folder import FolderInUseError
 from tests.service.running import Json, Server, error, serving
+from tests.service.streaming import post_lines
 
 SPEC = {"hidden": (6, 5), "replay": 1, "memory": 20}
 SAFETENSORS = {"content-type": "application/octet-stream"}
@@ -100,6 +101,35 @@ def test_a_restart_changes_nothing(start: Callable[..., Any], tmp_path: Path) ->
         if folder is None:
             expected = later, fingerprints
         assert (later, fingerprints) == expected
+
+
+def test_numbers_come_back_from_the_log_as_they_came(start: Callable[..., Any], tmp_path: Path) -> None:
+    """However they were written: what is logged of a sample is the JSON that it came as."""
+    written = [
+        "1",
+        "-0",
+        "-0.0",
+        "1E2",
+        "0.1",
+        "5e-324",
+        "1e-400",
+        str(2**53 + 1),
+        str(2**70),
+        "null",
+        "true",
+    ]
+    lines = [
+        f' {{"w": {w}, "y": "{y}", "x": {{"\\u0061": {a}, "b:": {b}}}, "id": null}}\n'
+        for a, b in itertools.pairwise(written)
+        for y, w in (("cat", "null"), ("dog", "2"))
+    ]
+    with start() as server:
+        assert all("step" in answer for answer in post_lines(server, [line.encode() for line in lines]))
+        before = server.fingerprint()
+        killed = crash(server, tmp_path / "killed")
+    shutil.rmtree(killed / "checkpoints", ignore_errors=True)
+    with start(killed) as server:
+        assert server.fingerprint() == before
 
 
 def kept(server: Server) -> list[int]:
