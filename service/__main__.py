@@ -6,11 +6,9 @@ import signal
 import sys
 from types import FrameType
 
-import uvicorn
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
-
-from service.settings import Settings
+from service.keys import make_first_key
+from service.security import Keyring, KeysError
+from service.settings import Settings, read_settings
 
 
 def main() -> None:
@@ -18,31 +16,25 @@ def main() -> None:
     # uvicorn handles both signals while it serves, and raises them again once it has shut down.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
-    settings = _settings()
+    settings = read_settings()
+    keyring = _keyring(settings)
     # Imported late, for torch takes seconds: wrong settings are refused before, and a signal ends the start.
-    from service.app import create_app
+    from service.serving import serve
 
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_level=settings.log_level,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.shutdown_timeout,
-    )
+    sys.exit(serve(settings, keyring))
 
 
-def _settings() -> Settings:
+def _keyring(settings: Settings) -> Keyring:
     try:
-        return Settings()
-    except ValidationError as error:
-        for problem in error.errors(include_url=False):
-            name = "_".join(["BNP", *(str(part).upper() for part in problem["loc"][:1])])
-            print(f"{name}: {problem['msg']}", file=sys.stderr)
-    except SettingsError as error:
+        if settings.make_key and (secret := make_first_key(settings)) is not None:
+            print(f"The first API key, with all scopes; it is not shown again: {secret}", flush=True)
+        keyring = Keyring(settings)
+    except KeysError as error:
         print(error, file=sys.stderr)
-    sys.exit(2)
+        sys.exit(2)
+    if keyring.file is not None:  # else a closed terminal should end the server, as it does by default
+        signal.signal(signal.SIGHUP, lambda number, frame: keyring.reload())
+    return keyring
 
 
 def _end(number: int, frame: FrameType | None) -> None:

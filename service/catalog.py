@@ -8,10 +8,17 @@ from typing import cast
 
 from starlette.requests import Request
 
-from service.errors import InvalidSpecError, ModelExistsError, TooManyModelsError, UnknownModelError
+from service.errors import (
+    ForbiddenError,
+    InvalidSpecError,
+    ModelExistsError,
+    TooManyModelsError,
+    UnknownModelError,
+)
 from service.hosted import HostedModel
 from service.learner import Learner
 from service.schemas import DEFAULT_MODEL, ModelSpec
+from service.security import Key
 from service.settings import Settings
 from service.store.base import EventLog
 
@@ -106,6 +113,53 @@ class Catalog:
         return spec.model_copy(update={k: v for k, v in limits.items() if getattr(spec, k) is None})
 
 
-def catalog_of(request: Request) -> Catalog:
-    """Return the models of the server that the request came to."""
-    return cast(Catalog, request.app.state.catalog)
+class Models:
+    """The models of a server as far as one key reaches: the only way to them from a request.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        All of them.
+    caller : Key
+        The key; see `Key.models`.
+    """
+
+    def __init__(self, catalog: Catalog, caller: Key) -> None:
+        self.settings = catalog.settings
+        self._catalog = catalog
+        self._caller = caller
+
+    def __iter__(self) -> Iterator[Learner]:
+        return (learner for learner in self._catalog if self._caller.covers(learner.model.name))
+
+    def get(self, name: str | None = None) -> Learner:
+        """Return the writer of a model; None stands for the default one.
+
+        Raises
+        ------
+        ForbiddenError
+            If the key is not for this model, whether it is there or not.
+        UnknownModelError
+            If there is none of this name.
+        """
+        self._check(DEFAULT_MODEL if name is None else name)
+        return self._catalog.get(name)
+
+    async def create(self, spec: ModelSpec) -> Learner:
+        """Make a model and start its writer; raises as `Catalog.create`, and `ForbiddenError`."""
+        self._check(spec.name)
+        return await self._catalog.create(spec)
+
+    async def delete(self, name: str) -> None:
+        """Delete a model; raises as `Catalog.delete`, and `ForbiddenError`."""
+        self._check(name)
+        await self._catalog.delete(name)
+
+    def _check(self, name: str) -> None:
+        if not self._caller.covers(name):
+            raise ForbiddenError(f"this key is not for the model {name!r:.80}", "model")
+
+
+def catalog_of(request: Request) -> Models:
+    """Return the models of the server that the request came to, as far as its key reaches."""
+    return Models(cast(Catalog, request.app.state.catalog), cast(Key, request.scope["caller"]))

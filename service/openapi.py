@@ -14,11 +14,21 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from service.errors import row
+from service.access import Access
+from service.errors import (
+    BodyTimeoutError,
+    ForbiddenError,
+    ForeignOriginError,
+    UnauthorizedError,
+    UnknownHostError,
+    UnsupportedMediaTypeError,
+    row,
+)
+from service.guard import GuardedRoute, PlainRoute
 from service.schemas import ErrorAnswer
 
+_SCHEME = "key"
 _REF = "#/components/schemas/{model}"
 
 
@@ -46,7 +56,7 @@ class Operation:
     status: int = 200
 
 
-class DocumentedRoute(Route):
+class DocumentedRoute(PlainRoute):
     """A plain Starlette route, POST only, which pays nothing for being documented."""
 
     def __init__(
@@ -94,6 +104,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         )
         schemas.update(definitions["$defs"])
         _drop_validation_errors(document)
+        _describe_guards(document, app)
         app.openapi_schema = document
     return app.openapi_schema
 
@@ -127,3 +138,32 @@ def _drop_validation_errors(document: dict[str, Any]) -> None:
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
+
+
+def _describe_guards(document: dict[str, Any], app: FastAPI) -> None:
+    """Say of each operation which scope its key must have, and how it is refused before it starts."""
+    document["components"]["securitySchemes"] = {
+        _SCHEME: {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key; a server without keys needs none, and serves its own machine alone.",
+        }
+    }
+    for route in app.routes:
+        if isinstance(route, GuardedRoute | PlainRoute) and route.path in document["paths"]:
+            for method in route.methods or ():
+                operation = document["paths"][route.path][method.lower()]
+                operation["security"] = [{_SCHEME: [route.access.scope]}] if route.access.scope else []
+                _add_refusals(operation["responses"], route.access)
+
+
+def _add_refusals(responses: dict[str, Any], access: Access) -> None:
+    errors: list[type[Exception]] = [UnknownHostError, ForeignOriginError]
+    if access.scope is not None:
+        errors += [UnauthorizedError, ForbiddenError]
+    if access.takes:
+        errors += [UnsupportedMediaTypeError, BodyTimeoutError]
+    for status, response in error_responses(*errors).items():
+        before = responses.get(str(status), {}).get("description")
+        codes = ", ".join(filter(None, (before, response["description"])))
+        responses[str(status)] = {"description": codes, "content": _content(ErrorAnswer)}

@@ -5,6 +5,7 @@ The hot routes come here instead of to pydantic: an idiomatic FastAPI body costs
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +16,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.errors import (
+    BodyTimeoutError,
     BodyTooLargeError,
     DuplicateKeyError,
     InvalidIdError,
     InvalidJsonError,
     InvalidTypeError,
     MissingFieldError,
+    StringTooLongError,
     TooManyFeaturesError,
     UnknownFieldError,
 )
@@ -35,6 +38,9 @@ class Kind:
     types: tuple[type, ...]
     expected: str
 
+
+ARRIVED = "bnp.arrived"
+"""Key of the ASGI scope that the protocol sets once the whole request is here."""
 
 FEATURES = Kind((dict, list), "an object, or nested lists")
 TARGET = Kind((bool, int, float, str), "a boolean, a number or a string")
@@ -67,7 +73,20 @@ async def read_body(request: Request, limit: int) -> bytes:
     ------
     BodyTooLargeError
         As soon as more than `limit` bytes were announced or have come.
+    BodyTimeoutError
+        If it has not come in time.
     """
+    if ARRIVED in request.scope:  # most often; a timer costs more than everything else here
+        return await _read(request, limit)
+    seconds: float = request.app.state.settings.receive_timeout
+    try:
+        async with asyncio.timeout(seconds):
+            return await _read(request, limit)
+    except TimeoutError:
+        raise BodyTimeoutError(f"the body did not come within {seconds:g} s (BNP_RECEIVE_TIMEOUT)") from None
+
+
+async def _read(request: Request, limit: int) -> bytes:
     size = int(request.headers.get("content-length", 0))
     chunks: list[bytes] = []
     if size <= limit:
@@ -137,7 +156,23 @@ def check(body: Any, shape: Shape, settings: Settings) -> dict[str, Any]:
         raise TooManyFeaturesError(
             f"x has {len(x)} features, but this server takes {settings.max_features} (BNP_MAX_FEATURES)", "x"
         )
+    _check_lengths(x, body.get("y"), settings.max_string_length)
     return body
+
+
+def _check_lengths(x: Any, y: Any, longest: int) -> None:
+    """Refuse strings that a model would have to keep; those in nested lists it refuses itself."""
+    if type(y) is str and len(y) > longest:
+        raise StringTooLongError(f"a label has at most {longest} characters (BNP_MAX_STRING_LENGTH)", "y")
+    if type(x) is not dict or not x:
+        return
+    # One pass of C code each over names and types; a loop here would cost as much as all other checks.
+    if max(map(len, x)) > longest or str in map(type, x.values()):
+        for name, value in x.items():
+            if len(name) > longest or (type(value) is str and len(value) > longest):
+                raise StringTooLongError(
+                    f"names and values have at most {longest} characters (BNP_MAX_STRING_LENGTH)", f"x.{name}"
+                )
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

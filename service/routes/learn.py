@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 import bnp_online.errors as library
 from service import errors, schemas
+from service.access import JSON, needs
 from service.catalog import catalog_of
 from service.hosted import Label, Learn
 from service.openapi import DocumentedRoute, Operation
@@ -28,6 +29,7 @@ _SHARED = (
 )
 
 
+@needs("learn", takes=(JSON,))
 async def learn(request: Request) -> Response:
     """Predict a sample, score the prediction, learn the sample, and answer once all that is done.
 
@@ -40,6 +42,7 @@ async def learn(request: Request) -> Response:
     return json_response(await learner.learn(Learn(body["x"], body["y"], weight, body.get("id"))))
 
 
+@needs("learn", takes=(JSON,))
 async def label(request: Request) -> Response:
     """Learn the label of an earlier prediction, which is scored as it was given at the time."""
     catalog = catalog_of(request)

@@ -7,11 +7,13 @@ from starlette.responses import Response
 
 import bnp_online.errors as library
 from service import errors, schemas
+from service.access import JSON, needs
 from service.catalog import catalog_of
 from service.openapi import DocumentedRoute, Operation
 from service.wire import PREDICT, json_response, read_checked
 
 
+@needs("predict", takes=(JSON,))
 async def predict(request: Request) -> Response:
     """Predict a sample; with an `id` the prediction is kept for its label.
 
