@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from types import FrameType
@@ -19,8 +20,12 @@ def main() -> None:
     settings = read_settings()
     keyring = _keyring(settings)
     # Imported late, for torch takes seconds: wrong settings are refused before, and a signal ends the start.
+    # What is imported stays: to search it for garbage, again and again, would take a tenth of the start.
+    gc.disable()
     from service.serving import serve
 
+    gc.freeze()
+    gc.enable()
     sys.exit(serve(settings, keyring))
 
 

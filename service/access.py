@@ -16,6 +16,8 @@ Scope: TypeAlias = Literal["learn", "predict", "read", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
+BYTES = "application/octet-stream"
 
 E = TypeVar("E", bound=Callable[..., Any])
 

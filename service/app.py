@@ -10,9 +10,10 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp
 
 from bnp_online import __version__
@@ -20,33 +21,31 @@ from service.access import UndeclaredRouteError
 from service.catalog import Catalog
 from service.errors import TABLE, envelope
 from service.guard import Door, GuardedRoute, PlainRoute
+from service.hot import HotRoutes
 from service.logs import report_loop_error
 from service.metrics import HttpMetrics, ModelCollector
 from service.observer import Observer
 from service.openapi import openapi
-from service.routes import learn, models, ops, pages, predict
+from service.routes import learn, models, ops, pages, predict, state
 from service.security import Keyring
 from service.settings import Settings
-from service.store.volatile import VolatileLog
+from service.startup import Opened, open_folder
 from service.wire import json_response
 
 _ABOUT = "Neural networks that learn from every example the moment it arrives."
 
 
-class _Application(FastAPI):
-    """FastAPI, with the observer around everything, so that it sees what an unforeseen error answers too."""
-
-    def build_middleware_stack(self) -> ASGIApp:
-        return Observer(super().build_middleware_stack(), HttpMetrics(self.state.registry))
-
-
-def create_app(settings: Settings | None = None, keyring: Keyring | None = None) -> FastAPI:
-    """Return the application; models are made when it starts.
+def create_app(
+    settings: Settings | None = None, opened: Opened | None = None, keyring: Keyring | None = None
+) -> FastAPI:
+    """Return the application.
 
     Parameters
     ----------
     settings : Settings, optional
         By default they are read from the environment.
+    opened : Opened, optional
+        The data folder; by default it is opened when the application starts.
     keyring : Keyring, optional
         By default the keys that the settings name.
 
@@ -58,30 +57,33 @@ def create_app(settings: Settings | None = None, keyring: Keyring | None = None)
         If a route does not say who may use it.
     """
     settings = Settings() if settings is None else settings
-    app = _Application(
+    app = _App(
         title="bnp-online",
         version=__version__,
         description=_ABOUT,
         # The hot routes stand first: routes are tried in order.
-        routes=[*learn.ROUTES, *predict.ROUTES, *models.ROUTES, *ops.ROUTES, *pages.ROUTES],
+        routes=[
+            *learn.ROUTES,
+            *predict.ROUTES,
+            *models.ROUTES,
+            *state.ROUTES,
+            *ops.ROUTES,
+            *pages.ROUTES,
+        ],  # fmt: skip
         lifespan=_lifespan,
         openapi_url=None,
         redirect_slashes=False,
+        # The metrics are Prometheus'; to look for providers of OpenTelemetry's takes time on each request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     require_guards(app.routes)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]  # the way FastAPI documents
     app.state.settings = settings
     app.state.keyring = Keyring(settings) if keyring is None else keyring
     app.state.door = Door(settings, app.state.keyring)
+    app.state.opened = opened
     app.state.registry = CollectorRegistry()
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
-            allow_headers=("Authorization", "X-Request-ID"),
-            expose_headers=("X-Request-ID", "Retry-After"),
-        )
+    app.state.http_metrics = HttpMetrics(app.state.registry)
     for error in (*TABLE, HTTPException):
         app.add_exception_handler(error, _refuse)
     return app
@@ -94,23 +96,59 @@ def require_guards(routes: list[BaseRoute]) -> None:
             raise UndeclaredRouteError(f"{route} is not behind a guard: make it a kind of service.guard")
 
 
+class _App(FastAPI):
+    """FastAPI, with a short way to the hot routes."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Put what every request needs before the hot routes, and all else behind them.
+
+        The observer is the outermost, so that it sees what an unforeseen error answers too.
+        """
+        settings: Settings = self.state.settings
+        stack: ASGIApp = HotRoutes(super().build_middleware_stack(), self.routes)
+        if settings.cors_origins:
+            stack = CORSMiddleware(
+                stack,
+                allow_origins=settings.cors_origins,
+                allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
+                allow_headers=("Authorization", "X-Request-ID"),
+                expose_headers=("X-Request-ID", "Retry-After"),
+            )
+        return Observer(ServerErrorMiddleware(stack, handler=_refuse), self.state.http_metrics)
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     asyncio.get_running_loop().set_exception_handler(report_loop_error)
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    catalog = Catalog(settings, VolatileLog())
-    await catalog.create(settings.default_model)
+    opened: Opened = app.state.opened or await asyncio.to_thread(open_folder, settings)
+    app.state.catalog = catalog = Catalog(settings, opened.log, opened.checkpoints)
     collector = ModelCollector(catalog)
-    app.state.catalog = catalog
     app.state.registry.register(collector)
     try:
+        for history, model in opened.models:
+            catalog.serve(history, model)
+        if opened.log.head == 0:  # a new folder; in any other the default model may have been deleted
+            await catalog.create(settings.default_model)
         yield
     finally:
         app.state.registry.unregister(collector)
         await catalog.close()
+        opened.close()
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
     status, body, headers = envelope(error)
+    if status == 405:  # the router names the methods of one route, and a path may have several
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
     return json_response(body, status, headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """Return the methods that the path of a request takes."""
+    return {
+        method
+        for route in request.app.routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods
+    }

@@ -120,6 +120,12 @@ def _check_type(content_type: bytes, takes: tuple[str, ...]) -> None:
         raise UnsupportedMediaTypeError(f"the request has a body of type {found!r:.80}: {wanted}")
 
 
+def require_model(caller: Key, name: str) -> None:
+    """Raise `ForbiddenError` if a key is not for a model, whether it is there or not."""
+    if not caller.covers(name):
+        raise ForbiddenError(f"this key is not for the model {name!r:.80}", "model")
+
+
 class Guard:
     """The way into one route.
 
@@ -142,7 +148,9 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or raise what refuses it."""
         door: Door = scope["app"].state.door
-        scope["caller"] = door.admit(dict(scope["headers"]), self._access)
+        scope["caller"] = caller = door.admit(dict(scope["headers"]), self._access)
+        if (model := scope.get("path_params", {}).get("m")) is not None:
+            require_model(caller, model)  # before the body is read
         await self._app(scope, receive, send)
 
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.connection import EXTENSION, Connection
 from service.errors import TooManyConnectionsError, envelope
 from service.settings import Settings
 from service.wire import ARRIVED, json_response
@@ -20,13 +21,14 @@ from service.wire import ARRIVED, json_response
 LONGEST_HEAD = 65_536
 
 
-class LimitedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with limits; `limited_protocol` sets them.
+class Protocol(HttpToolsProtocol):
+    """uvicorn's protocol with limits, which `protocol` sets, and a `Connection` in the scope of each request.
 
     Notes
     -----
     A timer runs while the client owes something: the head of a request, or the rest of a body that nobody
-    waits for. A request that arrives at once never starts one.
+    waits for. A request that arrives at once never starts one, and neither does a stream, whose route reads
+    its body for as long as there is one.
     """
 
     max_connections: ClassVar[int]
@@ -42,6 +44,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Start the time for the first head; beyond the limit every answer is that there are too many."""
         super().connection_made(transport)
+        self._connection = Connection(transport)
         if len(self.connections) > 2 * self.max_connections:
             transport.abort()
             return
@@ -68,6 +71,11 @@ class LimitedProtocol(HttpToolsProtocol):
             if self._head > LONGEST_HEAD and not self.transport.is_closing():
                 self._refuse_head(running)
 
+    def on_message_begin(self) -> None:
+        """Begin with a request."""
+        super().on_message_begin()
+        self.scope["extensions"] = {EXTENSION: {"connection": self._connection}}
+
     def on_headers_complete(self) -> None:
         """Note that what follows is a body."""
         self._in_body = self._progress = True
@@ -79,6 +87,11 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_body = False
         self.scope[ARRIVED] = True  # type: ignore[literal-required]  # a key of our own, as ASGI allows
         super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """Begin to shut down: called by the server for each connection."""
+        super().shutdown()
+        self._connection.stop()
 
     def _refuse_head(self, running: bool) -> None:
         if running:  # the answer to an earlier request is on its way: it would be mixed up with this one
@@ -101,14 +114,14 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def limited_protocol(settings: Settings) -> type[LimitedProtocol]:
+def protocol(settings: Settings) -> type[Protocol]:
     """Return the protocol with the limits of the settings."""
 
-    class Protocol(LimitedProtocol):
+    class Limited(Protocol):
         max_connections = settings.max_connections
         receive_timeout = settings.receive_timeout
 
-    return Protocol
+    return Limited
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging.config
+import sys
 
 import uvicorn
 from fastapi import FastAPI
@@ -10,28 +11,35 @@ from uvicorn.config import STARTUP_FAILURE
 
 from service.app import create_app
 from service.logs import catch_thread_errors, configuration
-from service.protocol import limited_protocol
+from service.protocol import protocol
 from service.security import Keyring
 from service.settings import Settings
+from service.startup import START_ERRORS, open_folder
 
 
 def serve(settings: Settings, keyring: Keyring) -> int:
-    """Serve until a signal ends it, and return the exit code."""
-    server = uvicorn.Server(config(create_app(settings, keyring), settings, configuration(settings)))
+    """Open the data folder, serve until a signal ends it, and return the exit code."""
+    logging.config.dictConfig(configuration(settings))
     catch_thread_errors()
+    try:
+        opened = open_folder(settings)
+    except START_ERRORS as error:
+        print(f"The server cannot start: {error}", file=sys.stderr)
+        return 1
+    server = uvicorn.Server(config(create_app(settings, opened, keyring), settings))
     server.run()
     return 0 if server.started else STARTUP_FAILURE
 
 
-def config(app: FastAPI, settings: Settings, log: dict[str, Any] | None = None) -> uvicorn.Config:
-    """Return how uvicorn is to serve an application; `log` is what `logging` is to be told."""
+def config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Return how uvicorn is to serve an application; `logging` is set up already."""
     return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        http=limited_protocol(settings),
+        http=protocol(settings),
         ws="none",
-        log_config=log,
+        log_config=None,
         log_level=settings.log_level,
         access_log=False,  # the server writes its own, without paths and queries
         server_header=False,

@@ -37,8 +37,12 @@ async def live(request: Request) -> Response:
 )
 @needs(None)
 async def ready(request: Request) -> Response:
-    """Ask every model's writer for a sign of life."""
-    catalog = catalog_of(request)
+    """Ask every model's writer for a sign of life, and the event log whether it can be written."""
+    catalog = catalog_of(request.scope)
+    try:
+        await catalog.probe()
+    except errors.StorageError as error:
+        raise errors.NotReadyError(error.message) from None
     await asyncio.gather(*(_probe(learner, catalog.settings.ready_timeout) for learner in catalog))
     return json_response({"status": "ready"})
 
@@ -51,20 +55,27 @@ async def metrics(request: Request) -> Response:
 
 
 async def _probe(learner: Learner, timeout: float) -> None:
+    reason = await _what_is_wrong(learner, timeout)
+    if reason is not None:
+        # The route needs no key, so its answer names no model.
+        _logger.warning("Not ready: %s", reason)
+        raise errors.NotReadyError("a model does not answer; the log says which and why")
+
+
+async def _what_is_wrong(learner: Learner, timeout: float) -> str | None:
+    name = learner.model.name
+    if learner.poisoned:
+        return f"the state of model {name!r} is being brought back"
     try:
         async with asyncio.timeout(timeout):
             await learner.ask(lambda model: model.step)
     except TimeoutError:
-        reason = f"model {learner.model.name!r} did not answer within {timeout:g} s"
+        return f"model {name!r} did not answer within {timeout:g} s"
     except (errors.ModelFailedError, errors.QueueFullError, errors.ShuttingDownError) as error:
-        reason = error.message
+        return error.message
     except errors.UnknownModelError:
-        return  # deleted meanwhile: nothing that could be unready
-    else:
-        return
-    # The route needs no key, so its answer names no model.
-    _logger.warning("Not ready: %s", reason)
-    raise errors.NotReadyError("a model does not answer; the log says which and why")
+        return None  # deleted meanwhile: nothing that could be unready
+    return None
 
 
 ROUTES = router.routes

@@ -52,10 +52,22 @@ class Server:
     def ask_to_stop(self) -> None:
         self._uvicorn.should_exit = True
 
+    def join(self) -> None:
+        self._thread.join()
+
     def stop(self) -> None:
         self.client.close()
         self.ask_to_stop()
-        self._thread.join()
+        self.join()
+
+    def listens(self) -> bool:
+        """Whether it takes new connections, as it does until it begins to stop."""
+        return any(listener.is_serving() for listener in self._uvicorn.servers)
+
+    @property
+    def connections(self) -> set[Any]:
+        """Those that are open."""
+        return set(self._uvicorn.server_state.connections)
 
     @property
     def catalog(self) -> Catalog:

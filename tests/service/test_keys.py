@@ -18,7 +18,8 @@ from service.security import Key, Keyring, KeysError, new_secret, parse_key, rea
 from service.settings import Settings
 from tests.service.processes import ROOT, address, process
 
-SECRET = "0123456789abcdef0123456789abcdef"
+SECRET = "0123456789abcdef" * 2
+EVERYWHERE = "0.0.0.0"  # noqa: S104 (what must not be listened on without a key)
 HASH = f"sha256:{hashlib.sha256(b'some key').hexdigest()}"
 ALL = ",".join(SCOPES)
 
@@ -78,7 +79,7 @@ def test_a_wrong_entry_is_refused_without_being_quoted(entry: str, reason: str) 
 def test_a_file_holds_no_key_itself(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text(f"# who has what\n\nname learn {SECRET}\n")
-    with pytest.raises(KeysError, match="line 3: .*sha256:") as refused:
+    with pytest.raises(KeysError, match=r"line 3: .*sha256:") as refused:
         read_keys(path)
     assert SECRET not in str(refused.value)
 
@@ -113,7 +114,7 @@ def test_no_two_keys_are_alike() -> None:
 @pytest.mark.parametrize(
     ("environment", "reason"),
     [
-        ({"BNP_HOST": "0.0.0.0"}, "BNP_HOST: 0.0.0.0"),
+        ({"BNP_HOST": EVERYWHERE}, "BNP_HOST: 0.0.0.0"),
         ({"BNP_HOST": "::"}, "BNP_HOST: ::"),
         ({"BNP_HOST": ""}, "BNP_HOST: "),
         ({"BNP_HOST": "a.name.that.nothing.has.invalid"}, "BNP_HOST: a.name"),
@@ -140,7 +141,7 @@ def test_a_server_that_would_not_be_safe_does_not_start(
 
 
 def test_the_refusal_says_what_to_set(tmp_path: Path) -> None:
-    ended = run("service", data=tmp_path, BNP_HOST="0.0.0.0")
+    ended = run("service", data=tmp_path, BNP_HOST=EVERYWHERE)
     for remedy in (
         "python -m service.keys new",
         "BNP_API_KEYS",
@@ -164,8 +165,8 @@ def test_a_key_is_made_and_opens_the_server_to_other_machines(tmp_path: Path) ->
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert key not in file.read_text()
     assert [found.name for found in read_keys(file)] == ["me", "other"]
-    with process(tmp_path, BNP_HOST="0.0.0.0") as running:
-        url = address(running).replace("0.0.0.0", "127.0.0.1")
+    with process(tmp_path, BNP_HOST=EVERYWHERE) as running:
+        url = address(running).replace(EVERYWHERE, "127.0.0.1")
         assert status(url, key) == 200
         assert status(url, more.stdout.strip()) == 401
         assert httpx.get(f"{url}/models", timeout=60).status_code == 401
@@ -202,8 +203,8 @@ def test_the_first_start_makes_a_key_and_prints_it_once(tmp_path: Path) -> None:
     file = tmp_path / "made" / "by the server" / "keys"
     keys = []
     for _ in range(2):
-        with process(tmp_path, BNP_HOST="0.0.0.0", BNP_MAKE_KEY="1") as running:
-            url = address(running).replace("0.0.0.0", "127.0.0.1")
+        with process(tmp_path, BNP_HOST=EVERYWHERE, BNP_MAKE_KEY="1") as running:
+            url = address(running).replace(EVERYWHERE, "127.0.0.1")
             assert httpx.get(f"{url}/models", timeout=60).status_code == 401
             running.terminate()
             out, err = running.communicate(timeout=60)
@@ -212,8 +213,8 @@ def test_the_first_start_makes_a_key_and_prints_it_once(tmp_path: Path) -> None:
     (key,) = keys
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert key not in file.read_text()
-    with process(tmp_path, BNP_HOST="0.0.0.0") as running:
-        assert status(address(running).replace("0.0.0.0", "127.0.0.1"), key) == 200
+    with process(tmp_path, BNP_HOST=EVERYWHERE) as running:
+        assert status(address(running).replace(EVERYWHERE, "127.0.0.1"), key) == 200
 
 
 def test_no_first_key_is_made_where_there_is_one(tmp_path: Path) -> None:
