@@ -147,9 +147,10 @@ CASES = HOT + SAMPLES + SPECS + CHANGES
 
 # These are shown elsewhere, for they need more than one request, or a server in trouble.
 ELSEWHERE = {
-    "already_labelled", "client_disconnected", "id_conflict", "id_forgotten", "invalid_checkpoint",
+    "already_labelled", "body_timeout", "client_disconnected", "forbidden", "foreign_origin", "id_conflict", "id_forgotten", "invalid_checkpoint",
     "invalid_request", "model_failed", "not_kept", "not_ready", "queue_full", "shutting_down",
-    "storage_failed", "storage_full", "stream_timeout", "too_many_models", "unknown_checkpoint",
+    "storage_failed", "storage_full", "stream_timeout", "string_too_long", "too_many_connections",
+    "too_many_models", "unauthorized", "unknown_checkpoint", "unknown_host", "unsupported_media_type",
 }  # fmt: skip
 # No request leads to these: they guard against mistakes in the code, or belong to rooms not built yet.
 UNREACHABLE = {
@@ -305,7 +306,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body(server: Server) -> None:
 
 def test_answers_do_not_grow_with_what_they_refuse(server: Server) -> None:
     answer = send(server, "/learn", {"x": {"long" * 1000: []}, "y": "a"})
-    assert error(answer)[:2] == (422, "invalid_feature")
+    assert error(answer)[:2] == (422, "string_too_long")
     assert len(answer.content) < 2000
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,11 @@ import pytest
 from fastapi import APIRouter
 from starlette.routing import Route
 
-from service import app as application
 from service.access import SCOPES, Access, UndeclaredRouteError, needs
 from service.app import create_app
 from service.guard import GuardedRoute, PlainRoute
 from service.openapi import DocumentedRoute
+from service.routes import ops
 from service.settings import Settings
 from tests.service.running import Json, Server, error, serving
 
@@ -124,7 +125,7 @@ def test_each_route_refuses_who_has_no_key(keyed: Server, way: Way, authorizatio
     headers = {} if authorization is None else {"authorization": authorization}
     path, body = way.naming("default") or (way.path, way.body)
     with httpx.Client(base_url=keyed.url, timeout=60.0) as client:
-        raw = {name: value.encode("latin-1") for name, value in headers.items()}
+        raw = {name.encode(): value.encode("latin-1") for name, value in headers.items()}
         answer = client.request(way.method, path, json=body, headers=raw)
     assert error(answer)[:2] == (401, "unauthorized")
     assert answer.headers["www-authenticate"].startswith("Bearer")
@@ -187,6 +188,20 @@ def test_a_key_for_some_models_is_for_no_other(keyed: Server, way: Way) -> None:
         assert error(answer) == (403, "forbidden", "model")
         answers.append(answer.text.replace(f"'{model}'", ""))
     assert len(set(answers)) == 1
+    assert keyed.fingerprint() == before
+
+
+@pytest.mark.parametrize("path", ["/learn", "/predict"])
+def test_a_key_for_some_models_is_checked_on_each_line(keyed: Server, path: str) -> None:
+    before = keyed.fingerprint()
+    lines = b"".join(
+        b'{"x": {"a": 1}, %s"model": "%s"}\n' % (b'"y": 1, ' if path == "/learn" else b"", model)
+        for model in (b"mine", b"default", b"mine", b"nobody")
+    )
+    headers = {**bearer("mine"), "content-type": "application/x-ndjson"}
+    answer = httpx.post(f"{keyed.url}{path}", content=lines, headers=headers, timeout=60)
+    codes = [json.loads(line).get("error", {}).get("code") for line in answer.text.splitlines()]
+    assert codes == [None, "forbidden", None, "forbidden"]
     assert keyed.fingerprint() == before
 
 
@@ -266,6 +281,6 @@ def test_an_application_with_an_unguarded_route_cannot_be_made(monkeypatch: pyte
     router = APIRouter()
     router.get("/plain")(declared)
     for route in (Route("/plain", declared), *router.routes):
-        monkeypatch.setattr(application.ops, "ROUTES", [route])
+        monkeypatch.setattr(ops, "ROUTES", [route])
         with pytest.raises(UndeclaredRouteError, match="guard"):
             create_app(Settings())
