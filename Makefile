@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run serve test lint types imports tests format bench-quality bench-speed torture test-docker wheels clean
+.PHONY: help venv run serve test lint types imports tests audit format bench-quality bench-speed torture test-docker wheels clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ imports: venv
 
 tests: venv
 	$(BIN)/python -m pytest -m 'not docker'
+
+audit: venv ## Known vulnerabilities and licences of all that is installed (needs a network)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[audit]'
+	$(BIN)/python -m tools.audit
 
 torture: venv ## Kill the server fifty times under load (some minutes)
 	BNP_TEST_KILLS=50 $(BIN)/python -m pytest tests/recovery/test_kill.py -k again_and_again --timeout 3600 -s
