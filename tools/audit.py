@@ -15,28 +15,26 @@ PERMISSIVE = re.compile(
 )
 #: Copyleft that was judged: it covers the package's own files, and none of them is changed or copied here.
 JUDGED = {"certifi", "hypothesis", "orjson", "pathspec"}
-#: Their metadata begins with a licence's whole text, or names none that is known; read by a person.
-READ = {"contourpy", "cycler", "kiwisolver", "matplotlib", "scipy"}
 
 
 def licences(package: Distribution) -> list[str]:
     """Return what the metadata of a package says of its licence: all must be permissive."""
     data = package.metadata
-    if expression := data.get("License-Expression"):
-        return [word.strip(" ()") for word in re.split(r"\b(?:AND|OR)\b", expression)]
+    if "License-Expression" in data:
+        return [word.strip(" ()") for word in re.split(r"\b(?:AND|OR)\b", data["License-Expression"])]
     found = [
         classifier.rpartition(" :: ")[2]
         for classifier in data.get_all("Classifier", [])
         if classifier.startswith("License :: ") and not classifier.endswith(("OSI Approved", "DFSG approved"))
     ]
-    return found or list(filter(None, (data.get("License") or "").splitlines()[:1]))
+    return found or list(filter(None, (data.get_all("License") or [""])[0].splitlines()[:1]))
 
 
 def doubtful(packages: Iterable[Distribution]) -> Iterator[str]:
     """Yield a line about each package whose licence is unknown, or not permissive and not judged."""
     for package in packages:
         said = licences(package)
-        known = package.name.lower() in JUDGED | READ
+        known = package.name.lower() in JUDGED
         if not known and not (said and all(PERMISSIVE.match(licence) for licence in said)):
             yield f"{package.name} {package.version}: {', '.join(said) or 'no licence in its metadata'}"
 
