@@ -9,9 +9,7 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from .speed_floor import RATES
-
-_COLOURS = ("#c2410c", "#1d4ed8")
+_COLOURS = {"one copy": "#c2410c", "auto, replay=0": "#1d4ed8", "copies at one rate": "#0f766e"}
 _INK, _QUIET = "#0f172a", "#64748b"
 _CAPTION = (
     "64 features, two hidden layers of 100, 10 classes, but for what grows. One thread; 200 samples a call. "
@@ -31,10 +29,12 @@ def draw(growth: dict[str, Any], path: Path) -> None:
     """
     mpl.use("Agg")
     with plt.rc_context({"font.size": 9}):
-        figure, axes = plt.subplots(1, len(growth), figsize=(11.5, 3.2), sharey=True, layout="constrained")
+        figure, axes = plt.subplots(1, len(growth), figsize=(11.5, 3.5), sharey=True, layout="constrained")
         for ax, (axis, of) in zip(axes, growth.items(), strict=True):
             _panel(ax, axis, of)
         axes[0].set_ylabel("µs a step")
+        lines = {line.get_label(): line for ax in axes for line in ax.get_lines()}
+        figure.legend(lines.values(), lines.keys(), loc="outside upper right", ncols=4, frameon=False)
         figure.supxlabel(_CAPTION, fontsize=8, color=_QUIET, x=0.01, ha="left")
         figure.savefig(path, dpi=150, facecolor="white")
         plt.close(figure)
@@ -42,24 +42,18 @@ def draw(growth: dict[str, Any], path: Path) -> None:
 
 def _panel(ax: Axes, axis: str, of: list[dict[str, Any]]) -> None:
     values = [point["value"] for point in of]
-    sides = [side for side in of[0]["microseconds"] if side not in RATES]
-    for side, colour in zip(sides, _COLOURS, strict=False):
-        times = [point["microseconds"][side] for point in of]
-        ax.plot(values, times, "o-", color=colour, markersize=4, linewidth=1.4)
-        _name(ax, side, values[-1], times[-1], 7, colour)
+    for side, colour in _COLOURS.items():
+        if side in of[0]["microseconds"]:
+            times = [point["microseconds"][side] for point in of]
+            ax.plot(values, times, "o-", color=colour, markersize=4, linewidth=1.4, label=side)
     if "floor" in of[0]:
-        ax.plot(values, [point["floor"] for point in of], "--", color=_QUIET, linewidth=1.2)
-        _name(ax, "floor", values[-1], of[-1]["floor"], -12, _QUIET)
+        floor = [point["floor"] for point in of]
+        ax.plot(values, floor, "--", color=_QUIET, linewidth=1.2, label="floor of one copy")
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     ax.set_xticks(values, [f"{value:,}" for value in values])
     ax.minorticks_off()
-    ax.margins(y=0.15)
     ax.set_title(axis, loc="left", color=_INK)
     ax.grid(axis="y", color="#e2e8f0", linewidth=0.8)
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelcolor=_QUIET, length=0)
-
-
-def _name(ax: Axes, text: str, x: float, y: float, above: int, colour: str) -> None:
-    ax.annotate(text, (x, y), (0, above), textcoords="offset points", ha="right", color=colour)

@@ -23,6 +23,7 @@ from pydantic.config import JsonDict
 
 DEFAULT_MODEL = "default"
 MAX_ID_LENGTH = 128
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 Task: TypeAlias = Literal["classification", "regression"]
 ClassLabel: TypeAlias = StrictBool | StrictInt | StrictStr
@@ -30,7 +31,7 @@ Target: TypeAlias = StrictBool | StrictInt | StrictFloat | StrictStr
 FeatureValue: TypeAlias = StrictBool | StrictInt | StrictFloat | StrictStr | None
 Features: TypeAlias = dict[str, FeatureValue] | list[Any]
 Identifier: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
-ModelName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+ModelName: TypeAlias = Annotated[str, Field(pattern=NAME_PATTERN)]
 Width: TypeAlias = Annotated[int, Field(ge=1, le=4096)]
 Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]  # what any client of JSON holds exactly
 Side: TypeAlias = Annotated[int, Field(ge=1, le=1024)]

@@ -6,6 +6,7 @@ from starlette.types import Receive, Scope, Send
 
 import bnp_online.errors as library
 from service import errors, schemas
+from service.access import JSON, NDJSON, needs
 from service.admission import Label, Learn
 from service.catalog import catalog_of
 from service.hot import HotRoute
@@ -30,6 +31,7 @@ _SHARED = (
 )
 
 
+@needs("learn", takes=(JSON, NDJSON))
 async def learn(scope: Scope, receive: Receive, send: Send) -> None:
     """Predict a sample, score the prediction, learn the sample, and answer once all that is done.
 
@@ -54,6 +56,7 @@ async def learn(scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, await learner.learn(request))
 
 
+@needs("learn", takes=(JSON,))
 async def label(scope: Scope, receive: Receive, send: Send) -> None:
     """Learn the label of an earlier prediction, which is scored as it was given at the time."""
     catalog = catalog_of(scope)

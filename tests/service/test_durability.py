@@ -520,7 +520,8 @@ def test_no_model_grows_beyond_the_number_of_weights_that_the_server_takes(
             ("PATCH", "/models/small", b'{"max_features": 90, "max_classes": 20}'),
             ("PUT", "/models/small/import", (tmp_path / "large").read_bytes()),
         ):
-            answer = server.client.request(method, path, content=body)
+            kind = "application/octet-stream" if method == "PUT" else "application/json"
+            answer = server.client.request(method, path, content=body, headers={"content-type": kind})
             assert error(answer)[:2] == (422, "invalid_spec"), path
         assert server.fingerprint("small") == before
         for changes in ({"max_features": 60}, {"max_classes": 20}):
