@@ -244,6 +244,10 @@ def envelope(error: Exception) -> tuple[int, dict[str, object], dict[str, str]]:
     if isinstance(error, HTTPException):
         code = HTTP_CODES.get(error.status_code, "http_error")
         return error.status_code, _body(code, str(error.detail), None), dict(error.headers or {})
+    if isinstance(error, RequestValidationError):  # of a parameter in the path or the query
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"][1:]))
+        error = RequestError(f"{field}: {first['msg']}", field)
     found = row(type(error))
     code = error.code if isinstance(error, library.SampleError) else str(found.code)
     headers = {} if found.retry_after is None else {"retry-after": str(found.retry_after)}

@@ -32,6 +32,7 @@ Features: TypeAlias = dict[str, FeatureValue] | list[Any]
 Identifier: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 ModelName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Width: TypeAlias = Annotated[int, Field(ge=1, le=4096)]
+Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]  # what any client of JSON holds exactly
 Side: TypeAlias = Annotated[int, Field(ge=1, le=1024)]
 
 State: TypeAlias = Annotated[
@@ -264,7 +265,7 @@ class RollbackBody(_Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"step": 900}]})
 
-    step: int | None = Field(default=None, ge=0, description="The state after so many samples.")
+    step: Count | None = Field(default=None, description="The state after so many samples.")
     checkpoint: str | None = Field(default=None, max_length=200, description="The name of a checkpoint.")
 
     @model_validator(mode="after")

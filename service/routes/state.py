@@ -105,8 +105,8 @@ async def list_branches(request: Request, m: str) -> Response:
 async def list_events(
     request: Request,
     m: str,
-    branch: Annotated[int | None, Query(ge=0)] = None,
-    after: Annotated[int, Query(ge=0)] = 0,
+    branch: schemas.Count | None = None,
+    after: schemas.Count = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
     """List what is logged of a model, without the samples themselves: of one branch, or what counts."""
