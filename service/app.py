@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from bnp_online import __version__
@@ -93,4 +94,16 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def _refuse(request: Request, error: Exception) -> Response:
     status, body, headers = envelope(error)
+    if status == 405:  # the router names the methods of one route, and a path may have several
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
     return json_response(body, status, headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """Return the methods that the path of a request takes."""
+    return {
+        method
+        for route in request.app.routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods
+    }

@@ -255,6 +255,24 @@ def test_a_parameter_that_is_wrong_is_named(server: Server, query: str, field: s
     assert len(answer.content) < 1000
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/learn", ["POST"]),
+        ("/models", ["GET", "POST"]),
+        ("/models/default", ["DELETE", "GET", "PATCH"]),
+        ("/models/nobody/checkpoints", ["GET", "POST"]),
+        ("/openapi.json", ["GET", "HEAD"]),
+    ],
+)
+def test_a_refused_method_names_all_that_the_path_takes(
+    server: Server, path: str, methods: list[str]
+) -> None:
+    answer = server.client.request("OPTIONS", path)
+    assert error(answer)[:2] == (405, "method_not_allowed")
+    assert sorted(answer.headers["allow"].split(", ")) == methods
+
+
 def test_a_chunked_body_is_limited_while_it_comes(server: Server) -> None:
     def endless() -> Iterator[bytes]:
         for _ in range(100):
