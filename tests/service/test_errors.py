@@ -147,7 +147,7 @@ CASES = HOT + SAMPLES + SPECS + CHANGES
 # These are shown elsewhere, for they need more than one request, or a server in trouble.
 ELSEWHERE = {
     "already_labelled", "client_disconnected", "id_conflict", "id_forgotten", "invalid_checkpoint",
-    "invalid_request", "model_failed", "not_kept", "not_ready", "queue_full", "shutting_down",
+    "invalid_request", "model_failed", "not_kept", "not_ready", "queue_full", "rebuilding", "shutting_down",
     "storage_failed", "storage_full", "stream_timeout", "too_many_models", "unknown_checkpoint",
 }  # fmt: skip
 # No request leads to these: they guard against mistakes in the code, or belong to rooms not built yet.
