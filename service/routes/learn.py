@@ -29,6 +29,9 @@ _SHARED = (
     library.NonFiniteStateError,
     errors.QueueFullError,
     errors.ModelFailedError,
+    errors.ShuttingDownError,
+    errors.StorageFullError,
+    errors.StorageError,
 )
 
 
@@ -78,7 +81,7 @@ ROUTES = [
             "learning",
             schemas.LearnBody,
             schemas.LearnAnswer,
-            (*_SHARED, errors.TooManyFeaturesError, errors.IdConflictError),
+            (*_SHARED, errors.TooManyFeaturesError, errors.IdConflictError, errors.ForgottenIdError),
             lines=True,
         ),
     ),

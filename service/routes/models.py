@@ -12,7 +12,13 @@ from service.learner import Learner
 from service.openapi import DocumentedRoute, Operation, error_responses, operation_id
 from service.wire import json_response, read_model
 
-_ABSENT = error_responses(errors.UnknownModelError, errors.QueueFullError, errors.ModelFailedError)
+_ASKED = (
+    errors.UnknownModelError,
+    errors.QueueFullError,
+    errors.ModelFailedError,
+    errors.ShuttingDownError,
+)
+_ABSENT = error_responses(*_ASKED)
 
 router = APIRouter(tags=["models"], generate_unique_id_function=operation_id)
 
@@ -51,7 +57,12 @@ async def get_model(request: Request, m: str) -> Response:
     return json_response(await description(catalog_of(request.scope).get(m)))
 
 
-@router.delete("/models/{m}", summary="Delete a model", status_code=204, responses=_ABSENT)
+@router.delete(
+    "/models/{m}",
+    summary="Delete a model",
+    status_code=204,
+    responses=error_responses(*_ASKED, errors.StorageFullError, errors.StorageError),
+)
 async def delete_model(request: Request, m: str) -> Response:
     """Delete a model and every trace of what it learned, in its turn; what waits behind it is refused."""
     await catalog_of(request.scope).delete(m)
@@ -97,6 +108,9 @@ ROUTES = [
                 errors.TooManyModelsError,
                 errors.BodyTooLargeError,
                 errors.InvalidSpecError,
+                errors.ShuttingDownError,
+                errors.StorageFullError,
+                errors.StorageError,
             ),
             status=201,
         ),

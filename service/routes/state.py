@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 
 from bnp_online.errors import CheckpointError, StateError
 from service import errors, schemas
@@ -17,9 +18,15 @@ from service.routes.models import description
 from service.store.base import Checkpoint, Record
 from service.wire import json_response, read_body, read_model
 
-_ABSENT = (errors.UnknownModelError, errors.QueueFullError, errors.ModelFailedError)
-_BODY = (errors.InvalidJsonError, errors.DuplicateKeyError, errors.BodyTooLargeError, errors.RequestError)
-_STORED = (errors.StorageFullError, errors.StorageError)
+_ABSENT = (
+    errors.UnknownModelError,
+    errors.QueueFullError,
+    errors.ModelFailedError,
+    errors.ShuttingDownError,
+    errors.StorageError,
+)
+_BODY = (errors.InvalidJsonError, errors.DuplicateKeyError, errors.BodyTooLargeError, errors.InvalidSpecError)
+_STORED = (errors.StorageFullError,)
 
 SAFETENSORS = "application/octet-stream"
 
@@ -43,7 +50,7 @@ async def list_checkpoints(request: Request, m: str) -> Response:
     summary="Take a checkpoint",
     status_code=201,
     response_model=schemas.CheckpointAnswer,
-    responses=error_responses(*_ABSENT, *_STORED),
+    responses=error_responses(*_ABSENT, *_STORED, errors.RebuildingError),
 )
 async def take_checkpoint(request: Request, m: str) -> Response:
     """Keep the state as it is, and answer once it is on the disk."""
@@ -100,7 +107,7 @@ async def list_branches(request: Request, m: str) -> Response:
     "/models/{m}/events",
     summary="List logged events",
     response_model=schemas.EventList,
-    responses=error_responses(*_ABSENT),
+    responses=error_responses(*_ABSENT, RequestValidationError),
 )
 async def list_events(
     request: Request,
@@ -151,7 +158,7 @@ async def import_model(request: Request, m: str) -> Response:
     "/models/{m}",
     summary="Change a model's limits",
     response_model=schemas.ModelDescription,
-    responses=error_responses(*_ABSENT, *_BODY, *_STORED, errors.InvalidSpecError),
+    responses=error_responses(*_ABSENT, *_BODY, *_STORED),
     openapi_extra=request_body(schemas.ModelPatch),
 )
 async def patch_model(request: Request, m: str) -> Response:
