@@ -38,7 +38,7 @@ imports: venv
 	$(BIN)/lint-imports
 
 tests: venv
-	$(BIN)/python -m pytest -m 'not docker'
+	$(BIN)/python -m pytest -m 'not docker and not fuzz'
 
 audit: venv ## Known vulnerabilities and licences of all that is installed (needs a network)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[audit]'

@@ -41,6 +41,7 @@ def schemathesis(url: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.fuzz
 @pytest.mark.timeout(600 + 2 * SECONDS)
 def test_the_server_is_as_its_document_says(tmp_path: Path) -> None:
     default = ModelSpec.model_validate_json(json.dumps(SMALL))
