@@ -29,6 +29,14 @@ CUDA = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
+
+def needs_cuda(test: Callable[..., None]) -> Callable[..., None]:
+    """Put the marks of what needs a GPU on a test."""
+    for mark in CUDA:
+        test = mark(test)
+    return test
+
+
 #: For `pytest.mark.parametrize`: every engine, the captured one included.
 CASES = [
     *(pytest.param(make, id=name) for name, make in ENGINES.items()),

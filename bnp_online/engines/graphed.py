@@ -227,6 +227,8 @@ class GraphedEngine:
     def _take(self, state: Mapping[str, Tensor]) -> None:
         """Fill a fresh engine."""
         for name, value in state.items():
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} is no tensor")
             counts = name.startswith(("inputs.", "target.", "moments.")) and name.endswith("weight")
             if counts and not bool((value >= 0.0).all() and value.isfinite().all()):
                 raise ValueError(f"{name} is not finite and ≥ 0")

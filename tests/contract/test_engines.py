@@ -297,6 +297,7 @@ def test_a_state_is_taken_over_to_the_last_bit(make: Callable[[LearnerSpec], Eng
         lambda state: state.update({"network.extra": torch.zeros(1, 1)}),
         lambda state: state.update({"extra": torch.zeros(1)}),
         lambda state: state.update({"network.head.bias": None}),
+        lambda state: state.update({"network.body.3.bias": 3.0}),
     ],
 )
 def test_a_state_that_does_not_fit_changes_nothing(
