@@ -28,8 +28,8 @@ from bnp_online.engines.graphed import GraphedEngine
 
 from . import report
 from .report import Cell, Table
-from .speed import NETWORKS as SMALL
-from .speed import Steps
+from .speed_sides import NETWORKS as SMALL
+from .speed_sides import Steps
 
 #: Numbers of inputs, hidden units and outputs; the last ones are where a GPU is to be worth it.
 NETWORKS = SMALL | {"XXL": (784, 1024, 1024, 10), "3XL": (1024, 2048, 2048, 2048, 10)}

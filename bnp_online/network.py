@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .errors import ConfigurationError
@@ -18,6 +19,8 @@ from .errors import ConfigurationError
 #: Seed of a learner and number of the copy.
 Seed: TypeAlias = tuple[int, int]
 
+#: Of the two convolutions of `cnn`.
+_CHANNELS = (16, 32)
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
 
 
@@ -27,9 +30,17 @@ def draw_uniform(count: int, bound: float, *key: str | int) -> Tensor:
     SHAKE-128 of the key serves as a counter-based generator: what is drawn for a feature depends on its name
     and the seed, never on how many were drawn before it, nor on a library's version.
     """
+    return torch.from_numpy(_spread(_bits(count, *key), bound))
+
+
+def _bits(count: int, *key: str | int) -> NDArray[np.uint32]:
     text = "\x1f".join(map(str, key)).encode("utf-8", "surrogatepass")
-    bits = np.frombuffer(hashlib.shake_128(text).digest(4 * count), dtype="<u4")
-    return torch.from_numpy((((bits + 0.5) / 2**31 - 1.0) * bound).astype(np.float32))
+    return np.frombuffer(hashlib.shake_128(text).digest(4 * count), dtype="<u4")
+
+
+def _spread(bits: NDArray[np.uint32], bound: float) -> NDArray[np.float32]:
+    """Return 32 random bits each as a number uniform in ±bound."""
+    return (((bits + 0.5) / 2**31 - 1.0) * bound).astype(np.float32)
 
 
 def entry_start(seed: Seed, names: Sequence[str], width: int) -> tuple[Tensor, Tensor]:
@@ -41,10 +52,10 @@ def entry_start(seed: Seed, names: Sequence[str], width: int) -> tuple[Tensor, T
         Weight and bias.
     """
     bound = 1.0 / math.sqrt(max(len(names), 1))
-    weight = torch.zeros(width, len(names))
+    bits = np.empty((width, len(names)), np.uint32)
     for i, name in enumerate(names):
-        weight[:, i] = draw_uniform(width, bound, *seed, "input", name)
-    return weight, draw_uniform(width, bound, *seed, "input bias")
+        bits[:, i] = _bits(width, *seed, "input", name)
+    return torch.from_numpy(_spread(bits, bound)), draw_uniform(width, bound, *seed, "input bias")
 
 
 class Network(nn.Module):
@@ -125,8 +136,16 @@ def _start(module: nn.Module, seed: Seed) -> None:
 
 def _linear(fan_in: int, fan_out: int) -> nn.Linear:
     """Return a layer whose parameters are still to be drawn; it may have no inputs or outputs yet."""
-    layer = nn.Linear(max(fan_in, 1), max(fan_out, 1), device="meta").to_empty(device="cpu")
-    _resize(layer, layer.weight.detach()[:fan_out, :fan_in], layer.bias.detach()[:fan_out])
+    layer = nn.Linear(1, 1, device="meta")
+    _resize(layer, torch.empty(fan_out, fan_in), torch.empty(fan_out))
+    return layer
+
+
+def _convolution(channels: int, wide: int) -> nn.Conv2d:
+    """Return a layer whose parameters are still to be drawn."""
+    layer = nn.Conv2d(channels, wide, 3, padding=1, device="meta")
+    # ``to_empty`` would do the same, and import sympy for it: a third as long as importing torch.
+    layer.weight, layer.bias = nn.Parameter(torch.empty(layer.weight.shape)), nn.Parameter(torch.empty(wide))
     return layer
 
 
@@ -159,6 +178,24 @@ def mlp(hidden: Sequence[int], activation: str, seed: Seed, inputs: int = 0) -> 
     return Network(body, head, first if inputs == 0 else None, seed)
 
 
+def sizes_of_cnn(shape: Sequence[int]) -> tuple[int, int]:
+    """Return how many features the convolutions of `cnn` give, and how many weights and biases they have.
+
+    Raises
+    ------
+    ConfigurationError
+        If a network of convolutions cannot take this shape.
+    """
+    if len(shape) not in (2, 3) or min(shape[-2:]) < 4:
+        raise ConfigurationError(
+            "input_shape",
+            f"network='cnn' needs (height, width) or (channels, height, width) ≥ 4, not {tuple(shape)}",
+        )
+    channels = [shape[0] if len(shape) == 3 else 1, *_CHANNELS]
+    parameters = sum(9 * n * m + m for n, m in itertools.pairwise(channels))
+    return channels[-1] * (shape[-2] // 4) * (shape[-1] // 4), parameters
+
+
 def cnn(shape: Sequence[int], hidden: Sequence[int], activation: str, seed: Seed) -> Network:
     """Return a small convolutional network without outputs.
 
@@ -170,21 +207,16 @@ def cnn(shape: Sequence[int], hidden: Sequence[int], activation: str, seed: Seed
     shape : sequence of int
         (height, width) or (channels, height, width), height and width ≥ 4.
     """
-    if len(shape) not in (2, 3) or min(shape[-2:]) < 4:
-        raise ConfigurationError(
-            "input_shape",
-            f"network='cnn' needs (height, width) or (channels, height, width) ≥ 4, not {tuple(shape)}",
-        )
+    flat, _ = sizes_of_cnn(shape)
     channels = shape[0] if len(shape) == 3 else 1
     layers: list[nn.Module] = [] if len(shape) == 3 else [nn.Unflatten(1, (1, shape[0]))]
-    for wide in (16, 32):
+    for wide in _CHANNELS:
         layers += [
-            nn.Conv2d(channels, wide, 3, padding=1, device="meta").to_empty(device="cpu"),
+            _convolution(channels, wide),
             ACTIVATIONS[activation](),
             nn.MaxPool2d(2),
         ]
         channels = wide
-    flat = channels * (shape[-2] // 4) * (shape[-1] // 4)
     body = nn.Sequential(*layers, nn.Flatten(), *_dense([flat, *hidden], activation))
     _start(body, seed)
     head = _linear(hidden[-1] if hidden else flat, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import signal
 import sys
 from types import FrameType
@@ -12,20 +14,37 @@ from pydantic_settings import SettingsError
 
 from service.settings import Settings
 
+#: Seconds after which a thread hands the interpreter over to another that waits for it. The event loop and
+#: the threads of the models take turns; Python's default, 5 ms, is as long as ten calls of an estimator.
+_SWITCH_SECONDS = 0.0005
+
 
 def main() -> None:
     """Serve until SIGINT or SIGTERM, finish what runs, and end with exit code 0."""
     # uvicorn handles both signals while it serves, and raises them again once it has shut down.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     settings = _settings()
     # Imported late, for torch takes seconds: wrong settings are refused before, and a signal ends the start.
+    # What is imported stays: to search it for garbage, again and again, would take a tenth of the start.
+    gc.disable()
     from service.app import create_app
+    from service.protocol import Protocol
+    from service.startup import START_ERRORS, open_folder
 
+    gc.freeze()
+    gc.enable()
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s: %(name)s: %(message)s")
+    try:
+        opened = open_folder(settings)
+    except START_ERRORS as error:
+        sys.exit(f"The server cannot start: {error}")
     uvicorn.run(
-        create_app(settings),
+        create_app(settings, opened),
         host=settings.host,
         port=settings.port,
+        http=Protocol,
         log_level=settings.log_level,
         access_log=False,
         server_header=False,

@@ -1,0 +1,196 @@
+"""The server against endpoints that do nothing, over a real socket; ``--help`` has the options.
+
+Every claim is a ratio: all sides run at the same time, are sent requests in turns, and medians are compared.
+Nothing but this machine is sent anything. Needs wrk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from . import report, wrk
+from .http_tables import FLOOD, IDIOMATIC, IDLE, LINES, tables
+from .served import Served, serve, serve_application
+from .wrk import Load, Result
+
+FEATURES, CLASSES, SAMPLES = 64, 10, 4000
+#: Samples in a request of lines.
+LINES_A_REQUEST = 1000
+#: Connections that send lines.
+STREAMS = 4
+RIVALS = {IDIOMATIC: "benchmarks.http_rivals:idiomatic", "bare Starlette": "benchmarks.http_rivals:bare"}
+MODELS: dict[str, dict[str, Any]] = {"one copy": {"lr": 0.1}, "replay=0": {"replay": 0}, "default": {}}
+#: In place of a log that keeps events.
+_NO_LOG = """
+from service.store.sqlite import SqliteLog
+def _number(self, model, branch, events):
+    self._head += len(events)
+    return self._head
+def append(self, groups):
+    return [_number(self, group.model, group.branch, group.events) for group in groups]
+SqliteLog.append = append
+"""
+
+Results = dict[str, dict[str, list[Result]]]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    Attributes
+    ----------
+    connections : sequence of int
+        That send samples one by one.
+    repeats : int
+        Of which the median is taken.
+    seconds : int
+        Each takes.
+    """
+
+    connections: Sequence[int]
+    repeats: int
+    seconds: int
+
+
+def write_bodies(folder: Path) -> tuple[Path, Path]:
+    """Write samples that can be learned, each about 900 bytes: with their labels, and without."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(SAMPLES, FEATURES))
+    y = (x @ rng.normal(size=(FEATURES, CLASSES))).argmax(axis=1)
+    learn, predict = folder / "learn.ndjson", folder / "predict.ndjson"
+    with learn.open("w") as learned, predict.open("w") as predicted:
+        for row, label in zip(x.round(4).tolist(), y.tolist(), strict=True):
+            features = {f"f{i:02}": value for i, value in enumerate(row)}
+            learned.write(json.dumps({"x": features, "y": label}, separators=(",", ":")) + "\n")
+            predicted.write(json.dumps({"x": features}, separators=(",", ":")) + "\n")
+    return learn, predict
+
+
+@contextmanager
+def all_sides(durability: str) -> Iterator[dict[str, Served]]:
+    """Run the rivals and our server, with a model of each kind."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        sides = {}
+        for i, (rival, application) in enumerate(RIVALS.items()):
+            sides[rival] = stack.enter_context(serve_application(application, folder / f"rival{i}.log"))
+        logged = {"prefix": _NO_LOG} if durability == "none" else {"BNP_DURABILITY": durability}
+        for i, (model, spec) in enumerate(MODELS.items()):
+            (data := folder / f"data{i}").mkdir()
+            sides[model] = stack.enter_context(serve(data, BNP_DEFAULT_MODEL=json.dumps(spec), **logged))
+        yield sides
+
+
+def loads(learn: Path, predict: Path, effort: Effort) -> dict[str, Load]:
+    """Return what is measured on every side, by name."""
+    return {
+        f"{path} {connections}": Load(path, bodies, connections, effort.seconds)
+        for path, bodies in (("/learn", learn), ("/predict", predict))
+        for connections in effort.connections
+    }
+
+
+def measure(effort: Effort, durability: str, console: Console) -> Results:
+    """Return every single run, by what was sent and by side."""
+    found: defaultdict[str, defaultdict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    with (
+        tempfile.TemporaryDirectory() as name,
+        all_sides(durability) as sides,
+        Progress(console=console) as bar,
+    ):
+        learn, predict = write_bodies(Path(name))
+        alone = loads(learn, predict, effort)
+        stream = Load("/learn", learn, STREAMS, 2 * effort.seconds, LINES_A_REQUEST)
+        floods = {
+            FLOOD["lines"]: Load("/learn", learn, 2, effort.seconds + 1, LINES_A_REQUEST),
+            FLOOD["json"]: Load("/learn", learn, 16, effort.seconds + 1),
+        }
+        ask = Load("/predict", predict, 1, effort.seconds)
+        for served in sides.values():  # a warm-up, and something to know
+            wrk.run(served.url, Load("/learn", learn, 16, 2))
+        task = bar.add_task(f"log: {durability}", total=effort.repeats * len(sides))
+        for _ in range(effort.repeats):
+            for side, served in sides.items():
+                for what, load in alone.items():
+                    found[what][side].append(wrk.run(served.url, load))
+                if side in MODELS:
+                    found[LINES][side].append(wrk.run(served.url, stream))
+                    found[IDLE][side].append(wrk.run(served.url, ask))
+                    for what, flood in floods.items():
+                        found[what][side].append(_ask_during(served.url, ask, flood))
+                bar.advance(task)
+    return {what: dict(by_side) for what, by_side in found.items()}
+
+
+def _ask_during(url: str, ask: Load, flood: Load) -> Result:
+    """Return how long predictions take while the server learns all that it can."""
+    flooding = wrk.start(url, flood)
+    time.sleep(0.5)
+    asked = wrk.run(url, ask)
+    wrk.finish(flooding, flood)
+    return asked
+
+
+def medians(results: Results) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the median of each figure over the repeats."""
+    return {
+        what: {
+            side: {
+                name: round(statistics.median(asdict(run)[name] for run in runs), 3)
+                for name in asdict(runs[0])
+            }
+            for side, runs in by_side.items()
+        }
+        for what, by_side in results.items()
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the program."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.http", description=__doc__.split("\n")[0])
+    parser.add_argument("--connections", nargs="+", type=int, default=[1, 16, 64])
+    parser.add_argument("--log", nargs="+", choices=["full", "relaxed", "none"], default=["full", "none"])
+    parser.add_argument("--repeats", type=int, default=5, help="of which the median is taken")
+    parser.add_argument("--seconds", type=int, default=1, help="each of them takes")
+    parser.add_argument("--out", type=Path, default=report.ROOT / "build" / "benchmarks" / "http.json")
+    parser.add_argument("--markdown", type=Path, help="a page whose marked block takes the tables")
+    arguments = parser.parse_args(argv)
+    wrk.require()
+    console = Console()
+    effort = Effort(arguments.connections, arguments.repeats, arguments.seconds)
+    results = {durability: medians(measure(effort, durability, console)) for durability in arguments.log}
+    shown = [table for durability, of in results.items() for table in tables(durability, of)]
+    for table in shown:
+        table.show(console)
+    content = {
+        "benchmark": "http",
+        "environment": report.environment(),
+        "client": "wrk",
+        "repeats": effort.repeats,
+        "seconds": effort.seconds,
+        "models": MODELS,
+        "results": results,
+    }
+    report.write_json(arguments.out, content)
+    if arguments.markdown is not None:
+        text = "\n\n".join(f"{table.title}\n\n{table.markdown()}" for table in shown)
+        report.put_between_marks(arguments.markdown, "http", text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""wrk, the load generator: https://github.com/wg/wrk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+_SCRIPT = Path(__file__).with_name("wrk.lua")
+_ABSENT = """wrk is not there: it sends the requests, for a client in Python would be slower than the server.
+  Debian, Ubuntu: apt-get install wrk
+  macOS:          brew install wrk"""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is sent.
+
+    Attributes
+    ----------
+    path : str
+        Of the route.
+    bodies : path
+        A file with a body a line.
+    connections : int
+        Each sends its next request when it has the answer to the last.
+    seconds : float
+        For how long.
+    lines : int
+        Samples in a request.
+    """
+
+    path: str
+    bodies: Path
+    connections: int
+    seconds: int
+    lines: int = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of it.
+
+    Attributes
+    ----------
+    rate : float
+        Samples a second.
+    p50, p95, p99 : float
+        Latency of a request in milliseconds.
+    """
+
+    rate: float
+    p50: float
+    p95: float
+    p99: float
+
+
+def require() -> None:
+    """End the program, and say how to get wrk, if it is not there."""
+    if shutil.which("wrk") is None:
+        sys.exit(_ABSENT)
+
+
+def start(url: str, load: Load) -> subprocess.Popen[str]:
+    """Begin to send."""
+    options = ["--threads", "1", "--connections", str(load.connections), "--duration", f"{load.seconds}s"]
+    script = ["--script", str(_SCRIPT), f"{url}{load.path}", "--", str(load.bodies), str(load.lines)]
+    return subprocess.Popen(["wrk", *options, *script], stdout=subprocess.PIPE, text=True)
+
+
+def finish(sending: subprocess.Popen[str], load: Load) -> Result:
+    """Wait for the end.
+
+    Raises
+    ------
+    RuntimeError
+        If a request failed.
+    """
+    printed, _ = sending.communicate()
+    _, _, result = printed.partition("RESULT ")
+    found = json.loads(result)
+    if found["errors"] or not found["requests"]:
+        raise RuntimeError(f"not every request was answered as it should be: {printed}")
+    rate = found["requests"] * load.lines / found["seconds"]
+    return Result(rate, *(found[name] / 1000 for name in ("p50", "p95", "p99")))
+
+
+def run(url: str, load: Load) -> Result:
+    """Send, and return what came of it; raises as `finish`."""
+    return finish(start(url, load), load)
