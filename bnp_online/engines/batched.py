@@ -18,7 +18,7 @@ from ..network import entry_start, mlp
 from .base import ERROR_CLIP, LearnerSpec
 from .fused import LARGEST_RATE
 from .kernels import LARGEST
-from .stacked import Stack, numbers_of_a_copy
+from .stacked import Rows, Stack, numbers_of_a_copy
 from .tensor_moments import PRIOR, WEIGHT, advance, write
 
 
@@ -42,6 +42,10 @@ class Proposal(NamedTuple):
 
 class BatchedCopies:
     """The copies of a multilayer perceptron, with room for inputs and outputs to come.
+
+    The running means of those that average stand in rows before theirs: `averages`, then the copies in their
+    order, which begins with those that do not average. So what predicts and what learns are one slice each,
+    and a sample that is to be predicted and learned goes through all rows at once.
 
     Parameters
     ----------
@@ -67,15 +71,19 @@ class BatchedCopies:
         self._most = 1.0 / (1.0 - spec.rho) if spec.rho < 1.0 else math.inf
         self._make_constants(device, dtype)
         count, layers = len(spec.copies), len(sizes) - 1
-        numbers = torch.zeros(count, numbers_of_a_copy(sizes), device=device, dtype=dtype)
+        self._means = means = sum(each.averages for each in spec.copies)
+        numbers = torch.zeros(means + count, numbers_of_a_copy(sizes), device=device, dtype=dtype)
         counts = torch.ones(count, layers, 2, device=device, dtype=torch.float64)
         self.floor = torch.full((outputs,), -math.inf, device=device, dtype=dtype)
         self._fan_in = torch.tensor([0, *spec.hidden], device=device, dtype=dtype).clamp(min=1.0)
         self.tensors = {"copies": numbers, "counts": counts, "floor": self.floor, "fan_in": self._fan_in}
-        rates = torch.tensor([rate for rate, _ in spec.copies], device=device, dtype=torch.float64)
-        still = sum(not replays for _, replays in spec.copies)  # those that replay come last
-        self._all = Stack(sizes, numbers, counts, rates)
-        self._replaying = Stack(sizes, numbers[still:], counts[still:], rates[still:])
+        rates = torch.tensor([each.rate for each in spec.copies], device=device, dtype=torch.float64)
+        still = sum(not each.replays for each in spec.copies)  # those that replay come last
+        self._every = Rows(sizes, numbers)
+        self._averages, self._averaging = Rows(sizes, numbers[:means]), Rows(sizes, numbers[count:])
+        self._predicting = Rows(sizes, numbers[:count])
+        self._all = Stack(sizes, numbers[means:], counts, rates)
+        self._replaying = Stack(sizes, numbers[means + still :], counts[still:], rates[still:])
         self._all.var[:, inputs:] = 1.0
 
     def _make_constants(self, device: str, dtype: torch.dtype) -> None:
@@ -99,6 +107,7 @@ class BatchedCopies:
             for name, parameter in network.named_parameters():
                 window = tuple(slice(size) for size in parameter.shape)
                 named[f"network.{name}"][k][window] = parameter.detach().to(named[f"network.{name}"])
+        self._averages.parameters.copy_(self._averaging.parameters)
         self.add_inputs([str(i) for i in range(inputs)], 0, first=False)
 
     def add_inputs(self, names: Sequence[str], before: int, *, first: bool) -> None:
@@ -112,19 +121,28 @@ class BatchedCopies:
             weight, bias = entry_start((self._spec.seed, k), names, self._spec.hidden[0])
             self._all.weights[0][k, :, before:after] = weight.to(self.floor)
             self._all.biases[0][k] = bias.to(self.floor)
+        self._averages.parameters.copy_(self._averaging.parameters)
 
     def named(self) -> dict[str, Tensor]:
         """Return views of the copies' state, by its names, the room included."""
-        part, named = self._all, {}
-        layers = [f"body.{2 * i + 1}" for i in range(len(self._spec.hidden))] + ["head"]
+        part, named = self._all, self._parameters("network", self._all)
+        if self._means:
+            named |= self._parameters("average", self._averages)
         means, variances = (torch.split(t, self._sizes[:-1], dim=1) for t in (part.mean, part.var))
-        for i, layer in enumerate(layers):
-            named[f"network.{layer}.weight"] = part.weights[i]
-            named[f"network.{layer}.bias"] = part.biases[i]
+        for i, layer in enumerate(self._layers()):
             named[f"moments.{layer}.mean"] = means[i]
             named[f"moments.{layer}.var"] = variances[i]
             named[f"moments.{layer}.weight"] = part.counts[:, i, WEIGHT]
             named[f"moments.{layer}.prior_weight"] = part.counts[:, i, PRIOR]
+        return named
+
+    def _layers(self) -> list[str]:
+        return [*(f"body.{2 * i + 1}" for i in range(len(self._spec.hidden))), "head"]
+
+    def _parameters(self, prefix: str, rows: Rows) -> dict[str, Tensor]:
+        named = {}
+        for layer, weight, bias in zip(self._layers(), rows.weights, rows.biases, strict=True):
+            named[f"{prefix}.{layer}.weight"], named[f"{prefix}.{layer}.bias"] = weight, bias
         return named
 
     @property
@@ -134,8 +152,12 @@ class BatchedCopies:
 
     def predict(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return each copy's outputs for a standardized input, (M, C), and which copies are sound, (M,)."""
-        _, outs, sound = self._run(self._all, z[:, None])
-        return outs[:, self._hidden :, 0], sound[:, 0]
+        _, outs, sound = self._run(self._predicting, z[:, None])
+        return self._in_order(outs[:, self._hidden :, 0]), self._in_order(sound[:, 0])
+
+    def _in_order(self, values: Tensor) -> Tensor:
+        """Return what the rows that predict say, (M, …), in the order of the copies."""
+        return torch.cat([values[self._means :], values[: self._means]]) if self._means else values
 
     def propose(self, z: Tensor, goal: Tensor, weight: Tensor) -> Proposal:
         """Run the copies on a sample and say which of them can take its step; nothing is written.
@@ -147,11 +169,12 @@ class BatchedCopies:
         goal, weight : float64 ()
             Number of the class, or standardized target; weight of the sample.
         """
-        ins, outs, sound = self._run(self._all, z.T)  # both at once: the weights are read once
-        rates = self._all.rates * weight
-        alive = sound[:, 1] & (rates < LARGEST_RATE)
-        self._proposed = ins[..., 1], outs[..., 1], goal, rates
-        return Proposal(outs[:, self._hidden :, 0], sound[:, 0], alive)
+        ins, outs, sound = self._run(self._every, z.T)  # both at once: the weights are read once
+        rates, count, means = self._all.rates * weight, len(self._all.rates), self._means
+        alive = sound[means:, 1] & (rates < LARGEST_RATE)
+        self._proposed = ins[means:, :, 1], outs[means:, :, 1], goal, rates
+        predicted = self._in_order(outs[:count, self._hidden :, 0])
+        return Proposal(predicted, self._in_order(sound[:count, 0]), alive)
 
     def commit(self, accepted: Tensor) -> None:
         """Take the proposed step of the copies that are `accepted`, (M,)."""
@@ -167,24 +190,32 @@ class BatchedCopies:
         self._step(part, ins[..., 0], outs[..., 0], goal, rates, able, self._moves_replayed)
 
     def recover(self, lost: Tensor, best: Tensor) -> None:
-        """Let the copies that are `lost`, (M,), start again from the `best`, the number of one, ()."""
-        for name in ("copies", "counts"):
-            values = self.tensors[name]
-            mask = lost.view(-1, *[1] * (values.dim() - 1))
-            write(values, values.index_select(0, best.view(1)), mask)
+        """Let the copies that are `lost`, (M,), start again from the `best`, the number of one, ().
 
-    def _run(self, part: Stack, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Run copies on inputs, (n, c).
+        The running means of the lost start at its weights.
+        """
+        best, numbers, counts = best.view(1), self.tensors["copies"], self.tensors["counts"]
+        rows = torch.cat([lost[len(lost) - self._means :], lost]) if self._means else lost
+        write(numbers, numbers.index_select(0, best + self._means), rows[:, None])
+        write(counts, counts.index_select(0, best), lost[:, None, None])
+
+    def average(self, share: Tensor, learned: Tensor) -> None:
+        """Count the latest weights into the running means by their share, (), if `learned`, ()."""
+        means = self._averages.parameters
+        write(means, torch.lerp(means, self._averaging.parameters, share.to(means.dtype)), learned)
+
+    def _run(self, part: Rows, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Run rows on inputs, (n, c).
 
         Returns
         -------
-        (M, inputs, c), (M, outputs, c)
+        (R, inputs, c), (R, outputs, c)
             Of all layers side by side.
-        (M, c)
-            Whether a copy is sound: so small everywhere that no variance of it overflows. (Standardized
+        (R, c)
+            Whether a row is sound: so small everywhere that no variance of it overflows. (Standardized
             inputs are clipped.)
         """
-        ins, outs = [columns.expand(len(part.rates), -1, -1)], list[Tensor]()
+        ins, outs = [columns.expand(len(part.bias), -1, -1)], list[Tensor]()
         for weight, bias in zip(part.weights, part.biases, strict=True):
             if outs:
                 ins.append(self._activate(outs[-1]))

@@ -16,10 +16,11 @@ from .graphed import GraphedEngine
 #: Multilayer perceptrons run on a GPU, where there is one, from so many parameter steps a sample on (`work`).
 #:
 #: An estimate, until `benchmarks/gpu.py` has run on a GPU (it prints what to write here). The compiled engine
-#: takes 0.1 to 0.34 ns a parameter step (docs/benchmarks/speed.json: 69 µs for the 0.67 million of XL with
-#: one copy, 4.6 ms for the 13 million of XL by default). A graph takes 100 kernels for a sample with one
-#: copy and 350 by default, at 2 µs each: 0.2 and 0.7 ms, hardly more for large networks. They meet between
-#: 2 and 4 million; this is twice that, for a GPU that is not there is the costlier mistake.
+#: takes 0.3 to 0.9 ns a parameter step (docs/benchmarks/speed.json: 189 µs for the 0.67 million of XL with
+#: one copy, 9.2 ms for the 11 million of XL by default). A graph takes 100 kernels for a sample with one
+#: copy and 350 by default, at 2 µs each: 0.2 and 0.7 ms, hardly more for large networks. They meet below
+#: 1 million there, and below 3 million on a CPU that is three times as fast; this is more than twice that,
+#: for a GPU that is not there is the costlier mistake.
 GPU_WORK = 8_000_000
 
 _ENGINES = ("auto", "autograd", "compiled", "graphed")
@@ -67,7 +68,7 @@ def work(spec: LearnerSpec) -> int:
     """
     inputs = 0 if spec.input_shape is None else math.prod(spec.input_shape)
     parameters = sum(n * m + m for n, m in itertools.pairwise([inputs, *spec.hidden]))
-    return parameters * sum(1 + (spec.replay if replays else 0) for _, replays in spec.copies)
+    return parameters * sum(1 + (spec.replay if each.replays else 0) for each in spec.copies)
 
 
 def _device(name: str, spec: LearnerSpec, engine: str) -> str:

@@ -11,15 +11,17 @@ from torch import Tensor
 
 from ..encoding import Vector
 from ..errors import ConfigurationError, NonFiniteStateError, StateError
-from ..mixture import draw
+from ..mixture import average_share, draw
 from .autograd import input_layout
 from .base import LearnerSpec
 from .batched import BatchedCopies
 from .program import Program, Size, Tenant
-from .staged import DRAWS, LABEL, NEW_INPUTS, NEW_TARGET, SAMPLE_WEIGHT, SLOT, TARGET
+from .staged import DRAWS, LABEL, NEW_INPUTS, NEW_TARGET, NEW_WEIGHTS, SAMPLE_WEIGHT, SLOT, TARGET
 
 #: Least room for inputs and for outputs, in which a learner grows without a new capture.
 LEAST_INPUTS, LEAST_OUTPUTS = 32, 8
+_HEAD_BIAS = ("network.head.bias", "average.head.bias")
+_HEAD = (*_HEAD_BIAS, "network.head.weight", "average.head.weight")
 
 
 def room(size: int, least: int) -> int:
@@ -62,7 +64,8 @@ class GraphedEngine:
         self.device = device
         self._dtype = dtype
         self._grows = spec.network == "mlp" and spec.input_shape is None
-        self._replay = spec.replay if any(replays for _, replays in spec.copies) else 0
+        self._replay = spec.replay if any(each.replays for each in spec.copies) else 0
+        self._averages = any(each.averages for each in spec.copies)
         self._channels, self._positions = input_layout(spec)
         self._outputs = 0
         self._step = self._remembered = 0
@@ -85,7 +88,7 @@ class GraphedEngine:
 
     @property
     def num_parameters(self) -> int:
-        """Number of weights and biases of all copies."""
+        """Number of weights and biases of all copies, their running means aside."""
         named = self._named()
         return sum(named[name].numel() for name in self._program.copies.parameters)
 
@@ -124,8 +127,9 @@ class GraphedEngine:
             copies.add_inputs(inputs, n, first=self._step == 0 and c == 0)
         copies.floor[c : c + outputs] = 0.0
         if c > 0 and outputs:
-            bias = copies.named()["network.head.bias"]
-            bias[:, c : c + outputs] = bias[:, :c].amin(dim=1, keepdim=True)
+            for name, bias in copies.named().items():
+                if name in _HEAD_BIAS:
+                    bias[:, c : c + outputs] = bias[:, :c].amin(dim=1, keepdim=True)
 
     def predict(self, x: Vector) -> Vector:
         """Return probabilities of shape (outputs,), or the prediction, of shape (1,)."""
@@ -162,6 +166,8 @@ class GraphedEngine:
         rest[:, TARGET], rest[:, SAMPLE_WEIGHT] = targets, weights
         rest[:, NEW_INPUTS] = 1.0 / (self._inputs_weight + after)
         rest[:, NEW_TARGET] = 1.0 / (self._targets_weight + after)
+        steps = range(self._step + 1, self._step + 1 + len(targets))
+        rest[:, NEW_WEIGHTS] = [average_share(step) if self._averages else 0.0 for step in steps]
         rest[:, LABEL] = 0.0 if self.spec.task == "regression" else targets
         rest[:, SLOT] = (self._remembered + after - 1) % self.spec.memory
         for turn in range(self._replay):
@@ -187,10 +193,11 @@ class GraphedEngine:
         """Return the part of a tensor that is in use."""
         used = list(value.shape)
         entry = "body.1" if self.spec.hidden else "head"
-        by_input = (f"network.{entry}.weight", f"moments.{entry}.mean", f"moments.{entry}.var", "memory.x")
+        by_input = {f"{kind}.{entry}.weight" for kind in ("network", "average")}
+        by_input |= {f"moments.{entry}.mean", f"moments.{entry}.var", "memory.x"}
         if name in ("inputs.mean", "inputs.var") or (self.spec.network == "mlp" and name in by_input):
             used[-1] = self._channels
-        if name in ("network.head.weight", "network.head.bias"):
+        if name in _HEAD:
             used[1] = self._outputs
         if name.startswith("memory."):
             used[0] = min(self._remembered, self.spec.memory)

@@ -54,8 +54,8 @@ class ModularCopy:
     def __init__(self, spec: LearnerSpec, outputs: int, device: str, dtype: torch.dtype) -> None:
         self._shape = spec.input_shape or ()
         self._regression = spec.task == "regression"
-        ((rate, _),) = spec.copies
-        self._replica = _StaticReplica(spec, 0, rate, device, dtype)
+        (only,) = spec.copies
+        self._replica = _StaticReplica(spec, 0, only, device, dtype)
         self._replica.grow((), outputs)
         self._moments = {
             name: moments

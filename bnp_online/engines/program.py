@@ -16,7 +16,7 @@ from .base import LearnerSpec
 from .batched import BatchedCopies
 from .capture import WARM_UPS, captured
 from .modular import ModularCopy
-from .staged import DRAWS, Copies, RowStep
+from .staged import DRAWS, NEW_WEIGHTS, Copies, RowStep
 
 #: Most rows that are staged at a time, and most bytes that they may take.
 MOST_ROWS, MOST_BYTES = 1024, 1 << 24
@@ -114,9 +114,13 @@ class Program:
             How many were learned, and the predictions.
         """
         run = self._recorded("learn", self.learn_row)
+        counted = rest[:, NEW_WEIGHTS] > 0.0
+        average = self._recorded("average", self.average_row) if counted.any() else None
         self._upload(x, rest)
-        for _ in range(len(x)):
+        for counts in counted.tolist():
             run()
+            if average is not None and counts:
+                average()
         results = self._download(len(x), self._results.shape[1] if predict else 1)
         return int(results[:, 0].sum()), results[:, 1:]
 
@@ -155,3 +159,12 @@ class Program:
         row = self._staged.index_select(0, self._at)[0]
         self._results.index_copy_(0, self._at, self.step.learn(row)[None])
         self._at.add_(1)
+
+    @torch.no_grad()
+    def average_row(self) -> None:
+        """Count the weights after the row that was learned last into running means.
+
+        It is captured on its own: few rows are counted, and in the graph of a row it would cost a pass over
+        the weights for each.
+        """
+        self.step.average(self._staged[self._at - 1][0])

@@ -16,22 +16,20 @@ from torch import Tensor
 _ALIGNMENT = 32
 
 
-class Stack:
-    """Some of the copies, as views: all of them, or those that replay.
+class Rows:
+    """Some of the rows, as views.
 
     Attributes
     ----------
-    weights : list of (M, m, n), biases : list of (M, m)
-        By layer.
-    bias, mean, var : (M, outputs), (M, inputs), (M, inputs)
+    parameters : (R, P)
+        Weights and biases together.
+    weights : list of (R, m, n), biases : list of (R, m)
+        The same by layer.
+    bias, mean, var : (R, outputs), (R, inputs), (R, inputs)
         Of all layers side by side: their biases, and the moments of their inputs.
-    counts : float64 (M, layers, 2)
-        Of the moments.
-    rates : float64 (M,)
-        Learning rates.
     """
 
-    def __init__(self, sizes: Sequence[int], numbers: Tensor, counts: Tensor, rates: Tensor) -> None:
+    def __init__(self, sizes: Sequence[int], numbers: Tensor) -> None:
         views, start = [], 0
         for shape in _shapes(sizes):
             count = math.prod(shape)
@@ -39,6 +37,22 @@ class Stack:
             start += _aligned(count)
         *self.weights, self.bias, self.mean, self.var = views
         self.biases = torch.split(self.bias, list(sizes[1:]), dim=1)
+        self.parameters = numbers[:, : start - 2 * _aligned(sum(sizes[:-1]))]
+
+
+class Stack(Rows):
+    """Copies that learn together: all of them, or those that replay.
+
+    Attributes
+    ----------
+    counts : float64 (M, layers, 2)
+        Of the moments.
+    rates : float64 (M,)
+        Learning rates.
+    """
+
+    def __init__(self, sizes: Sequence[int], numbers: Tensor, counts: Tensor, rates: Tensor) -> None:
+        super().__init__(sizes, numbers)
         self.counts, self.rates = counts, rates
 
 

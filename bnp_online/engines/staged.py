@@ -5,7 +5,8 @@ written for a CUDA graph: no branch on a value, no value that the host must know
 device. Constants that ``torch.where`` needs are tensors made once: it would fill a new one for each number.
 
 What depends on the number of rows alone (shares of a new sample in cumulative moments, its place in the
-memory, which samples are replayed) the host works out ahead, and stages beside the row.
+memory, which samples are replayed, the share of new weights in running means) the host works out ahead, and
+stages beside the row.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .modular import ModularCopy
 from .tensor_moments import stepped, write
 
 #: Columns of a staged row after its inputs; the places of the samples to replay follow.
-TARGET, SAMPLE_WEIGHT, NEW_INPUTS, NEW_TARGET, LABEL, SLOT, DRAWS = range(7)
+TARGET, SAMPLE_WEIGHT, NEW_INPUTS, NEW_TARGET, NEW_WEIGHTS, LABEL, SLOT, DRAWS = range(8)
 
 
 Copies: TypeAlias = BatchedCopies | ModularCopy
@@ -64,14 +65,14 @@ class RowStep:
         self._shape = channels, positions
         self.width = channels * positions
         self._regression = spec.task == "regression"
-        rates = spec.copies
-        self._many = copies if isinstance(copies, BatchedCopies) and len(rates) > 1 else None
-        self._replays = any(replays for _, replays in rates)
+        count = len(spec.copies)
+        self._many = copies if isinstance(copies, BatchedCopies) and count > 1 else None
+        self._replays = any(each.replays for each in spec.copies)
         rows = spec.memory + 1 if self._replays else 0  # the last one takes what is not to be remembered
         exact = torch.zeros((), device=device, dtype=torch.float64)
         self.inputs = exact.new_zeros(2, channels, 1)
         self.target = exact.new_tensor([0.0, 0.0, math.inf, -math.inf])
-        self.mixture = exact.new_full((len(rates),), 1.0 / len(rates))
+        self.mixture = exact.new_full((count,), 1.0 / count)
         self.error_scale = exact.new_ones(())
         self.memory_x = torch.zeros(rows, self.width, device=device, dtype=dtype)
         self.memory_y = exact.new_zeros(rows, 2)
@@ -112,7 +113,7 @@ class RowStep:
     def learn(self, row: Tensor) -> Tensor:
         """Learn a staged row; return whether it was learned, and what was predicted before: (1 + C,)."""
         rest = row[self.width :]
-        y, weight, new_inputs, new_target = rest[:LABEL].unbind()
+        y, weight, new_inputs, new_target = rest[:NEW_WEIGHTS].unbind()
         places = rest[LABEL:].to(torch.int64)
         z, inputs = self._count_inputs(row[: self.width].view(self._shape), new_inputs)
         goal, target = self._count_target(y, new_target)
@@ -133,6 +134,11 @@ class RowStep:
             self._remember(z[1], goal, weight, torch.where(learned, places[SLOT - LABEL], self._nowhere))
             self._replay(self._many, places[DRAWS - LABEL :], learned)
         return torch.cat([learned.to(mixed.dtype).view(1), mixed])
+
+    def average(self, row: Tensor) -> None:
+        """Count the weights after a staged row into running means, unless it was refused."""
+        if self._many is not None:
+            self._many.average(row[self.width + NEW_WEIGHTS], ~self.halted)
 
     def _count_inputs(self, x: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
         """Return a raw input standardized without and with itself, (2, n), and the statistics with it."""
@@ -188,8 +194,8 @@ class RowStep:
         if not self._regression:
             return (-values.index_select(1, label)[:, 0].log()).clamp(max=MAX_LOSS), learned
         spread = self.target[1]
-        errors = (y - torch.cat([values[:, 0], mixed])).square() / spread
-        losses = (errors[:-1] / (2.0 * self.error_scale.clamp(min=ERROR_FLOOR))).clamp(max=MAX_LOSS)
+        errors = (y - torch.cat([values[:, 0], mixed])).abs() / spread.sqrt()
+        losses = (errors[:-1] / self.error_scale.clamp(min=ERROR_FLOOR)).clamp(max=MAX_LOSS)
         weighed = learned & (spread > 0.0)
         moved = self.error_scale + (1.0 - ERROR_RETENTION) * (errors[-1] - self.error_scale)
         write(self.error_scale, moved, weighed)
