@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run serve test lint types imports tests format bench-quality bench-speed torture test-docker wheels clean
+.PHONY: help venv run serve test lint types imports tests audit format bench-quality bench-speed torture test-docker wheels clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ imports: venv
 tests: venv
 	$(BIN)/python -m pytest -m 'not docker'
 
+audit: venv ## Known vulnerabilities and licences of all that is installed (needs a network)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[audit]'
+	$(BIN)/python -m tools.audit
+
 torture: venv ## Kill the server fifty times under load (some minutes)
 	BNP_TEST_KILLS=50 $(BIN)/python -m pytest tests/recovery/test_kill.py -k again_and_again --timeout 3600 -s
 
@@ -47,8 +51,8 @@ format: venv ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-quality: venv ## Prequential quality against the rivals (docs/benchmarks.md)
-	$(BIN)/python -m benchmarks.quality
+bench-quality: venv ## Prequential quality against the rivals (DATA_DIR=…: with MNIST; docs/benchmarks.md)
+	$(BIN)/python -m benchmarks.quality $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
 
 bench-speed: venv ## Speed, memory and start of the compiled engine (docs/benchmarks.md)
 	$(BIN)/python -m benchmarks.speed

@@ -12,9 +12,10 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,8 @@ class Effort:
 
     Attributes
     ----------
+    models : sequence of str
+        Of our server.
     connections : sequence of int
         That send samples one by one.
     repeats : int
@@ -62,6 +65,7 @@ class Effort:
         Each takes.
     """
 
+    models: Sequence[str]
     connections: Sequence[int]
     repeats: int
     seconds: int
@@ -82,59 +86,37 @@ def write_bodies(folder: Path) -> tuple[Path, Path]:
 
 
 @contextmanager
-def all_sides(durability: str) -> Iterator[dict[str, Served]]:
-    """Run the rivals and our server, with a model of each kind."""
+def all_sides(models: Sequence[str], durability: str) -> Iterator[dict[str, Served]]:
+    """Run the rivals and our server, once with each model."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         sides = {}
         for i, (rival, application) in enumerate(RIVALS.items()):
             sides[rival] = stack.enter_context(serve_application(application, folder / f"rival{i}.log"))
         logged = {"prefix": _NO_LOG} if durability == "none" else {"BNP_DURABILITY": durability}
-        for i, (model, spec) in enumerate(MODELS.items()):
+        for i, model in enumerate(models):
             (data := folder / f"data{i}").mkdir()
-            sides[model] = stack.enter_context(serve(data, BNP_DEFAULT_MODEL=json.dumps(spec), **logged))
+            spec = json.dumps(MODELS[model])
+            sides[model] = stack.enter_context(serve(data, BNP_DEFAULT_MODEL=spec, **logged))
         yield sides
 
 
-def loads(learn: Path, predict: Path, effort: Effort) -> dict[str, Load]:
-    """Return what is measured on every side, by name."""
-    return {
-        f"{path} {connections}": Load(path, bodies, connections, effort.seconds)
-        for path, bodies in (("/learn", learn), ("/predict", predict))
-        for connections in effort.connections
+def kinds(learn: Path, predict: Path, effort: Effort) -> Mapping[str, Callable[[str], Result]]:
+    """Return what is measured, by name: each takes the address of a server."""
+
+    def load(path: str, connections: int, seconds: int = effort.seconds, lines: int = 1) -> Load:
+        return Load(path, predict if path == "/predict" else learn, connections, seconds, lines)
+
+    streams = load("/learn", STREAMS, effort.seconds + 2, LINES_A_REQUEST)
+    floods = {
+        FLOOD["lines"]: load("/learn", 2, effort.seconds + 1, LINES_A_REQUEST),
+        FLOOD["json"]: load("/learn", 16, effort.seconds + 1),
     }
-
-
-def measure(effort: Effort, durability: str, console: Console) -> Results:
-    """Return every single run, by what was sent and by side."""
-    found: defaultdict[str, defaultdict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
-    with (
-        tempfile.TemporaryDirectory() as name,
-        all_sides(durability) as sides,
-        Progress(console=console) as bar,
-    ):
-        learn, predict = write_bodies(Path(name))
-        alone = loads(learn, predict, effort)
-        stream = Load("/learn", learn, STREAMS, 2 * effort.seconds, LINES_A_REQUEST)
-        floods = {
-            FLOOD["lines"]: Load("/learn", learn, 2, effort.seconds + 1, LINES_A_REQUEST),
-            FLOOD["json"]: Load("/learn", learn, 16, effort.seconds + 1),
-        }
-        ask = Load("/predict", predict, 1, effort.seconds)
-        for served in sides.values():  # a warm-up, and something to know
-            wrk.run(served.url, Load("/learn", learn, 16, 2))
-        task = bar.add_task(f"log: {durability}", total=effort.repeats * len(sides))
-        for _ in range(effort.repeats):
-            for side, served in sides.items():
-                for what, load in alone.items():
-                    found[what][side].append(wrk.run(served.url, load))
-                if side in MODELS:
-                    found[LINES][side].append(wrk.run(served.url, stream))
-                    found[IDLE][side].append(wrk.run(served.url, ask))
-                    for what, flood in floods.items():
-                        found[what][side].append(_ask_during(served.url, ask, flood))
-                bar.advance(task)
-    return {what: dict(by_side) for what, by_side in found.items()}
+    sent = {f"{path} {n}": load(path, n) for path in ("/learn", "/predict") for n in effort.connections}
+    sent |= {LINES: streams, IDLE: load("/predict", 1)}
+    return {what: partial(wrk.run, load=of) for what, of in sent.items()} | {
+        what: partial(_ask_during, ask=load("/predict", 1), flood=flood) for what, flood in floods.items()
+    }
 
 
 def _ask_during(url: str, ask: Load, flood: Load) -> Result:
@@ -144,6 +126,28 @@ def _ask_during(url: str, ask: Load, flood: Load) -> Result:
     asked = wrk.run(url, ask)
     wrk.finish(flooding, flood)
     return asked
+
+
+def measure(effort: Effort, durability: str, console: Console) -> Results:
+    """Return every single run, by what was sent and by side."""
+    found: defaultdict[str, defaultdict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    with (
+        tempfile.TemporaryDirectory() as name,
+        all_sides(effort.models, durability) as sides,
+        Progress(console=console) as bar,
+    ):
+        learn, predict = write_bodies(Path(name))
+        for served in sides.values():  # a warm-up, and something to know
+            wrk.run(served.url, Load("/learn", learn, 16, 2))
+        measured = kinds(learn, predict, effort)
+        task = bar.add_task(f"log: {durability}", total=effort.repeats * len(measured))
+        for _ in range(effort.repeats):
+            for what, run in measured.items():
+                for side, served in sides.items():
+                    if side in MODELS or what.startswith(("/learn ", "/predict ")):
+                        found[what][side].append(run(served.url))
+                bar.advance(task)
+    return {what: dict(by_side) for what, by_side in found.items()}
 
 
 def medians(results: Results) -> dict[str, dict[str, dict[str, float]]]:
@@ -163,6 +167,7 @@ def medians(results: Results) -> dict[str, dict[str, dict[str, float]]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the program."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.http", description=__doc__.split("\n")[0])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--connections", nargs="+", type=int, default=[1, 16, 64])
     parser.add_argument("--log", nargs="+", choices=["full", "relaxed", "none"], default=["full", "none"])
     parser.add_argument("--repeats", type=int, default=5, help="of which the median is taken")
@@ -172,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     wrk.require()
     console = Console()
-    effort = Effort(arguments.connections, arguments.repeats, arguments.seconds)
+    effort = Effort(arguments.models, arguments.connections, arguments.repeats, arguments.seconds)
     results = {durability: medians(measure(effort, durability, console)) for durability in arguments.log}
     shown = [table for durability, of in results.items() for table in tables(durability, of)]
     for table in shown:

@@ -6,8 +6,8 @@ from .report import Cell, Table
 
 IDIOMATIC = "idiomatic FastAPI"
 LINES = "lines"
-IDLE = "/predict, idle"
-FLOOD = {"lines": "/predict, while 2 streams learn", "json": "/predict, while 16 connections learn"}
+IDLE = "idle"
+FLOOD = {"lines": "while 2 streams learn", "json": "while 16 connections learn"}
 
 #: By what was sent, by side, by name of the figure.
 Figures = dict[str, dict[str, dict[str, float]]]

@@ -9,32 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
 from bnp_online.engines.base import INPUT_CLIP
 from bnp_online.evaluate import PrequentialMetrics
 
-from .streams import Stream
-
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one pass over a stream gave.
-
-    Attributes
-    ----------
-    metrics : dict of str to float, or None
-        As `PrequentialMetrics` computes them; None if the model diverged.
-    seconds : float
-        Time spent in predicting and learning.
-    """
-
-    metrics: dict[str, float] | None
-    seconds: float
+from .contestant import Run, Setting, Tick
+from .streams import Array, Stream
 
 
 def cumulative_moments(values: Array) -> tuple[Array, Array]:
@@ -52,7 +34,9 @@ def cumulative_moments(values: Array) -> tuple[Array, Array]:
     return mean + values[0], np.sqrt(variance.clip(min=0.0))
 
 
-def _standardize(values: Array, mean: Array, scale: Array) -> Array:
+def standardized(values: Array) -> Array:
+    """Return each row by the moments of the rows up to and with it; 0 where nothing has varied yet."""
+    mean, scale = cumulative_moments(values)
     return np.divide(values - mean, scale, out=np.zeros_like(values), where=scale > 0)
 
 
@@ -68,16 +52,13 @@ class _Problem:
 
 @functools.lru_cache(maxsize=1)
 def _problem(stream: Stream) -> _Problem:
-    numeric = stream.numeric()
-    raw = np.array([list(x.values()) for x, _ in numeric.samples])
-    z = torch.from_numpy(_standardize(raw, *cumulative_moments(raw))).float()
+    z = torch.from_numpy(standardized(stream.matrix())).float()
     inputs = _rows(z.clamp(-INPUT_CLIP, INPUT_CLIP))
     if stream.task == "classification":
         number = {label: i for i, label in enumerate(stream.labels)}
-        wanted = torch.tensor([number[y] for _, y in stream.samples])
+        wanted = torch.tensor([number[y] for y in stream.targets])
         return _Problem(inputs, _rows(wanted), len(number), F.cross_entropy)
-    y = _targets(stream)
-    targets = torch.from_numpy(_standardize(y, *cumulative_moments(y))).float()
+    targets = torch.from_numpy(standardized(_targets(stream))).float()
     return _Problem(inputs, _rows(targets), 1, F.mse_loss)
 
 
@@ -86,7 +67,7 @@ def _rows(values: Tensor) -> tuple[Tensor, ...]:
 
 
 def _targets(stream: Stream) -> Array:
-    return np.array([[float(y)] for _, y in stream.samples])
+    return np.array([[float(y)] for y in stream.targets])
 
 
 def _train(
@@ -94,7 +75,7 @@ def _train(
     optimizer: type[torch.optim.Optimizer],
     rate: float,
     seed: int,
-    tick: Callable[[int], None],
+    tick: Tick,
 ) -> tuple[Tensor, float]:
     """Return the outputs before each sample was learned (fewer if it diverged), and the seconds it took."""
     torch.manual_seed(seed)
@@ -125,7 +106,7 @@ def _train(
 def _score(stream: Stream, outputs: Tensor) -> dict[str, float]:
     """Score all predictions but the first, before which there was nothing to know."""
     scores = PrequentialMetrics(stream.task)
-    targets = [y for _, y in stream.samples]
+    targets = stream.targets
     if stream.task == "classification":
         labels = stream.labels
         for y, row in zip(targets[1:], outputs[1:].double().softmax(dim=1).tolist(), strict=True):
@@ -144,8 +125,8 @@ def run_plain(
     optimizer: type[torch.optim.Optimizer],
     stream: Stream,
     seed: int,
-    rate: float | None,
-    tick: Callable[[int], None],
+    setting: Setting,
+    tick: Tick,
 ) -> Run:
     """Train a 100-100 ReLU network with a torch optimizer, one sample a step.
 
@@ -161,14 +142,12 @@ def run_plain(
         What to learn.
     seed : int
         Of the random start.
-    rate : float
-        Learning rate.
+    setting : dict
+        The learning rate.
     tick : callable
         Called from time to time with the number of samples learned.
     """
-    if rate is None:
-        raise ValueError("a plain optimizer needs a learning rate")
     problem = _problem(stream)
-    outputs, seconds = _train(problem, optimizer, rate, seed, tick)
+    outputs, seconds = _train(problem, optimizer, setting["rate"], seed, tick)
     finite = len(outputs) == len(stream.samples) and bool(outputs.isfinite().all())
     return Run(_score(stream, outputs) if finite else None, seconds)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -17,8 +19,19 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+import bnp_online
+
 ROOT = Path(__file__).resolve().parent.parent
-_PACKAGES = ("bnp-online", "matplotlib", "numba", "numpy", "river", "scikit-learn", "torch")
+_PACKAGES = (
+    "bnp-online",
+    "matplotlib",
+    "numba",
+    "numpy",
+    "river",
+    "scikit-learn",
+    "torch",
+    "vowpalwabbit",
+)
 
 
 def environment() -> dict[str, Any]:
@@ -33,8 +46,18 @@ def environment() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in _PACKAGES},
+        "library": library_digest(),
         "torch_threads": torch.get_num_threads(),
     }
+
+
+def library_digest() -> str:
+    """Return the SHA-256 of the library's source: its version alone does not change with every change."""
+    folder = Path(bnp_online.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _git(*arguments: str) -> str | None:
@@ -57,11 +80,17 @@ def _cpu() -> str:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a result; NaN and infinity are errors, for JSON has none."""
+    """Write a result, whole or not at all; NaN and infinity are errors, for JSON has none."""
+    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def escaped(text: str) -> str:
+    """Return text whose asterisks Markdown leaves alone."""
+    return text.replace("*", "\\*")
 
 
 @dataclass(frozen=True)
@@ -92,7 +121,9 @@ class Table:
 
     def show(self, console: Console) -> None:
         """Print it to a terminal."""
-        table = RichTable(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = RichTable(
+            title=self.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1)
+        )
         for i, name in enumerate(self.header):
             table.add_column(name, justify="right" if i else "left", overflow="fold")
         for row in self.rows:
@@ -101,12 +132,9 @@ class Table:
 
     def markdown(self) -> str:
         """Return it as Markdown."""
-        lines = [
-            [name.replace("*", "\\*") for name in self.header],
-            ["---", *["--:"] * (len(self.header) - 1)],
-        ]
+        lines = [[escaped(name) for name in self.header], ["---", *["--:"] * (len(self.header) - 1)]]
         for row in self.rows:
-            texts = [cell.text.replace("\n", " ") for cell in row]
+            texts = [escaped(cell.text.replace("\n", " ")) for cell in row]
             lines.append([f"**{t}**" if cell.best else t for t, cell in zip(texts, row, strict=True)])
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

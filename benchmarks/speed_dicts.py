@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from river import linear_model, multiclass, preprocessing
@@ -13,7 +13,7 @@ from bnp_online import BNPClassifier
 
 from .report import Cell, Table
 from .speed_sides import Effort, Tick
-from .streams import SampleList, load
+from .streams import Sample, load
 
 _RIVER = "River: StandardScaler, then OneVsRestClassifier(LogisticRegression)"
 _SIDES: dict[str, Callable[[], Any]] = {
@@ -26,7 +26,7 @@ _SIDES: dict[str, Callable[[], Any]] = {
 }
 
 
-def _pass(model: Any, samples: SampleList) -> tuple[float, float]:
+def _pass(model: Any, samples: Sequence[Sample]) -> tuple[float, float]:
     """Return the samples a second, and the accuracy, of one pass: predict, then learn."""
     right = 0
     start = time.perf_counter()

@@ -1,15 +1,17 @@
-"""From single runs to one figure a stream and model."""
+"""From single runs to one figure a stream and model, and to where ours stands."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .report import Cell, Table
-from .rivals import Contestant
-from .streams import Stream
+from .contestant import Contestant, Setting
+
+#: Within this of the best, a model counts as level with it: points of accuracy, per cent of the MAE.
+LEVEL = {"Accuracy": 0.5, "MAE": 1.0}
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -19,19 +21,21 @@ class Entry:
     Attributes
     ----------
     stream, model, metric : str
-        Names; the metric is ``"Accuracy"`` or ``"MAE"``.
+        Names; the metric is ``"Accuracy"`` (higher is better) or ``"MAE"`` (lower is).
     value : float or None
         Mean over seeds; None if the model diverged.
     by_seed : tuple of float
         What it is the mean of.
-    rate : float or None
-        The learning rate that was best in hindsight, for a tuned model.
+    fewer_seeds : bool
+        Whether another model of the stream ran with more.
+    setting : dict
+        What was best in hindsight, for a tuned model.
     at_edge : bool
-        Whether that is the lowest or the highest rate of the grid: a wider one might do better.
+        Whether its learning rate is the lowest or the highest of the grid: a wider one might do better.
     rank : float
         Place among the models of the stream; equal ones share the mean of their places.
     samples_per_second : float
-        Median over seeds (at the best rate).
+        Median over seeds (at the best setting).
     """
 
     stream: str
@@ -39,39 +43,16 @@ class Entry:
     metric: str
     value: float | None
     by_seed: tuple[float, ...]
-    rate: float | None
+    fewer_seeds: bool
+    setting: Setting
     at_edge: bool
     rank: float
     samples_per_second: float
 
 
-def summarize(
-    runs: Sequence[dict[str, Any]], streams: Sequence[Stream], contestants: Sequence[Contestant]
-) -> list[Entry]:
-    """Return one entry for each stream and model that ran."""
-    entries: list[Entry] = []
-    for stream in streams:
-        of_stream = [run for run in runs if run["stream"] == stream.name]
-        chosen = {c.name: _best_rate(stream, c, of_stream) for c in contestants}
-        values = [_goodness(stream.metric, mean) for mean, _ in chosen.values()]
-        for contestant in contestants:
-            value, kept = chosen[contestant.name]
-            goodness = _goodness(stream.metric, value)
-            rate = kept[0]["rate"]
-            entries.append(
-                Entry(
-                    stream=stream.name,
-                    model=contestant.name,
-                    metric=stream.metric,
-                    value=value,
-                    by_seed=tuple(run["metrics"][stream.metric] for run in kept if run["metrics"]),
-                    rate=rate,
-                    at_edge=contestant.tuned and rate in (contestant.rates[0], contestant.rates[-1]),
-                    rank=1 + sum(v > goodness for v in values) + (values.count(goodness) - 1) / 2,
-                    samples_per_second=statistics.median(run["samples_per_second"] for run in kept),
-                )
-            )
-    return entries
+def metric_of(facts: Mapping[str, Any]) -> str:
+    """Return the one metric that tables show for a stream."""
+    return "Accuracy" if facts["task"] == "classification" else "MAE"
 
 
 def _goodness(metric: str, value: float | None) -> float:
@@ -81,59 +62,136 @@ def _goodness(metric: str, value: float | None) -> float:
     return value if metric == "Accuracy" else -value
 
 
-def _best_rate(
-    stream: Stream, contestant: Contestant, runs: Sequence[dict[str, Any]]
-) -> tuple[float | None, list[dict[str, Any]]]:
-    """Return the best mean over seeds, and the runs that it is of; a rate that diverged once is out."""
-    candidates: list[tuple[float | None, list[dict[str, Any]]]] = []
-    for rate in contestant.rates:
-        kept = [run for run in runs if run["model"] == contestant.name and run["rate"] == rate]
+@dataclass(frozen=True)
+class _Best:
+    setting: Setting
+    value: float | None
+    runs: list[dict[str, Any]]
+
+
+def _best(metric: str, settings: Sequence[Setting], runs: Sequence[dict[str, Any]]) -> _Best | None:
+    """Return the setting with the best mean over seeds; None unless all have run with the same seeds.
+
+    A setting that diverged once is out.
+    """
+    by_setting = [[run for run in runs if run["setting"] == setting] for setting in settings]
+    seeds = [{run["seed"] for run in kept} for kept in by_setting]
+    if not seeds[0] or any(of != seeds[0] for of in seeds):
+        return None
+    candidates = []
+    for setting, kept in zip(settings, by_setting, strict=True):
         diverged = any(run["metrics"] is None for run in kept)
-        mean = None if diverged else statistics.fmean(run["metrics"][stream.metric] for run in kept)
-        candidates.append((mean, kept))
-    return max(candidates, key=lambda candidate: _goodness(stream.metric, candidate[0]))
+        mean = None if diverged else statistics.fmean(run["metrics"][metric] for run in kept)
+        candidates.append(_Best(setting, mean, kept))
+    return max(candidates, key=lambda best: _goodness(metric, best.value))
 
 
-def format_value(metric: str, value: float | None) -> str:
-    """Return accuracy in percent, an error with three or four digits, or ``"diverged"``."""
-    if value is None:
-        return "diverged"
-    if metric == "Accuracy":
-        return f"{100 * value:.{2 if value >= 0.99 else 1}f}"
-    return f"{value:.3f}" if value < 10 else f"{value:.2f}"
+def summarize(
+    runs: Sequence[dict[str, Any]], facts: Mapping[str, Any], contestants: Sequence[Contestant]
+) -> list[Entry]:
+    """Return one entry for each stream and model; a stream on which a model has yet to run is left out.
 
-
-def _rate(entry: Entry) -> str:
-    return "" if entry.rate is None else f"\n({entry.rate:g}{'!' if entry.at_edge else ''})"
-
-
-def _matrix(entries: Sequence[Entry]) -> list[list[Entry]]:
-    names = dict.fromkeys(entry.stream for entry in entries)
-    return [[entry for entry in entries if entry.stream == name] for name in names]
-
-
-def quality_table(entries: Sequence[Entry]) -> Table:
-    """Return the figures: a row a stream, a column a model, the best in bold, and the mean rank."""
-    matrix = _matrix(entries)
-    models = [entry.model for entry in matrix[0]]
-    rows: list[list[Cell]] = []
-    for row in matrix:
-        unit = "%" if row[0].metric == "Accuracy" else "MAE"
-        shown = [format_value(e.metric, e.value) for e in row]
-        best = shown[min(range(len(row)), key=lambda i: row[i].rank)]
-        cells = [Cell(text + _rate(e), text == best) for text, e in zip(shown, row, strict=True)]
-        rows.append([Cell(f"{row[0].stream} {unit}"), *cells])
-    ranks = [statistics.fmean(e.rank for e in entries if e.model == model) for model in models]
-    rows.append([Cell("mean rank"), *(Cell(f"{rank:.1f}", rank == min(ranks)) for rank in ranks)])
-    title = "Test, then train, one pass: accuracy in % or mean absolute error"
-    return Table(title, ["stream", *models], rows)
-
-
-def speed_table(entries: Sequence[Entry]) -> Table:
-    """Return samples a second, predict and learn: for information, this is no benchmark of speed."""
-    matrix = _matrix(entries)
-    rows = [
-        [Cell(row[0].stream), *(Cell(f"{entry.samples_per_second:,.0f}") for entry in row)] for row in matrix
+    Parameters
+    ----------
+    runs : list of dict
+        Runs as JSON.
+    facts : dict
+        By name of stream: `Stream.describe`.
+    contestants : sequence of Contestant
+        Those without any complete set of runs are left out.
+    """
+    found: dict[str, dict[str, _Best]] = {}
+    for stream, fact in facts.items():
+        of_stream = [run for run in runs if run["stream"] == stream]
+        bests = {
+            c.name: _best(
+                metric_of(fact),
+                c.settings,
+                [run for run in of_stream if run["model"] == c.name],
+            )
+            for c in contestants
+        }
+        found[stream] = {name: best for name, best in bests.items() if best is not None}
+    taking_part = {name for bests in found.values() for name in bests}
+    by_name = {c.name: c for c in contestants}
+    return [
+        entry
+        for stream, bests in found.items()
+        if bests and bests.keys() == taking_part
+        for entry in _entries(stream, metric_of(facts[stream]), bests, by_name)
     ]
-    title = "Samples a second, predict + learn (for information: a shared machine, no warm-up)"
-    return Table(title, ["stream", *(entry.model for entry in matrix[0])], rows)
+
+
+def _entries(
+    stream: str, metric: str, bests: Mapping[str, _Best], contestants: Mapping[str, Contestant]
+) -> list[Entry]:
+    values = [_goodness(metric, best.value) for best in bests.values()]
+    most_seeds = max(len(best.runs) for best in bests.values())
+    entries = []
+    for name, best in bests.items():
+        goodness = _goodness(metric, best.value)
+        entries.append(
+            Entry(
+                stream=stream,
+                model=name,
+                metric=metric,
+                value=best.value,
+                by_seed=tuple(run["metrics"][metric] for run in best.runs if run["metrics"]),
+                fewer_seeds=contestants[name].seeded and len(best.runs) < most_seeds,
+                setting=best.setting,
+                at_edge=contestants[name].at_edge(best.setting),
+                rank=1 + sum(v > goodness for v in values) + (values.count(goodness) - 1) / 2,
+                samples_per_second=statistics.median(run["samples_per_second"] for run in best.runs),
+            )
+        )
+    return entries
+
+
+def mean_ranks(entries: Sequence[Entry]) -> dict[str, float]:
+    """Return each model's mean rank over the streams, best first."""
+    models = dict.fromkeys(entry.model for entry in entries)
+    ranks = {m: statistics.fmean(e.rank for e in entries if e.model == m) for m in models}
+    return dict(sorted(ranks.items(), key=lambda item: item[1]))
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Ours against the best rival on one stream.
+
+    Attributes
+    ----------
+    ours, rival : Entry
+        The two.
+    gain : float
+        By how much ours is better: points of accuracy, or per cent of the rival's MAE; -inf if it diverged.
+    by_seed : tuple of float
+        The same for each seed of ours, against the rival's mean.
+    """
+
+    ours: Entry
+    rival: Entry
+    gain: float
+    by_seed: tuple[float, ...]
+
+    @property
+    def level(self) -> bool:
+        """Whether ours is the best, or nearly."""
+        return self.gain >= -LEVEL[self.ours.metric] - _ROUNDING
+
+
+def _gain(metric: str, ours: float | None, rival: float | None) -> float:
+    if ours is None or rival is None:
+        return float("-inf") if ours is None else float("inf")
+    return 100 * (ours - rival) if metric == "Accuracy" else 100 * (rival - ours) / rival
+
+
+def gains(entries: Sequence[Entry], ours: str) -> list[Gain]:
+    """Return the gain of a model over the best of the others, stream by stream; none without the model."""
+    found = []
+    for own in (entry for entry in entries if entry.model == ours):
+        others = [entry for entry in entries if entry.stream == own.stream and entry.model != ours]
+        if others:
+            rival = min(others, key=lambda entry: entry.rank)
+            by_seed = tuple(_gain(own.metric, value, rival.value) for value in own.by_seed)
+            found.append(Gain(own, rival, _gain(own.metric, own.value, rival.value), by_seed))
+    return found

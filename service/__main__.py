@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import gc
-import logging
 import signal
 import sys
 from types import FrameType
 
-import uvicorn
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
-
-from service.settings import Settings
+from service.keys import make_first_key
+from service.security import Keyring, KeysError
+from service.settings import Settings, read_settings
 
 #: Seconds after which a thread hands the interpreter over to another that waits for it. The event loop and
 #: the threads of the models take turns; Python's default, 5 ms, is as long as ten calls of an estimator.
@@ -25,43 +22,29 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    settings = _settings()
+    settings = read_settings()
+    keyring = _keyring(settings)
     # Imported late, for torch takes seconds: wrong settings are refused before, and a signal ends the start.
     # What is imported stays: to search it for garbage, again and again, would take a tenth of the start.
     gc.disable()
-    from service.app import create_app
-    from service.protocol import Protocol
-    from service.startup import START_ERRORS, open_folder
+    from service.serving import serve
 
     gc.freeze()
     gc.enable()
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s: %(name)s: %(message)s")
-    try:
-        opened = open_folder(settings)
-    except START_ERRORS as error:
-        sys.exit(f"The server cannot start: {error}")
-    uvicorn.run(
-        create_app(settings, opened),
-        host=settings.host,
-        port=settings.port,
-        http=Protocol,
-        log_level=settings.log_level,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.shutdown_timeout,
-    )
+    sys.exit(serve(settings, keyring))
 
 
-def _settings() -> Settings:
+def _keyring(settings: Settings) -> Keyring:
     try:
-        return Settings()
-    except ValidationError as error:
-        for problem in error.errors(include_url=False):
-            name = "_".join(["BNP", *(str(part).upper() for part in problem["loc"][:1])])
-            print(f"{name}: {problem['msg']}", file=sys.stderr)
-    except SettingsError as error:
+        if settings.make_key and (secret := make_first_key(settings)) is not None:
+            print(f"The first API key, with all scopes; it is not shown again: {secret}", flush=True)
+        keyring = Keyring(settings)
+    except KeysError as error:
         print(error, file=sys.stderr)
-    sys.exit(2)
+        sys.exit(2)
+    if keyring.file is not None:  # else a closed terminal should end the server, as it does by default
+        signal.signal(signal.SIGHUP, lambda number, frame: keyring.reload())
+    return keyring
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -16,12 +16,13 @@ from service.store.base import Event
 
 
 class Learn(NamedTuple):
-    """A sample to learn."""
+    """A sample to learn, and as which JSON it came: what is there need not be written again for the log."""
 
     x: Any
     y: Any
     w: Any = 1.0
     id: str | None = None
+    raw: bytes | None = None
 
 
 class Label(NamedTuple):
@@ -148,12 +149,12 @@ class Admission:
             return error
 
     def _learn(self, request: Learn) -> Entry:
-        x, y, w, identifier = request
+        x, y, w, identifier, raw = request
         if identifier is not None and (known := self._repeated(identifier, request)) is not None:
             return known
         sample = self._preview.check(x, y, w)
         self._step += 1
-        event = events.learn_event(x, y, w, identifier, self._step)
+        event = events.learn_event(x, y, w, identifier, self._step, raw)
         if identifier is None:
             return Admitted(event, sample)
         fresh = self._fresh[identifier] = Fresh(event.digest)

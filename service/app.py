@@ -9,27 +9,38 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp
 
 from bnp_online import __version__
+from service.access import UndeclaredRouteError
 from service.catalog import Catalog
 from service.errors import TABLE, envelope
+from service.guard import Door, GuardedRoute, PlainRoute
 from service.hot import HotRoutes
-from service.metrics import HttpMetrics, MetricsMiddleware, ModelCollector
+from service.logs import report_loop_error
+from service.metrics import HttpMetrics, ModelCollector
+from service.observer import Observer
 from service.openapi import openapi
-from service.routes import learn, models, ops, predict, state
+from service.routes import learn, models, ops, pages, predict, state
+from service.security import Keyring
 from service.settings import Settings
 from service.startup import Opened, open_folder
 from service.wire import json_response
 
+#: In the order in which their routes are tried: the hot ones first.
+ROOMS = (learn, predict, models, state, ops, pages)
+
 _ABOUT = "Neural networks that learn from every example the moment it arrives."
 
 
-def create_app(settings: Settings | None = None, opened: Opened | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, opened: Opened | None = None, keyring: Keyring | None = None
+) -> FastAPI:
     """Return the application.
 
     Parameters
@@ -38,23 +49,33 @@ def create_app(settings: Settings | None = None, opened: Opened | None = None) -
         By default they are read from the environment.
     opened : Opened, optional
         The data folder; by default it is opened when the application starts.
+    keyring : Keyring, optional
+        By default the keys that the settings name.
+
+    Raises
+    ------
+    KeysError
+        If the keys cannot be read, or if there is none and the server is to listen beyond loopback.
+    UndeclaredRouteError
+        If a route does not say who may use it.
     """
     settings = Settings() if settings is None else settings
     app = _App(
         title="bnp-online",
         version=__version__,
         description=_ABOUT,
-        # The hot routes stand first: routes are tried in order.
-        routes=[*learn.ROUTES, *predict.ROUTES, *models.ROUTES, *state.ROUTES, *ops.ROUTES],
+        routes=[route for room in ROOMS for route in room.ROUTES],
         lifespan=_lifespan,
-        redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
+        openapi_url=None,
         redirect_slashes=False,
         # The metrics are Prometheus'; to look for providers of OpenTelemetry's takes time on each request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    require_guards(app.routes)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]  # the way FastAPI documents
     app.state.settings = settings
+    app.state.keyring = Keyring(settings) if keyring is None else keyring
+    app.state.door = Door(settings, app.state.keyring)
     app.state.opened = opened
     app.state.registry = CollectorRegistry()
     app.state.http_metrics = HttpMetrics(app.state.registry)
@@ -63,18 +84,38 @@ def create_app(settings: Settings | None = None, opened: Opened | None = None) -
     return app
 
 
+def require_guards(routes: list[BaseRoute]) -> None:
+    """Raise `UndeclaredRouteError` if a route is not behind a guard."""
+    for route in routes:
+        if not isinstance(route, GuardedRoute | PlainRoute):
+            raise UndeclaredRouteError(f"{route} is not behind a guard: make it a kind of service.guard")
+
+
 class _App(FastAPI):
     """FastAPI, with a short way to the hot routes."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Put the metrics and the hot routes before all that the hot routes do not need."""
+        """Put what every request needs before the hot routes, and all else behind them.
+
+        The observer is the outermost, so that it sees what an unforeseen error answers too.
+        """
+        settings: Settings = self.state.settings
         stack: ASGIApp = HotRoutes(super().build_middleware_stack(), self.routes)
-        return ServerErrorMiddleware(MetricsMiddleware(stack, self.state.http_metrics), handler=_refuse)
+        if settings.cors_origins:
+            stack = CORSMiddleware(
+                stack,
+                allow_origins=settings.cors_origins,
+                allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
+                allow_headers=("Authorization", "X-Request-ID"),
+                expose_headers=("X-Request-ID", "Retry-After"),
+            )
+        return Observer(ServerErrorMiddleware(stack, handler=_refuse), self.state.http_metrics)
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
+    asyncio.get_running_loop().set_exception_handler(report_loop_error)
     opened: Opened = app.state.opened or await asyncio.to_thread(open_folder, settings)
     app.state.catalog = catalog = Catalog(settings, opened.log, opened.checkpoints)
     collector = ModelCollector(catalog)

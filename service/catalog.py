@@ -12,6 +12,7 @@ from starlette.types import Scope
 
 from service.committer import Committer
 from service.errors import ModelExistsError, TooManyModelsError, UnknownModelError
+from service.guard import require_model
 from service.history import History
 from service.hosted import HostedModel
 from service.keeper import Keeper
@@ -20,6 +21,7 @@ from service.limits import complete
 from service.maintenance import Maintenance
 from service.recovery import Recovery
 from service.schemas import DEFAULT_MODEL, ModelSpec
+from service.security import Key
 from service.settings import Settings
 from service.store.base import Checkpoints, Event, EventLog
 
@@ -142,6 +144,58 @@ class Catalog:
             await maintenance.keep_last()
 
 
-def catalog_of(scope: Scope) -> Catalog:
-    """Return the models of the server that a request came to."""
-    return cast(Catalog, scope["app"].state.catalog)
+class Models:
+    """The models of a server as far as one key reaches: the only way to them from a request.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        All of them.
+    caller : Key
+        The key; see `Key.models`.
+    """
+
+    def __init__(self, catalog: Catalog, caller: Key) -> None:
+        self.settings = catalog.settings
+        self._catalog = catalog
+        self._caller = caller
+
+    def __iter__(self) -> Iterator[Learner]:
+        return (learner for learner in self._catalog if self._caller.covers(learner.model.name))
+
+    def get(self, name: str | None = None) -> Learner:
+        """Return the writer of a model; None stands for the default one.
+
+        Raises
+        ------
+        ForbiddenError
+            If the key is not for this model, whether it is there or not.
+        UnknownModelError
+            If there is none of this name.
+        """
+        require_model(self._caller, DEFAULT_MODEL if name is None else name)
+        return self._catalog.get(name)
+
+    def maintenance(self, name: str) -> Maintenance:
+        """Return what changes a model as a whole; raises as `get`."""
+        require_model(self._caller, name)
+        return self._catalog.maintenance(name)
+
+    async def probe(self) -> None:
+        """See that the log can be written; raises as `Catalog.probe`."""
+        await self._catalog.probe()
+
+    async def create(self, spec: ModelSpec) -> Learner:
+        """Make a model and start its writer; raises as `Catalog.create`, and `ForbiddenError`."""
+        require_model(self._caller, spec.name)
+        return await self._catalog.create(spec)
+
+    async def delete(self, name: str) -> None:
+        """Delete a model; raises as `Catalog.delete`, and `ForbiddenError`."""
+        require_model(self._caller, name)
+        await self._catalog.delete(name)
+
+
+def catalog_of(scope: Scope) -> Models:
+    """Return the models of the server that a request came to, as far as its key reaches."""
+    return Models(cast(Catalog, scope["app"].state.catalog), cast(Key, scope["caller"]))

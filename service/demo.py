@@ -2,12 +2,13 @@
 
 It starts the server, or takes a running one, and replays River's ImageSegments (2,310 samples, 18 features,
 7 classes) through ``POST /learn``, one sample a request, into a model of its own. It compares with two
-learners that see the same samples in the same order.
+learners that see the same samples in the same order. A server with API keys needs one in BNP_API_KEY.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from service.launch import StartError, running_server, url_of
 from service.settings import Settings
 
 MODEL = "demo"
+KEY_VARIABLE = "BNP_API_KEY"
 
 Advance = Callable[[int], None]
 
@@ -53,8 +55,18 @@ def main() -> None:
         sys.exit(str(error))
     except httpx.ConnectError as error:
         sys.exit(f"no server answers at {arguments.url}: {error}")
+    except httpx.HTTPStatusError as error:
+        sys.exit(_explain(error))
     except KeyboardInterrupt:
         console.print("Ended.")
+
+
+def _explain(error: httpx.HTTPStatusError) -> str:
+    """Say what a refusal is about; only one for want of a key can be expected here."""
+    if error.response.status_code not in (401, 403):
+        raise error
+    message = error.response.json()["error"]["message"]
+    return f"{message}\nSet {KEY_VARIABLE} to a key with the scopes learn, read and admin."
 
 
 def _serve(console: Console, *, once: bool) -> None:
@@ -71,7 +83,9 @@ def _serve(console: Console, *, once: bool) -> None:
 def show(url: str, console: Console) -> None:
     """Replay the stream through the server at `url`, then through its rivals; print how they did."""
     samples = list(datasets.ImageSegments())
-    with httpx.Client(base_url=url, timeout=30.0) as client:
+    key = os.environ.get(KEY_VARIABLE)
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    with httpx.Client(base_url=url, timeout=30.0, headers=headers) as client:
         _begin(client)
         with _progress(console, "learning over HTTP", len(samples)) as advance:
             outcomes = [_replay(client, samples, advance)]

@@ -5,7 +5,8 @@ To add one: a class (here or in the library), and a row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -69,6 +70,38 @@ class BodyTooLargeError(RequestError):
     """The body is longer than the server takes."""
 
 
+class BodyTimeoutError(RequestError):
+    """The body did not arrive in time."""
+
+
+class UnsupportedMediaTypeError(RequestError):
+    """The body is of a type that the route does not take."""
+
+
+class StringTooLongError(RequestError):
+    """A feature's name, a string value, or a label is longer than the server takes."""
+
+
+class UnauthorizedError(RequestError):
+    """The request has no key, or one that is unknown or has expired."""
+
+
+class ForbiddenError(RequestError):
+    """The key does not allow this."""
+
+
+class UnknownHostError(RequestError):
+    """A server without keys was reached under a name that is not its own, as DNS rebinding does."""
+
+
+class ForeignOriginError(RequestError):
+    """A web page of another origin called a server without keys."""
+
+
+class TooManyConnectionsError(RequestError):
+    """As many connections are open as may be."""
+
+
 class UnknownModelError(RequestError):
     """There is no model of this name, or it was deleted while the request waited."""
 
@@ -103,6 +136,10 @@ class NotKeptError(RequestError):
 
 class ForgottenIdError(RequestError):
     """The sample of this id was unlearned."""
+
+
+class RebuildingError(RequestError):
+    """The model is being rebuilt without forgotten samples."""
 
 
 class QueueFullError(RequestError):
@@ -170,28 +207,38 @@ class Row:
         A word for programs; None where the error carries its own.
     retry_after : int or None
         Seconds after which to try again.
+    headers : mapping of str to str
+        Further headers.
     """
 
     status: int
     code: str | None
     retry_after: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 TABLE: dict[type[Exception], Row] = {
     InvalidJsonError: Row(400, "invalid_json"),
     DuplicateKeyError: Row(400, "duplicate_key"),
     ClientDisconnect: Row(400, "client_disconnected"),
+    UnauthorizedError: Row(401, "unauthorized", headers={"www-authenticate": 'Bearer realm="bnp-online"'}),
+    ForbiddenError: Row(403, "forbidden"),
+    UnknownHostError: Row(403, "unknown_host"),
+    ForeignOriginError: Row(403, "foreign_origin"),
     UnknownModelError: Row(404, "unknown_model"),
     UnknownIdError: Row(404, "unknown_id"),
     UnknownCheckpointError: Row(404, "unknown_checkpoint"),
+    BodyTimeoutError: Row(408, "body_timeout", headers={"connection": "close"}),
     StreamTimeoutError: Row(408, "stream_timeout"),
     AlreadyLabelledError: Row(409, "already_labelled"),
     IdConflictError: Row(409, "id_conflict"),
     ForgottenIdError: Row(409, "id_forgotten"),
     ModelExistsError: Row(409, "model_exists"),
+    RebuildingError: Row(409, "rebuilding", retry_after=1),
     TooManyModelsError: Row(409, "too_many_models"),
     NotKeptError: Row(410, "not_kept"),
     BodyTooLargeError: Row(413, "body_too_large"),
+    UnsupportedMediaTypeError: Row(415, "unsupported_media_type"),
     RequestError: Row(422, "invalid_request"),
     RequestValidationError: Row(422, "invalid_request"),
     InvalidTypeError: Row(422, "invalid_type"),
@@ -200,6 +247,7 @@ TABLE: dict[type[Exception], Row] = {
     InvalidIdError: Row(422, "invalid_id"),
     InvalidSpecError: Row(422, "invalid_spec"),
     TooManyFeaturesError: Row(422, "too_many_features"),
+    StringTooLongError: Row(422, "string_too_long"),
     library.SampleError: Row(422, None),
     library.NonFiniteStateError: Row(422, "non_finite_state"),
     library.ConfigurationError: Row(422, "invalid_spec"),
@@ -215,6 +263,7 @@ TABLE: dict[type[Exception], Row] = {
     StorageError: Row(503, "storage_failed", retry_after=5),
     ModelFailedError: Row(503, "model_failed", retry_after=30),
     ShuttingDownError: Row(503, "shutting_down", retry_after=5),
+    TooManyConnectionsError: Row(503, "too_many_connections", retry_after=1, headers={"connection": "close"}),
     NotReadyError: Row(503, "not_ready", retry_after=1),
 }
 
@@ -250,7 +299,9 @@ def envelope(error: Exception) -> tuple[int, dict[str, object], dict[str, str]]:
         error = RequestError(f"{field}: {first['msg']}", field)
     found = row(type(error))
     code = error.code if isinstance(error, library.SampleError) else str(found.code)
-    headers = {} if found.retry_after is None else {"retry-after": str(found.retry_after)}
+    headers = dict(found.headers)
+    if found.retry_after is not None:
+        headers["retry-after"] = str(found.retry_after)
     # What an unforeseen error says is for the log, not for strangers.
     message = "the server failed; its log says why" if found.status == 500 else str(error)
     return found.status, _body(code, message, getattr(error, "field", None)), headers

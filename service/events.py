@@ -48,9 +48,9 @@ def digest(x: Any, *rest: Any) -> bytes:
     return hashlib.blake2b(dumps([x, *rest], orjson.OPT_SORT_KEYS), digest_size=16).digest()
 
 
-def learn_event(x: Any, y: Any, w: Any, identifier: str | None, step: int) -> Event:
-    """Return the event of a sample that came whole."""
-    body = dumps([x, y, w])
+def learn_event(x: Any, y: Any, w: Any, identifier: str | None, step: int, raw: bytes | None = None) -> Event:
+    """Return the event of a sample that came whole, and perhaps as JSON; that need not be written again."""
+    body = dumps([x, y, w]) if raw is None else raw
     return Event("learn", body, identifier, None if identifier is None else digest(x, y, w), step)
 
 
@@ -67,9 +67,13 @@ def predict_event(pending: Pending, identifier: str) -> Event:
 
 def read_sample(event: Event) -> Sample:
     """Return the sample of a ``"learn"`` or a ``"label"``."""
+    body = loads(event.body)
+    if isinstance(body, dict):  # as it came
+        weight = body.get("w")
+        return Sample(body["x"], body["y"], 1.0 if weight is None else weight)
     if event.kind == "learn":
-        return Sample(*loads(event.body))
-    x, y, prediction, pairs = loads(event.body)
+        return Sample(*body)
+    x, y, prediction, pairs = body
     return Sample(x, y, given=(prediction, _dict(pairs)))
 
 

@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import TABLE, envelope
+from service.guard import Guard
 from service.openapi import DocumentedRoute, Operation
 from service.wire import respond
 
@@ -23,7 +24,7 @@ class HotRoute(DocumentedRoute):
 
     def __init__(self, path: str, endpoint: ASGIApp, operation: Operation) -> None:
         super().__init__(path, endpoint, operation)
-        self.app = endpoint  # what Starlette makes of a function awaits a request
+        self.app = Guard(endpoint, self.access)  # what Starlette makes of a function awaits a request
 
 
 class HotRoutes:

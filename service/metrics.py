@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 from prometheus_client.registry import Collector
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from service.catalog import Catalog
 
@@ -47,35 +46,8 @@ class HttpMetrics:
         return series
 
 
-class MetricsMiddleware:
-    """ASGI middleware that reports each request to `HttpMetrics`."""
-
-    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on and watch its answer."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        status = 500
-        start = time.perf_counter()
-
-        async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watch)
-        finally:
-            self._metrics.observe(_template(scope), scope["method"], status, time.perf_counter() - start)
-
-
-def _template(scope: Scope) -> str:
-    """Return the path of the route that took the request, not of the request."""
+def route_of(scope: Scope) -> str:
+    """Return the path of the route that took a request, not of the request, once it was routed."""
     if "route" in scope:
         return str(scope["route"].path)
     # Plain Starlette routes leave only their endpoint here; as ours have no parameters, the path will do.

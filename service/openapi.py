@@ -12,12 +12,29 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.routing import Route
 
-from service.errors import row
+from service.access import JSON, NDJSON, Access
+from service.errors import (
+    BodyTimeoutError,
+    ForbiddenError,
+    ForeignOriginError,
+    Row,
+    UnauthorizedError,
+    UnknownHostError,
+    UnsupportedMediaTypeError,
+    row,
+)
+from service.guard import GuardedRoute, PlainRoute
+from service.links import add_links
 from service.schemas import ErrorAnswer, LineError
 
+_SCHEME = "key"
 _REF = "#/components/schemas/{model}"
+_RETRY_AFTER = {
+    "description": "Seconds after which to try again.",
+    "required": True,
+    "schema": {"type": "integer", "minimum": 1},
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,7 @@ class Operation:
     lines: bool = False
 
 
-class DocumentedRoute(Route):
+class DocumentedRoute(PlainRoute):
     """A plain Starlette route, POST only, which pays nothing for being documented."""
 
     def __init__(self, path: str, endpoint: Callable[..., Awaitable[Any]], operation: Operation) -> None:
@@ -63,19 +80,22 @@ def operation_id(route: APIRoute) -> str:
 def request_body(model: type[BaseModel]) -> dict[str, Any]:
     """Return the ``openapi_extra`` of a FastAPI route that reads its body itself."""
     schema = model.model_json_schema()
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
 
 
 def error_responses(*errors: type[Exception]) -> dict[int | str, dict[str, Any]]:
     """Return the ``responses`` of a FastAPI route that may answer these errors."""
-    by_status: dict[int, list[str]] = defaultdict(list)
+    by_status: dict[int, list[Row]] = defaultdict(list)
     for error in errors:
         found = row(error)
-        by_status[found.status].append(f"`{found.code}`" if found.code else "the code of the sample's error")
-    return {
-        status: {"model": ErrorAnswer, "description": ", ".join(dict.fromkeys(codes))}
-        for status, codes in sorted(by_status.items())
-    }
+        by_status[found.status].append(found)
+    responses: dict[int | str, dict[str, Any]] = {}
+    for status, rows in sorted(by_status.items()):
+        codes = (f"`{each.code}`" if each.code else "the code of the sample's error" for each in rows)
+        responses[status] = {"model": ErrorAnswer, "description": ", ".join(dict.fromkeys(codes))}
+        if all(each.retry_after is not None for each in rows):
+            responses[status]["headers"] = {"Retry-After": _RETRY_AFTER}
+    return responses
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:
@@ -100,6 +120,8 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         )
         schemas.update(definitions["$defs"])
         _drop_validation_errors(document)
+        _describe_guards(document, app)
+        add_links(document)
         app.openapi_schema = document
     return app.openapi_schema
 
@@ -113,7 +135,8 @@ def _operation(route: DocumentedRoute) -> dict[str, Any]:
         }
     }
     for status, response in error_responses(*operation.errors).items():
-        responses[str(status)] = {"description": response["description"], "content": _content(ErrorAnswer)}
+        described = {key: value for key, value in response.items() if key != "model"}
+        responses[str(status)] = {**described, "content": _content(ErrorAnswer)}
     return {
         "summary": operation.summary,
         "description": " ".join((route.endpoint.__doc__ or "").split()),
@@ -128,14 +151,14 @@ def _operation(route: DocumentedRoute) -> dict[str, Any]:
 
 
 def _content(model: type[BaseModel]) -> dict[str, Any]:
-    return {"application/json": {"schema": _reference(model)}}
+    return {JSON: {"schema": _reference(model)}}
 
 
 def _lines(operation: Operation, *of_a_line: type[BaseModel]) -> dict[str, Any]:
     """Return what each line of a stream may be."""
     schemas = [_reference(model) for model in of_a_line]
     schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
-    return {"application/x-ndjson": {"schema": schema}} if operation.lines else {}
+    return {NDJSON: {"schema": schema}} if operation.lines else {}
 
 
 def _reference(model: type[BaseModel]) -> dict[str, str]:
@@ -150,3 +173,32 @@ def _drop_validation_errors(document: dict[str, Any]) -> None:
                 del operation["responses"]["422"]
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
+
+
+def _describe_guards(document: dict[str, Any], app: FastAPI) -> None:
+    """Say of each operation which scope its key must have, and how it is refused before it starts."""
+    document["components"]["securitySchemes"] = {
+        _SCHEME: {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key; a server without keys needs none, and serves its own machine alone.",
+        }
+    }
+    for route in app.routes:
+        if isinstance(route, GuardedRoute | PlainRoute) and route.path in document["paths"]:
+            for method in route.methods or ():
+                operation = document["paths"][route.path][method.lower()]
+                operation["security"] = [{_SCHEME: [route.access.scope]}] if route.access.scope else []
+                _add_refusals(operation["responses"], route.access)
+
+
+def _add_refusals(responses: dict[str, Any], access: Access) -> None:
+    errors: list[type[Exception]] = [UnknownHostError, ForeignOriginError]
+    if access.scope is not None:
+        errors += [UnauthorizedError, ForbiddenError]
+    if access.takes:
+        errors += [UnsupportedMediaTypeError, BodyTimeoutError]
+    for status, response in error_responses(*errors).items():
+        before = responses.get(str(status), {}).get("description")
+        codes = ", ".join(filter(None, (before, response["description"])))
+        responses[str(status)] = {"description": codes, "content": _content(ErrorAnswer)}

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from service.schemas import DEFAULT_MODEL, ModelSpec
+
+
+def _split(value: Any) -> Any:
+    return [word for word in value.replace(",", " ").split() if word] if isinstance(value, str) else value
+
+
+def _origin(value: str) -> str:
+    parts = urlsplit(value)
+    if value != f"{parts.scheme}://{parts.netloc}" or parts.scheme not in ("http", "https") or "*" in value:
+        raise ValueError("an origin is http(s)://host or http(s)://host:port, without a path or wildcard")
+    return value.lower()
+
+
+Words: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Origin: TypeAlias = Annotated[str, AfterValidator(_origin)]
+Origins: TypeAlias = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -109,6 +127,46 @@ class Settings(BaseSettings):
         default=30, ge=1, description="Seconds that running requests get to finish at the end."
     )
 
+    # Who may come in, how much of the server one client may take, and what is written about it.
+    api_keys: SecretStr | None = Field(
+        default=None,
+        description="API keys: `NAME SCOPES KEY`, several separated by `;`; KEY may be its hash.",
+    )
+    keys_file: Path | None = Field(
+        default=None,
+        description="File of hashed API keys, read again on SIGHUP; by default `keys` in the data folder, "
+        "if it is there.",
+    )
+    make_key: bool = Field(
+        default=False,
+        description="Whether a server without any key makes one when it starts, prints it once, and keeps "
+        "its hash in the file `keys` of the data folder.",
+    )
+    allowed_hosts: Words = Field(
+        default=(),
+        description="Host names, beside those of this machine, under which a server without keys may be "
+        "reached, as by a proxy; separated by commas.",
+    )
+    cors_origins: Origins = Field(
+        default=(),
+        description="Origins (`https://host:port`) whose pages may call the server; separated by commas.",
+    )
+    max_string_length: int = Field(
+        default=1024, ge=1, description="Most characters in a feature's name, a string value, or a label."
+    )
+    max_connections: int = Field(
+        default=1000, ge=1, description="Most connections at one time; a request on a further one gets 503."
+    )
+    receive_timeout: float = Field(
+        default=30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds in which the head of a request must arrive, and then again its body.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="How a line of the log is written, to stderr."
+    )
+
     @field_validator("default_model", mode="before")
     @classmethod
     def _read_spec(cls, value: Any) -> Any:
@@ -121,3 +179,16 @@ class Settings(BaseSettings):
         if value.name != DEFAULT_MODEL:
             raise ValueError(f'its name is "{DEFAULT_MODEL}": leave "name" out')
         return value
+
+
+def read_settings() -> Settings:
+    """Return the settings; a wrong one ends the program with exit code 2, its name and what is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            name = "_".join(["BNP", *(str(part).upper() for part in problem["loc"][:1])])
+            print(f"{name}: {problem['msg']}", file=sys.stderr)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+    sys.exit(2)

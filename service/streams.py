@@ -16,10 +16,11 @@ from typing import Generic, TypeVar
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from service.access import NDJSON
 from service.batches import Batch, Queue, Take, error_line
+from service.connection import connection_of
 from service.errors import RequestError, ShuttingDownError, StreamTimeoutError
 from service.lines import Line, Lines
-from service.protocol import connection_of
 from service.settings import Settings
 from service.wire import header
 
@@ -38,7 +39,7 @@ class _UnreadError(Exception):
 def is_ndjson(scope: Scope) -> bool:
     """Whether the body of a request is a stream of lines."""
     kind, _, _ = header(scope, b"content-type").partition(b";")
-    return kind.strip().lower() == b"application/x-ndjson"
+    return kind.strip().lower() == NDJSON.encode()
 
 
 class LineStream(Generic[T]):
@@ -159,7 +160,7 @@ class LineStream(Generic[T]):
             async with asyncio.timeout(self._settings.stream_timeout):
                 if not self._started:
                     self._started = True
-                    headers = [(b"content-type", b"application/x-ndjson")]
+                    headers = [(b"content-type", NDJSON.encode())]
                     await self._send({"type": "http.response.start", "status": 200, "headers": headers})
                 await self._send({"type": "http.response.body", "body": body, "more_body": more})
         except TimeoutError:

@@ -5,6 +5,7 @@ The hot routes come here instead of to pydantic: an idiomatic FastAPI body costs
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.errors import (
+    BodyTimeoutError,
     BodyTooLargeError,
     DuplicateKeyError,
     InvalidIdError,
@@ -24,6 +26,7 @@ from service.errors import (
     InvalidSpecError,
     InvalidTypeError,
     MissingFieldError,
+    StringTooLongError,
     TooManyFeaturesError,
     UnknownFieldError,
 )
@@ -40,6 +43,9 @@ class Kind:
     types: tuple[type, ...]
     expected: str
 
+
+ARRIVED = "bnp.arrived"
+"""Key of the ASGI scope that the protocol sets once the whole request is here."""
 
 FEATURES = Kind((dict, list), "an object, or nested lists")
 TARGET = Kind((bool, int, float, str), "a boolean, a number or a string")
@@ -77,9 +83,22 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     ------
     BodyTooLargeError
         As soon as more than `limit` bytes were announced or have come.
+    BodyTimeoutError
+        If it has not come in time.
     ClientDisconnect
         If the client has left.
     """
+    if ARRIVED in scope:  # most often; a timer costs more than everything else here
+        return await _read(scope, receive, limit)
+    seconds: float = scope["app"].state.settings.receive_timeout
+    try:
+        async with asyncio.timeout(seconds):
+            return await _read(scope, receive, limit)
+    except TimeoutError:
+        raise BodyTimeoutError(f"the body did not come within {seconds:g} s (BNP_RECEIVE_TIMEOUT)") from None
+
+
+async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
     announced = int(header(scope, b"content-length") or 0)
     chunks: list[bytes] = []
     size, more = 0, announced <= limit
@@ -165,7 +184,23 @@ def check(body: Any, shape: Shape, settings: Settings) -> dict[str, Any]:
         raise TooManyFeaturesError(
             f"x has {len(x)} features, but this server takes {settings.max_features} (BNP_MAX_FEATURES)", "x"
         )
+    _check_lengths(x, body.get("y"), settings.max_string_length)
     return body
+
+
+def _check_lengths(x: Any, y: Any, longest: int) -> None:
+    """Refuse strings that a model would have to keep; those in nested lists it refuses itself."""
+    if type(y) is str and len(y) > longest:
+        raise StringTooLongError(f"a label has at most {longest} characters (BNP_MAX_STRING_LENGTH)", "y")
+    if type(x) is not dict or not x:
+        return
+    # One pass of C code each over names and types; a loop here would cost as much as all other checks.
+    if max(map(len, x)) > longest or str in map(type, x.values()):
+        for name, value in x.items():
+            if len(name) > longest or (type(value) is str and len(value) > longest):
+                raise StringTooLongError(
+                    f"names and values have at most {longest} characters (BNP_MAX_STRING_LENGTH)", f"x.{name}"
+                )
 
 
 async def read_model(request: Request, model: type[M]) -> M:
@@ -189,11 +224,6 @@ async def read_model(request: Request, model: type[M]) -> M:
         field = ".".join(map(str, where)) or None
         message = f"{field}: {first['msg']}" if field else first["msg"]
         raise InvalidSpecError(message, field) from None
-
-
-async def read_checked(scope: Scope, receive: Receive, shape: Shape, settings: Settings) -> dict[str, Any]:
-    """Read, decode and check the body of a request; raises as these three do."""
-    return check(decode(await read_body(scope, receive, settings.max_body_bytes)), shape, settings)
 
 
 def encode(content: Any) -> bytes:

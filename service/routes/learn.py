@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from starlette.types import Receive, Scope, Send
 
 import bnp_online.errors as library
 from service import errors, schemas
+from service.access import JSON, NDJSON, needs
 from service.admission import Label, Learn
-from service.catalog import Catalog, catalog_of
+from service.catalog import catalog_of
 from service.hot import HotRoute
 from service.learner import Learner
 from service.openapi import Operation
@@ -29,9 +28,13 @@ _SHARED = (
     library.NonFiniteStateError,
     errors.QueueFullError,
     errors.ModelFailedError,
+    errors.ShuttingDownError,
+    errors.StorageFullError,
+    errors.StorageError,
 )
 
 
+@needs("learn", takes=(JSON, NDJSON))
 async def learn(scope: Scope, receive: Receive, send: Send) -> None:
     """Predict a sample, score the prediction, learn the sample, and answer once all that is done.
 
@@ -44,7 +47,10 @@ async def learn(scope: Scope, receive: Receive, send: Send) -> None:
     settings = catalog.settings
 
     def take(raw: bytes) -> tuple[Learner, Learn]:
-        return _learn(check(decode(raw), LEARN, settings), catalog)
+        body = check(decode(raw), LEARN, settings)
+        weight = body.get("w")
+        request = Learn(body["x"], body["y"], 1.0 if weight is None else weight, body.get("id"), raw)
+        return catalog.get(body.get("model")), request
 
     if is_ndjson(scope):
         await LineStream(scope, receive, send, settings, take, Learner.queue_samples).run()
@@ -53,12 +59,7 @@ async def learn(scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, await learner.learn(request))
 
 
-def _learn(body: dict[str, Any], catalog: Catalog) -> tuple[Learner, Learn]:
-    weight = body.get("w")
-    request = Learn(body["x"], body["y"], 1.0 if weight is None else weight, body.get("id"))
-    return catalog.get(body.get("model")), request
-
-
+@needs("learn", takes=(JSON,))
 async def label(scope: Scope, receive: Receive, send: Send) -> None:
     """Learn the label of an earlier prediction, which is scored as it was given at the time."""
     catalog = catalog_of(scope)
@@ -78,7 +79,7 @@ ROUTES = [
             "learning",
             schemas.LearnBody,
             schemas.LearnAnswer,
-            (*_SHARED, errors.TooManyFeaturesError, errors.IdConflictError),
+            (*_SHARED, errors.TooManyFeaturesError, errors.IdConflictError, errors.ForgottenIdError),
             lines=True,
         ),
     ),

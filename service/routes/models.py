@@ -7,17 +7,26 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from service import errors, report, schemas
+from service.access import JSON, needs
 from service.catalog import catalog_of
+from service.guard import GuardedRoute
 from service.learner import Learner
 from service.openapi import DocumentedRoute, Operation, error_responses, operation_id
 from service.wire import json_response, read_model
 
-_ABSENT = error_responses(errors.UnknownModelError, errors.QueueFullError, errors.ModelFailedError)
+_ASKED = (
+    errors.UnknownModelError,
+    errors.QueueFullError,
+    errors.ModelFailedError,
+    errors.ShuttingDownError,
+)
+_ABSENT = error_responses(*_ASKED)
 
-router = APIRouter(tags=["models"], generate_unique_id_function=operation_id)
+router = APIRouter(tags=["models"], generate_unique_id_function=operation_id, route_class=GuardedRoute)
 
 
 @router.get("/models", summary="List the models", response_model=schemas.ModelList)
+@needs("read")
 async def list_models(request: Request) -> Response:
     """List all models, in the order in which they were made."""
     return json_response(
@@ -35,6 +44,7 @@ async def list_models(request: Request) -> Response:
     )
 
 
+@needs("admin", takes=(JSON,))
 async def create_model(request: Request) -> Response:
     """Make a model from a JSON spec; features and classes come from the data."""
     catalog = catalog_of(request.scope)
@@ -46,12 +56,19 @@ async def create_model(request: Request) -> Response:
 @router.get(
     "/models/{m}", summary="Look at a model", response_model=schemas.ModelDescription, responses=_ABSENT
 )
+@needs("read")
 async def get_model(request: Request, m: str) -> Response:
     """Tell what the model was told to be, and what it became."""
     return json_response(await description(catalog_of(request.scope).get(m)))
 
 
-@router.delete("/models/{m}", summary="Delete a model", status_code=204, responses=_ABSENT)
+@router.delete(
+    "/models/{m}",
+    summary="Delete a model",
+    status_code=204,
+    responses=error_responses(*_ASKED, errors.StorageFullError, errors.StorageError),
+)
+@needs("admin")
 async def delete_model(request: Request, m: str) -> Response:
     """Delete a model and every trace of what it learned, in its turn; what waits behind it is refused."""
     await catalog_of(request.scope).delete(m)
@@ -59,6 +76,7 @@ async def delete_model(request: Request, m: str) -> Response:
 
 
 @router.get("/models/{m}/metrics", summary="Score a model", response_model=schemas.Scores, responses=_ABSENT)
+@needs("read")
 async def get_metrics(request: Request, m: str) -> Response:
     """Tell how good the predictions were: each was made before its sample was learned."""
     return json_response(await catalog_of(request.scope).get(m).ask(report.scores))
@@ -70,6 +88,7 @@ async def get_metrics(request: Request, m: str) -> Response:
     response_model=schemas.Fingerprint,
     responses=_ABSENT,
 )
+@needs("read")
 async def get_fingerprint(request: Request, m: str) -> Response:
     """Digest all that learning changes: equal digests, equal states."""
     return json_response(await catalog_of(request.scope).get(m).ask(report.fingerprint))
@@ -97,6 +116,9 @@ ROUTES = [
                 errors.TooManyModelsError,
                 errors.BodyTooLargeError,
                 errors.InvalidSpecError,
+                errors.ShuttingDownError,
+                errors.StorageFullError,
+                errors.StorageError,
             ),
             status=201,
         ),

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import PlainTextResponse
 
 from service import errors, schemas
+from service.access import needs
 from service.catalog import catalog_of
+from service.guard import GuardedRoute
 from service.learner import Learner
 from service.openapi import error_responses, operation_id
 from service.wire import json_response
 
-router = APIRouter(tags=["operations"], generate_unique_id_function=operation_id)
+_logger = logging.getLogger(__name__)
+
+router = APIRouter(tags=["operations"], generate_unique_id_function=operation_id, route_class=GuardedRoute)
 
 
 @router.get("/health/live", summary="Is it alive", response_model=schemas.Health)
+@needs(None)
 async def live(request: Request) -> Response:
     """Answer, which is all that it takes to be alive."""
     return json_response({"status": "alive"})
@@ -29,6 +35,7 @@ async def live(request: Request) -> Response:
     response_model=schemas.Health,
     responses=error_responses(errors.NotReadyError),
 )
+@needs(None)
 async def ready(request: Request) -> Response:
     """Ask every model's writer for a sign of life, and the event log whether it can be written."""
     catalog = catalog_of(request.scope)
@@ -41,24 +48,34 @@ async def ready(request: Request) -> Response:
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+@needs("read", whole_server=True)
 async def metrics(request: Request) -> Response:
     """Return all metrics in Prometheus' text format."""
     return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _probe(learner: Learner, timeout: float) -> None:
+    reason = await _what_is_wrong(learner, timeout)
+    if reason is not None:
+        # The route needs no key, so its answer names no model.
+        _logger.warning("Not ready: %s", reason)
+        raise errors.NotReadyError("a model does not answer; the log says which and why")
+
+
+async def _what_is_wrong(learner: Learner, timeout: float) -> str | None:
     name = learner.model.name
     if learner.poisoned:
-        raise errors.NotReadyError(f"the state of model {name!r} is being brought back", "model")
+        return f"the state of model {name!r} is being brought back"
     try:
         async with asyncio.timeout(timeout):
             await learner.ask(lambda model: model.step)
     except TimeoutError:
-        raise errors.NotReadyError(f"model {name!r} did not answer within {timeout:g} s", "model") from None
+        return f"model {name!r} did not answer within {timeout:g} s"
     except (errors.ModelFailedError, errors.QueueFullError, errors.ShuttingDownError) as error:
-        raise errors.NotReadyError(error.message, "model") from None
+        return error.message
     except errors.UnknownModelError:
-        return  # deleted meanwhile: nothing that could be unready
+        return None  # deleted meanwhile: nothing that could be unready
+    return None
 
 
 ROUTES = router.routes

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 import bnp_online.errors as library
 from service import errors, schemas
+from service.access import JSON, NDJSON, needs
 from service.admission import Predict
 from service.catalog import catalog_of
 from service.hot import HotRoute
@@ -20,6 +21,7 @@ from service.streams import LineStream, is_ndjson
 from service.wire import PREDICT, check, decode, read_body, respond
 
 
+@needs("predict", takes=(JSON, NDJSON))
 async def predict(scope: Scope, receive: Receive, send: Send) -> None:
     """Predict a sample; with an `id` the prediction is kept for its label.
 
@@ -83,6 +85,9 @@ ROUTES = [
                 library.NonFiniteStateError,
                 errors.QueueFullError,
                 errors.ModelFailedError,
+                errors.ShuttingDownError,
+                errors.StorageFullError,
+                errors.StorageError,
             ),
             lines=True,
         ),

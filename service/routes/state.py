@@ -7,23 +7,30 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 
 from bnp_online.errors import CheckpointError, StateError
 from service import errors, schemas
+from service.access import BYTES, JSON, needs
 from service.catalog import catalog_of
+from service.guard import GuardedRoute
 from service.maintenance import export
 from service.openapi import error_responses, operation_id, request_body
 from service.routes.models import description
 from service.store.base import Checkpoint, Record
 from service.wire import json_response, read_body, read_model
 
-_ABSENT = (errors.UnknownModelError, errors.QueueFullError, errors.ModelFailedError)
-_BODY = (errors.InvalidJsonError, errors.DuplicateKeyError, errors.BodyTooLargeError, errors.RequestError)
-_STORED = (errors.StorageFullError, errors.StorageError)
+_ABSENT = (
+    errors.UnknownModelError,
+    errors.QueueFullError,
+    errors.ModelFailedError,
+    errors.ShuttingDownError,
+    errors.StorageError,
+)
+_BODY = (errors.InvalidJsonError, errors.DuplicateKeyError, errors.BodyTooLargeError, errors.InvalidSpecError)
+_STORED = (errors.StorageFullError,)
 
-SAFETENSORS = "application/octet-stream"
-
-router = APIRouter(tags=["models"], generate_unique_id_function=operation_id)
+router = APIRouter(tags=["models"], route_class=GuardedRoute, generate_unique_id_function=operation_id)
 
 
 @router.get(
@@ -32,6 +39,7 @@ router = APIRouter(tags=["models"], generate_unique_id_function=operation_id)
     response_model=schemas.CheckpointList,
     responses=error_responses(*_ABSENT),
 )
+@needs("admin")
 async def list_checkpoints(request: Request, m: str) -> Response:
     """List the checkpoints that are kept, the newest first."""
     kept = await catalog_of(request.scope).maintenance(m).checkpoints()
@@ -43,8 +51,9 @@ async def list_checkpoints(request: Request, m: str) -> Response:
     summary="Take a checkpoint",
     status_code=201,
     response_model=schemas.CheckpointAnswer,
-    responses=error_responses(*_ABSENT, *_STORED),
+    responses=error_responses(*_ABSENT, *_STORED, errors.RebuildingError),
 )
+@needs("admin")
 async def take_checkpoint(request: Request, m: str) -> Response:
     """Keep the state as it is, and answer once it is on the disk."""
     return json_response(_checkpoint(await catalog_of(request.scope).maintenance(m).checkpoint(), True), 201)
@@ -57,6 +66,7 @@ async def take_checkpoint(request: Request, m: str) -> Response:
     responses=error_responses(*_ABSENT, *_BODY, *_STORED, errors.UnknownCheckpointError, errors.NotKeptError),
     openapi_extra=request_body(schemas.RollbackBody),
 )
+@needs("admin", takes=(JSON,))
 async def roll_back(request: Request, m: str) -> Response:
     """Go back to a step or a checkpoint, exactly; what follows is a new branch of the model's history."""
     body = await read_model(request, schemas.RollbackBody)
@@ -73,6 +83,7 @@ async def roll_back(request: Request, m: str) -> Response:
     responses=error_responses(*_ABSENT, *_BODY, *_STORED, errors.UnknownIdError, errors.NotKeptError),
     openapi_extra=request_body(schemas.ForgetBody),
 )
+@needs("admin", takes=(JSON,))
 async def forget(request: Request, m: str) -> Response:
     """Unlearn samples by their ids: they are out of the log at once, and out of the model once it is rebuilt.
 
@@ -90,6 +101,7 @@ async def forget(request: Request, m: str) -> Response:
     response_model=schemas.BranchList,
     responses=error_responses(*_ABSENT),
 )
+@needs("read")
 async def list_branches(request: Request, m: str) -> Response:
     """List the branches of a model's history, one more for each rollback; the last is the one that counts."""
     branches = await catalog_of(request.scope).maintenance(m).branches()
@@ -100,8 +112,9 @@ async def list_branches(request: Request, m: str) -> Response:
     "/models/{m}/events",
     summary="List logged events",
     response_model=schemas.EventList,
-    responses=error_responses(*_ABSENT),
+    responses=error_responses(*_ABSENT, RequestValidationError),
 )
+@needs("admin")
 async def list_events(
     request: Request,
     m: str,
@@ -118,13 +131,14 @@ async def list_events(
     "/models/{m}/export",
     summary="Export a model",
     response_class=Response,
-    responses={200: {"content": {SAFETENSORS: {}}}, **error_responses(*_ABSENT)},
+    responses={200: {"content": {BYTES: {}}}, **error_responses(*_ABSENT)},
 )
+@needs("admin")
 async def export_model(request: Request, m: str) -> Response:
     """Return the model as one safetensors file, which `bnp_online.load` reads."""
     body = await catalog_of(request.scope).get(m).ask(export)
     name = f'attachment; filename="{m}.safetensors"'
-    return Response(body, media_type=SAFETENSORS, headers={"content-disposition": name})
+    return Response(body, media_type=BYTES, headers={"content-disposition": name})
 
 
 @router.put(
@@ -134,8 +148,9 @@ async def export_model(request: Request, m: str) -> Response:
     responses=error_responses(
         *_ABSENT, *_STORED, errors.BodyTooLargeError, errors.InvalidSpecError, CheckpointError, StateError
     ),
-    openapi_extra={"requestBody": {"required": True, "content": {SAFETENSORS: {}}}},
+    openapi_extra={"requestBody": {"required": True, "content": {BYTES: {}}}},
 )
+@needs("admin", takes=(BYTES,))
 async def import_model(request: Request, m: str) -> Response:
     """Put the model in a file, as export or `save` in Python wrote it, in the place of this one.
 
@@ -151,9 +166,10 @@ async def import_model(request: Request, m: str) -> Response:
     "/models/{m}",
     summary="Change a model's limits",
     response_model=schemas.ModelDescription,
-    responses=error_responses(*_ABSENT, *_BODY, *_STORED, errors.InvalidSpecError),
+    responses=error_responses(*_ABSENT, *_BODY, *_STORED),
     openapi_extra=request_body(schemas.ModelPatch),
 )
+@needs("admin", takes=(JSON,))
 async def patch_model(request: Request, m: str) -> Response:
     """Change what may change while a model lives."""
     changes = await read_model(request, schemas.ModelPatch)

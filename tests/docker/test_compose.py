@@ -81,8 +81,14 @@ class Stack:
         """Ask a question of probe.py inside the container."""
         return json.loads(self.python(PROBE.read_text(encoding="utf-8"), question))
 
+    def keys(self) -> list[str]:
+        """Return the API keys that the logs of the container have."""
+        return re.findall(r"bnp_[A-Za-z0-9_-]{40,}", self.compose("logs", "--no-color", "server"))
+
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False)
+        headers = {"authorization": f"Bearer {self.keys()[0]}"}
+        url = f"http://127.0.0.1:{self.port}"
+        return httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False)
 
     def leftovers(self) -> list[str]:
         label = f"label=com.docker.compose.project={self.project}"
@@ -181,6 +187,18 @@ def test_every_compose_file_is_valid_and_keeps_the_hardening(kind: str) -> None:
 
 def test_learns_and_predicts_through_the_published_port(stack: Stack) -> None:
     learn_and_predict(stack)
+
+
+def test_a_key_is_made_once_and_only_its_hash_is_kept(stack: Stack) -> None:
+    (key,) = stack.keys()
+    code = "import os; print(oct(os.stat('/data/keys').st_mode & 0o777), open('/data/keys').read())"
+    mode, kept = stack.python(code).split(maxsplit=1)
+    assert mode == "0o600"
+    assert "sha256:" in kept
+    assert key not in kept
+    url = f"http://127.0.0.1:{stack.port}"
+    assert httpx.get(f"{url}/models", timeout=30, trust_env=False).status_code == 401
+    assert httpx.get(f"{url}/health/ready", timeout=30, trust_env=False).status_code == 200
 
 
 def test_only_this_machine_reaches_the_port(stack: Stack) -> None:

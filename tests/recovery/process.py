@@ -160,8 +160,9 @@ def replayed(folder: Path, model: str = "default") -> str:
     estimator = make(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}, device="cpu")
     for kind, _, body, refused in events:
         if kind in ("learn", "label") and refused is None:
-            x, y, w = body if kind == "learn" else (*body[:2], 1.0)
-            estimator.learn_one(x, y, w=w)
+            x, y = (body["x"], body["y"]) if kind == "learn" else body[:2]
+            weight = body.get("w") if kind == "learn" else None
+            estimator.learn_one(x, y, w=1.0 if weight is None else weight)
     return str(estimator.fingerprint())
 
 

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.catalog import Catalog
-from service.protocol import Protocol
+from service.serving import config
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -28,16 +28,7 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self.app: FastAPI = create_app(settings)
-        self._uvicorn = uvicorn.Server(
-            uvicorn.Config(
-                self.app,
-                port=0,
-                log_config=None,
-                log_level="error",
-                http=Protocol,
-                timeout_graceful_shutdown=30,
-            )
-        )
+        self._uvicorn = uvicorn.Server(config(self.app, settings))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="server")
 
@@ -145,7 +136,9 @@ class Server:
 @contextmanager
 def serving(data_dir: Path, **settings: Any) -> Iterator[Server]:
     """Run a server while the block lasts."""
-    server = Server(Settings(data_dir=data_dir, device="cpu", **settings))
+    server = Server(
+        Settings(**{"data_dir": data_dir, "device": "cpu", "port": 0, "log_level": "critical", **settings})
+    )
     server.start()
     try:
         yield server
@@ -160,3 +153,15 @@ def error(answer: httpx.Response) -> tuple[int, str, str | None]:
     assert body["error"].keys() == {"code", "message", "field"}
     assert body["error"]["message"]
     return answer.status_code, body["error"]["code"], body["error"]["field"]
+
+
+def head(path: str, length: int, method: str = "POST", **headers: str) -> bytes:
+    """Return the head of a request with a JSON body, as it goes over the wire."""
+    lines = {
+        "host": "localhost",
+        "content-type": "application/json",
+        "content-length": str(length),
+        **headers,
+    }
+    rest = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"{method} {path} HTTP/1.1\r\n{rest}\r\n".encode()

@@ -12,7 +12,7 @@ import httpx
 from river import datasets
 
 from bnp_online import BNPClassifier
-from tests.service.running import Json, Server, error
+from tests.service.running import Json, Server, error, head
 
 SAMPLES: list[tuple[Any, Any]] = list(datasets.ImageSegments())[:120]
 PROBE = SAMPLES[60][0]
@@ -114,9 +114,9 @@ def test_a_full_queue_refuses(serve: Callable[..., Server]) -> None:
 
 def test_a_client_that_gives_up_does_no_harm(serve: Callable[..., Server]) -> None:
     server = serve()
-    head, body = b"POST /learn HTTP/1.1\r\nhost: x\r\ncontent-length: 23\r\n\r\n", b'{"x": {"a": 1}, "y": 1}'
+    body = b'{"x": {"a": 1}, "y": 1}'
     with server.held(), socket.create_connection((server.host, server.port)) as connection:
-        connection.sendall(head + body)
+        connection.sendall(head("/learn", len(body)) + body)
         server.wait_for_queue(2)
         connection.close()
     assert server.learn({"a": 1}, 1)["step"] == 2  # it was taken, so it was learned

@@ -21,6 +21,7 @@ from service.settings import Settings
 from service.startup import open_folder
 from service.store.folder import FolderInUseError
 from tests.service.running import Json, Server, error, serving
+from tests.service.streaming import post_lines
 
 SPEC = {"hidden": (6, 5), "replay": 1, "memory": 20}
 SAFETENSORS = {"content-type": "application/octet-stream"}
@@ -100,6 +101,35 @@ def test_a_restart_changes_nothing(start: Callable[..., Any], tmp_path: Path) ->
         if folder is None:
             expected = later, fingerprints
         assert (later, fingerprints) == expected
+
+
+def test_numbers_come_back_from_the_log_as_they_came(start: Callable[..., Any], tmp_path: Path) -> None:
+    """However they were written: what is logged of a sample is the JSON that it came as."""
+    written = [
+        "1",
+        "-0",
+        "-0.0",
+        "1E2",
+        "0.1",
+        "5e-324",
+        "1e-400",
+        str(2**53 + 1),
+        str(2**70),
+        "null",
+        "true",
+    ]
+    lines = [
+        f' {{"w": {w}, "y": "{y}", "x": {{"\\u0061": {a}, "b:": {b}}}, "id": null}}\n'
+        for a, b in itertools.pairwise(written)
+        for y, w in (("cat", "null"), ("dog", "2"))
+    ]
+    with start() as server:
+        assert all("step" in answer for answer in post_lines(server, [line.encode() for line in lines]))
+        before = server.fingerprint()
+        killed = crash(server, tmp_path / "killed")
+    shutil.rmtree(killed / "checkpoints", ignore_errors=True)
+    with start(killed) as server:
+        assert server.fingerprint() == before
 
 
 def kept(server: Server) -> list[int]:
@@ -292,7 +322,7 @@ def test_a_server_that_is_killed_while_it_unlearns_starts_without_the_samples(
             assert server.get("/models/default")["state"] == "rebuilding"
             assert server.predict({"a": 1.0})["step"] == 50
             answer = server.client.post("/models/default/checkpoints")
-            assert error(answer)[0] == 422
+            assert error(answer)[:2] == (409, "rebuilding")
             killed = crash(server, tmp_path / "killed")
     with start(killed) as server:
         assert server.get("/models/default")["step"] == 49
@@ -490,7 +520,8 @@ def test_no_model_grows_beyond_the_number_of_weights_that_the_server_takes(
             ("PATCH", "/models/small", b'{"max_features": 90, "max_classes": 20}'),
             ("PUT", "/models/small/import", (tmp_path / "large").read_bytes()),
         ):
-            answer = server.client.request(method, path, content=body)
+            kind = "application/octet-stream" if method == "PUT" else "application/json"
+            answer = server.client.request(method, path, content=body, headers={"content-type": kind})
             assert error(answer)[:2] == (422, "invalid_spec"), path
         assert server.fingerprint("small") == before
         for changes in ({"max_features": 60}, {"max_classes": 20}):

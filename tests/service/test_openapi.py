@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from service import schemas
 from service.openapi import DocumentedRoute
+from service.routes import pages
 from tests.service.running import Json, Server
 
 ALL_SCHEMAS = {
@@ -19,7 +20,7 @@ ALL_SCHEMAS = {
     for name, cls in vars(schemas).items()
     if isinstance(cls, type) and issubclass(cls, BaseModel) and cls.__module__ == schemas.__name__
 }
-OF_THE_FRAMEWORK = {"/openapi.json", "/docs"}
+OF_THE_PAGES = {route.path for route in pages.ROUTES}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_every_route_is_documented_and_every_documented_route_exists(server: Ser
     assert routes == operations(document).keys()
     assert {getattr(route, "path", None) for route in server.app.routes} == {
         *(path for _, path in routes),
-        *OF_THE_FRAMEWORK,
+        *OF_THE_PAGES,
     }
 
 
@@ -116,4 +117,35 @@ def test_answers_are_as_documented(server: Server) -> None:
 def test_the_page_works(server: Server) -> None:
     page = server.client.get("/docs")
     assert page.status_code == 200
-    assert "/openapi.json" in page.text
+    assert "docs/start.js" in page.text
+
+
+def test_a_number_without_a_fraction_is_an_integer(server: Server) -> None:
+    """So it is in JSON Schema, and some clients write 3.0."""
+    headers = {"content-type": "application/json"}
+    body = b'{"name": "whole", "hidden": [4.0, 3], "memory": 1e1}'
+    made = server.client.post("/models", content=body, headers=headers)
+    assert made.status_code == 201
+    assert (made.json()["spec"]["hidden"], made.json()["spec"]["memory"]) == ([4, 3], 10)
+    for field, value in (("hidden", "[4.5]"), ("memory", "1e300"), ("seed", "-1.0"), ("replay", "true")):
+        other = f'{{"name": "other", "{field}": {value}}}'
+        answer = server.client.post("/models", content=other, headers=headers)
+        assert answer.status_code == 422, field
+
+
+def test_links_lead_to_operations(document: Json) -> None:
+    ids = {operation["operationId"] for operation in operations(document).values()}
+    links = [
+        link
+        for operation in operations(document).values()
+        for response in operation["responses"].values()
+        for link in response.get("links", {}).values()
+    ]
+    assert {link["operationId"] for link in links} <= ids
+    assert {"delete_model", "label", "forget", "roll_back"} <= {link["operationId"] for link in links}
+
+
+def test_who_is_told_to_come_again_is_told_when(document: Json) -> None:
+    for operation in operations(document).values():
+        for status in {"429", "503"} & operation["responses"].keys():
+            assert operation["responses"][status]["headers"]["Retry-After"]["required"]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -18,35 +16,8 @@ import pytest
 from river import datasets
 
 from service import demo
+from tests.service.processes import ROOT, address, process
 from tests.service.running import Server
-
-ROOT = Path(__file__).parents[2]
-
-
-@contextmanager
-def process(tmp_path: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    data = tmp_path / "made" / "by the server"
-    running = subprocess.Popen(
-        [sys.executable, "-m", "service"],
-        cwd=ROOT,
-        env={**os.environ, "BNP_PORT": "0", "BNP_DATA_DIR": str(data), **environment},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with running:
-        try:
-            yield running
-        finally:
-            running.kill()
-
-
-def address(running: subprocess.Popen[str]) -> str:
-    """Wait until the server says where it listens."""
-    assert running.stderr is not None
-    for line in running.stderr:
-        if found := re.search(r"running on (http://\S+)", line):
-            return found[1]
-    raise AssertionError("the server ended")
 
 
 def catches(pid: int, number: signal.Signals) -> bool:

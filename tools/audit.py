@@ -1,0 +1,57 @@
+"""``python -m tools.audit``: licences and known vulnerabilities of all that is installed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.metadata import Distribution, distributions
+
+#: Licences that ask no more than to be named: words of expressions, of old fields, and of classifiers.
+PERMISSIVE = re.compile(
+    r"(?:the )?(?:0BSD|Apache|BSD|BSL-1\.0|CC0|HPND|ISC|MIT|PSF|Python Software Foundation|Unlicense|Zlib)\b",
+    re.IGNORECASE,
+)
+#: Copyleft that was judged: it covers the package's own files, and none of them is changed or copied here.
+JUDGED = {"certifi", "hypothesis", "orjson", "pathspec"}
+
+
+def licences(package: Distribution) -> list[str]:
+    """Return what the metadata of a package says of its licence: all must be permissive."""
+    data = package.metadata
+    if "License-Expression" in data:
+        return [word.strip(" ()") for word in re.split(r"\b(?:AND|OR)\b", data["License-Expression"])]
+    found = [
+        classifier.rpartition(" :: ")[2]
+        for classifier in data.get_all("Classifier", [])
+        if classifier.startswith("License :: ") and not classifier.endswith(("OSI Approved", "DFSG approved"))
+    ]
+    return found or list(filter(None, (data.get_all("License") or [""])[0].splitlines()[:1]))
+
+
+def doubtful(packages: Iterable[Distribution]) -> Iterator[str]:
+    """Yield a line about each package whose licence is unknown, or not permissive and not judged."""
+    for package in packages:
+        said = licences(package)
+        known = package.name.lower() in JUDGED
+        if not known and not (said and all(PERMISSIVE.match(licence) for licence in said)):
+            yield f"{package.name} {package.version}: {', '.join(said) or 'no licence in its metadata'}"
+
+
+def main() -> None:
+    """Print what is wrong; exit code 1 if anything is, or if nobody could be asked."""
+    problems = sorted(set(doubtful(distributions())))
+    print("Licences:", *(problems or ["all permissive, or judged"]), sep="\n  ")
+    print("Known vulnerabilities:", flush=True)
+    asked = subprocess.run(
+        [sys.executable, "-m", "pip_audit", "--local", "--skip-editable", "--progress-spinner", "off"],
+        check=False,
+    )
+    if asked.returncode:
+        print("  pip-audit found some, or could not ask its service: see above. NOTHING WAS CLEARED.")
+    sys.exit(1 if problems or asked.returncode else 0)
+
+
+if __name__ == "__main__":
+    main()
