@@ -25,7 +25,7 @@ from rich.progress import Progress
 
 from . import report, wrk
 from .http_tables import FLOOD, IDIOMATIC, IDLE, LINES, tables
-from .served import Served, serve, serve_application
+from .served import Served, serve, serve_module
 from .wrk import Load, Result
 
 FEATURES, CLASSES, SAMPLES = 64, 10, 4000
@@ -33,7 +33,7 @@ FEATURES, CLASSES, SAMPLES = 64, 10, 4000
 LINES_A_REQUEST = 1000
 #: Connections that send lines.
 STREAMS = 4
-RIVALS = {IDIOMATIC: "benchmarks.http_rivals:idiomatic", "bare Starlette": "benchmarks.http_rivals:bare"}
+RIVALS = {IDIOMATIC: "idiomatic", "bare Starlette": "bare"}
 MODELS: dict[str, dict[str, Any]] = {"one copy": {"lr": 0.1}, "replay=0": {"replay": 0}, "default": {}}
 #: In place of a log that keeps events.
 _NO_LOG = """
@@ -91,8 +91,9 @@ def all_sides(models: Sequence[str], durability: str) -> Iterator[dict[str, Serv
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         sides = {}
-        for i, (rival, application) in enumerate(RIVALS.items()):
-            sides[rival] = stack.enter_context(serve_application(application, folder / f"rival{i}.log"))
+        for side, rival in RIVALS.items():
+            running = serve_module("benchmarks.http_rivals", rival, log=folder / f"{rival}.log")
+            sides[side] = stack.enter_context(running)
         logged = {"prefix": _NO_LOG} if durability == "none" else {"BNP_DURABILITY": durability}
         for i, model in enumerate(models):
             (data := folder / f"data{i}").mkdir()

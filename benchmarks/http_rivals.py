@@ -1,14 +1,25 @@
-"""What the server is compared with: endpoints that take a sample as it does, and do nothing with it."""
+"""What the server is compared with: endpoints that take a sample as it does, and do nothing with it.
+
+``python -m benchmarks.http_rivals idiomatic`` or ``bare`` serves one on any free port, with the same uvicorn.
+"""
 
 from __future__ import annotations
 
+import logging
+import sys
+
 import orjson
+import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from service.serving import config
+from service.settings import Settings
 
 
 class Sample(BaseModel):
@@ -46,3 +57,10 @@ async def _take_bare(request: Request) -> Response:
 
 
 bare = Starlette(routes=[Route(path, _take_bare, methods=["POST"]) for path in ("/learn", "/predict")])
+
+RIVALS: dict[str, ASGIApp] = {"idiomatic": idiomatic, "bare": bare}
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    uvicorn.Server(config(RIVALS[sys.argv[1]], Settings(port=0))).run()

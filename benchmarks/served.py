@@ -62,18 +62,9 @@ def serve(folder: Path, prefix: str = "", **settings: str) -> Iterator[Served]:
 
 
 @contextmanager
-def serve_application(name: str, log: Path) -> Iterator[Served]:
-    """Start another application as ``python -m service`` starts ours.
-
-    Parameters
-    ----------
-    name : str
-        ``module:attribute``.
-    log : path
-        Takes what it prints.
-    """
-    options = ["--port", "0", "--http", "service.protocol:Protocol", "--no-access-log", "--no-server-header"]
-    with _running([sys.executable, "-m", "uvicorn", name, *options], dict(os.environ), log) as served:
+def serve_module(module: str, *arguments: str, log: Path) -> Iterator[Served]:
+    """Start another server, ``python -m module``; `log` takes what it prints."""
+    with _running([sys.executable, "-m", module, *arguments], dict(os.environ), log) as served:
         yield served
 
 

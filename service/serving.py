@@ -6,7 +6,7 @@ import logging.config
 import sys
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
 
 from service.app import create_app
@@ -31,7 +31,7 @@ def serve(settings: Settings, keyring: Keyring) -> int:
     return 0 if server.started else STARTUP_FAILURE
 
 
-def config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+def config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     """Return how uvicorn is to serve an application; `logging` is set up already."""
     return uvicorn.Config(
         app,
