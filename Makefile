@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run serve test lint types imports tests format bench-quality test-docker wheels clean
+.PHONY: help venv run serve test lint types imports tests format bench-quality torture test-docker wheels clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ imports: venv
 
 tests: venv
 	$(BIN)/python -m pytest -m 'not docker'
+
+torture: venv ## Kill the server fifty times under load (some minutes)
+	BNP_TEST_KILLS=50 $(BIN)/python -m pytest tests/recovery/test_kill.py -k again_and_again --timeout 3600 -s
 
 format: venv ## Format the code
 	$(BIN)/ruff check --fix .

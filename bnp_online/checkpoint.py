@@ -23,6 +23,9 @@ from .errors import CheckpointError
 FORMAT = 1
 _HEADER = "bnp_online"
 
+#: What JSON raises that is none, or was made to hurt: nesting without end, numbers that read as infinity.
+_UNREADABLE = (ValueError, RecursionError)
+
 State = Mapping[str, Any]
 
 
@@ -35,6 +38,16 @@ def digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
         if tensor.numel():  # torch cannot view the bytes of nothing
             sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
+
+
+def pack(data: bytes) -> Tensor:
+    """Return bytes as a tensor, for what is too large for a header."""
+    return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+
+
+def unpack(packed: Tensor) -> bytes:
+    """Return the bytes that `pack` was given."""
+    return packed.numpy().tobytes()
 
 
 def dumps(state: State) -> bytes:
@@ -60,10 +73,10 @@ def loads(data: bytes) -> dict[str, Any]:
         If they are not such bytes, are damaged, or come from a later version of the format.
     """
     try:
-        size = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {})
         tensors = load_bytes(data)
-    except (SafetensorError, ValueError, AttributeError, OverflowError) as error:
+        size = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
+    except (SafetensorError, KeyError, *_UNREADABLE) as error:  # KeyError: numbers of a type that torch lacks
         raise CheckpointError(f"not a safetensors file, or cut short: {error}") from error
     return _open(metadata, tensors)
 
@@ -121,8 +134,8 @@ def _open(metadata: Mapping[str, str], tensors: dict[str, Tensor]) -> dict[str, 
         raise CheckpointError("a safetensors file, but none that bnp_online wrote")
     try:
         envelope = json.loads(metadata[_HEADER])
-        version, sha256, header = envelope["format"], envelope["sha256"], envelope["state"]
-    except (ValueError, KeyError, TypeError) as error:
+        version, sha256, header = envelope["format"], envelope["sha256"], dict(envelope["state"])
+    except (*_UNREADABLE, KeyError, TypeError) as error:
         raise CheckpointError(f"the header is damaged: {error}") from error
     if version != FORMAT:
         raise CheckpointError(
@@ -130,7 +143,7 @@ def _open(metadata: Mapping[str, str], tensors: dict[str, Tensor]) -> dict[str, 
         )
     try:
         intact = digest(header, tensors) == sha256
-    except ValueError:  # a damaged number that reads as infinity
+    except _UNREADABLE:
         intact = False
     if not intact:
         raise CheckpointError("the checksum does not match: the file is damaged")

@@ -1,22 +1,30 @@
-"""From samples to vectors: validation without side effects, and indices that only ever append."""
+"""From samples to vectors: indices that only ever append."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import SampleError
+from .rows import RowReader
 
 Label: TypeAlias = bool | int | str
 Vector: TypeAlias = NDArray[np.float64]
 
 #: Greatest magnitude of a feature or target: the variance of such numbers stays finite in float64.
 LARGEST = 1e100
+
+#: Types of which a value that equals a known label is that label.
+_LABEL_TYPES: dict[type, frozenset[type]] = {
+    bool: frozenset({bool, np.bool_}),
+    int: frozenset({int, np.int64, np.int32, np.uint8}),
+    str: frozenset({str, np.str_}),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +45,11 @@ class Features:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Array:
-    """A validated ``x`` of a model with a fixed input shape.
+    """A validated ``x`` of a model with a fixed input shape, or of exactly the features known at the time.
 
     Attributes
     ----------
-    values : array of float64 of that shape
+    values : array of float64 of that shape, or of shape (features,)
         NaN where a value is missing.
     """
 
@@ -55,121 +63,6 @@ class Sample:
     features: Features | Array
     target: Label | float
     weight: float
-
-
-def check_features(x: object) -> Features:
-    """Validate a dict of numbers, booleans, strings and None.
-
-    Raises
-    ------
-    SampleError
-        ``"invalid_feature"`` or ``"non_finite_feature"``, naming the feature.
-    """
-    if not isinstance(x, Mapping):
-        raise SampleError("invalid_feature", "x", f"must be a dict of features, not {type(x).__name__}")
-    values: dict[str, float] = {}
-    missing: list[str] = []
-    for key, value in x.items():
-        name = key if isinstance(key, str) else _name(key)
-        if value is None:
-            missing.append(name)
-            continue
-        if isinstance(value, str):
-            name, number = f"{name}={value}", 1.0
-        else:
-            number = _number(value, "feature", f"x.{name}")
-        if name in values:
-            raise SampleError("invalid_feature", f"x.{name}", "stands twice: rename one of the two features")
-        values[name] = number
-    return Features(values, tuple(missing))
-
-
-def check_array(x: object, shape: tuple[int, ...]) -> Array:
-    """Validate an array or nested list of the given shape; None stands for a missing value.
-
-    Raises
-    ------
-    SampleError
-        ``"wrong_shape"``, ``"invalid_feature"`` or ``"non_finite_feature"``, naming the position.
-    """
-    try:
-        array = np.asarray(x)
-    except ValueError:
-        raise SampleError("wrong_shape", "x", f"is ragged: send an array of shape {shape}") from None
-    if array.shape != shape:
-        raise SampleError("wrong_shape", "x", f"has the shape {array.shape}: send an array of shape {shape}")
-    if array.dtype == object:
-        numbers = [
-            math.nan if value is None else _number(value, "feature", f"x{_position(i, shape)}")
-            for i, value in enumerate(array.flat)
-        ]
-        return Array(np.array(numbers).reshape(shape))
-    if array.dtype.kind not in "biuf":
-        raise SampleError("invalid_feature", "x", f"holds {array.dtype}, not numbers")
-    with np.errstate(over="ignore"):  # a long double may be infinite in float64
-        result = array.astype(np.float64)
-    usable = np.abs(result) <= LARGEST
-    if not usable.all():
-        first = int(np.argmin(usable))
-        _number(result.flat[first], "feature", f"x{_position(first, shape)}")  # raises
-    return Array(result)
-
-
-def check_weight(w: object) -> float:
-    """Validate a sample weight: a finite number ≥ 0.
-
-    Raises
-    ------
-    SampleError
-        ``"invalid_weight"``.
-    """
-    if isinstance(w, int | float | np.integer | np.floating) and not isinstance(w, bool):
-        try:
-            weight = float(w)
-        except OverflowError:
-            weight = math.inf
-        if 0.0 <= weight < math.inf:
-            return weight
-    raise SampleError("invalid_weight", "w", f"must be a finite number ≥ 0, not {w!r:.40}")
-
-
-def check_number(y: object) -> float:
-    """Validate the target of a regression: a finite number.
-
-    Raises
-    ------
-    SampleError
-        ``"invalid_label"`` or ``"non_finite_label"``.
-    """
-    return _number(y, "label", "y")
-
-
-def _number(value: object, what: str, field: str) -> float:
-    if not isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating):
-        allowed = "a number, boolean, string or None" if what == "feature" else "a number"
-        raise SampleError(f"invalid_{what}", field, f"must be {allowed}, not {type(value).__name__}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        remedy = "send a number, or None if it is missing" if what == "feature" else "send a number"
-        raise SampleError(f"non_finite_{what}", field, f"is not finite: {remedy}")
-    if abs(number) > LARGEST:
-        raise SampleError(f"invalid_{what}", field, f"is {number:g}: a number must lie within ±{LARGEST:g}")
-    return number
-
-
-def _name(key: object) -> str:
-    if isinstance(key, int | np.integer) and not isinstance(key, bool):
-        return str(key)
-    raise SampleError(
-        "invalid_feature", f"x.{key!r:.40}", f"a feature's name is a string, not {type(key).__name__}"
-    )
-
-
-def _position(flat: int, shape: tuple[int, ...]) -> str:
-    return "".join(f"[{i}]" for i in np.unravel_index(flat, shape))
 
 
 class FeatureIndex:
@@ -198,6 +91,7 @@ class FeatureIndex:
         self.ignored = ignored
         self._columns: dict[str, int] = {}
         self._one_hot: dict[str, list[int]] = {}
+        self._reader: RowReader | None = None
         self.add(names)
 
     def copy(self) -> FeatureIndex:
@@ -219,6 +113,11 @@ class FeatureIndex:
             stem, sign, _ = name.partition("=")
             if sign:
                 self._one_hot.setdefault(stem, []).append(column)
+        self._reader = RowReader(self.names, LARGEST) if len(self.names) > 1 else None
+
+    def row(self, x: object) -> Vector | None:
+        """Return the vector of a dict of exactly these columns, all plain numbers; None for any other `x`."""
+        return None if self._reader is None else self._reader.read(x)
 
     def vector(self, features: Features) -> Vector:
         """Return the values by column: 0 where absent, NaN where missing."""
@@ -233,6 +132,11 @@ class FeatureIndex:
                 vector[columns[name]] = math.nan
             vector[self._one_hot.get(name, [])] = math.nan
         return vector
+
+    def widen(self, row: Vector) -> Vector:
+        """Return a `row` read when there were fewer columns with 0 in those that came since."""
+        missing = len(self.names) - len(row)
+        return np.concatenate([row, np.zeros(missing)]) if missing > 0 else row
 
     def count_ignored(self, features: Features) -> None:
         """Count the values that have no column."""
@@ -256,8 +160,11 @@ class LabelIndex:
 
     def __init__(self, max_classes: int, labels: Iterable[Label] = ()) -> None:
         self.max_classes = max_classes
-        self.labels: list[Label] = list(labels)
-        self._classes: dict[Label, int] = {label: i for i, label in enumerate(self.labels)}
+        self.labels: list[Label] = []
+        self._classes: dict[Label, int] = {}
+        self._types: frozenset[type] = frozenset()
+        for label in labels:
+            self.add(label)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -271,6 +178,10 @@ class LabelIndex:
     def copy(self) -> LabelIndex:
         """Return an index that can grow by itself."""
         return LabelIndex(self.max_classes, self.labels)
+
+    def find(self, y: Any) -> int | None:
+        """Return the class of a label that is known; None for any other `y`, which `check` judges."""
+        return self._classes.get(y) if type(y) in self._types else None
 
     def check(self, y: object) -> Label:
         """Return `y` as a Python bool, int or str, if it is or may become a class.
@@ -300,6 +211,7 @@ class LabelIndex:
         if label not in self._classes:
             self._classes[label] = len(self.labels)
             self.labels.append(label)
+            self._types = _LABEL_TYPES[type(self.labels[0])]
 
 
 def _label(y: object) -> Label:

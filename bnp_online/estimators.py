@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
+import numpy as np
 from river import base
 from torch import nn
 
 from . import checkpoint
-from .encoding import Label, LabelIndex, Sample, Vector
+from .checks import check_number
+from .encoding import LARGEST, Label, LabelIndex, Sample, Vector
 from .engines.base import Task
-from .errors import CheckpointError, ConfigurationError, StateError
+from .errors import CheckpointError, ConfigurationError, SampleError, StateError
 from .layers import StepScale
 from .learner import OnlineLearner, Prediction, Preview
 
@@ -40,12 +42,12 @@ class BNPClassifier(_Estimator, base.Classifier):
     activation : {"relu", "tanh", "gelu"}
         Nonlinearity of the hidden layers.
     lr : "auto" or float
-        "auto": copies of the network at the rates 0.03, 0.1, 0.3 and 1 run side by side, and predictions are
-        their mean, weighted by how well each predicts (`mixture`); networks other than "mlp" run one copy at
-        0.3. A number > 0: one copy at this rate.
+        "auto": copies of the network at the rates 0.1, 0.3 and 0.6, and one that predicts with the running
+        mean of its weights, run side by side; predictions are their mean, weighted by how well each predicts
+        (`mixture`). Networks other than "mlp" run one copy at 0.3. A number > 0: one copy at this rate.
     replay : int
-        With ``lr="auto"``: how many remembered samples a second set of copies learns again after each new
-        one; 0 leaves that set out, and is about four times as fast.
+        With ``lr="auto"``: how many remembered samples a second set of copies, which predict with running
+        means, learns again after each new one; 0 leaves that set out, and is about four times as fast.
     memory : int
         How many of the latest samples are remembered, ≥ 1.
     rho : float
@@ -146,7 +148,7 @@ class BNPClassifier(_Estimator, base.Classifier):
 
     def preview(self) -> Preview:
         """Return a validator of samples to come."""
-        return Preview(self, self._labels.copy())
+        return Preview(self, self._labels)
 
     def predict_proba_one(self, x: Any, **kwargs: Any) -> dict[Label, float]:
         """Return the probability of each class, in order of arrival; empty before the first label.
@@ -170,28 +172,53 @@ class BNPClassifier(_Estimator, base.Classifier):
 
         Parameters and errors are those of `predict_proba_one`.
         """
-        return cast(Label | None, self.predict(x).value)
+        outputs = self._outputs(x)
+        return None if outputs is None else self._labels.labels[int(outputs.argmax())]
+
+    def _limit_classes(self, max_classes: int) -> None:
+        if max_classes < max(len(self._labels), 1):
+            raise ConfigurationError("max_classes", f"the model has {len(self._labels)} classes")
+        self.max_classes = self._labels.max_classes = max_classes
 
     def _target(self, sample: Sample) -> tuple[float, int]:
         label = cast(Label, sample.target)
         return (self._labels[label], 0) if label in self._labels else (len(self._labels), 1)
 
+    def _known_target(self, y: object) -> float | None:
+        return self._labels.find(y)
+
     def _accept(self, sample: Sample) -> None:
         super()._accept(sample)
         self._labels.add(cast(Label, sample.target))
 
-    def _read(self, values: Vector) -> Prediction:
-        probabilities = dict(zip(self._labels.labels, values.tolist(), strict=True))
-        return Prediction(self._labels.labels[int(values.argmax())], probabilities)
+    def _targets(self, Y: Sequence[object]) -> tuple[Vector, dict[int, Label | float]]:
+        labels, new = self._labels.copy(), dict[int, Label | float]()
+        classes = [labels.find(y) for y in Y]
+        for i in (i for i, known in enumerate(classes) if known is None):
+            label = labels.check(Y[i])
+            if label not in labels:
+                new[i] = label
+                labels.add(label)
+            classes[i] = labels[label]
+        return np.array(classes, np.float64), new
+
+    def _read(self, values: Vector) -> list[Prediction]:
+        labels = self._labels.labels
+        return [
+            Prediction(labels[best], dict(zip(labels, row, strict=True)))
+            for best, row in zip(values.argmax(axis=1).tolist(), values.tolist(), strict=True)
+        ]
 
     def _state_of_learning(self) -> dict[str, Any]:
         return {**super()._state_of_learning(), "labels": self._labels.labels[:]}
 
     def _restore(self, state: Mapping[str, Any]) -> None:
+        labels = LabelIndex(self.max_classes)
         try:
-            labels = LabelIndex(self.max_classes, state["labels"])
+            for label in state["labels"]:
+                labels.add(labels.check(label))
             outputs = state["tensors"]["network.head.bias"].shape[-1]
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, SampleError) as error:
             raise StateError(f"the state is damaged: {error!r}") from error
         if len(labels) != outputs:
             raise StateError(f"the state has {len(labels)} classes for {outputs} outputs")
@@ -268,13 +295,23 @@ class BNPRegressor(_Estimator, base.Regressor):
 
         Parameters and errors are those of `BNPClassifier.predict_proba_one`.
         """
-        return cast(float | None, self.predict(x).value)
+        outputs = self._outputs(x)
+        return None if outputs is None else float(outputs[0])
 
     def _target(self, sample: Sample) -> tuple[float, int]:
         return cast(float, sample.target), 0 if self._step else 1
 
-    def _read(self, values: Vector) -> Prediction:
-        return Prediction(float(values[0]), {})
+    def _known_target(self, y: Any) -> float | None:
+        if self._step and type(y) in (float, int, np.float64) and abs(y) <= LARGEST:
+            return float(y)
+        return None
+
+    def _targets(self, Y: Sequence[object]) -> tuple[Vector, dict[int, Label | float]]:
+        numbers = [check_number(y) for y in Y]
+        return np.array(numbers, np.float64), dict(enumerate(numbers[: 0 if self._step else 1]))
+
+    def _read(self, values: Vector) -> list[Prediction]:
+        return [Prediction(value, {}) for value in values[:, 0].tolist()]
 
 
 _ESTIMATORS = {"BNPClassifier": BNPClassifier, "BNPRegressor": BNPRegressor}

@@ -18,6 +18,8 @@ from .errors import ConfigurationError
 #: Seed of a learner and number of the copy.
 Seed: TypeAlias = tuple[int, int]
 
+#: Of the two convolutions of `cnn`.
+_CHANNELS = (16, 32)
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
 
 
@@ -125,8 +127,16 @@ def _start(module: nn.Module, seed: Seed) -> None:
 
 def _linear(fan_in: int, fan_out: int) -> nn.Linear:
     """Return a layer whose parameters are still to be drawn; it may have no inputs or outputs yet."""
-    layer = nn.Linear(max(fan_in, 1), max(fan_out, 1), device="meta").to_empty(device="cpu")
-    _resize(layer, layer.weight.detach()[:fan_out, :fan_in], layer.bias.detach()[:fan_out])
+    layer = nn.Linear(1, 1, device="meta")
+    _resize(layer, torch.empty(fan_out, fan_in), torch.empty(fan_out))
+    return layer
+
+
+def _convolution(channels: int, wide: int) -> nn.Conv2d:
+    """Return a layer whose parameters are still to be drawn."""
+    layer = nn.Conv2d(channels, wide, 3, padding=1, device="meta")
+    # ``to_empty`` would do the same, and import sympy for it: a third as long as importing torch.
+    layer.weight, layer.bias = nn.Parameter(torch.empty(layer.weight.shape)), nn.Parameter(torch.empty(wide))
     return layer
 
 
@@ -159,6 +169,24 @@ def mlp(hidden: Sequence[int], activation: str, seed: Seed, inputs: int = 0) -> 
     return Network(body, head, first if inputs == 0 else None, seed)
 
 
+def sizes_of_cnn(shape: Sequence[int]) -> tuple[int, int]:
+    """Return how many features the convolutions of `cnn` give, and how many weights and biases they have.
+
+    Raises
+    ------
+    ConfigurationError
+        If a network of convolutions cannot take this shape.
+    """
+    if len(shape) not in (2, 3) or min(shape[-2:]) < 4:
+        raise ConfigurationError(
+            "input_shape",
+            f"network='cnn' needs (height, width) or (channels, height, width) ≥ 4, not {tuple(shape)}",
+        )
+    channels = [shape[0] if len(shape) == 3 else 1, *_CHANNELS]
+    parameters = sum(9 * n * m + m for n, m in itertools.pairwise(channels))
+    return channels[-1] * (shape[-2] // 4) * (shape[-1] // 4), parameters
+
+
 def cnn(shape: Sequence[int], hidden: Sequence[int], activation: str, seed: Seed) -> Network:
     """Return a small convolutional network without outputs.
 
@@ -170,21 +198,16 @@ def cnn(shape: Sequence[int], hidden: Sequence[int], activation: str, seed: Seed
     shape : sequence of int
         (height, width) or (channels, height, width), height and width ≥ 4.
     """
-    if len(shape) not in (2, 3) or min(shape[-2:]) < 4:
-        raise ConfigurationError(
-            "input_shape",
-            f"network='cnn' needs (height, width) or (channels, height, width) ≥ 4, not {tuple(shape)}",
-        )
+    flat, _ = sizes_of_cnn(shape)
     channels = shape[0] if len(shape) == 3 else 1
     layers: list[nn.Module] = [] if len(shape) == 3 else [nn.Unflatten(1, (1, shape[0]))]
-    for wide in (16, 32):
+    for wide in _CHANNELS:
         layers += [
-            nn.Conv2d(channels, wide, 3, padding=1, device="meta").to_empty(device="cpu"),
+            _convolution(channels, wide),
             ACTIVATIONS[activation](),
             nn.MaxPool2d(2),
         ]
         channels = wide
-    flat = channels * (shape[-2] // 4) * (shape[-1] // 4)
     body = nn.Sequential(*layers, nn.Flatten(), *_dense([flat, *hidden], activation))
     _start(body, seed)
     head = _linear(hidden[-1] if hidden else flat, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import signal
 import sys
 from types import FrameType
@@ -20,12 +22,24 @@ def main() -> None:
         signal.signal(number, _end)
     settings = _settings()
     # Imported late, for torch takes seconds: wrong settings are refused before, and a signal ends the start.
+    # What is imported stays: to search it for garbage, again and again, would take a tenth of the start.
+    gc.disable()
     from service.app import create_app
+    from service.protocol import Protocol
+    from service.startup import START_ERRORS, open_folder
 
+    gc.freeze()
+    gc.enable()
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s: %(name)s: %(message)s")
+    try:
+        opened = open_folder(settings)
+    except START_ERRORS as error:
+        sys.exit(f"The server cannot start: {error}")
     uvicorn.run(
-        create_app(settings),
+        create_app(settings, opened),
         host=settings.host,
         port=settings.port,
+        http=Protocol,
         log_level=settings.log_level,
         access_log=False,
         server_header=False,

@@ -93,8 +93,24 @@ class IdConflictError(RequestError):
     """The id was used with another body."""
 
 
+class UnknownCheckpointError(RequestError):
+    """There is no such step or checkpoint to go back to."""
+
+
+class NotKeptError(RequestError):
+    """What is asked for lies further back than what is kept."""
+
+
+class ForgottenIdError(RequestError):
+    """The sample of this id was unlearned."""
+
+
 class QueueFullError(RequestError):
     """As many requests wait for the model as may."""
+
+
+class StreamTimeoutError(RequestError):
+    """The client of a stream sent nothing for too long."""
 
 
 class ModelFailedError(RequestError):
@@ -109,7 +125,36 @@ class NotReadyError(RequestError):
     """A model does not answer."""
 
 
-REFUSALS = (RequestError, library.SampleError, library.NonFiniteStateError)
+class StorageError(RequestError):
+    """What must be kept before it is done was not kept; nothing was done."""
+
+
+class StorageFullError(StorageError):
+    """There is no room."""
+
+
+class StorageFailedError(StorageError):
+    """The store cannot be read or written."""
+
+
+class DamagedEventError(Exception):
+    """An event of the log is not as it was written.
+
+    Parameters
+    ----------
+    seq : int
+        Its number.
+    """
+
+    def __init__(self, seq: int) -> None:
+        super().__init__(
+            f"event {seq} of the log is damaged. To go on without it, which loses what it taught: "
+            f"python -m service.repair --skip {seq}"
+        )
+        self.seq = seq
+
+
+REFUSALS = (RequestError, library.SampleError, library.NonFiniteStateError, library.ConfigurationError)
 """What refuses one request and leaves the model as it was; all else that a model raises ends its thread."""
 
 
@@ -138,10 +183,14 @@ TABLE: dict[type[Exception], Row] = {
     ClientDisconnect: Row(400, "client_disconnected"),
     UnknownModelError: Row(404, "unknown_model"),
     UnknownIdError: Row(404, "unknown_id"),
+    UnknownCheckpointError: Row(404, "unknown_checkpoint"),
+    StreamTimeoutError: Row(408, "stream_timeout"),
     AlreadyLabelledError: Row(409, "already_labelled"),
     IdConflictError: Row(409, "id_conflict"),
+    ForgottenIdError: Row(409, "id_forgotten"),
     ModelExistsError: Row(409, "model_exists"),
     TooManyModelsError: Row(409, "too_many_models"),
+    NotKeptError: Row(410, "not_kept"),
     BodyTooLargeError: Row(413, "body_too_large"),
     RequestError: Row(422, "invalid_request"),
     RequestValidationError: Row(422, "invalid_request"),
@@ -161,6 +210,9 @@ TABLE: dict[type[Exception], Row] = {
     library.UnobservedLayerError: Row(500, "internal_error"),
     library.BNPError: Row(500, "internal_error"),
     Exception: Row(500, "internal_error"),
+    StorageFullError: Row(503, "storage_full", retry_after=5),
+    StorageFailedError: Row(503, "storage_failed", retry_after=5),
+    StorageError: Row(503, "storage_failed", retry_after=5),
     ModelFailedError: Row(503, "model_failed", retry_after=30),
     ShuttingDownError: Row(503, "shutting_down", retry_after=5),
     NotReadyError: Row(503, "not_ready", retry_after=1),
@@ -192,6 +244,10 @@ def envelope(error: Exception) -> tuple[int, dict[str, object], dict[str, str]]:
     if isinstance(error, HTTPException):
         code = HTTP_CODES.get(error.status_code, "http_error")
         return error.status_code, _body(code, str(error.detail), None), dict(error.headers or {})
+    if isinstance(error, RequestValidationError):  # of a parameter in the path or the query
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"][1:]))
+        error = RequestError(f"{field}: {first['msg']}", field)
     found = row(type(error))
     code = error.code if isinstance(error, library.SampleError) else str(found.code)
     headers = {} if found.retry_after is None else {"retry-after": str(found.retry_after)}

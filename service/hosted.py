@@ -1,72 +1,58 @@
-"""A model as the server keeps it: an estimator, its prequential score, and what it remembers by id.
+"""A model as the server keeps it: an estimator, its prequential score, and predictions that wait for labels.
 
 Everything here is synchronous and belongs to one thread, the model's writer; what it does follows from the
-order of its calls alone, so that the same events make the same state again.
+order of its calls alone, so that the same events make the same state again. (A clock decides how many samples
+one call of the estimator takes, which changes no bit.)
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from bnp_online import BNPClassifier, BNPRegressor, __version__
+from bnp_online import BNPClassifier, BNPRegressor
 from bnp_online.encoding import Sample
-from bnp_online.errors import NonFiniteStateError
+from bnp_online.errors import NonFiniteStateError, SampleError
 from bnp_online.evaluate import PrequentialMetrics
-from bnp_online.learner import Preview
-from service.errors import REFUSALS, AlreadyLabelledError
-from service.ids import Learned, LearnedIds, Pending, PendingPredictions, digest, same
+from bnp_online.learner import Prediction, Preview
+from service import events
+from service.admission import Admission, Admitted, Entry, Fresh, Kept, Predict, Repeated, Request
+from service.history import Learned
+from service.pace import Pace
+from service.pending import PendingPredictions
 from service.schemas import ModelSpec
 from service.settings import Settings
-from service.store.base import Event, EventLog
+from service.store.base import Record
 
 Answer: TypeAlias = dict[str, Any]
+Outcome: TypeAlias = Answer | Exception
 
-
-@dataclass(frozen=True, slots=True)
-class Learn:
-    """A sample to learn."""
-
-    x: Any
-    y: Any
-    w: Any = 1.0
-    id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """The label of the prediction that was given under an id."""
-
-    id: str
-    y: Any
+#: Why a sample was refused after all.
+NON_FINITE = "non_finite_state"
+_COUNTS = ("predicted", "scored", "loss_sum", "last_loss")
+#: How many requests are checked before those who only read have a turn.
+_SLICE = 16
 
 
 @dataclass(slots=True)
-class Admitted:
-    """A sample that passed all checks: it is logged and learned.
+class Applied:
+    """What came of a part of a group.
 
     Attributes
     ----------
-    learned : Learned or None
-        To be remembered, for a sample with an id.
-    pending : Pending or None
-        For a label: the prediction that it is of.
+    outcomes : list of dict or Exception
+        For each request in order its answer, or what refused it.
+    refused : dict of int to str
+        Why events that were logged had no effect, by number.
+    steps : dict of int to int
+        Where events led, other than it was expected when they were logged, by number.
     """
 
-    event: Event
-    sample: Sample
-    learned: Learned | None = None
-    pending: Pending | None = None
-
-
-Entry: TypeAlias = Admitted | Learned | Exception
+    outcomes: list[Outcome] = field(default_factory=list)
+    refused: dict[int, str] = field(default_factory=dict)
+    steps: dict[int, int] = field(default_factory=dict)
 
 
 class HostedModel:
@@ -78,15 +64,16 @@ class HostedModel:
         What to make.
     settings : Settings
         The limits.
-    log : EventLog
-        Takes each event before the model changes.
     clock : callable
-        Seconds, for pending predictions.
+        Seconds, for pending predictions; it must never go back, in no process.
+
+    Attributes
+    ----------
+    sequence : int
+        Number of the last event that is in the state.
     """
 
-    def __init__(
-        self, spec: ModelSpec, settings: Settings, log: EventLog, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, spec: ModelSpec, settings: Settings, clock: Callable[[], float]) -> None:
         self.spec = spec
         self.name = spec.name
         self.estimator = _estimator(spec, settings.device)
@@ -96,134 +83,159 @@ class HostedModel:
         self.scored = 0
         self.loss_sum = 0.0
         self.last_loss: float | None = None
-        self._log = log
-        self._ids = LearnedIds(settings.max_ids)
-        self._pending = PendingPredictions(settings.max_pending, settings.label_ttl, clock)
+        self.settings = settings
+        self.clock = clock
+        self._pending = PendingPredictions(settings.max_pending, clock)
+        self._pace = Pace()
 
     @property
     def step(self) -> int:
         """Number of samples learned."""
         return self.estimator.step
 
+    @property
+    def pending(self) -> int:
+        """Number of predictions that wait for their label."""
+        return len(self._pending)
+
     def predict(self, x: Any, identifier: str | None = None) -> Answer:
-        """Predict, and with an id keep the prediction for its label; the model does not change."""
-        if identifier is not None and (given := self._pending.repeated(identifier, x)) is not None:
-            return given
+        """Predict; the model does not change."""
         prediction, probabilities = self.estimator.predict(x)
         answer: Answer = {"model": self.name, "step": self.step, "prediction": prediction, "id": identifier}
         if self.spec.task == "classification":
             answer["probabilities"] = probabilities
-        if identifier is not None:
-            self._pending.add(identifier, x, answer)
         self.predicted += 1
         return answer
 
-    def learn(self, group: Sequence[Learn | Label]) -> Iterator[Answer | Exception]:
-        """Learn a group: check all of it, log what was admitted, then apply one event after another.
+    def _predict(self, request: Predict) -> events.Pending:
+        answer = self.predict(request.x, request.id)
+        return events.Pending(request.x, answer, self.clock() + self.settings.label_ttl)
 
-        Yields
-        ------
-        dict or Exception
-            For each request in order, as soon as it is applied: its answer, or what refused it.
-        """
-        entries = self._admit(group)
-        if events := [entry.event for entry in entries if isinstance(entry, Admitted)]:
-            self.sequence = self._log.append(self.name, events)
-        for entry in entries:
-            if isinstance(entry, Admitted):
-                yield self._apply(entry)
-            elif isinstance(entry, Learned):
-                yield self._repeat(entry)
-            else:
-                yield entry
-
-    def report(self) -> Answer:
-        """Return the prequential metrics."""
-        return self.score.report()
-
-    def fingerprint(self) -> Answer:
-        """Return digests of the state."""
-        model = self.estimator.fingerprint()
-        both = model + json.dumps(self.score.state_dict())
-        return {"step": self.step, "sha256": hashlib.sha256(both.encode()).hexdigest(), "model_sha256": model}
-
-    def describe(self) -> Answer:
-        """Return what the model was told to be, and what it became."""
-        model = self.estimator
-        return {
-            "name": self.name,
-            "spec": self.spec.model_dump(mode="json"),
-            "step": self.step,
-            "classes": list(model.labels) if isinstance(model, BNPClassifier) else [],
-            "features": list(model.feature_names),
-            "ignored_features": model.ignored_features,
-            "parameters": model.num_parameters,
-            "device": model.device_name,
-            "engine": model.engine_name,
-            "mixture": model.mixture,
-            "sequence": self.sequence,
-            "versions": versions(),
-        }
-
-    def _admit(self, group: Sequence[Learn | Label]) -> list[Entry]:
+    def admit(
+        self, group: Sequence[Request], known: Mapping[str, Learned], forgotten: set[str]
+    ) -> Iterator[list[Entry]]:
+        """Check a group; yields what became of each request, in parts between which others may look at it."""
         preview = self.estimator.preview()
-        fresh: dict[str, Learned] = {}  # ids of this group: they are remembered only once they are learned
-        labelled: set[str] = set()
+        admission = Admission(preview, self.step, self._predict, known, forgotten, self._pending)
+        for start in range(0, len(group), _SLICE):
+            yield admission.take(group[start : start + _SLICE])
+
+    @property
+    def pace(self) -> int:
+        """How many entries one call of `apply` should take, so that it is short."""
+        return self._pace.samples
+
+    def is_sound(self, entries: Sequence[Entry]) -> bool:
+        """Return whether the model can predict the last sample of these that it has learned."""
+        for entry in reversed(entries):
+            if isinstance(entry, Admitted) and entry.learned:
+                try:
+                    self.estimator.predict(entry.sample.features)
+                except NonFiniteStateError:
+                    return False
+                return True
+        return True
+
+    def readmit(self, records: Sequence[Record]) -> tuple[list[Entry], dict[int, str]]:
+        """Return samples, labels and predictions that were logged, to be applied again.
+
+        What was refused then is left out. What is refused only now, by number, was logged by a server that
+        was killed before it could note that, or follows on others that were forgotten meanwhile.
+        """
+        preview = self.estimator.preview()
         entries: list[Entry] = []
-        for request in group:
+        refused: dict[int, str] = {}
+        for record in records:
+            if record.refused is not None:
+                continue
             try:
-                if isinstance(request, Learn):
-                    entry = self._known(request, fresh) or self._admit_learn(request, preview, fresh)
-                else:
-                    entry = self._admit_label(request, preview, labelled)
-            except REFUSALS as error:
-                entry = error
-            entries.append(entry)
-        return entries
+                entries.append(_readmitted(record, preview))
+            except SampleError as error:
+                refused[record.seq] = error.code
+        return entries, refused
 
-    def _known(self, request: Learn, fresh: dict[str, Learned]) -> Entry | None:
-        """Return what the id stands for, if it was used before."""
-        if request.id is None:
-            return None
-        learned = fresh.get(request.id) or self._ids.get(request.id)
-        return learned and same(learned, digest(request.x, request.y, request.w))
+    def patch(self, changes: Mapping[str, int]) -> None:
+        """Change limits.
 
-    def _admit_learn(self, request: Learn, preview: Preview, fresh: dict[str, Learned]) -> Admitted:
-        sample = preview.check(request.x, request.y, request.w)
-        event = Event("learn", request.x, request.y, request.w, request.id)
-        if request.id is None:
-            return Admitted(event, sample)
-        learned = fresh[request.id] = Learned(digest(request.x, request.y, request.w))
-        return Admitted(event, sample, learned)
+        Raises
+        ------
+        ConfigurationError
+            If one is below what the model has; nothing was changed.
+        """
+        self.estimator.set_limits(**changes)
+        self.spec = self.spec.model_copy(update=dict(changes))
 
-    def _admit_label(self, request: Label, preview: Preview, labelled: set[str]) -> Admitted:
-        pending = self._pending.get(request.id)
-        if request.id in labelled:
-            raise AlreadyLabelledError("the prediction under this id has had its label", "id")
-        sample = preview.check(pending.x, request.y)
-        labelled.add(request.id)
-        given = (pending.answer["prediction"], pending.answer.get("probabilities"))
-        return Admitted(Event("label", pending.x, request.y, 1.0, request.id, given), sample, pending=pending)
+    def beside(self) -> dict[str, Any]:
+        """Return all of the state but the estimator's, as JSON can hold it."""
+        counts = {name: getattr(self, name) for name in _COUNTS}
+        return {"score": self.score.state_dict(), "pending": self._pending.dump(), "counts": counts}
 
-    def _apply(self, entry: Admitted) -> Answer | Exception:
-        """Predict, learn, score: in this order, so that a step that is refused leaves the score as it was."""
-        (outcome,) = self.estimator.learn_samples([entry.sample])
-        if isinstance(outcome, NonFiniteStateError):
-            return outcome
-        prediction, probabilities = entry.event.given or (outcome.value, outcome.probabilities)
-        loss = self.score.update(entry.sample.target, prediction, probabilities)
-        self._count(loss)
-        if entry.learned is not None and entry.event.id is not None:
-            entry.learned.step = self.step
-            self._ids.add(entry.event.id, entry.learned)
-        if entry.pending is not None:
-            entry.pending.labelled, entry.pending.x = True, None
-        return self._answer(self.step, prediction, loss)
+    def load_beside(self, state: Mapping[str, Any]) -> None:
+        """Take over what `beside` returned."""
+        self.score.load_state_dict(state["score"])
+        self._pending.load(state["pending"])
+        for name in _COUNTS:
+            setattr(self, name, state["counts"][name])
 
-    def _repeat(self, learned: Learned) -> Answer | Exception:
-        if learned.step is None:  # its first request is of this group, and was refused
+    def apply(self, entries: Sequence[Entry]) -> Applied:
+        """Apply what was admitted and logged, in order, in one call of the estimator.
+
+        A sample that is refused leaves everything as it was, and does not keep the others from being learned.
+        """
+        step = self.step
+        predictions = iter(self._learn([entry.sample for entry in entries if isinstance(entry, Admitted)]))
+        applied = Applied()
+        for entry in entries:
+            if isinstance(entry, Admitted | Kept):
+                self.sequence = entry.seq
+            if isinstance(entry, Admitted):
+                prediction = next(predictions)
+                if isinstance(prediction, Exception):
+                    applied.refused[entry.seq] = NON_FINITE
+                    applied.outcomes.append(prediction)
+                    continue
+                step += 1
+                if step != entry.event.step:
+                    applied.steps[entry.seq] = step
+                entry.learned = True
+                applied.outcomes.append(self._accept(entry, prediction, step))
+            elif isinstance(entry, Kept):
+                self._pending.add(entry.identifier, entry.pending)
+                applied.outcomes.append(entry.pending.answer)
+            else:
+                applied.outcomes.append(self._known(entry))
+        return applied
+
+    def _learn(self, samples: list[Sample]) -> list[Prediction | NonFiniteStateError]:
+        if not samples:
+            return []
+        start = time.perf_counter()
+        predictions = self.estimator.learn_samples(samples)
+        self._pace.note(len(samples), time.perf_counter() - start)
+        return predictions
+
+    def _accept(self, entry: Admitted, prediction: Prediction, step: int) -> Answer:
+        """Score a sample that was learned, and note what its id stands for."""
+        given, probabilities = entry.given or prediction
+        loss = self.score.update(entry.sample.target, given, probabilities)
+        if loss is not None:
+            self.scored += 1
+            self.loss_sum += loss
+            self.last_loss = loss
+        if entry.fresh is not None:
+            entry.fresh.step = step
+        if entry.given is not None and entry.event.id is not None:
+            self._pending.label(entry.event.id)
+        return self._answer(step, given, loss)
+
+    def _known(self, entry: Repeated | Learned | Fresh | Exception) -> Outcome:
+        if isinstance(entry, Exception):
+            return entry
+        if isinstance(entry, Repeated):
+            return entry.answer
+        if entry.step is None:  # its first request is of this group, and was refused
             return NonFiniteStateError("the step would have made the state non-finite; it was not taken")
-        return self._answer(learned.step, None, None, duplicate=True)
+        return self._answer(entry.step, None, None, duplicate=True)
 
     def _answer(self, step: int, prediction: Any, loss: float | None, duplicate: bool = False) -> Answer:
         return {
@@ -234,21 +246,17 @@ class HostedModel:
             "duplicate": duplicate,
         }
 
-    def _count(self, loss: float | None) -> None:
-        if loss is not None:
-            self.scored += 1
-            self.loss_sum += loss
-            self.last_loss = loss
+
+def _readmitted(record: Record, preview: Preview) -> Admitted | Kept:
+    """Return an event of the log as it was admitted."""
+    event = record.event
+    if event.kind == "predict":
+        return Kept(event, str(event.id), events.read_pending(event), record.seq)
+    x, y, w, given = events.read_sample(event)
+    return Admitted(event, preview.check(x, y, w), given, seq=record.seq)
 
 
 def _estimator(spec: ModelSpec, device: str) -> BNPClassifier | BNPRegressor:
     options = spec.model_dump(exclude={"name", "task"}, exclude_none=True)
     make = BNPClassifier if spec.task == "classification" else BNPRegressor
     return make(device=device, **options)
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Return the versions of everything that has a say in a model's bits."""
-    others = {name: version(name) for name in ("torch", "numba", "numpy", "river")}
-    return {"bnp-online": __version__, "python": platform.python_version(), **others}

@@ -12,12 +12,10 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
 from service.errors import row
-from service.schemas import ErrorAnswer
+from service.schemas import ErrorAnswer, LineError
 
 _REF = "#/components/schemas/{model}"
 
@@ -36,6 +34,8 @@ class Operation:
         What it may answer instead.
     status : int
         Of the answer.
+    lines : bool
+        Whether many may come as lines of one stream.
     """
 
     summary: str
@@ -44,14 +44,13 @@ class Operation:
     answer: type[BaseModel]
     errors: Sequence[type[Exception]] = field(default=())
     status: int = 200
+    lines: bool = False
 
 
 class DocumentedRoute(Route):
     """A plain Starlette route, POST only, which pays nothing for being documented."""
 
-    def __init__(
-        self, path: str, endpoint: Callable[[Request], Awaitable[Response]], operation: Operation
-    ) -> None:
+    def __init__(self, path: str, endpoint: Callable[..., Awaitable[Any]], operation: Operation) -> None:
         super().__init__(path, endpoint, methods=["POST"])
         self.operation = operation
 
@@ -59,6 +58,12 @@ class DocumentedRoute(Route):
 def operation_id(route: APIRoute) -> str:
     """Return the name of the endpoint, as the plain routes have it too."""
     return route.name
+
+
+def request_body(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the ``openapi_extra`` of a FastAPI route that reads its body itself."""
+    schema = model.model_json_schema()
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def error_responses(*errors: type[Exception]) -> dict[int | str, dict[str, Any]]:
@@ -87,9 +92,10 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         for route in plain:
             document["paths"].setdefault(route.path, {})["post"] = _operation(route)
-        models = {m for route in plain for m in (route.operation.body, route.operation.answer, ErrorAnswer)}
+        models: set[type[BaseModel]] = {ErrorAnswer, LineError}
+        models |= {m for route in plain for m in (route.operation.body, route.operation.answer)}
         _, definitions = models_json_schema(
-            [(model, "validation") for model in sorted(models, key=lambda model: model.__name__)],
+            [(m, "validation") for m in sorted(models, key=lambda m: m.__name__)],
             ref_template=_REF,
         )
         schemas.update(definitions["$defs"])
@@ -101,7 +107,10 @@ def openapi(app: FastAPI) -> dict[str, Any]:
 def _operation(route: DocumentedRoute) -> dict[str, Any]:
     operation = route.operation
     responses: dict[str, Any] = {
-        str(operation.status): {"description": "Done", "content": _content(operation.answer)}
+        str(operation.status): {
+            "description": "Done",
+            "content": _content(operation.answer) | _lines(operation, operation.answer, LineError),
+        }
     }
     for status, response in error_responses(*operation.errors).items():
         responses[str(status)] = {"description": response["description"], "content": _content(ErrorAnswer)}
@@ -110,13 +119,27 @@ def _operation(route: DocumentedRoute) -> dict[str, Any]:
         "description": " ".join((route.endpoint.__doc__ or "").split()),
         "operationId": route.endpoint.__name__,
         "tags": [operation.tag],
-        "requestBody": {"required": True, "content": _content(operation.body)},
+        "requestBody": {
+            "required": True,
+            "content": _content(operation.body) | _lines(operation, operation.body),
+        },
         "responses": responses,
     }
 
 
 def _content(model: type[BaseModel]) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}
+    return {"application/json": {"schema": _reference(model)}}
+
+
+def _lines(operation: Operation, *of_a_line: type[BaseModel]) -> dict[str, Any]:
+    """Return what each line of a stream may be."""
+    schemas = [_reference(model) for model in of_a_line]
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+    return {"application/x-ndjson": {"schema": schema}} if operation.lines else {}
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _REF.format(model=model.__name__)}
 
 
 def _drop_validation_errors(document: dict[str, Any]) -> None:

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 from pydantic.config import JsonDict
 
 DEFAULT_MODEL = "default"
@@ -23,7 +32,13 @@ Features: TypeAlias = dict[str, FeatureValue] | list[Any]
 Identifier: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 ModelName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Width: TypeAlias = Annotated[int, Field(ge=1, le=4096)]
+Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]  # what any client of JSON holds exactly
 Side: TypeAlias = Annotated[int, Field(ge=1, le=1024)]
+
+State: TypeAlias = Annotated[
+    Literal["ready", "rebuilding", "failed"],
+    Field(description="rebuilding: it serves, and is being rebuilt without forgotten samples."),
+]
 
 _SAMPLE: JsonDict = {"sepal length": 5.1, "sepal width": 3.5, "garden": "north"}
 _GIVEN = Field(description="Made before learning; null before the first label, and for a duplicate.")
@@ -170,7 +185,7 @@ class ModelSummary(BaseModel):
     name: str
     task: Task
     step: int
-    state: Literal["ready", "failed"]
+    state: State
 
 
 class ModelList(BaseModel):
@@ -184,6 +199,7 @@ class CopyWeight(BaseModel):
 
     lr: float
     replay: int
+    averages: bool
     weight: float
 
 
@@ -200,7 +216,9 @@ class ModelDescription(BaseModel):
     device: str
     engine: str
     mixture: list[CopyWeight] = Field(description="The copies that run side by side, and their weights.")
-    sequence: int = Field(description="Number of the last event of the log that it has learned.")
+    sequence: int = Field(description="Number of the last event of the log that is in its state.")
+    pending: int = Field(description="Predictions that wait for their label.")
+    state: State
     versions: dict[str, str]
 
 
@@ -218,6 +236,103 @@ class Fingerprint(BaseModel):
     step: int
     sha256: str = Field(description="Over the model and its prequential metrics.")
     model_sha256: str = Field(description="Over the model alone: `fingerprint()` of the estimator in Python.")
+
+
+class ModelPatch(_Body):
+    """What may change while a model lives; what is left out stays."""
+
+    max_features: int | None = Field(default=None, ge=1, description="Columns beyond this many are ignored.")
+    max_classes: int | None = Field(default=None, ge=2, description="A further class is refused.")
+
+
+class CheckpointAnswer(BaseModel):
+    """A state that is kept."""
+
+    checkpoint: str = Field(description="Its name.")
+    step: int
+    time: str = Field(description="When it was kept.")
+    bytes: int
+    current: bool = Field(description="Whether a rollback may go there.")
+
+
+class CheckpointList(BaseModel):
+    """The states that are kept, the newest first."""
+
+    checkpoints: list[CheckpointAnswer]
+
+
+class RollbackBody(_Body):
+    """Where to go back to: one of the two."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"step": 900}]})
+
+    step: Count | None = Field(default=None, description="The state after so many samples.")
+    checkpoint: str | None = Field(default=None, max_length=200, description="The name of a checkpoint.")
+
+    @model_validator(mode="after")
+    def _one(self) -> RollbackBody:
+        if (self.step is None) == (self.checkpoint is None):
+            raise ValueError("give a step or a checkpoint, one of the two")
+        return self
+
+
+class RollbackAnswer(BaseModel):
+    """Where the model is now."""
+
+    model: str
+    step: int
+    branch: int = Field(description="Of the model's history, to which its events belong from here on.")
+
+
+class ForgetBody(_Body):
+    """The samples to unlearn."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ids": ["e-7", "e-9"]}]})
+
+    ids: list[Identifier] = Field(
+        min_length=1, max_length=1000, description="Ids of samples, or of predictions that had their label."
+    )
+
+
+class ForgetAnswer(BaseModel):
+    """What is gone from the log."""
+
+    model: str
+    forgotten: int = Field(description="Events that are gone; 0 if all had been forgotten before.")
+    rebuilding: bool = Field(description="Whether the model is still being rebuilt without them.")
+
+
+class BranchAnswer(BaseModel):
+    """A part of a model's history."""
+
+    number: int
+    parent: int | None = Field(description="The branch that it left, null for the first.")
+    fork: int = Field(description="Number of the last event of its parent that counts on it.")
+    start: int = Field(description="Number of its first event.")
+
+
+class BranchList(BaseModel):
+    """The branches of a model's history; the last is the one that counts."""
+
+    branches: list[BranchAnswer]
+
+
+class EventAnswer(BaseModel):
+    """A logged event, without the sample itself."""
+
+    sequence: int = Field(description="Its number; they rise over all models.")
+    branch: int
+    kind: str
+    step: int | None = Field(description="How many samples the model had learned with it.")
+    id: str | None
+    time: str
+    refused: str | None = Field(description="Why the model did not take it after all.")
+
+
+class EventList(BaseModel):
+    """Logged events, in order."""
+
+    events: list[EventAnswer]
 
 
 class Health(BaseModel):
@@ -238,3 +353,10 @@ class ErrorAnswer(BaseModel):
     """The body of every error; the state of the model is as it was."""
 
     error: ErrorBody
+
+
+class LineError(BaseModel):
+    """The answer to a line of a stream that was refused; the state of the model is as it was."""
+
+    error: ErrorBody
+    line: int = Field(description="Number of the line, from 1.")

@@ -26,7 +26,29 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
     data_dir: Path = Field(
         default=Path("data"),
-        description="Folder for what the server keeps, made at start; models live in memory for now.",
+        description="Folder for the event log and the checkpoints; one server at a time uses it.",
+    )
+    durability: Literal["full", "relaxed"] = Field(
+        default="full",
+        description="full: what was answered is on the disk. relaxed: it is with the system, which loses the "
+        "latest if the machine fails or loses power, and nothing if the server is killed.",
+    )
+    checkpoint_every: int = Field(
+        default=10_000,
+        ge=1,
+        description="Steps between two checkpoints of a model; a start replays that many.",
+    )
+    keep_checkpoints: int = Field(default=5, ge=1, description="How many checkpoints each model keeps.")
+    retain_events: int = Field(
+        default=1_000_000,
+        ge=0,
+        description="Samples before its oldest checkpoint that a model keeps: for ids and unlearning.",
+    )
+    retain_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Those that are older go nevertheless.",
     )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         default="info", description="How much the server logs."
@@ -41,17 +63,23 @@ class Settings(BaseSettings):
         default=4096, ge=1, description="Most features in one sample, and in a model's spec."
     )
     max_classes: int = Field(default=1024, ge=2, description="Most classes in a model's spec.")
-    max_body_bytes: int = Field(default=2**20, ge=1, description="Largest request body in bytes.")
+    max_parameters: int = Field(
+        default=100_000_000,
+        ge=1,
+        description="Most weights and biases that a model may come to have, all its copies together.",
+    )
+    max_body_bytes: int = Field(
+        default=2**20, ge=1, description="Largest request body, or line of a stream, in bytes."
+    )
+    max_import_bytes: int = Field(default=2**28, ge=1, description="Largest model to import, in bytes.")
     queue_size: int = Field(
         default=1024,
         ge=1,
-        description="Requests that may wait for one model, to learn and to read each; beyond: 429.",
+        description="Samples that may wait for one model, to learn and to read each; beyond: 429. A stream "
+        "waits, and leaves half of the places to single requests.",
     )
     group_size: int = Field(
-        default=64, ge=1, description="Most waiting requests that are logged, done and answered as one group."
-    )
-    max_ids: int = Field(
-        default=100_000, ge=1, description="Ids of learned samples that each model remembers, the newest."
+        default=256, ge=1, description="Most waiting samples that are logged and learned as one group."
     )
     max_pending: int = Field(
         default=10_000,
@@ -63,6 +91,13 @@ class Settings(BaseSettings):
         gt=0,
         allow_inf_nan=False,
         description="Seconds that a prediction waits for its label.",
+    )
+    stream_timeout: float = Field(
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds in which the client of a stream must send something, and read something; "
+        "beyond: it is disconnected.",
     )
     ready_timeout: float = Field(
         default=2.0,

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jiter
 import orjson
-from starlette.requests import Request
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from service.errors import (
     BodyTooLargeError,
     DuplicateKeyError,
     InvalidIdError,
     InvalidJsonError,
+    InvalidSpecError,
     InvalidTypeError,
     MissingFieldError,
     TooManyFeaturesError,
@@ -26,6 +29,8 @@ from service.errors import (
 )
 from service.schemas import MAX_ID_LENGTH
 from service.settings import Settings
+
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +65,32 @@ LABEL = Shape({"id": TEXT, "y": TARGET, "model": OPTIONAL_TEXT}, ("id", "y"))
 PREDICT = Shape({"x": FEATURES, "model": OPTIONAL_TEXT, "id": OPTIONAL_TEXT}, ("x",))
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+def header(scope: Scope, name: bytes) -> bytes:
+    """Return the first header of a name in lower case, or nothing."""
+    return next((value for key, value in scope["headers"] if key == name), b"")
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """Return the body of a request.
 
     Raises
     ------
     BodyTooLargeError
         As soon as more than `limit` bytes were announced or have come.
+    ClientDisconnect
+        If the client has left.
     """
-    size = int(request.headers.get("content-length", 0))
+    announced = int(header(scope, b"content-length") or 0)
     chunks: list[bytes] = []
-    if size <= limit:
-        size = 0
-        async for chunk in request.stream():
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > limit:
-                break
-    if size > limit:
+    size, more = 0, announced <= limit
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        more = size <= limit and message.get("more_body", False)
+    if max(announced, size) > limit:
         raise BodyTooLargeError(f"the body is longer than {limit} bytes (BNP_MAX_BODY_BYTES)")
     return b"".join(chunks)
 
@@ -94,7 +107,8 @@ def decode(raw: bytes) -> Any:
 
     Notes
     -----
-    A number beyond the range of float64 becomes infinity: whoever takes it checks that it is finite.
+    A number beyond the range of float64 becomes infinity: whoever takes it checks that it is finite. An
+    integer beyond 64 bits may come as the float next to it.
 
     Examples
     --------
@@ -102,12 +116,31 @@ def decode(raw: bytes) -> Any:
     {'x': {'a': 1.5}}
     """
     try:
+        return _decode_flat(raw)
+    except ValueError:
+        pass
+    try:
         return jiter.from_json(raw, allow_inf_nan=False, catch_duplicate_keys=True)
     except ValueError as error:
         message = str(error)
         if message.startswith("Detected duplicate key"):
             raise DuplicateKeyError(message) from None
-        raise InvalidJsonError(f"the body is not JSON: {message}") from None
+        raise InvalidJsonError(f"this is not JSON: {message}") from None
+
+
+def _decode_flat(raw: bytes) -> Any:
+    """Return what is in `raw` if it is an ``x`` of plain values and a few fields, or raise ValueError.
+
+    Checking for duplicate keys makes a decoder three times as slow (10 µs instead of 3.5 for 64 features).
+    Here counting does: a key takes a colon, so as many colons as there are keys in the end leave none for a
+    second one of the same name. Whatever is in doubt goes to the slow decoder.
+    """
+    body = orjson.loads(raw)
+    if type(body) is not dict or type(x := body.get("x")) is not dict:
+        raise ValueError
+    if raw.count(b":") != len(body) + len(x) or b"[" in raw:  # a bracket: the depth is to be checked
+        raise ValueError
+    return body
 
 
 def check(body: Any, shape: Shape, settings: Settings) -> dict[str, Any]:
@@ -140,16 +173,58 @@ def check(body: Any, shape: Shape, settings: Settings) -> dict[str, Any]:
     return body
 
 
-def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a JSON answer; floats read back to the last bit, non-finite ones are null.
+async def read_model(request: Request, model: type[M]) -> M:
+    """Return the body of a request as a pydantic model.
+
+    Raises
+    ------
+    InvalidJsonError, DuplicateKeyError, BodyTooLargeError
+        It is no JSON that is taken here.
+    RequestError
+        A field is wrong, or missing; named.
+    """
+    raw = await read_body(request.scope, request.receive, request.app.state.settings.max_body_bytes)
+    decode(raw)  # refuses what pydantic lets pass: a key that stands twice
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        # Names of the types of a union stand in the location too: they say nothing to the client.
+        where = [*first["loc"][:1], *(part for part in first["loc"][1:] if isinstance(part, int))]
+        field = ".".join(map(str, where)) or None
+        message = f"{field}: {first['msg']}" if field else first["msg"]
+        raise InvalidSpecError(message, field) from None
+
+
+async def read_checked(scope: Scope, receive: Receive, shape: Shape, settings: Settings) -> dict[str, Any]:
+    """Read, decode and check the body of a request; raises as these three do."""
+    return check(decode(await read_body(scope, receive, settings.max_body_bytes)), shape, settings)
+
+
+def encode(content: Any) -> bytes:
+    """Return JSON; floats read back to the last bit, non-finite ones are null.
 
     Keys that are booleans or integers are written as JSON writes them as values.
     """
-    return Response(
-        orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS), status, headers, media_type="application/json"
-    )
+    return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)
 
 
-async def read_checked(request: Request, shape: Shape, settings: Settings) -> dict[str, Any]:
-    """Read, decode and check the body of a request; raises as these three do."""
-    return check(decode(await read_body(request, settings.max_body_bytes)), shape, settings)
+def encode_line(content: Any) -> bytes:
+    """Return JSON as `encode` does, and the end of a line."""
+    return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE)
+
+
+async def respond(
+    send: Send, content: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> None:
+    """Answer a request with JSON."""
+    body = encode(content)
+    raw = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    raw += [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a JSON answer for Starlette to send."""
+    return Response(encode(content), status, headers, media_type="application/json")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..encoding import Vector
 from ..errors import NonFiniteStateError, StateError
-from ..mixture import ERROR_FLOOR, ERROR_RETENTION, MAX_LOSS, draw, mix
+from ..mixture import ERROR_FLOOR, ERROR_RETENTION, MAX_LOSS, average_share, draw, mix
 from ..moments import RunningMoments
 from .base import INPUT_CLIP, LearnerSpec
 from .memory import Memory
@@ -62,17 +62,18 @@ class AutogradEngine:
         channels, self._positions = _input_layout(spec)
         self._inputs = RunningMoments(channels, rho=1.0, prior=0.0, dtype=torch.float64)
         self._targets = Targets() if spec.task == "regression" else None
-        rates = spec.copies
-        self._replays = [replays for _, replays in rates]
-        self.replicas = [Replica(spec, k, rate, device, dtype) for k, (rate, _) in enumerate(rates)]
-        self._weights = np.full(len(rates), 1.0 / len(rates))
+        copies = spec.copies
+        self._replays = [each.replays for each in copies]
+        self._averaging = [k for k, each in enumerate(copies) if each.averages]
+        self.replicas = [Replica(spec, k, each, device, dtype) for k, each in enumerate(copies)]
+        self._weights = np.full(len(copies), 1.0 / len(copies))
         self._error_scale = 1.0
         self._step = 0
         self._memory = Memory(spec.memory, dtype) if any(self._replays) else None
 
     @property
     def num_parameters(self) -> int:
-        """Number of weights and biases of all copies."""
+        """Number of weights and biases of all copies, their running means aside."""
         return sum(replica.num_parameters for replica in self.replicas)
 
     @property
@@ -144,7 +145,7 @@ class AutogradEngine:
     def _losses(
         self, values: Sequence[Vector | None], mixed: Vector, y: float
     ) -> tuple[Vector, float | None]:
-        """Return each copy's loss (∞ if it is not finite), and a regression's own squared error."""
+        """Return each copy's loss (∞ if it is not finite), and a regression's own absolute error."""
         losses = np.full(len(values), math.inf)
         spread = 1.0 if self._targets is None else self._targets.moments.var.item()
         for k, value in enumerate(values):
@@ -154,13 +155,13 @@ class AutogradEngine:
                 p = float(value[int(y)])
                 losses[k] = min(-math.log(p), MAX_LOSS) if p > 0.0 else MAX_LOSS
             elif spread > 0.0:
-                error = (y - float(value[0])) ** 2 / spread
-                losses[k] = min(error / (2.0 * max(self._error_scale, ERROR_FLOOR)), MAX_LOSS)
+                error = abs(y - float(value[0])) / math.sqrt(spread)
+                losses[k] = min(error / max(self._error_scale, ERROR_FLOOR), MAX_LOSS)
             else:
                 losses[k] = 0.0
         if self._targets is None or spread <= 0.0:
             return losses, None
-        return losses, (y - float(mixed[0])) ** 2 / spread
+        return losses, abs(y - float(mixed[0])) / math.sqrt(spread)
 
     def _learn_row(
         self, x: Vector, y: float, weight: float, losses: Vector | None, error: float | None
@@ -179,8 +180,11 @@ class AutogradEngine:
             losses[~np.array(alive)] = math.inf
             self._update_mixture(losses, error)
         if self._memory is not None:
-            self._memory.add(z, goal, weight)
+            self._memory.add(z.flatten(1), goal, weight)  # as the other engines keep an array
             self._replay(self._memory)
+        if share := average_share(self._step):
+            for replica in self.replicas:
+                replica.average(share)
 
     def _update_mixture(self, losses: Vector, error: float | None) -> None:
         """Weigh the copies by their losses; one that diverged starts again from the best."""
@@ -191,7 +195,7 @@ class AutogradEngine:
         mix(self._weights, losses)
         best = int(np.argmax(np.where(losses < math.inf, self._weights, -1.0)))
         for k in np.flatnonzero(losses == math.inf):
-            self.replicas[k].load_state_dict(self.replicas[best].state_dict())
+            self.replicas[k].start_again_from(self.replicas[best])
 
     def _replay(self, memory: Memory) -> None:
         for turn in range(self.spec.replay):
@@ -218,7 +222,8 @@ class AutogradEngine:
         if self._targets is not None:
             state |= self._targets.state_dict()
         stacks = [replica.state_dict() for replica in self.replicas]
-        state |= {name: torch.stack([stack[name] for stack in stacks]) for name in stacks[0]}
+        names = dict.fromkeys(name for stack in stacks for name in stack)  # running means: not of each copy
+        state |= {name: torch.stack([stack[name] for stack in stacks if name in stack]) for name in names}
         if len(self.replicas) > 1:
             state["mixture.weights"] = torch.from_numpy(self._weights.copy())
             state["mixture.error_scale"] = torch.tensor(self._error_scale, dtype=torch.float64)
@@ -247,9 +252,11 @@ class AutogradEngine:
         if self._targets is not None:
             self._targets.load_state_dict(state)
         for k, replica in enumerate(self.replicas):
-            replica.load_state_dict(
-                {name: v[k] for name, v in state.items() if name.startswith(("moments.", "network."))}
-            )
+            own = {name: v[k] for name, v in state.items() if name.startswith(("moments.", "network."))}
+            if k in self._averaging:
+                row = self._averaging.index(k)
+                own |= {name: v[row] for name, v in state.items() if name.startswith("average.")}
+            replica.load_state_dict(own)
         if len(self.replicas) > 1:
             self._weights = state["mixture.weights"].numpy().copy()
             self._error_scale = float(state["mixture.error_scale"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ from ..encoding import Vector
 from ..errors import ConfigurationError
 from ..layers import StepScale, check_hyperparameters
 from ..mixture import RATES, SINGLE_RATE
-from ..network import ACTIVATIONS
+from ..network import ACTIVATIONS, sizes_of_cnn
 
 Task = Literal["classification", "regression"]
 
@@ -22,6 +24,24 @@ INPUT_CLIP = 5.0
 TARGET_CLIP = 10.0
 #: Back-propagated errors of a regression are clipped to ± this (Huber's δ).
 ERROR_CLIP = 5.0
+
+
+class Copy(NamedTuple):
+    """What is different between copies of the network.
+
+    Attributes
+    ----------
+    rate : float
+        Learning rate.
+    replays : bool
+        Whether it learns remembered samples again.
+    averages : bool
+        Whether it predicts with the running mean of its weights.
+    """
+
+    rate: float
+    replays: bool = False
+    averages: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,13 +67,31 @@ class LearnerSpec:
     seed: int
 
     @property
-    def copies(self) -> list[tuple[float, bool]]:
-        """Learning rate of each copy, and whether it replays."""
+    def copies(self) -> list[Copy]:
+        """The copies that run side by side; those that replay come last."""
         if not isinstance(self.lr, str):
-            return [(self.lr, False)]
+            return [Copy(self.lr)]
         if self.network != "mlp":
-            return [(SINGLE_RATE, False)]
-        return [(rate, False) for rate in RATES] + [(rate, True) for rate in RATES if self.replay > 0]
+            return [Copy(SINGLE_RATE)]
+        still = [*map(Copy, RATES), Copy(SINGLE_RATE, averages=True)]
+        return still + [Copy(rate, replays=True, averages=True) for rate in RATES if self.replay > 0]
+
+    def parameters(self, inputs: int, outputs: int) -> int:
+        """Return how many weights and biases all copies of a built-in network have together.
+
+        Parameters
+        ----------
+        inputs, outputs : int
+            Of the network once it has grown; with an input shape that is the number of inputs.
+        """
+        if self.input_shape is not None:
+            inputs = math.prod(self.input_shape)
+        convolutions = 0
+        if self.network == "cnn" and self.input_shape is not None:
+            inputs, convolutions = sizes_of_cnn(self.input_shape)
+        sizes = [inputs, *self.hidden, outputs]
+        dense = sum(n * m + m for n, m in itertools.pairwise(sizes))
+        return len(self.copies) * (convolutions + dense)
 
     def __post_init__(self) -> None:
         if any(width < 1 for width in self.hidden):

@@ -13,9 +13,9 @@ from .kernels import Reals
 REGRESSION, ACTIVATION, STEP_SCALE, STANDARDIZED, REPLAY, SEED = range(6)
 # Entries of `Buffers.scalars`.
 RHO, EPS_REL, EPS_ABS, STEP, INPUTS_WEIGHT, ENTRY_WEIGHT, ENTRY_PRIOR = range(7)
-TARGET_WEIGHT, TARGET_LOW, TARGET_HIGH, ERROR_SCALE, OWN_ERROR, REMEMBERED = range(7, 13)
+TARGET_WEIGHT, TARGET_LOW, TARGET_HIGH, ERROR_SCALE, OWN_ERROR, REMEMBERED, PREDICTED = range(7, 14)
 # Rows of `Buffers.copies`.
-RATE, REPLAYS, WEIGHT, HIDDEN_WEIGHT, HIDDEN_PRIOR, LOSS = range(6)
+RATE, REPLAYS, WEIGHT, HIDDEN_WEIGHT, HIDDEN_PRIOR, LOSS, AVERAGE = range(7)
 # Rows of `Buffers.scratch`.
 ACTS, PRE, ENTRY_U, U, DELTA, BACK = range(6)
 
@@ -31,13 +31,15 @@ class Buffers(NamedTuple):
         n, the widths of the hidden layers, C.
     config : int64 (6,)
         Settings that are whole numbers.
-    scalars : float64 (13,)
+    scalars : float64 (14,)
         Settings and state that are single numbers.
-    copies : float64 (6, M)
+    copies : float64 (7, M)
         Learning rate, whether it replays, mixture weight, weight of its hidden moments and what is left of
-        their pseudo-sample, latest loss.
+        their pseudo-sample, latest loss, its row of `average` (−1 if it does not average).
     params : real (M, P)
         For each layer W, row by row, then b.
+    average : real (A, P)
+        Running means of the parameters of the copies that average.
     hidden : real (2, M, H)
         Mean and variance of the inputs of every layer but the first.
     entry : real (2, n)
@@ -48,6 +50,9 @@ class Buffers(NamedTuple):
         What a refused step puts back: `entry` and `inputs`.
     memory_x, memory_y : real (S, n), float64 (S, 2)
         Remembered samples as they were standardized; their targets and weights.
+    latest, outputs : float64 (n,), (M, C)
+        The raw input that was predicted last, at the step ``scalars[PREDICTED]``, and what each copy made of
+        it: NaN if it is not sound.
     scratch, live, mixed : real (6, n + H + C), int64 (n + H + C,), float64 (C,)
         Working space.
     """
@@ -57,6 +62,7 @@ class Buffers(NamedTuple):
     scalars: NDArray[np.float64]
     copies: NDArray[np.float64]
     params: Reals
+    average: Reals
     hidden: Reals
     entry: Reals
     inputs: NDArray[np.float64]
@@ -65,6 +71,8 @@ class Buffers(NamedTuple):
     backup_inputs: NDArray[np.float64]
     memory_x: Reals
     memory_y: NDArray[np.float64]
+    latest: NDArray[np.float64]
+    outputs: NDArray[np.float64]
     scratch: Reals
     live: NDArray[np.int64]
     mixed: NDArray[np.float64]

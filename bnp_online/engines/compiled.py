@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -49,27 +49,34 @@ class CompiledEngine(Engine):
     def __init__(self, spec: LearnerSpec, dtype: torch.dtype = torch.float32) -> None:
         self.spec = spec
         self._real = np.dtype(np.float64 if dtype == torch.float64 else np.float32)
-        self._rates = spec.copies
-        self._memory = spec.memory if any(replays for _, replays in self._rates) else 0
+        self._copies = spec.copies
+        self._memory = spec.memory if any(each.replays for each in self._copies) else 0
+        self._averaging = [k for k, each in enumerate(self._copies) if each.averages]
         inputs = 0 if spec.input_shape is None else math.prod(spec.input_shape)
         self._allocate(inputs, 0)
-        for k in range(len(self._rates)):
+        for k in range(len(self._copies)):
             network = mlp(spec.hidden, spec.activation, (spec.seed, k), inputs)
             for name, parameter in network.named_parameters():
                 self._parameter(name)[k] = parameter.detach().numpy()
+        self._buffers.average[:] = self._buffers.params[self._averaging]
         _compile(self._buffers)
 
     def _allocate(self, inputs: int, outputs: int) -> None:
         """Lay out the buffers of a learner that has learned nothing."""
-        spec, real, count = self.spec, self._real, len(self._rates)
+        spec, real, count = self.spec, self._real, len(self._copies)
         sizes = [inputs, *spec.hidden, outputs]
+        numbers = sum(n * m + m for n, m in _pairs(sizes))
         regression = spec.task == "regression"
-        scalars = np.zeros(13)
+        scalars = np.zeros(14)
         scalars[[buffers.RHO, buffers.EPS_REL, buffers.EPS_ABS]] = spec.rho, spec.eps_rel, spec.eps_abs
         scalars[[buffers.ENTRY_WEIGHT, buffers.ENTRY_PRIOR, buffers.ERROR_SCALE]] = 1.0
         scalars[[buffers.TARGET_LOW, buffers.TARGET_HIGH]] = math.inf, -math.inf
-        copy_rows = np.ones((6, count))
-        copy_rows[[buffers.RATE, buffers.REPLAYS]] = np.array(self._rates).T
+        scalars[buffers.PREDICTED] = -1.0
+        copy_rows = np.ones((7, count))
+        copy_rows[buffers.RATE] = [each.rate for each in self._copies]
+        copy_rows[buffers.REPLAYS] = [each.replays for each in self._copies]
+        copy_rows[buffers.AVERAGE] = -1.0
+        copy_rows[buffers.AVERAGE, self._averaging] = np.arange(len(self._averaging))
         copy_rows[buffers.WEIGHT] = 1.0 / count
         copy_rows[buffers.LOSS] = 0.0
         config = [
@@ -85,7 +92,8 @@ class CompiledEngine(Engine):
             config=np.array(config, dtype=np.int64),
             scalars=scalars,
             copies=copy_rows,
-            params=np.zeros((count, sum(n * m + m for n, m in _pairs(sizes))), real),
+            params=np.zeros((count, numbers), real),
+            average=np.zeros((len(self._averaging), numbers), real),
             hidden=_moments((count, sum(spec.hidden)), real),
             entry=_moments((inputs,), real),
             inputs=np.zeros((2, inputs)),
@@ -94,6 +102,8 @@ class CompiledEngine(Engine):
             backup_inputs=np.zeros((2, inputs)),
             memory_x=np.zeros((0, inputs), real),
             memory_y=np.zeros((0, 2)),
+            latest=np.zeros(inputs),
+            outputs=np.zeros((count, outputs)),
             scratch=np.zeros((6, sum(sizes)), real),
             live=np.zeros(sum(sizes), np.int64),
             mixed=np.zeros(outputs),
@@ -101,7 +111,7 @@ class CompiledEngine(Engine):
 
     @property
     def num_parameters(self) -> int:
-        """Number of weights and biases of all copies."""
+        """Number of weights and biases of all copies, their running means aside."""
         return self._buffers.params.size
 
     @property
@@ -112,7 +122,7 @@ class CompiledEngine(Engine):
 
     def fork(self) -> CompiledEngine:
         """Return an engine in the same state that can grow and learn while this one stays as it is."""
-        fork = copy.copy(self)
+        fork = copy(self)
         fork._buffers = Buffers(**{name: array.copy() for name, array in self._buffers._asdict().items()})
         return fork
 
@@ -122,22 +132,21 @@ class CompiledEngine(Engine):
             return
         if inputs and self.spec.input_shape is not None:
             raise ConfigurationError("input_shape", "a network of fixed input shape cannot grow inputs")
-        old, before = self._buffers, {name: self._parameter(name) for name in self._names()}
+        old, before = self._buffers, self._parameters()
         sizes = [int(size) for size in old.sizes]
         n, c = sizes[0], sizes[-1]
         self._allocate(n + len(inputs), c + outputs)
         new = self._buffers
-        for name, value in before.items():
-            part = self._parameter(name)
-            part[tuple(slice(size) for size in value.shape)] = value
-        if outputs and c:
-            bias = self._parameter("head.bias")
-            bias[:, c:] = bias[:, :c].min(axis=1, keepdims=True)
+        for name, part in self._parameters().items():
+            part[tuple(slice(size) for size in before[name].shape)] = before[name]
+            if outputs and c and name.endswith("head.bias"):
+                part[:, c:] = part[:, :c].min(axis=1, keepdims=True)
         if inputs and c == 0 and self.spec.hidden:  # the first sample
-            for k in range(len(self._rates)):
+            for k in range(len(self._copies)):
                 start = entry_start((self.spec.seed, k), inputs, self.spec.hidden[0])
                 for name, drawn in zip(("body.1.weight", "body.1.bias"), start, strict=True):
                     self._parameter(name)[k] = drawn.numpy()
+            new.average[:] = new.params[self._averaging]
         for source, target in ((old.entry, new.entry), (old.inputs, new.inputs)):
             target[:, :n] = source
         for source, target in (
@@ -147,13 +156,14 @@ class CompiledEngine(Engine):
             (old.target, new.target),
         ):
             target[:] = source
+        new.scalars[buffers.PREDICTED] = -1.0  # the latest prediction was of other sizes
         memory = np.zeros((len(old.memory_x), n + len(inputs)), self._real)
         memory[:, :n] = old.memory_x
         self._buffers = new._replace(memory_x=memory, memory_y=old.memory_y)
 
     def predict(self, x: Vector) -> Vector:
         """Return probabilities of shape (outputs,), or the prediction, of shape (1,)."""
-        predictions = np.empty((1, self._buffers.sizes[-1]))
+        predictions = np.empty((1, len(self._buffers.mixed)))
         if fused.predict(x.reshape(1, -1), predictions, *self._buffers) == 0:
             raise NonFiniteStateError("the network's outputs are not finite: use a smaller lr")
         row: Vector = predictions[0]
@@ -163,14 +173,15 @@ class CompiledEngine(Engine):
         self, x: Vector, targets: Vector, weights: Vector, *, predict: bool = False
     ) -> tuple[int, Vector]:
         """Learn rows in order, each its own step, up to the first that is refused."""
-        predictions = np.empty((len(x), self._buffers.sizes[-1])) if predict else _NO_PREDICTIONS
-        self._make_room(len(x))
-        rows = x.reshape(len(x), -1)
+        predictions = np.empty((len(x), len(self._buffers.mixed))) if predict else _NO_PREDICTIONS
+        if self._memory:
+            self._make_room(len(x))
+        rows = x if x.ndim == 2 else x.reshape(len(x), -1)
         return fused.learn(rows, targets, weights, predictions, *self._buffers), predictions
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that learning changes."""
-        b, count = self._buffers, len(self._rates)
+        b, count = self._buffers, len(self._copies)
         state = _moments_state("inputs", b.inputs, b.scalars[buffers.INPUTS_WEIGHT], 0.0)
         if self.spec.task == "regression":
             state |= _moments_state("target", b.target, b.scalars[buffers.TARGET_WEIGHT], 0.0)
@@ -178,7 +189,7 @@ class CompiledEngine(Engine):
         for layer, moments, weight, prior in self._layer_moments():
             full = np.broadcast_to(moments, (2, count, moments.shape[-1]))
             state |= _moments_state(f"moments.{layer}", full, weight, prior)
-        state |= {f"network.{name}": self._parameter(name) for name in self._names()}
+        state |= self._parameters()
         if count > 1:
             state["mixture.weights"] = b.copies[buffers.WEIGHT]
             state["mixture.error_scale"] = b.scalars[buffers.ERROR_SCALE]
@@ -214,26 +225,26 @@ class CompiledEngine(Engine):
             b.target[:] = state["target.mean"], state["target.var"]
             b.scalars[buffers.TARGET_WEIGHT] = state["target.weight"]
             b.scalars[[buffers.TARGET_LOW, buffers.TARGET_HIGH]] = state["target.range"]
-        for name in self._names():
-            self._parameter(name)[:] = state[f"network.{name}"]
+        for name, part in self._parameters().items():
+            part[:] = state[name]
         for i, (layer, moments, weight, prior) in enumerate(self._layer_moments()):
             stacked = np.stack([state[f"moments.{layer}.mean"], state[f"moments.{layer}.var"]])
             moments[:] = stacked[:, : moments.shape[1]]  # one set where the copies share them
             weight[:], prior[:] = state[f"moments.{layer}.weight"], state[f"moments.{layer}.prior_weight"]
             if i == 0:
                 b.scalars[[buffers.ENTRY_WEIGHT, buffers.ENTRY_PRIOR]] = weight[0], prior[0]
-        if len(self._rates) > 1:
+        if len(self._copies) > 1:
             b.copies[buffers.WEIGHT] = state["mixture.weights"]
             b.scalars[buffers.ERROR_SCALE] = state["mixture.error_scale"]
         if self._memory:
             b.scalars[buffers.REMEMBERED] = state["memory.count"]
-            memory_x = state["memory.x"].astype(self._real)
-            self._buffers = b._replace(memory_x=memory_x, memory_y=state["memory.y"].copy())
+            memory_x, memory_y = state["memory.x"].astype(self._real), state["memory.y"].astype(np.float64)
+            self._buffers = b._replace(memory_x=memory_x, memory_y=memory_y)
         b.scalars[buffers.STEP] = state["step"]
 
     def _layer_moments(self) -> Iterator[tuple[str, Reals, NDArray[np.float64], NDArray[np.float64]]]:
         """Yield each layer's name, its moments (2, M or 1, n), and by copy their weight and pseudo-sample."""
-        b, count = self._buffers, len(self._rates)
+        b, count = self._buffers, len(self._copies)
         first, *later = [name.removesuffix(".weight") for name in self._names() if name.endswith(".weight")]
         weight, prior = (np.full(count, b.scalars[i]) for i in (buffers.ENTRY_WEIGHT, buffers.ENTRY_PRIOR))
         yield first, b.entry[:, None], weight, prior
@@ -257,16 +268,28 @@ class CompiledEngine(Engine):
         layers = [f"body.{2 * i + 1}" for i in range(len(self.spec.hidden))] + ["head"]
         return [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
 
-    def _parameter(self, name: str) -> Reals:
-        """Return a view of the copies' weight, (M, outputs, inputs), or bias, (M, outputs), of a layer."""
+    def _parameters(self) -> dict[str, Reals]:
+        """Return views of the copies' parameters and of their running means, by their names in the state."""
+        named = {f"network.{name}": self._parameter(name) for name in self._names()}
+        if self._averaging:
+            average = self._buffers.average
+            named |= {f"average.{name}": self._parameter(name, average) for name in self._names()}
+        return named
+
+    def _parameter(self, name: str, rows: Reals | None = None) -> Reals:
+        """Return a view of a layer's weight, (M, outputs, inputs), or bias, (M, outputs), in rows of numbers.
+
+        The rows are the copies' parameters if none are given.
+        """
+        rows = self._buffers.params if rows is None else rows
         offset = 0
         for i, (n, m) in enumerate(_pairs([int(size) for size in self._buffers.sizes])):
             layer = "head" if i == len(self.spec.hidden) else f"body.{2 * i + 1}"
             if name == f"{layer}.weight":
-                return self._buffers.params[:, offset : offset + n * m].reshape(len(self._rates), m, n)
+                return rows[:, offset : offset + n * m].reshape(len(rows), m, n)
             offset += n * m
             if name == f"{layer}.bias":
-                return self._buffers.params[:, offset : offset + m]
+                return rows[:, offset : offset + m]
             offset += m
         raise StateError(f"the network has no parameter {name}")
 

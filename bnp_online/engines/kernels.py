@@ -34,6 +34,15 @@ def assign(target: NDArray[Any], source: NDArray[Any]) -> None:
 
 
 @jit
+def same(x: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Return whether two vectors are equal; one with a NaN is equal to none."""
+    differ = 0
+    for j in range(x.shape[0]):
+        differ += x[j] != other[j]
+    return differ == 0
+
+
+@jit
 def count(mean: Reals, var: Reals, x: Reals, weight: float) -> None:
     """Step moments, which then average over `weight` steps, with one vector; NaN stands for the mean."""
     new = mean.dtype.type(1.0 / weight)
@@ -161,20 +170,15 @@ def cross_entropy(logits: Reals, label: int, delta: Reals) -> None:
 
 
 @jit
-def add_softmax(logits: Reals, weight: float, part: Reals, out: NDArray[np.float64], label: int) -> float:
-    """Add `weight` times the probabilities to `out`, in float64; return that of `label` (0 for none)."""
+def softmax(logits: Reals, part: Reals, out: NDArray[np.float64]) -> None:
+    """Write the probabilities, in float64; `part` is working space."""
     top = _greatest(logits, logits[0])
     total = 0.0
     for i in range(logits.shape[0]):
         part[i] = math.exp(logits[i] - top)
         total += part[i]
-    p_label = 0.0
     for i in range(logits.shape[0]):
-        p = part[i] / total
-        out[i] += weight * p
-        if i == label:
-            p_label = p
-    return p_label
+        out[i] = part[i] / total
 
 
 @jit

@@ -12,10 +12,10 @@ from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
 from ..network import Network, Seed, cnn, mlp, with_head
 from ..preconditioner import BNP
-from .base import ERROR_CLIP, LearnerSpec
+from .base import ERROR_CLIP, Copy, LearnerSpec
 from .state import flatten, unflatten
 
-_NETWORK = "network."
+_NETWORK, _AVERAGE = "network.", "average."
 
 
 def build_network(spec: LearnerSpec, seed: Seed) -> Network:
@@ -38,36 +38,41 @@ class Replica:
         What to learn, and how.
     number : int
         Of this copy; it decides the random start.
-    rate : float
-        Learning rate.
+    copy : Copy
+        Its learning rate, and whether it averages.
     device, dtype
         Of the network.
     """
 
-    def __init__(self, spec: LearnerSpec, number: int, rate: float, device: str, dtype: torch.dtype) -> None:
-        self.rate = rate
+    def __init__(self, spec: LearnerSpec, number: int, copy: Copy, device: str, dtype: torch.dtype) -> None:
+        self.rate = copy.rate
         self._regression = spec.task == "regression"
         self.network = build_network(spec, (spec.seed, number)).to(device, dtype)
         self.bnp = BNP(self.network, spec.rho, spec.eps_rel, spec.eps_abs, spec.step_scale)
         self._gradients = _OutputGradients(self.network, self.bnp) if self._regression else None
+        self._average: Network | None = None
+        if copy.averages:
+            self._average = build_network(spec, (spec.seed, number)).to(device, dtype)
 
     @property
     def num_parameters(self) -> int:
-        """Number of weights and biases."""
+        """Number of weights and biases, their running means aside."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     def grow(self, inputs: Sequence[str], outputs: int) -> None:
         """Append inputs and outputs."""
+        for _, network in self._networks():
+            if inputs:
+                network.grow_inputs(inputs)
+            if outputs:
+                network.grow_outputs(outputs)
         if inputs:
-            self.network.grow_inputs(inputs)
             self.bnp.moments[self.network.entry or ""].grow(len(inputs))
-        if outputs:
-            self.network.grow_outputs(outputs)
 
     @torch.no_grad()
     def outputs(self, z: Tensor) -> Tensor:
         """Return the outputs for a standardized input, in float64 on the CPU, of shape (outputs,)."""
-        out: Tensor = self.network.eval()(z)
+        out: Tensor = (self._average or self.network).eval()(z)
         return out[0].double().cpu()
 
     def step(self, z: Tensor, goal: float, weight: float, *, replayed: bool = False) -> bool:
@@ -106,6 +111,19 @@ class Replica:
                 parameter.copy_(new)
         return True
 
+    @torch.no_grad()
+    def average(self, share: float) -> None:
+        """Count the latest weights into their running mean, if this copy averages."""
+        if self._average is not None:
+            for mean, latest in zip(self._average.parameters(), self.network.parameters(), strict=True):
+                mean.add_(latest - mean, alpha=share)
+
+    def start_again_from(self, other: Replica) -> None:
+        """Take over another copy's weights and moments; a running mean starts at these weights."""
+        state = {name: value for name, value in other.state_dict().items() if not name.startswith(_AVERAGE)}
+        means = {n.replace(_NETWORK, _AVERAGE, 1): v for n, v in state.items() if n.startswith(_NETWORK)}
+        self.load_state_dict(state | means)
+
     def _descend(self, loss: Tensor, weight: float) -> list[tuple[nn.Parameter, Tensor]]:
         """Back-propagate, precondition, and return each parameter with its new value."""
         self.network.zero_grad()
@@ -118,19 +136,27 @@ class Replica:
             return [(p, p - p.grad * scale) for p in self.network.parameters() if p.grad is not None]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return parameters, buffers and moments, on the CPU."""
+        """Return parameters, buffers and moments, on the CPU; and, where it averages, the running means."""
         state: dict[str, Tensor] = {}
         for name, moments in self.bnp.moments.items():
             state |= flatten(f"moments.{name}", moments)
-        return state | {f"{_NETWORK}{k}": v.cpu().clone() for k, v in self.network.state_dict().items()}
+        for prefix, network in self._networks():
+            state |= {f"{prefix}{k}": v.cpu().clone() for k, v in network.state_dict().items()}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state_dict` of a copy of the same size returned."""
         for name, moments in self.bnp.moments.items():
             unflatten(f"moments.{name}", state, moments)
-        self.network.load_state_dict(
-            {k.removeprefix(_NETWORK): v for k, v in state.items() if k.startswith(_NETWORK)}
-        )
+        for prefix, network in self._networks():
+            network.load_state_dict(
+                {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            )
+
+    def _networks(self) -> list[tuple[str, Network]]:
+        """Return the network and, where it averages, that of the running means, by prefix in the state."""
+        networks = [(_NETWORK, self.network)]
+        return networks if self._average is None else [*networks, (_AVERAGE, self._average)]
 
 
 class _OutputGradients:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
-from starlette.responses import Response
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
 
 import bnp_online.errors as library
 from service import errors, schemas
-from service.catalog import catalog_of
-from service.hosted import Label, Learn
-from service.openapi import DocumentedRoute, Operation
-from service.wire import LABEL, LEARN, json_response, read_checked
+from service.admission import Label, Learn
+from service.catalog import Catalog, catalog_of
+from service.hot import HotRoute
+from service.learner import Learner
+from service.openapi import Operation
+from service.streams import LineStream, is_ndjson
+from service.wire import LABEL, LEARN, check, decode, read_body, respond
 
 _SHARED = (
     errors.InvalidJsonError,
@@ -28,28 +32,45 @@ _SHARED = (
 )
 
 
-async def learn(request: Request) -> Response:
+async def learn(scope: Scope, receive: Receive, send: Send) -> None:
     """Predict a sample, score the prediction, learn the sample, and answer once all that is done.
 
     With an `id` the request is safe to repeat: the same body changes nothing and answers the original step.
+    As `application/x-ndjson` it takes a sample a line, learns them one at a time in order, and answers a line
+    for each, in order, while the body is still coming in. A line that cannot be learned is answered by an
+    error with its number (from 1; blank lines count, and have no answer), and learning goes on.
     """
-    catalog = catalog_of(request)
-    body = await read_checked(request, LEARN, catalog.settings)
-    learner = catalog.get(body.get("model"))
-    weight = 1.0 if body.get("w") is None else body["w"]
-    return json_response(await learner.learn(Learn(body["x"], body["y"], weight, body.get("id"))))
+    catalog = catalog_of(scope)
+    settings = catalog.settings
+
+    def take(raw: bytes) -> tuple[Learner, Learn]:
+        return _learn(check(decode(raw), LEARN, settings), catalog)
+
+    if is_ndjson(scope):
+        await LineStream(scope, receive, send, settings, take, Learner.queue_samples).run()
+    else:
+        learner, request = take(await read_body(scope, receive, settings.max_body_bytes))
+        await respond(send, await learner.learn(request))
 
 
-async def label(request: Request) -> Response:
+def _learn(body: dict[str, Any], catalog: Catalog) -> tuple[Learner, Learn]:
+    weight = body.get("w")
+    request = Learn(body["x"], body["y"], 1.0 if weight is None else weight, body.get("id"))
+    return catalog.get(body.get("model")), request
+
+
+async def label(scope: Scope, receive: Receive, send: Send) -> None:
     """Learn the label of an earlier prediction, which is scored as it was given at the time."""
-    catalog = catalog_of(request)
-    body = await read_checked(request, LABEL, catalog.settings)
+    catalog = catalog_of(scope)
+    body = check(
+        decode(await read_body(scope, receive, catalog.settings.max_body_bytes)), LABEL, catalog.settings
+    )
     learner = catalog.get(body.get("model"))
-    return json_response(await learner.learn(Label(body["id"], body["y"])))
+    await respond(send, await learner.learn(Label(body["id"], body["y"])))
 
 
 ROUTES = [
-    DocumentedRoute(
+    HotRoute(
         "/learn",
         learn,
         Operation(
@@ -58,9 +79,10 @@ ROUTES = [
             schemas.LearnBody,
             schemas.LearnAnswer,
             (*_SHARED, errors.TooManyFeaturesError, errors.IdConflictError),
+            lines=True,
         ),
     ),
-    DocumentedRoute(
+    HotRoute(
         "/label",
         label,
         Operation(

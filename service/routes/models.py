@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
-from pydantic import ValidationError
+from typing import Any
 
-from service import errors, schemas
+from fastapi import APIRouter, Request, Response
+
+from service import errors, report, schemas
 from service.catalog import catalog_of
-from service.hosted import HostedModel
+from service.learner import Learner
 from service.openapi import DocumentedRoute, Operation, error_responses, operation_id
-from service.wire import decode, json_response, read_body
+from service.wire import json_response, read_model
 
 _ABSENT = error_responses(errors.UnknownModelError, errors.QueueFullError, errors.ModelFailedError)
 
@@ -26,9 +27,9 @@ async def list_models(request: Request) -> Response:
                     "name": learner.model.name,
                     "task": learner.model.spec.task,
                     "step": learner.model.step,
-                    "state": "failed" if learner.failed else "ready",
+                    "state": learner.state,
                 }
-                for learner in catalog_of(request)
+                for learner in catalog_of(request.scope)
             ]
         }
     )
@@ -36,11 +37,10 @@ async def list_models(request: Request) -> Response:
 
 async def create_model(request: Request) -> Response:
     """Make a model from a JSON spec; features and classes come from the data."""
-    catalog = catalog_of(request)
-    raw = await read_body(request, catalog.settings.max_body_bytes)
-    decode(raw)  # refuses what pydantic lets pass: a key that stands twice
-    learner = await catalog.create(_spec(raw))
-    return json_response(await learner.ask(HostedModel.describe), 201)
+    catalog = catalog_of(request.scope)
+    spec = await read_model(request, schemas.ModelSpec)
+    learner = await catalog.create(spec)
+    return json_response(await description(learner), 201)
 
 
 @router.get(
@@ -48,20 +48,20 @@ async def create_model(request: Request) -> Response:
 )
 async def get_model(request: Request, m: str) -> Response:
     """Tell what the model was told to be, and what it became."""
-    return json_response(await catalog_of(request).get(m).ask(HostedModel.describe))
+    return json_response(await description(catalog_of(request.scope).get(m)))
 
 
 @router.delete("/models/{m}", summary="Delete a model", status_code=204, responses=_ABSENT)
 async def delete_model(request: Request, m: str) -> Response:
-    """Delete a model and all that it knows; requests that wait for it are refused."""
-    await catalog_of(request).delete(m)
+    """Delete a model and every trace of what it learned, in its turn; what waits behind it is refused."""
+    await catalog_of(request.scope).delete(m)
     return Response(status_code=204)
 
 
 @router.get("/models/{m}/metrics", summary="Score a model", response_model=schemas.Scores, responses=_ABSENT)
 async def get_metrics(request: Request, m: str) -> Response:
     """Tell how good the predictions were: each was made before its sample was learned."""
-    return json_response(await catalog_of(request).get(m).ask(HostedModel.report))
+    return json_response(await catalog_of(request.scope).get(m).ask(report.scores))
 
 
 @router.get(
@@ -72,19 +72,12 @@ async def get_metrics(request: Request, m: str) -> Response:
 )
 async def get_fingerprint(request: Request, m: str) -> Response:
     """Digest all that learning changes: equal digests, equal states."""
-    return json_response(await catalog_of(request).get(m).ask(HostedModel.fingerprint))
+    return json_response(await catalog_of(request.scope).get(m).ask(report.fingerprint))
 
 
-def _spec(raw: bytes) -> schemas.ModelSpec:
-    try:
-        return schemas.ModelSpec.model_validate_json(raw)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        # Names of the types of a union stand in the location too: they say nothing to the client.
-        where = [*first["loc"][:1], *(part for part in first["loc"][1:] if isinstance(part, int))]
-        field = ".".join(map(str, where)) or None
-        message = f"{field}: {first['msg']}" if field else first["msg"]
-        raise errors.InvalidSpecError(message, field) from None
+async def description(learner: Learner) -> dict[str, Any]:
+    """Return what a model was told to be, and what it became."""
+    return {**await learner.ask(report.describe), "state": learner.state}
 
 
 ROUTES = [

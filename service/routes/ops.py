@@ -30,8 +30,12 @@ async def live(request: Request) -> Response:
     responses=error_responses(errors.NotReadyError),
 )
 async def ready(request: Request) -> Response:
-    """Ask every model's writer for a sign of life."""
-    catalog = catalog_of(request)
+    """Ask every model's writer for a sign of life, and the event log whether it can be written."""
+    catalog = catalog_of(request.scope)
+    try:
+        await catalog.probe()
+    except errors.StorageError as error:
+        raise errors.NotReadyError(error.message) from None
     await asyncio.gather(*(_probe(learner, catalog.settings.ready_timeout) for learner in catalog))
     return json_response({"status": "ready"})
 
@@ -43,11 +47,13 @@ async def metrics(request: Request) -> Response:
 
 
 async def _probe(learner: Learner, timeout: float) -> None:
+    name = learner.model.name
+    if learner.poisoned:
+        raise errors.NotReadyError(f"the state of model {name!r} is being brought back", "model")
     try:
         async with asyncio.timeout(timeout):
             await learner.ask(lambda model: model.step)
     except TimeoutError:
-        name = learner.model.name
         raise errors.NotReadyError(f"model {name!r} did not answer within {timeout:g} s", "model") from None
     except (errors.ModelFailedError, errors.QueueFullError, errors.ShuttingDownError) as error:
         raise errors.NotReadyError(error.message, "model") from None

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from bnp_online import BNPClassifier, BNPRegressor, ConfigurationError, NonFinit
 from bnp_online.checkpoint import digest
 from bnp_online.engines.autograd import AutogradEngine
 from bnp_online.engines.base import Engine, LearnerSpec
+from bnp_online.engines.choice import make_engine
 from bnp_online.engines.compiled import CompiledEngine
 from tests.reference_learner import Layer, ReferenceLearner
 
@@ -147,6 +149,20 @@ def make(request: pytest.FixtureRequest) -> Callable[[LearnerSpec], Engine]:
 
 def fingerprint(engine: Engine) -> str:
     return digest({}, engine.state_dict())
+
+
+def test_a_prediction_before_growth_has_no_say_in_one_after(make: Callable[[LearnerSpec], Engine]) -> None:
+    engines = [make(replace(SPEC, lr="auto", replay=1)) for _ in range(2)]
+    for engine in engines:
+        engine.grow(["a", "b"], 2)
+        for x, y in (([0.5, 1.0], 0.0), ([1.5, -1.0], 1.0)):
+            engine.learn(np.array([x]), np.array([y]), np.ones(1))
+    engines[0].predict(np.zeros(2))
+    for engine in engines:
+        engine.grow(["c"], 1)
+        engine.learn(np.zeros((1, 3)), np.array([2.0]), np.ones(1))
+    assert fingerprint(engines[0]) == fingerprint(engines[1])
+    assert engines[0].predict(np.zeros(3)).sum() == pytest.approx(1.0)
 
 
 def learn(engine: Engine, x: Vector, target: float, weight: float = 1.0) -> bool:
@@ -399,3 +415,25 @@ def test_counts_its_parameters(make: Callable[[LearnerSpec], Engine]) -> None:
     engine = make(SPEC)
     engine.grow(["a", "b"], 3)
     assert engine.num_parameters == (2 * 7 + 7) + (7 * 5 + 5) + (5 * 3 + 3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"hidden": ()},
+        {"lr": "auto"},
+        {"lr": "auto", "replay": 0, "hidden": (3,)},
+        {"input_shape": (2, 3)},
+        {"input_shape": (6, 9), "network": "cnn"},
+        {"input_shape": (2, 6, 9), "network": "cnn", "hidden": ()},
+    ],
+)
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_a_spec_tells_the_number_of_parameters_before_there_are_any(
+    changes: dict[str, Any], outputs: int
+) -> None:
+    spec = replace(SPEC, **changes)
+    engine = make_engine(spec, "auto", "cpu")
+    engine.grow([] if spec.input_shape else ["a", "b", "c"], outputs)
+    assert spec.parameters(3, outputs) == engine.num_parameters

@@ -63,6 +63,7 @@ MAKERS: dict[str, Callable[[], Model]] = {
     "mixed regressor": lambda: BNPRegressor((6, 5), memory=40),
     "reference classifier": lambda: BNPClassifier((6, 5), lr=0.3, engine="autograd"),
     "array classifier": lambda: BNPClassifier((6,), lr=0.3, input_shape=(1, 6, 6), activation="tanh"),
+    "mixed array classifier": lambda: BNPClassifier((6,), input_shape=(1, 6, 6), memory=40),
     "array regressor": lambda: BNPRegressor((6,), lr=0.3, input_shape=(1, 6, 6)),
     "cnn classifier": lambda: BNPClassifier((5,), input_shape=(1, 6, 6), network="cnn"),
     "cnn regressor": lambda: BNPRegressor((5,), input_shape=(1, 6, 6), network="cnn", lr=0.1),
@@ -417,7 +418,103 @@ def test_a_state_that_does_not_fit_changes_nothing(change: Callable[[dict[str, A
     model.learn_one({"width": 1.0, "new": "feature"}, "c")
 
 
-@pytest.mark.parametrize("name", ["classifier", "mixed classifier", "mixed regressor"])
+def set_tensor(name: str, change: Callable[[Tensor], Tensor], state: dict[str, Any]) -> None:
+    state["tensors"][name] = change(state["tensors"][name].clone())
+
+
+def lies() -> Iterator[tuple[str, str, Callable[[dict[str, Any]], object]]]:
+    """States whose shapes an engine would take, and that it could not compute with."""
+    both, classes, numbers = "mixed classifier", "mixed classifier", "mixed regressor"
+    yield "a step that is no count", both, lambda state: state.update(step=-1)
+    yield "a step that floats cannot hold", both, lambda state: state.update(step=2**60)
+    yield "a step that is true", both, lambda state: state.update(step=True)
+    yield "a count below 0", both, lambda state: state.update(ignored=-1)
+    yield "two steps", both, lambda state: state.update(step=3)
+    yield "features that are numbers", both, lambda state: state.update(features=[*range(7)])
+    yield "features that are lists", both, lambda state: state.update(features=[[i] for i in range(7)])
+    yield "classes of two types", classes, lambda state: state.update(labels=["c", "a", 1])
+    yield "classes that are numbers", classes, lambda state: state.update(labels=[0.5, 1.5, 2.5])
+    yield "a class beyond 64 bits", classes, lambda state: state.update(labels=[1, 2, 2**64])
+    for kind, name, index, value in (
+        (classes, "memory.y", (3, 0), 3.0),
+        (classes, "memory.y", (3, 0), -1.0),
+        (classes, "memory.y", (3, 0), 0.5),
+        (classes, "memory.y", (3, 0), math.nan),
+        (both, "memory.y", (3, 1), -1.0),
+        (both, "memory.x", (3, 1), math.inf),
+        (both, "mixture.weights", (2,), math.nan),
+        (both, "mixture.weights", (2,), -0.5),
+        (both, "mixture.weights", (), 0.0),
+        (both, "mixture.error_scale", (), math.inf),
+        (both, "inputs.mean", (1,), math.nan),
+        (both, "inputs.var", (1,), -1.0),
+        (numbers, "target.mean", (0,), math.inf),
+        (numbers, "target.var", (0,), -1.0),
+        (numbers, "target.range", (0,), math.nan),
+        (both, "memory.count", (), 17),
+        (both, "memory.count", (), -1),
+    ):
+
+        def put(tensor: Tensor, index: Any = index, value: float = value) -> Tensor:
+            tensor[index] = value
+            return tensor
+
+        yield f"{name}{list(index)} = {value}", kind, functools.partial(set_tensor, name, put)
+    changes: list[tuple[str, str, Callable[[Tensor], Tensor]]] = [
+        ("short", "memory.y", lambda tensor: tensor[:-1]),
+        ("narrow", "memory.x", lambda tensor: tensor[:, :-1]),
+        ("deep", "memory.x", lambda tensor: tensor[:, None]),
+        ("complex", "memory.y", lambda tensor: tensor.to(torch.complex64)),
+        ("coarse", "network.head.bias", lambda tensor: tensor.to(torch.bfloat16)),
+        ("deep", "step", lambda tensor: tensor[None]),
+    ]
+    for what, name, change in changes:
+        yield f"{what} {name}", both, functools.partial(set_tensor, name, change)
+
+
+@pytest.mark.parametrize(("name", "lie"), [lie[1:] for lie in lies()], ids=[lie[0] for lie in lies()])
+@pytest.mark.parametrize("engine", ["compiled", "autograd"])
+def test_a_state_that_lies_is_refused(
+    name: str, lie: Callable[[dict[str, Any]], object], engine: str
+) -> None:
+    """Such a state comes from no learner, but a file may hold it, with a checksum that is right."""
+    model = MAKERS[name]().clone({"engine": engine})
+    state = copy.deepcopy(learned(name, 60).state_dict())
+    before = full_state(model)
+    model.load_state_dict(state)
+    assert model.step == 60
+    model = MAKERS[name]().clone({"engine": engine})
+    lie(state)
+    with pytest.raises(StateError):
+        model.load_state_dict(state)
+    assert full_state(model) == before
+
+
+@pytest.mark.parametrize(("outputs", "step"), [(0, 5), (2, 5), (1, 0)])
+def test_a_regression_has_one_output_once_it_has_learned(outputs: int, step: int) -> None:
+    model = BNPRegressor((), lr=0.1)
+    model.learn_one({"a": 1.0}, 1.0)
+    state = model.state_dict()
+    state["step"], state["tensors"]["step"] = step, torch.tensor(step)
+    for name in ("network.head.weight", "network.head.bias"):
+        tensor = state["tensors"][name]
+        state["tensors"][name] = torch.zeros(1, outputs, *tensor.shape[2:])
+    with pytest.raises(StateError, match=f"{outputs} outputs after {step} samples"):
+        BNPRegressor((), lr=0.1).load_state_dict(state)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 2)])
+def test_an_array_keeps_its_number_of_inputs(shape: tuple[int, ...]) -> None:
+    model = BNPClassifier((3,), lr=0.1, input_shape=shape)
+    state = BNPClassifier((3,), lr=0.1, input_shape=(5,)).state_dict()
+    state["parameters"]["input_shape"] = list(shape)
+    with pytest.raises(StateError, match="5 inputs of a shape that has 4"):
+        model.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "name", ["classifier", "mixed classifier", "mixed regressor", "mixed array classifier"]
+)
 def test_the_engine_and_the_device_need_not_be_the_same(name: str) -> None:
     donor = learned(name)
     assert donor.engine_name == "compiled"
@@ -425,6 +522,12 @@ def test_the_engine_and_the_device_need_not_be_the_same(name: str) -> None:
     model.load_state_dict(donor.state_dict())
     assert model.engine_name == "autograd"
     assert model.fingerprint() == donor.fingerprint()
+    for x, y in stream(model, 5):
+        model.learn_one(x, y)
+    donor.load_state_dict(model.state_dict())
+    assert donor.fingerprint() == model.fingerprint()
+    for x, y in stream(donor, 5):
+        donor.learn_one(x, y)
 
 
 def test_a_module_of_ones_own_is_needed_again(tmp_path: Path) -> None:
@@ -677,13 +780,14 @@ def test_what_a_model_says_of_itself() -> None:
     assert (model.task, model.step) == ("classification", 30)
     assert (model.engine_name, model.device_name) == ("compiled", "cpu")
     n = len(model.feature_names)
-    assert model.num_parameters == 8 * ((6 * n + 6) + (5 * 6 + 5) + (3 * 5 + 3))
-    assert [(copy["lr"], copy["replay"]) for copy in model.mixture] == [
-        *((rate, 0) for rate in (0.03, 0.1, 0.3, 1.0)),
-        *((rate, 3) for rate in (0.03, 0.1, 0.3, 1.0)),
+    assert model.num_parameters == 7 * ((6 * n + 6) + (5 * 6 + 5) + (3 * 5 + 3))
+    assert [(copy["lr"], copy["replay"], copy["averages"]) for copy in model.mixture] == [
+        *((rate, 0, False) for rate in (0.1, 0.3, 0.6)),
+        (0.3, 0, True),
+        *((rate, 3, True) for rate in (0.1, 0.3, 0.6)),
     ]
     assert sum(copy["weight"] for copy in model.mixture) == pytest.approx(1.0)
-    assert BNPClassifier(lr=0.2).mixture == [{"lr": 0.2, "replay": 0, "weight": 1.0}]
+    assert BNPClassifier(lr=0.2).mixture == [{"lr": 0.2, "replay": 0, "averages": False, "weight": 1.0}]
 
 
 # --- bounded memory

@@ -66,18 +66,22 @@ def reference_for(engine: Engine, spec: LearnerSpec) -> ReferenceMixture:
             task=spec.task,
             layers=[Layer(state[f"{n}.weight"][k].numpy(), state[f"{n}.bias"][k].numpy()) for n in names],
             activation=spec.activation,
-            lr=rate,
+            lr=each.rate,
             rho=spec.rho,
             eps_rel=spec.eps_rel,
             eps_abs=spec.eps_abs,
             step_scale=spec.step_scale,
             standardize=spec.standardize,
         )
-        for k, (rate, _) in enumerate(spec.copies)
+        for k, each in enumerate(spec.copies)
     ]
-    replays = [replays for _, replays in spec.copies]
     return ReferenceMixture(
-        learners, replays, spec.replay, spec.memory, lambda step, turn, n: draw(spec.seed, step, turn, n)
+        learners,
+        [each.replays for each in spec.copies],
+        [each.averages for each in spec.copies],
+        spec.replay,
+        spec.memory,
+        lambda step, turn, n: draw(spec.seed, step, turn, n),
     )
 
 
@@ -95,6 +99,7 @@ def test_follows_the_float64_reference(
 ) -> None:
     """At rates that do not amplify rounding: at rate 1 a difference of 1e-16 grows to 1 in 120 steps."""
     monkeypatch.setattr(base, "RATES", (0.03, 0.1, 0.2))
+    monkeypatch.setattr(base, "SINGLE_RATE", 0.1)
     spec = replace(SPEC, task=task)
     engine = grown(make, spec)
     reference = reference_for(engine, spec)
@@ -110,7 +115,14 @@ def test_follows_the_float64_reference(
         np.testing.assert_allclose(
             state["network.head.weight"][k].numpy(), learner.layers[-1].weight, rtol=1e-6
         )
-    assert engine.mixture.max() > 1.5 / 6  # it has made up its mind
+    means = [k for k, each in enumerate(spec.copies) if each.averages]
+    assert means
+    for row, k in enumerate(means):
+        for i, name in enumerate(("body.1", "body.3", "head")):
+            mean_weight, mean_bias = reference.means[k][i]
+            np.testing.assert_allclose(state[f"average.{name}.weight"][row].numpy(), mean_weight, rtol=1e-6)
+            np.testing.assert_allclose(state[f"average.{name}.bias"][row].numpy(), mean_bias, rtol=1e-6)
+    assert engine.mixture.max() > 1.5 / 7  # it has made up its mind
     assert state["memory.x"].shape == (30, 4)
 
 
@@ -160,13 +172,12 @@ def test_many_rows_are_the_loop_to_the_last_bit(task: base.Task, lr: float | str
         assert torch.equal(value, many.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("lost", [0, 3], ids=["predicts with its weights", "predicts with their mean"])
 @pytest.mark.parametrize("make", ENGINES.values(), ids=ENGINES.keys())
-def test_a_copy_that_diverged_starts_again_from_the_best(make: Callable[..., Engine]) -> None:
+def test_a_copy_that_diverged_starts_again_from_the_best(make: Callable[..., Engine], lost: int) -> None:
     engine = grown(make, replace(SPEC, replay=0))
     for sample in stream("classification", 60):
         learn(engine, *sample)
-    best = int(np.argmax(engine.mixture))
-    lost = (best + 1) % 4
     state = engine.state_dict()
     state["network.body.1.weight"][lost] = math.inf
     engine.load_state_dict(state)
@@ -175,10 +186,33 @@ def test_a_copy_that_diverged_starts_again_from_the_best(make: Callable[..., Eng
     assert probabilities.sum() == pytest.approx(1.0, abs=1e-9)
     learn(engine, np.ones(4), 1.0, 1.0)
     state = engine.state_dict()
+    best = int(np.argmax(engine.mixture))
+    assert best != lost
     assert engine.mixture[lost] == pytest.approx(0.01 / 4)  # only its share of what is dealt out
     for name, value in state.items():
         if name.startswith(("network.", "moments.body.3", "moments.head")):
             assert torch.equal(value[lost], value[best]), name
+        elif name.startswith("average.") and lost == 3:
+            assert torch.equal(value[0], state[name.replace("average", "network")][best]), name
+
+
+@pytest.mark.parametrize("make", ENGINES.values(), ids=ENGINES.keys())
+def test_mean_weights_grow_as_the_weights_do(make: Callable[..., Engine]) -> None:
+    engine = grown(make, SPEC)
+    for sample in stream("classification", 40):
+        learn(engine, *sample)
+    before = engine.state_dict()
+    probabilities = engine.predict(np.ones(4))
+    engine.grow(["e", "f"], 0)
+    np.testing.assert_allclose(engine.predict(np.array([1.0, 1.0, 1.0, 1.0, 7.0, -3.0])), probabilities)
+    engine.grow([], 2)
+    state = engine.state_dict()
+    assert not torch.equal(before["average.head.weight"], before["network.head.weight"][3:])
+    for prefix in ("network", "average"):
+        assert not state[f"{prefix}.body.1.weight"][:, :, 4:].any()
+        assert not state[f"{prefix}.head.weight"][:, 2:].any()
+        lowest = before[f"{prefix}.head.bias"].min(dim=1, keepdim=True).values
+        assert torch.equal(state[f"{prefix}.head.bias"][:, 2:], lowest.expand(-1, 2))
 
 
 @pytest.mark.parametrize("kind", [BNPClassifier, BNPRegressor])

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.catalog import Catalog
+from service.protocol import Protocol
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -29,7 +30,12 @@ class Server:
         self.app: FastAPI = create_app(settings)
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
-                self.app, port=0, log_level="critical", http="httptools", timeout_graceful_shutdown=30
+                self.app,
+                port=0,
+                log_config=None,
+                log_level="error",
+                http=Protocol,
+                timeout_graceful_shutdown=30,
             )
         )
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -55,10 +61,22 @@ class Server:
     def ask_to_stop(self) -> None:
         self._uvicorn.should_exit = True
 
+    def join(self) -> None:
+        self._thread.join()
+
     def stop(self) -> None:
         self.client.close()
         self.ask_to_stop()
-        self._thread.join()
+        self.join()
+
+    def listens(self) -> bool:
+        """Whether it takes new connections, as it does until it begins to stop."""
+        return any(listener.is_serving() for listener in self._uvicorn.servers)
+
+    @property
+    def connections(self) -> set[Any]:
+        """Those that are open."""
+        return set(self._uvicorn.server_state.connections)
 
     @property
     def catalog(self) -> Catalog:

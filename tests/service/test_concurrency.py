@@ -91,7 +91,7 @@ def test_a_group_is_answered_in_order_with_its_refusals(serve: Callable[..., Ser
     refused = [error(answer)[1] for answer in answers if answer.status_code != 200]
     assert refused == ["id_conflict", "label_type", "invalid_feature", "already_labelled"]
     assert server.fingerprint()["step"] == 3
-    assert server.get("/models/default")["sequence"] == 3
+    assert server.get("/models/default")["sequence"] == 5  # made, predicted, learned three times
 
 
 def test_a_full_queue_refuses(serve: Callable[..., Server]) -> None:

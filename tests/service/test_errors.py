@@ -123,22 +123,37 @@ SPECS: list[Case] = [
     ("/models", {"name": "n", "max_features": 101}, 422, "invalid_spec", "max_features"),
     ("/models", {"name": "n", "max_classes": 4}, 422, "invalid_spec", "max_classes"),
     ("/models", {"name": "n", "task": "regression", "max_classes": 2}, 422, "invalid_spec", "max_classes"),
+    ("/models", {"name": "n", "hidden": [4096] * 8}, 422, "invalid_spec", "hidden"),
+    ("/models", {"name": "n", "input_shape": [1024] * 4}, 422, "invalid_spec", "hidden"),
+    (
+        "/models",
+        {"name": "n", "input_shape": [3, 1024, 1024], "network": "cnn"},
+        422,
+        "invalid_spec",
+        "hidden",
+    ),
     ("/models", {"name": "n", "network": "cnn"}, 422, "invalid_spec", "input_shape"),
     ("/models", {"name": "n", "network": "cnn", "input_shape": [3]}, 422, "invalid_spec", "input_shape"),
 ]
-CASES = HOT + SAMPLES + SPECS
+CHANGES: list[Case] = [
+    ("/models/default/rollback", {"step": 2**70}, 422, "invalid_spec", "step"),
+    ("/models/default/rollback", {"step": -1}, 422, "invalid_spec", "step"),
+    ("/models/default/forget", {"ids": []}, 422, "invalid_spec", "ids"),
+    ("/models/default/forget", {"ids": ["a", ""]}, 422, "invalid_spec", "ids.1"),
+    ("/models/default/forget", {"ids": ["nobody"]}, 404, "unknown_id", "ids"),
+]
+CASES = HOT + SAMPLES + SPECS + CHANGES
 
 # These are shown elsewhere, for they need more than one request, or a server in trouble.
 ELSEWHERE = {
-    "already_labelled", "client_disconnected", "id_conflict", "model_failed", "not_ready",
-    "queue_full", "shutting_down", "too_many_models",
+    "already_labelled", "client_disconnected", "id_conflict", "id_forgotten", "invalid_checkpoint",
+    "invalid_request", "model_failed", "not_kept", "not_ready", "queue_full", "shutting_down",
+    "storage_failed", "storage_full", "stream_timeout", "too_many_models", "unknown_checkpoint",
 }  # fmt: skip
 # No request leads to these: they guard against mistakes in the code, or belong to rooms not built yet.
 UNREACHABLE = {
     "internal_error",
-    "invalid_request",
     "invalid_state",
-    "invalid_checkpoint",
     "unsupported_layer",
 }
 
@@ -219,6 +234,43 @@ def test_routes(server: Server, method: str, path: str, status: int, code: str) 
     assert error(answer)[:2] == (status, code)
     if status == 405:
         assert answer.headers["allow"]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=", "limit"),
+        ("limit=" + "9" * 5000, "limit"),
+        ("branch=-1", "branch"),
+        (f"branch={2**64}", "branch"),
+        (f"after={2**64}", "after"),
+        ("after=1.5", "after"),
+    ],
+)
+def test_a_parameter_that_is_wrong_is_named(server: Server, query: str, field: str) -> None:
+    answer = server.client.get(f"/models/default/events?{query}")
+    assert error(answer) == (422, "invalid_request", field)
+    assert len(answer.content) < 1000
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/learn", ["POST"]),
+        ("/models", ["GET", "POST"]),
+        ("/models/default", ["DELETE", "GET", "PATCH"]),
+        ("/models/nobody/checkpoints", ["GET", "POST"]),
+        ("/openapi.json", ["GET", "HEAD"]),
+    ],
+)
+def test_a_refused_method_names_all_that_the_path_takes(
+    server: Server, path: str, methods: list[str]
+) -> None:
+    answer = server.client.request("OPTIONS", path)
+    assert error(answer)[:2] == (405, "method_not_allowed")
+    assert sorted(answer.headers["allow"].split(", ")) == methods
 
 
 def test_a_chunked_body_is_limited_while_it_comes(server: Server) -> None:

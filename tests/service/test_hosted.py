@@ -2,152 +2,204 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bnp_online.encoding import Sample
 from bnp_online.errors import NonFiniteStateError
+from service import events, report
+from service.admission import Admitted, Kept, Label, Learn, Predict, Request
 from service.errors import AlreadyLabelledError, IdConflictError, UnknownIdError
-from service.hosted import HostedModel, Label, Learn
+from service.history import History
+from service.hosted import HostedModel
 from service.schemas import ModelSpec
 from service.settings import Settings
 from service.store.base import Event
-from service.store.volatile import VolatileLog
+from service.store.sqlite import SqliteLog
+
+SPEC = ModelSpec(hidden=(8,))
 
 
-class Recorder(VolatileLog):
-    """A log that remembers, and notes the step at which each group was logged."""
+class Model:
+    """A model with a real log, and what its writer does, without a thread."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.groups: list[tuple[int, list[Event]]] = []
-        self.model: HostedModel | None = None
+    def __init__(self, folder: Path, spec: ModelSpec, **settings: Any) -> None:
+        self.settings = Settings(device="cpu", **settings)
+        self.log = SqliteLog(folder)
+        self.now: float | None = None
+        made = self.log.create(Event("create", spec.model_dump_json().encode(), step=0))
+        self.history = History(self.log, made)
+        self.hosted = HostedModel(spec, self.settings, self.clock)
 
-    def append(self, model: str, events: Sequence[Event]) -> int:
-        assert self.model is not None
-        self.groups.append((self.model.step, list(events)))
-        return super().append(model, events)
+    def clock(self) -> float:
+        return self.log.now() if self.now is None else self.now
+
+    def learn(self, *requests: Request) -> list[Any]:
+        """Learn a group, and return what came of each request."""
+        ids = {request.id for request in requests if isinstance(request, Learn) and request.id is not None}
+        known, forgotten = self.history.learned(ids), self.history.forgotten(ids)
+        entries = [entry for part in self.hosted.admit(requests, known, forgotten) for entry in part]
+        logged = [entry for entry in entries if isinstance(entry, Admitted | Kept)]
+        if logged:
+            [last] = self.log.append([self.history.group([entry.event for entry in logged])])
+            for seq, entry in enumerate(logged, last - len(logged) + 1):
+                entry.seq = seq
+        applied = self.hosted.apply(entries)
+        self.log.correct(applied.refused, applied.steps)
+        return applied.outcomes
+
+    def one(self, request: Request) -> Any:
+        [outcome] = self.learn(request)
+        return outcome
+
+    def events(self) -> list[tuple[str, int | None, str | None]]:
+        return [(r.event.kind, r.event.step, r.refused) for r in self.history.read()]
+
+    def fingerprint(self) -> Any:
+        return report.fingerprint(self.hosted)
 
 
-def hosted(log: VolatileLog | None = None, now: list[float] | None = None, **settings: Any) -> HostedModel:
-    clock = now or [0.0]
-    return HostedModel(
-        ModelSpec(hidden=(8,)),
-        Settings(device="cpu", **settings),
-        VolatileLog() if log is None else log,
-        clock=lambda: clock[0],
-    )
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Model]]:
+    made: list[Model] = []
+
+    def one(spec: ModelSpec = SPEC, **settings: Any) -> Model:
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        made.append(Model(folder, spec, **settings))
+        return made[-1]
+
+    yield one
+    for model in made:
+        model.log.close()
 
 
-def one(model: HostedModel, request: Learn | Label) -> Any:
-    [outcome] = model.learn([request])
-    return outcome
-
-
-def test_a_group_is_logged_before_the_model_changes() -> None:
-    log = Recorder()
-    log.model = model = hosted(log)
-    model.predict({"a": 1.0}, "t")
-    list(model.learn([Learn({"a": 1.0}, "cat", 2.0, "e"), Learn({"a": []}, "cat"), Label("t", "dog")]))
-    list(model.learn([Learn({"a": 1.0}, "cat", 2.0, "e")]))  # a duplicate is no event
-    [(step, events)] = log.groups
-    assert step == 0
-    assert events == [
-        Event("learn", {"a": 1.0}, "cat", 2.0, "e"),
-        Event("label", {"a": 1.0}, "dog", 1.0, "t", (None, {})),
+def test_a_group_is_logged_with_the_steps_that_it_leads_to(make: Callable[..., Model]) -> None:
+    model = make()
+    model.one(Predict({"a": 1.0}, "t"))
+    model.learn(Learn({"a": 1.0}, "cat", 2.0, "e"), Learn({"a": []}, "cat"), Label("t", "dog"))
+    model.learn(Learn({"a": 1.0}, "cat", 2.0, "e"))  # a duplicate is no event
+    assert model.events() == [
+        ("create", 0, None),
+        ("predict", None, None),
+        ("learn", 1, None),
+        ("label", 2, None),
     ]
-    assert model.sequence == 2
+    records = list(model.history.read())
+    assert events.read_sample(records[2].event) == ({"a": 1.0}, "cat", 2.0, None)
+    assert events.read_sample(records[3].event) == ({"a": 1.0}, "dog", 1.0, (None, {}))
+    assert model.hosted.sequence == records[-1].seq
 
 
-def test_a_later_sample_is_checked_as_if_the_earlier_were_learned() -> None:
-    model = hosted()
-    first, second = model.learn([Learn({"a": 1.0}, "cat"), Learn({"a": 1.0}, 1)])
+def test_a_later_sample_is_checked_as_if_the_earlier_were_learned(make: Callable[..., Model]) -> None:
+    model = make()
+    first, second = model.learn(Learn({"a": 1.0}, "cat"), Learn({"a": 1.0}, 1))
     assert isinstance(first, dict)
     assert isinstance(second, Exception)
-    assert model.step == 1
+    assert model.hosted.step == 1
 
 
-def test_a_step_that_is_refused_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = hosted()
-    list(model.learn([Learn({"a": float(i)}, ["cat", "dog"][i % 2]) for i in range(6)]))
-    model.predict({"a": 1.0}, "t")
+def test_a_group_leaves_what_a_loop_leaves(make: Callable[..., Model]) -> None:
+    """Refusals, duplicates and labels among them; however many samples one call of the estimator took."""
+    requests: list[Request] = [
+        Learn({"a": float(i % 7), "b": 0.5 * (i % 5)}, "cat" if i < 9 else f"dog {i % 2}", 1.0 + i % 2)
+        for i in range(100)
+    ]
+    requests[30] = requests[31] = Learn({"a": 1.0, "new": 3.0}, "cat", id="e")
+    requests[40] = requests[41] = Learn({"a": 1e39}, "cat", id="poison")
+    requests[60] = requests[61] = Label("t", "dog 1")
+    raw = ModelSpec(hidden=(8,), standardize=False)
+    group, loop = make(raw), make(raw)
+    for model in (group, loop):
+        model.one(Predict({"a": 3.0}, "t"))
+    together, alone = group.learn(*requests), [loop.one(request) for request in requests]
+    refused = [type(outcome) for outcome in together if isinstance(outcome, Exception)]
+    assert refused == [NonFiniteStateError, NonFiniteStateError, AlreadyLabelledError]
+    assert [type(outcome) for outcome in alone if isinstance(outcome, Exception)] == refused
+    answered = [outcome for outcome in together if isinstance(outcome, dict)]
+    assert answered == [outcome for outcome in alone if isinstance(outcome, dict)]
+    assert [answer["step"] for answer in answered if not answer["duplicate"]] == list(range(1, 97))
+    assert group.fingerprint() == loop.fingerprint()
+    steps = [step for kind, step, refused in group.events() if kind in ("learn", "label") and refused is None]
+    assert steps == list(range(1, 97))
+
+
+def test_a_step_that_is_refused_changes_nothing(
+    make: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make()
+    model.learn(*(Learn({"a": float(i)}, ["cat", "dog"][i % 2]) for i in range(6)))
+    model.one(Predict({"a": 1.0}, "t"))
     before = model.fingerprint()
-    learn = model.estimator.learn_samples
+    learn_samples = model.hosted.estimator.learn_samples
 
     def refuse(samples: list[Sample]) -> list[NonFiniteStateError]:
         return [NonFiniteStateError("poison") for _ in samples]
 
-    monkeypatch.setattr(model.estimator, "learn_samples", refuse)
+    monkeypatch.setattr(model.hosted.estimator, "learn_samples", refuse)
     poison = Learn({"a": 9.0}, "cat", id="e")
-    outcomes = list(model.learn([poison, poison, Label("t", "dog")]))
+    outcomes = model.learn(poison, poison, Label("t", "dog"))
     assert [type(outcome) for outcome in outcomes] == [NonFiniteStateError] * 3
     assert model.fingerprint() == before
-    monkeypatch.setattr(model.estimator, "learn_samples", learn)
-    assert one(model, poison)["duplicate"] is False  # neither the id nor the prediction was used up
-    assert one(model, Label("t", "dog"))["step"] == 8
+    assert model.events()[-2:] == [("learn", None, "non_finite_state"), ("label", None, "non_finite_state")]
+    monkeypatch.setattr(model.hosted.estimator, "learn_samples", learn_samples)
+    assert model.one(poison)["duplicate"] is False  # neither the id nor the prediction was used up
+    assert model.one(Label("t", "dog"))["step"] == 8
 
 
-def test_an_id_is_learned_once() -> None:
-    model = hosted()
-    first = one(model, Learn({"a": 1.0, "b": 2.0}, "cat", id="e"))
-    list(model.learn([Learn({"a": 2.0}, "dog")]))
+def test_an_id_is_learned_once(make: Callable[..., Model]) -> None:
+    model = make()
+    first = model.one(Learn({"a": 1.0, "b": 2.0}, "cat", id="e"))
+    model.learn(Learn({"a": 2.0}, "dog"))
     before = model.fingerprint()
-    again = one(model, Learn({"b": 2.0, "a": 1.0}, "cat", id="e"))
+    again = model.one(Learn({"b": 2.0, "a": 1.0}, "cat", id="e"))
     assert again == {**first, "prediction": None, "loss": None, "duplicate": True}
     for other in (Learn({"a": 1.0}, "cat", id="e"), Learn({"a": 1.0, "b": 2.0}, "dog", id="e")):
-        assert isinstance(one(model, other), IdConflictError)
+        assert isinstance(model.one(other), IdConflictError)
     assert model.fingerprint() == before
 
 
-def test_the_oldest_ids_are_forgotten() -> None:
-    model = hosted(max_ids=2)
+def test_the_same_prediction_is_answered_again(make: Callable[..., Model]) -> None:
+    model = make()
+    model.learn(*(Learn({"a": float(i)}, ["cat", "dog"][i % 2]) for i in range(6)))
+    given = model.one(Predict({"a": 1.0}, "t"))
+    model.learn(Learn({"a": 3.0}, "cat"))
+    assert model.one(Predict({"a": 1.0}, "t")) == given
+    assert model.hosted.predict({"a": 1.0})["probabilities"] != given["probabilities"]
+    assert model.one(Label("t", "dog"))["prediction"] == given["prediction"]
+
+
+def test_a_prediction_expires(make: Callable[..., Model]) -> None:
+    model = make(label_ttl=10.0)
+    model.now = 0.0
+    model.one(Predict({"a": 1.0}, "early"))
+    model.now = 5.0
+    model.one(Predict({"a": 1.0}, "late"))
+    model.now = 10.0
+    assert isinstance(model.one(Label("early", "cat")), UnknownIdError)
+    assert model.one(Label("late", "cat"))["step"] == 1
+    model.now = 14.0
+    assert isinstance(model.one(Label("late", "cat")), AlreadyLabelledError)
+    model.now = 15.0
+    assert isinstance(model.one(Label("late", "cat")), UnknownIdError)
+    model.one(Predict({"a": 2.0}, "late"))  # the id is free again
+
+
+def test_the_oldest_predictions_make_room(make: Callable[..., Model]) -> None:
+    model = make(max_pending=2)
     for i in range(3):
-        one(model, Learn({"a": 1.0}, "cat", id=str(i)))
-    assert one(model, Learn({"a": 1.0}, "cat", id="2"))["duplicate"]
-    assert one(model, Learn({"a": 1.0}, "cat", id="1"))["duplicate"]
-    assert not one(model, Learn({"a": 1.0}, "cat", id="0"))["duplicate"]
+        model.one(Predict({"a": 1.0}, str(i)))
+    assert isinstance(model.one(Label("0", "cat")), UnknownIdError)
+    assert model.one(Label("1", "cat"))["step"] == 1
 
 
-def test_the_same_prediction_is_answered_again() -> None:
-    model = hosted()
-    list(model.learn([Learn({"a": float(i)}, ["cat", "dog"][i % 2]) for i in range(6)]))
-    given = model.predict({"a": 1.0}, "t")
-    list(model.learn([Learn({"a": 3.0}, "cat")]))
-    assert model.predict({"a": 1.0}, "t") == given
-    assert model.predict({"a": 1.0})["probabilities"] != given["probabilities"]
-    assert one(model, Label("t", "dog"))["prediction"] == given["prediction"]
-
-
-def test_a_prediction_expires() -> None:
-    now = [0.0]
-    model = hosted(now=now, label_ttl=10.0)
-    model.predict({"a": 1.0}, "early")
-    now[0] = 5.0
-    model.predict({"a": 1.0}, "late")
-    now[0] = 10.0
-    assert isinstance(one(model, Label("early", "cat")), UnknownIdError)
-    assert one(model, Label("late", "cat"))["step"] == 1
-    now[0] = 14.0
-    assert isinstance(one(model, Label("late", "cat")), AlreadyLabelledError)
-    now[0] = 15.0
-    assert isinstance(one(model, Label("late", "cat")), UnknownIdError)
-    model.predict({"a": 2.0}, "late")  # the id is free again
-
-
-def test_the_oldest_predictions_make_room() -> None:
-    model = hosted(max_pending=2)
-    for i in range(3):
-        model.predict({"a": 1.0}, str(i))
-    assert isinstance(one(model, Label("0", "cat")), UnknownIdError)
-    assert one(model, Label("1", "cat"))["step"] == 1
-
-
-def test_predicting_changes_nothing() -> None:
-    model = hosted()
-    list(model.learn([Learn({"a": 1.0}, "cat"), Learn({"a": 2.0}, "dog")]))
+def test_predicting_changes_nothing(make: Callable[..., Model]) -> None:
+    model = make()
+    model.learn(Learn({"a": 1.0}, "cat"), Learn({"a": 2.0}, "dog"))
     before = model.fingerprint()
-    model.predict({"a": 1.0, "new": 2.0, "town": "Oslo"})
-    model.predict({"a": None}, "t")
+    model.hosted.predict({"a": 1.0, "new": 2.0, "town": "Oslo"})
+    model.one(Predict({"a": None}, "t"))
     assert model.fingerprint() == before

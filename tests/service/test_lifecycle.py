@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bnp_online import BNPClassifier, BNPRegressor
 from service.schemas import ModelSpec
 from tests.service.running import Server, error
+from tests.service.streaming import post_lines, refusals, streaming
 
 
 def names(server: Server) -> list[str]:
@@ -87,13 +89,15 @@ def test_requests_that_wait_for_a_deleted_model(serve: Callable[..., Server]) ->
     server.create(name="gone")
     with ThreadPoolExecutor() as pool:
         with server.held("gone"):
-            learning = pool.submit(server.post, "/learn", x={"a": 1}, y=1, model="gone")
+            before = pool.submit(server.post, "/learn", x={"a": 1}, y=1, model="gone")
             server.wait_for_queue(2, "gone")
             deleting = pool.submit(server.client.delete, "/models/gone")
-            while "gone" in names(server):
-                pass
-        assert error(learning.result())[:2] == (404, "unknown_model")
+            server.wait_for_queue(3, "gone")
+            after = pool.submit(server.post, "/learn", x={"a": 1}, y=1, model="gone")
+            server.wait_for_queue(4, "gone")
+        assert before.result().json()["step"] == 1
         assert deleting.result().status_code == 204
+        assert error(after.result())[:2] == (404, "unknown_model")
 
 
 def test_health(serve: Callable[..., Server]) -> None:
@@ -136,11 +140,38 @@ def test_an_unforeseen_error_ends_a_model_and_no_other(
     assert server.get("/health/ready") == {"status": "ready"}
 
 
+def test_a_stream_outlives_a_model_that_fails(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+    server.create(name="other")
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr(server.catalog.get().model.estimator, "learn_samples", lambda _: 1 // 0)
+    bad, good = {"x": {"a": 1}, "y": 1}, {"x": {"a": 1}, "y": 1, "model": "other"}
+    answers = post_lines(server, [bad, good, bad, b"{}\n", good])
+    assert refusals(answers) == {1: "model_failed", 3: "model_failed", 4: "missing_field"}
+    assert [answer["step"] for answer in answers if "step" in answer] == [1, 2]
+
+
+def test_an_unforeseen_error_in_a_stream_cuts_its_answer_off(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads it must not take it for whole."""
+    server = serve()
+    with streaming(server) as stream:
+        stream.send({"x": {"a": 1}, "y": 1})
+        assert stream.read()["step"] == 1
+        monkeypatch.setattr("service.routes.learn.decode", lambda raw: 1 // 0)
+        stream.send({"x": {"a": 1}, "y": 1})
+        with pytest.raises(http.client.IncompleteRead):
+            stream.rest()
+
+
 def test_an_unforeseen_error_in_a_route_is_an_error_like_any_other(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve()
-    monkeypatch.setattr("service.routes.models.catalog_of", lambda request: 1 // 0)
+    monkeypatch.setattr("service.routes.models.catalog_of", lambda scope: 1 // 0)
     answer = server.client.get("/models")
     assert error(answer) == (500, "internal_error", None)
     assert "division" not in answer.text

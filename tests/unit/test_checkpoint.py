@@ -51,6 +51,14 @@ def test_bytes_come_back_to_the_last_bit() -> None:
     assert checkpoint.dumps({**STATE, "tensors": dict(reversed(STATE["tensors"].items()))}) == DATA
 
 
+def test_bytes_can_be_kept_as_a_tensor() -> None:
+    data = bytes(range(256)) * 3
+    state = {"tensors": {"data": checkpoint.pack(data), "none": checkpoint.pack(b"")}}
+    tensors = checkpoint.loads(checkpoint.dumps(state))["tensors"]
+    assert checkpoint.unpack(tensors["data"]) == data
+    assert checkpoint.unpack(tensors["none"]) == b""
+
+
 def test_a_file_comes_back_to_the_last_bit(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     checkpoint.save(path, STATE)
@@ -159,6 +167,32 @@ def test_a_byte_that_was_changed_anywhere_is_found(
 @pytest.mark.parametrize("data", [b"", b"PK\3\4" + bytes(60), b"\x80\4]\x94.", b"{}", b"\xff" * 64, bytes(8)])
 def test_another_kind_of_file_is_refused(tmp_path: Path, data: bytes) -> None:
     refused(tmp_path, data)
+
+
+def with_header(text: str, data: bytes = b"") -> bytes:
+    """Return a safetensors file with a header of one's own."""
+    return len(text).to_bytes(8, "little") + text.encode() + data
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "[" * 100_000,
+        "[]",
+        '{"__metadata__":null}',
+        '{"__metadata__":{"bnp_online":1}}',
+        '{"__metadata__":{"bnp_online":"%s"}}' % ("[" * 100_000),
+        '{"__metadata__":{"bnp_online":"{\\"format\\":1,\\"sha256\\":\\"\\",\\"state\\":[]}"}}',
+    ],
+)
+def test_a_header_that_was_made_to_hurt_is_refused(tmp_path: Path, header: str) -> None:
+    refused(tmp_path, with_header(header))
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("F8_E8M0", 4), ("F4", 2), ("F6_E2M3", 3), ("F6_E3M2", 3)])
+def test_numbers_of_a_type_that_torch_lacks_are_refused(tmp_path: Path, dtype: str, size: int) -> None:
+    tensor = {"dtype": dtype, "shape": [4], "data_offsets": [0, size]}
+    refused(tmp_path, with_header(json.dumps({"w": tensor}), bytes(size)))
 
 
 @pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}])

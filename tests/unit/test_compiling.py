@@ -8,11 +8,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from bnp_online import compiling
+from bnp_online import BNPClassifier, BNPRegressor, compiling, rows
 from bnp_online.compiling import announced
+from bnp_online.engines import fused
 
 ROOT = Path(__file__).parents[2]
 #: A small function of the kind that the library compiles: the library itself takes half a minute.
@@ -62,6 +65,24 @@ def test_no_folder_for_a_cache_stops_nobody(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("not a folder")
     assert run(tmp_path, file / "cache") == "0"
+
+
+def test_a_learner_compiles_nothing_but_when_it_is_made() -> None:
+    """What an image's cache has to hold: a server that compiles at its first request stands still."""
+    samples, labels = [{"a": 1.0, "b": 2.0}] * 3, [0, 1, 0]
+    array = np.ones((3, 2), np.float32)
+    made = BNPClassifier((3,)), BNPRegressor((3,)), BNPClassifier((3,), input_shape=(2,))
+    kernels: list[Any] = [fused.learn, fused.predict, rows._within]
+    before = [list(kernel.signatures) for kernel in kernels]
+    for model in made:
+        x: Any = array if model.input_shape else samples
+        preview = model.preview()
+        model.learn_samples([preview.check(*sample) for sample in zip(x, labels, strict=True)])
+        model.learn_one(x[0], labels[0])
+        model.learn_many(x, labels)
+        model.learn_many(array[:, ::-1] if model.input_shape else samples, np.array(labels))
+        model.predict_many(x)
+    assert [list(kernel.signatures) for kernel in kernels] == before
 
 
 def test_says_that_it_compiles_only_if_that_takes_long(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,114 @@
+"""What a learner is made of, put away and taken up again: state, fingerprint, file, pickle."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from . import checkpoint
+from .encoding import FeatureIndex
+from .engines.base import Engine
+from .engines.damage import MOST, check_tensors
+from .errors import StateError
+
+
+class Stateful(ABC):
+    """The part of an `OnlineLearner` that knows its state."""
+
+    input_shape: tuple[int, ...] | None
+    network: str | nn.Module
+    max_features: int
+    _step: int
+    _features: FeatureIndex
+    _engine: Engine
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Check the parameters and make an untrained learner."""
+
+    def _parameters(self) -> dict[str, Any]:
+        """Return the arguments of the constructor by name."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def _state_of_learning(self) -> dict[str, Any]:
+        """Everything that learning changes but the tensors, as JSON."""
+        return {"step": self._step, "features": self._features.names[:], "ignored": self._features.ignored}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the parameters of the constructor and everything that learning changes."""
+        return {
+            "estimator": type(self).__name__,
+            "parameters": self._json_parameters(),
+            "engine": self._engine.name,
+            "device": self._engine.device,
+            **self._state_of_learning(),
+            "tensors": self._engine.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises
+        ------
+        StateError
+            If it is of another estimator or of other parameters, or does not fit; nothing was changed.
+        """
+        if state.get("estimator") != type(self).__name__:
+            raise StateError(f"a state of {state.get('estimator')} for a {type(self).__name__}")
+        ours, theirs = self._json_parameters(), dict(state.get("parameters") or {})
+        differ = sorted(
+            name
+            for name in ours.keys() | theirs.keys()
+            if name not in ("engine", "device") and ours.get(name) != theirs.get(name)
+        )
+        if differ:
+            raise StateError(f"the state is of a model with other parameters: {', '.join(differ)}")
+        self._restore(state)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        try:
+            step, names, ignored = state["step"], list(state["features"]), state["ignored"]
+            columns = len(names) if self.input_shape is not None else len(state["tensors"]["inputs.mean"])
+        except (KeyError, TypeError) as error:
+            raise StateError(f"the state is damaged: {error!r}") from error
+        for count in (step, ignored):
+            if type(count) is not int or not 0 <= count < MOST:
+                raise StateError(f"the state is damaged: {count!r:.40} is no count")
+        if not all(isinstance(name, str) for name in names):
+            raise StateError("the state is damaged: a feature's name is no string")
+        if len(set(names)) != columns or columns > self.max_features:
+            raise StateError(f"the state has {len(set(names))} features for {columns} columns")
+        check_tensors(self._engine.spec, step, state["tensors"])
+        self._engine.load_state_dict(state["tensors"])
+        self._step = step
+        self._features = FeatureIndex(self.max_features, names, ignored)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256, in hex, over everything that learning changes."""
+        return checkpoint.digest(self._state_of_learning(), self._engine.state_dict())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write parameters and state to one safetensors file, atomically; `bnp_online.load` reads it."""
+        checkpoint.save(path, self.state_dict())
+
+    def _json_parameters(self) -> dict[str, Any]:
+        parameters = self._parameters()
+        if isinstance(self.network, nn.Module):
+            parameters["network"] = {"module": type(self.network).__name__}
+        for name in ("hidden", "input_shape"):
+            parameters[name] = None if parameters[name] is None else list(parameters[name])
+        return parameters
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"parameters": self._parameters(), "state": checkpoint.dumps(self.state_dict())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state["parameters"].items():
+            setattr(self, name, value)
+        self._begin()
+        self._restore(checkpoint.loads(state["state"]))

@@ -1,0 +1,192 @@
+"""What may be learned: each request of a group is checked as if those before it had been learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+from bnp_online import encoding
+from bnp_online.learner import Preview
+from service import events
+from service.errors import REFUSALS, AlreadyLabelledError, ForgottenIdError, IdConflictError
+from service.history import Learned
+from service.pending import PendingPredictions
+from service.store.base import Event
+
+
+class Learn(NamedTuple):
+    """A sample to learn."""
+
+    x: Any
+    y: Any
+    w: Any = 1.0
+    id: str | None = None
+
+
+class Label(NamedTuple):
+    """The label of the prediction that was given under an id."""
+
+    id: str
+    y: Any
+
+
+class Predict(NamedTuple):
+    """A sample to predict, whose prediction is kept for its label."""
+
+    x: Any
+    id: str
+
+
+Request: TypeAlias = Learn | Label | Predict
+
+
+@dataclass(slots=True)
+class Fresh:
+    """A sample of this group that has an id; `step` is None until it is learned, and for what was refused."""
+
+    digest: bytes | None
+    step: int | None = None
+
+
+@dataclass(slots=True)
+class Admitted:
+    """A sample that passed all checks: it is logged and learned.
+
+    Attributes
+    ----------
+    event : Event
+        As it is logged.
+    sample : Sample
+        As the estimator takes it.
+    given : tuple or None
+        For a label: the prediction given at the time, which is what is scored.
+    fresh : Fresh or None
+        For a sample with an id: takes the step.
+    seq : int
+        Number of the event, once it is logged.
+    learned : bool
+        Whether it was applied, and not refused.
+    """
+
+    event: Event
+    sample: encoding.Sample
+    given: events.Given | None = None
+    fresh: Fresh | None = None
+    seq: int = 0
+    learned: bool = False
+
+
+@dataclass(slots=True)
+class Kept:
+    """A prediction that was made: it is logged, kept for its label, and answered."""
+
+    event: Event
+    identifier: str
+    pending: events.Pending
+    seq: int = 0
+
+
+@dataclass(slots=True)
+class Repeated:
+    """A request that was granted before, and changes nothing now: its answer."""
+
+    answer: dict[str, Any]
+
+
+Entry: TypeAlias = Admitted | Kept | Repeated | Learned | Fresh | Exception
+
+
+class Admission:
+    """Checks the requests of one group; neither the model nor what it remembers changes.
+
+    Parameters
+    ----------
+    preview : Preview
+        The model's check of samples to come.
+    step : int
+        Samples learned before the group.
+    predict : callable
+        Makes the prediction that `Predict` asks for.
+    known : dict of str to Learned
+        What was learned before, of all ids in the group.
+    forgotten : set of str
+        Which of the ids are of samples that were unlearned.
+    pending : PendingPredictions
+        What waits for its label.
+    """
+
+    def __init__(
+        self,
+        preview: Preview,
+        step: int,
+        predict: Callable[[Predict], events.Pending],
+        known: Mapping[str, Learned],
+        forgotten: Set[str],
+        pending: PendingPredictions,
+    ) -> None:
+        self._preview = preview
+        self._step = step
+        self._predict_one = predict
+        self._known = known
+        self._forgotten = forgotten
+        self._pending = pending
+        self._fresh: dict[str, Fresh] = {}
+        self._labelled: set[str] = set()
+        self._kept: dict[str, Kept] = {}
+
+    def take(self, requests: Iterable[Request]) -> list[Entry]:
+        """Return for each request what is to be done, what was done before, or why nothing is."""
+        return [self._take(request) for request in requests]
+
+    def _take(self, request: Request) -> Entry:
+        try:
+            if isinstance(request, Learn):
+                return self._learn(request)
+            return self._label(request) if isinstance(request, Label) else self._predict(request)
+        except REFUSALS as error:
+            return error
+
+    def _learn(self, request: Learn) -> Entry:
+        x, y, w, identifier = request
+        if identifier is not None and (known := self._repeated(identifier, request)) is not None:
+            return known
+        sample = self._preview.check(x, y, w)
+        self._step += 1
+        event = events.learn_event(x, y, w, identifier, self._step)
+        if identifier is None:
+            return Admitted(event, sample)
+        fresh = self._fresh[identifier] = Fresh(event.digest)
+        return Admitted(event, sample, fresh=fresh)
+
+    def _repeated(self, identifier: str, request: Learn) -> Fresh | Learned | None:
+        """Return what the id stands for, if it was used."""
+        if identifier in self._forgotten:
+            raise ForgottenIdError("the sample of this id was unlearned: it is not learned again", "id")
+        known = self._fresh.get(identifier) or self._known.get(identifier)
+        if known is not None and known.digest != events.digest(request.x, request.y, request.w):
+            raise IdConflictError("this id was used with another body: an id stands for one sample", "id")
+        return known
+
+    def _label(self, request: Label) -> Admitted:
+        pending = self._pending.get(request.id)
+        if request.id in self._labelled:
+            raise AlreadyLabelledError("the prediction under this id has had its label", "id")
+        sample = self._preview.check(pending.x, request.y)
+        self._labelled.add(request.id)
+        self._step += 1
+        given = (pending.answer["prediction"], pending.answer.get("probabilities"))
+        event = events.label_event(pending.x, request.y, given, request.id, self._step)
+        return Admitted(event, sample, given)
+
+    def _predict(self, request: Predict) -> Kept | Repeated:
+        if (answer := self._pending.repeated(request.id, request.x)) is not None:
+            return Repeated(answer)
+        if (kept := self._kept.get(request.id)) is not None:
+            if events.digest(kept.pending.x) != events.digest(request.x):
+                raise IdConflictError("a prediction for another x waits under this id", "id")
+            return Repeated(kept.pending.answer)
+        pending = self._predict_one(request)  # of the state before the group, as its answer says
+        kept = Kept(events.predict_event(pending, request.id), request.id, pending)
+        self._kept[request.id] = kept
+        return kept

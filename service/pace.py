@@ -1,0 +1,48 @@
+"""How many samples one call of the estimator takes."""
+
+from __future__ import annotations
+
+#: Half of the millisecond that a prediction may wait for a call: a step can take twice what is expected.
+CALL_SECONDS = 0.0005
+
+_SHORTEST = 1e-7
+_RISE = 1.1
+
+
+class Pace:
+    """Follows the time that a sample takes, and tells how many fit into one call.
+
+    It has a say in when things happen, never in what: samples learned in one call leave the bits that a loop
+    over them leaves. Other threads can only lengthen what is measured, so the estimate falls at once and
+    rises slowly.
+
+    Parameters
+    ----------
+    seconds : float
+        How long a call may take, about.
+
+    Examples
+    --------
+    >>> pace = Pace(seconds=0.001)
+    >>> pace.samples
+    1
+    >>> pace.note(4, 0.0004)
+    >>> pace.samples
+    10
+    >>> pace.note(10, 0.02)  # something else ran meanwhile
+    >>> pace.samples
+    9
+    """
+
+    def __init__(self, seconds: float = CALL_SECONDS) -> None:
+        self._seconds = seconds
+        self._by_sample = seconds
+
+    @property
+    def samples(self) -> int:
+        """How many samples the next call takes, at least one."""
+        return max(1, round(self._seconds / self._by_sample))
+
+    def note(self, samples: int, seconds: float) -> None:
+        """Take into account how long a call took."""
+        self._by_sample = min(max(seconds / samples, _SHORTEST), self._by_sample * _RISE)

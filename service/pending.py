@@ -1,0 +1,111 @@
+"""Predictions that wait for their label: bounded in number, and each for a limited time."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from service import events
+from service.errors import AlreadyLabelledError, IdConflictError, UnknownIdError
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A prediction that waits; once it has its label only the trace that it had one."""
+
+    pending: events.Pending
+    digest: bytes
+    labelled: bool = False
+
+
+class PendingPredictions:
+    """The newest `limit` predictions.
+
+    Parameters
+    ----------
+    limit : int
+        Beyond it the oldest go first.
+    clock : callable
+        Returns seconds; it must never go back, in no process.
+    """
+
+    def __init__(self, limit: int, clock: Callable[[], float]) -> None:
+        self._limit = limit
+        self._clock = clock
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def repeated(self, identifier: str, x: Any) -> dict[str, Any] | None:
+        """Return the answer that was given under an id, None if there was none.
+
+        A client that lost an answer may ask again, and gets the prediction that will be scored.
+
+        Raises
+        ------
+        IdConflictError
+            If that was for another `x`.
+        AlreadyLabelledError
+            If it has had its label.
+        """
+        entry = self._find(identifier)
+        if entry is None:
+            return None
+        if entry.digest != events.digest(x):
+            raise IdConflictError("a prediction for another x waits under this id", "id")
+        return _unlabelled(entry).pending.answer
+
+    def add(self, identifier: str, pending: events.Pending) -> None:
+        """Keep a prediction for its label."""
+        self._entries[identifier] = _Entry(pending, events.digest(pending.x))
+        if len(self._entries) > self._limit:
+            self._entries.popitem(last=False)
+
+    def get(self, identifier: str) -> events.Pending:
+        """Return the prediction that waits under an id.
+
+        Raises
+        ------
+        UnknownIdError
+            If none does, any more.
+        AlreadyLabelledError
+            If it has had its label.
+        """
+        entry = self._find(identifier)
+        if entry is None:
+            raise UnknownIdError("no prediction waits under this id: it was never made, or has expired", "id")
+        return _unlabelled(entry).pending
+
+    def label(self, identifier: str) -> None:
+        """Note that a prediction has had its label, if it is still there."""
+        if (entry := self._entries.get(identifier)) is not None:
+            entry.labelled, entry.pending = True, entry.pending._replace(x=None)
+
+    def dump(self) -> list[Any]:
+        """Return everything, as JSON can hold it."""
+        return [
+            [name, events.pack(entry.pending), entry.digest.hex(), entry.labelled]
+            for name, entry in self._entries.items()
+        ]
+
+    def load(self, dumped: Iterable[Any]) -> None:
+        """Take over what `dump` returned."""
+        for name, packed, digest, labelled in dumped:
+            self._entries[name] = _Entry(events.unpack(packed), bytes.fromhex(digest), labelled)
+
+    def _find(self, identifier: str) -> _Entry | None:
+        now = self._clock()
+        while self._entries and next(iter(self._entries.values())).pending.expires <= now:
+            self._entries.popitem(last=False)
+        entry = self._entries.get(identifier)
+        # One behind others that were promised more time, before the setting changed, may be over as well.
+        return None if entry is None or entry.pending.expires <= now else entry
+
+
+def _unlabelled(entry: _Entry) -> _Entry:
+    if entry.labelled:
+        raise AlreadyLabelledError("the prediction under this id has had its label", "id")
+    return entry

@@ -1,0 +1,173 @@
+"""From log and checkpoints to a model: at the start, for a rollback, and without what was forgotten."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeAlias
+
+from pydantic import ValidationError
+
+from bnp_online import checkpoint as file_format
+from bnp_online.errors import CheckpointError, StateError
+from service import events, snapshot
+from service.errors import InvalidSpecError, NotKeptError
+from service.history import History
+from service.hosted import HostedModel
+from service.schemas import ModelSpec
+from service.settings import Settings
+from service.soundness import Guard
+from service.store.base import Checkpoints, Record
+
+Advance: TypeAlias = Callable[[int], None]
+"""Called now and then with the number of events that were replayed."""
+
+#: Events that are learned in one call.
+_BATCH = 500
+_SAMPLES = frozenset({"learn", "label", "predict"})
+
+_logger = logging.getLogger(__name__)
+
+
+class Recovery:
+    """Brings one model to any event of its history that is kept.
+
+    Parameters
+    ----------
+    history : History
+        Of the model.
+    checkpoints : Checkpoints
+        Of all models.
+    settings : Settings
+        Limits, and the device.
+    """
+
+    def __init__(self, history: History, checkpoints: Checkpoints, settings: Settings) -> None:
+        self._history = history
+        self._checkpoints = checkpoints
+        self._settings = settings
+
+    def run(self, upto: int | None = None, advance: Advance = lambda done: None) -> HostedModel:
+        """Return the model as it was after event `upto`, by default as it is now.
+
+        The newest checkpoint that is intact, and the events after it. What came of these is corrected in the
+        log where it differs.
+
+        Raises
+        ------
+        NotKeptError
+            If neither the beginning of the log nor a checkpoint before that event is kept.
+        DamagedEventError
+            If an event is not as it was written.
+        """
+        return self.run_on(self.base(upto), upto, advance)
+
+    def run_on(
+        self, model: HostedModel, upto: int | None = None, advance: Advance = lambda done: None
+    ) -> HostedModel:
+        """Return a model after the events that it does not include yet, up to event `upto`."""
+        done = 0
+        for records in _batches(self._history.read(model.sequence, upto)):
+            model = self._replay(model, records)
+            done += len(records)
+            advance(done)
+        return model
+
+    def left(self, model: HostedModel) -> int:
+        """Return how many events a model does not include yet."""
+        return self._history.count(model.sequence)
+
+    def reaches(self, upto: int) -> bool:
+        """Return whether there is a state from which event `upto` can be reached."""
+        kept = self._history.states(self._checkpoints.list(self._history.model), upto)
+        return bool(kept) or self._history.reaches(self._history.model)
+
+    def _replay(self, model: HostedModel, records: list[Record]) -> HostedModel:
+        """Return the model after further events: all samples, or one event of another kind."""
+        event = records[0].event
+        if event.kind in _SAMPLES:
+            entries, refused = model.readmit(records)
+            before = snapshot.take(model)
+            back = partial(snapshot.restore, before, self._settings, self._history.log.now)
+            model, applied = Guard().apply(model, entries, back)
+            if refused or applied.refused or applied.steps:
+                self._history.log.correct(refused | applied.refused, applied.steps)
+        elif event.kind == "import":
+            model = imported(event.body, model.name, self._settings, self._history.log.now)
+        elif event.kind == "patch":
+            model.patch(events.loads(event.body))
+        model.sequence = records[-1].seq
+        return model
+
+    def base(self, upto: int | None = None) -> HostedModel:
+        """Return the newest state from which event `upto` can be reached; raises as `run`."""
+        clock = self._history.log.now
+        for kept in self._history.states(self._checkpoints.list(self._history.model), upto):
+            try:
+                return snapshot.restore(self._checkpoints.load(kept), self._settings, clock)
+            except (StateError, OSError) as error:
+                _logger.warning("skipping checkpoint %s of model %d: %s", kept.name, kept.model, error)
+        made = self._history.made()
+        if not self._history.reaches(made.seq):
+            raise NotKeptError(
+                f"model {self._history.model} cannot be rebuilt: the log begins after it was made, and no "
+                "checkpoint before that is intact"
+            )
+        spec = ModelSpec.model_validate_json(made.event.body)
+        model = HostedModel(spec, self._settings, clock)
+        model.sequence = made.seq
+        return model
+
+
+def imported(
+    body: bytes,
+    name: str,
+    settings: Settings,
+    clock: Callable[[], float],
+    admit: Callable[[ModelSpec], object] = lambda spec: None,
+) -> HostedModel:
+    """Return the model in a file that an estimator wrote.
+
+    Parameters
+    ----------
+    body : bytes
+        Of the file.
+    name : str
+        Of the model.
+    settings, clock
+        As `HostedModel` has them.
+    admit : callable
+        Sees the spec before anything is made of it, and may refuse it.
+
+    Raises
+    ------
+    CheckpointError, StateError
+        If it is no such file, or is damaged.
+    InvalidSpecError
+        If it is of a model that a server cannot make.
+    """
+    state = file_format.loads(body)
+    task = {"BNPClassifier": "classification", "BNPRegressor": "regression"}.get(str(state.get("estimator")))
+    parameters = state.get("parameters")
+    if task is None or not isinstance(parameters, dict):
+        raise CheckpointError("holds no estimator of this library")
+    known = {key: value for key, value in parameters.items() if key in ModelSpec.model_fields}
+    spec = {**known, "name": name, "task": task}
+    try:
+        valid = ModelSpec.model_validate_json(events.dumps(spec))
+    except ValidationError as error:
+        fields = ", ".join(str(problem["loc"][0]) for problem in error.errors())
+        raise InvalidSpecError(f"a server cannot make this model: {fields}") from None
+    admit(valid)
+    model = HostedModel(valid, settings, clock)
+    model.estimator.load_state_dict(state)
+    return model
+
+
+def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
+    """Put samples that follow on each other together; every other event stands alone."""
+    for samples, run in itertools.groupby(records, lambda record: record.event.kind in _SAMPLES):
+        while batch := list(itertools.islice(run, _BATCH if samples else 1)):
+            yield batch

@@ -1,0 +1,81 @@
+"""A hosted model as a checkpoint: everything that learning changes, and what it was made with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from bnp_online.checkpoint import pack, unpack
+from bnp_online.errors import CheckpointError
+from service import events
+from service.hosted import HostedModel
+from service.machine import processor, versions
+from service.schemas import ModelSpec
+from service.settings import Settings
+
+State: TypeAlias = Mapping[str, Any]
+
+#: Version of what the server adds to an estimator's state.
+FORMAT = 1
+#: The tensor that holds, as the bytes of JSON, what may be large: a safetensors header may not.
+_BESIDE = "service"
+
+_logger = logging.getLogger(__name__)
+
+
+def take(model: HostedModel) -> dict[str, Any]:
+    """Return a model's state, which does not change when the model goes on."""
+    state = model.estimator.state_dict()
+    return {
+        **state,
+        "tensors": {**state["tensors"], _BESIDE: pack(events.dumps(model.beside()))},
+        _BESIDE: {
+            "format": FORMAT,
+            "spec": model.spec.model_dump(mode="json"),
+            "sequence": model.sequence,
+            "versions": versions(),
+            "processor": processor(),
+        },
+    }
+
+
+def restore(state: State, settings: Settings, clock: Callable[[], float]) -> HostedModel:
+    """Return the model in a state that `take` returned.
+
+    Raises
+    ------
+    CheckpointError
+        If it is of another format.
+    StateError
+        If it does not fit the model that it says it is of.
+    """
+    head = state.get(_BESIDE)
+    if not isinstance(head, Mapping) or _BESIDE not in state["tensors"]:
+        raise CheckpointError("holds an estimator without what a server keeps beside it: import it instead")
+    if head["format"] != FORMAT:
+        raise CheckpointError(
+            f"written by bnp-online {head['versions']['bnp-online']} in format {head['format']}; "
+            f"this version reads format {FORMAT}"
+        )
+    model = HostedModel(ModelSpec.model_validate_json(events.dumps(head["spec"])), settings, clock)
+    tensors = dict(state["tensors"])
+    beside = events.loads(unpack(tensors.pop(_BESIDE)))
+    model.estimator.load_state_dict({**state, "tensors": tensors})
+    model.load_beside(beside)
+    model.sequence = head["sequence"]
+    _warn(model, head, str(state["engine"]))
+    return model
+
+
+def _warn(model: HostedModel, head: Mapping[str, Any], engine: str) -> None:
+    """Say when what follows may come out in other bits than it would have."""
+    was = {**head["versions"], "processor": head["processor"], "engine": engine}
+    now = {**versions(), "processor": processor(), "engine": model.estimator.engine_name}
+    if changed := [f"{name} {was.get(name)} → {now[name]}" for name in now if was.get(name) != now[name]]:
+        _logger.warning(
+            "model %r goes on from a checkpoint that was made with others (%s): its state is that one "
+            "exactly, but what is learned from here on may differ in its last bits",
+            model.name,
+            ", ".join(changed),
+        )

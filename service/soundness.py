@@ -1,0 +1,90 @@
+"""No sample leaves a model behind that cannot predict any more.
+
+A step is refused before anything is written if no copy of the network is finite on its sample. But a step
+may also end in weights that are finite on nothing: a legal stream at a rate that is far too high gets there.
+That is found before the sample is acknowledged, by predicting it once more; the state goes back to what it
+was, and the sample is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from bnp_online.errors import NonFiniteStateError
+from service import snapshot
+from service.admission import Admitted, Entry
+from service.hosted import NON_FINITE, Applied, HostedModel
+
+#: After a poisonous sample so many are taken one at a time, with a copy of the state before each.
+_CAREFUL = 1000
+
+_logger = logging.getLogger(__name__)
+
+
+class Guard:
+    """Applies groups to one model.
+
+    Attributes
+    ----------
+    rebuilding : bool
+        While True the state is being brought back to where it was.
+    """
+
+    def __init__(self) -> None:
+        self.rebuilding = False
+        self._careful = 0
+
+    def apply(
+        self, model: HostedModel, entries: Sequence[Entry], back: Callable[[], HostedModel]
+    ) -> tuple[HostedModel, Applied]:
+        """Apply entries that were admitted and logged.
+
+        Parameters
+        ----------
+        model : HostedModel
+            Takes them.
+        entries : sequence of Entry
+            In order.
+        back : callable
+            Returns the model as it was before them: it is called at most once.
+
+        Returns
+        -------
+        HostedModel
+            The model, or another one in its place.
+        Applied
+            What came of the entries.
+        """
+        if self._careful == 0:
+            applied = model.apply(entries)
+            if model.is_sound(entries):
+                return model, applied
+            _logger.warning("a sample poisoned model %r: its state is brought back", model.name)
+            self.rebuilding, self._careful = True, _CAREFUL
+            try:
+                model = back()
+            finally:
+                self.rebuilding = False
+        total = Applied()
+        for entry in entries:
+            model, applied = self._apply_one(model, entry)
+            total.outcomes += applied.outcomes
+            total.refused |= applied.refused
+            total.steps |= applied.steps
+        return model, total
+
+    def _apply_one(self, model: HostedModel, entry: Entry) -> tuple[HostedModel, Applied]:
+        self._careful = max(0, self._careful - 1)
+        if not isinstance(entry, Admitted):
+            return model, model.apply([entry])
+        before = snapshot.take(model)
+        applied = model.apply([entry])
+        if model.is_sound([entry]):
+            return model, applied
+        model = snapshot.restore(before, model.settings, model.clock)
+        model.sequence = entry.seq
+        if entry.fresh is not None:
+            entry.fresh.step = None
+        refusal = NonFiniteStateError("no prediction would be finite after this step: use a smaller lr")
+        return model, Applied([refusal], {entry.seq: NON_FINITE})

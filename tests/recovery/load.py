@@ -1,0 +1,136 @@
+"""Clients that learn, predict, label and err, and remember what they were promised."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+Json = dict[str, Any]
+MODELS = ("default", "numbers")
+
+
+@dataclass
+class Promises:
+    """What the server has answered.
+
+    Attributes
+    ----------
+    learned : dict
+        By model and id: the step that was answered, and the body.
+    pending : dict
+        Bodies of predictions that were promised to wait for their label, by id.
+    labelled, refused : set
+        Ids of predictions that had their label, and of samples that were refused.
+    """
+
+    learned: dict[tuple[str, str], tuple[int, Json]] = field(default_factory=dict)
+    pending: dict[str, Json] = field(default_factory=dict)
+    labelled: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
+
+
+class Clients:
+    """So many clients, each in a thread, until `stop`, or until the server is gone.
+
+    Parameters
+    ----------
+    url : str
+        Of the server.
+    promises : Promises
+        Takes what is answered.
+    seed, run : int
+        Of what they do, and part of their ids.
+    count : int
+        How many there are.
+    """
+
+    def __init__(self, url: str, promises: Promises, seed: int, run: int, count: int = 6) -> None:
+        self._url = url
+        self._promises = promises
+        self._run = run
+        self._stopped = threading.Event()
+        self.failures: list[str] = []
+        self.threads = [
+            threading.Thread(target=self._work, args=(i, random.Random(1000 * seed + i)))  # noqa: S311
+            for i in range(count)
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Stop, and wait until all have."""
+        self._stopped.set()
+        self.join()
+
+    def join(self) -> None:
+        """Wait until all have stopped: the server has gone."""
+        for thread in self.threads:
+            thread.join(60)
+            assert not thread.is_alive()
+        assert not self.failures, self.failures
+
+    def _work(self, number: int, rng: random.Random) -> None:
+        acts = (self._learn, self._learn, self._stream, self._predict, self._label, self._err)
+        with httpx.Client(base_url=self._url, timeout=20.0) as client:
+            for n in range(100_000):
+                if self._stopped.is_set():
+                    return
+                try:
+                    rng.choice(acts)(client, f"r{self._run}-c{number}-{n}", rng)
+                except httpx.TransportError:
+                    return  # the server is gone
+                except (AssertionError, KeyError) as error:
+                    self.failures.append(repr(error))
+                    return
+
+    @staticmethod
+    def _sample(rng: random.Random, model: str) -> Json:
+        a = rng.gauss(0.0, 1.0)
+        x = {"a": a, "b": rng.gauss(0.0, 2.0), "town": rng.choice(("Oslo", "Lund", "Bergen"))}
+        return {"x": x, "y": ("cat" if a > 0 else "dog") if model == "default" else 3.0 * a, "model": model}
+
+    def _learn(self, client: httpx.Client, name: str, rng: random.Random) -> None:
+        model = rng.choice(MODELS)
+        body = {**self._sample(rng, model), "id": name, "w": rng.choice((0.5, 1.0))}
+        answer = client.post("/learn", json=body)
+        if answer.status_code == 200:
+            self._promises.learned[model, name] = answer.json()["step"], body
+
+    def _stream(self, client: httpx.Client, name: str, rng: random.Random) -> None:
+        model = rng.choice(MODELS)
+        bodies = [{**self._sample(rng, model), "id": f"{name}-{i}"} for i in range(rng.randrange(1, 60))]
+        content = "\n".join(map(json.dumps, bodies))
+        headers = {"content-type": "application/x-ndjson"}
+        with client.stream("POST", "/learn", content=content, headers=headers) as answers:
+            for body, line in zip(bodies, answers.iter_lines(), strict=False):
+                answer = json.loads(line)
+                if "step" in answer:
+                    self._promises.learned[model, str(body["id"])] = answer["step"], body
+
+    def _predict(self, client: httpx.Client, name: str, rng: random.Random) -> None:
+        body = {"x": self._sample(rng, "default")["x"], "id": name}
+        answer = client.post("/predict", json=body)
+        if answer.status_code == 200:
+            self._promises.pending[name] = {**body, "answer": answer.json()}
+
+    def _label(self, client: httpx.Client, name: str, rng: random.Random) -> None:
+        try:
+            identifier, waiting = self._promises.pending.popitem()
+        except KeyError:
+            return
+        answer = client.post("/label", json={"id": identifier, "y": "cat"})
+        assert answer.status_code in (200, 429, 503), answer.text
+        if answer.status_code == 200:
+            assert answer.json()["prediction"] == waiting["answer"]["prediction"]
+            self._promises.labelled.add(identifier)
+
+    def _err(self, client: httpx.Client, name: str, rng: random.Random) -> None:
+        bad = rng.choice(({"x": {"a": []}, "y": "cat"}, {"x": {"a": 1.0}, "y": 1.5}, {"x": 1, "y": "cat"}))
+        answer = client.post("/learn", json={**bad, "id": name})
+        assert answer.status_code == 422, answer.text
+        self._promises.refused.add(name)
