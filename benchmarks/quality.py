@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _show(entries, arguments.markdown, console)
     if results.unfinished:
         names = ", ".join(results.unfinished)
-        console.print(f"Not in the tables, since some model has yet to run on it: {names}")
+        console.print(f"Some model has yet to finish (–, or left out of the tables): {names}")
     console.print(f"Written: {arguments.out} and the figure beside it")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -98,14 +99,15 @@ class Results:
             self.save()
 
     def entries(self) -> list[Entry]:
-        """Return the summary, of the streams that every model has finished."""
+        """Return the summary, of the streams that most models have finished."""
         return summarize(self._records(), self._facts, list(self._contestants.values()))
 
     @property
     def unfinished(self) -> list[str]:
-        """Streams that are not in the summary."""
-        finished = {entry.stream for entry in self.entries()}
-        return [name for name in NAMES if name in self._facts and name not in finished]
+        """Streams that some model has yet to finish."""
+        finished = Counter(entry.stream for entry in self.entries())
+        models = len({entry.model for entry in self.entries()})
+        return [name for name in NAMES if name in self._facts and finished[name] < max(models, 1)]
 
     def _records(self) -> list[Record]:
         """Return the runs in the order of streams, models, settings and seeds, whoever was first."""

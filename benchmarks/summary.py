@@ -12,6 +12,8 @@ from .contestant import Contestant, Setting
 #: Within this of the best, a model counts as level with it: points of accuracy, per cent of the MAE.
 LEVEL = {"Accuracy": 0.5, "MAE": 1.0}
 _ROUNDING = 1e-9
+#: Of the models, so many must have finished a stream for it to count: one slow rival shall not keep it out.
+_MOST = 0.75
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def _best(metric: str, settings: Sequence[Setting], runs: Sequence[dict[str, Any
 def summarize(
     runs: Sequence[dict[str, Any]], facts: Mapping[str, Any], contestants: Sequence[Contestant]
 ) -> list[Entry]:
-    """Return one entry for each stream and model; a stream on which a model has yet to run is left out.
+    """Return one entry for each stream and model that has run on it, of the streams that most have finished.
 
     Parameters
     ----------
@@ -117,7 +119,7 @@ def summarize(
     return [
         entry
         for stream, bests in found.items()
-        if bests and bests.keys() == taking_part
+        if bests and len(bests) >= _MOST * len(taking_part)
         for entry in _entries(stream, metric_of(facts[stream]), bests, by_name)
     ]
 

@@ -64,6 +64,8 @@ def quality_table(entries: Sequence[Entry], *, settings: bool = True) -> Table:
         best = format_value(first.metric, first.value)
         cells = [
             Cell(_text(row[model], settings=settings), format_value(first.metric, row[model].value) == best)
+            if model in row
+            else Cell("–")
             for model in ranks
         ]
         rows.append([Cell(f"{name} {'%' if first.metric == 'Accuracy' else 'MAE'}"), *cells])
@@ -93,7 +95,7 @@ def speed_table(entries: Sequence[Entry]) -> Table:
     """Return samples a second, predict and learn: for information, this is no benchmark of speed."""
     models = mean_ranks(entries)
     rows = [
-        [Cell(name), *(Cell(f"{row[model].samples_per_second:,.0f}") for model in models)]
+        [Cell(name), *(Cell(f"{row[m].samples_per_second:,.0f}" if m in row else "–") for m in models)]
         for name, row in _streams(entries).items()
     ]
     title = "Samples a second, predict + learn (for information: a shared machine, no warm-up)"

@@ -72,6 +72,16 @@ def test_stream_is_left_out_until_every_model_has_run_all_settings_on_it() -> No
     assert "50.0†" in quality_table([one, two]).rows[0][2].text
 
 
+def test_one_slow_rival_does_not_keep_a_stream_out() -> None:
+    names = ("a", "b", "c", "slow")
+    facts = {**_FACTS, "Phishing": _FACTS["digits"]}
+    runs = [run for name in names for run in _records(name, {None: [0.5]})]
+    runs += [{**run, "stream": "Phishing"} for run in runs if run["model"] != "slow"]
+    entries = summarize(runs, facts, [_contestant(name) for name in names])
+    assert [entry.model for entry in entries] == [*names, "a", "b", "c"]
+    assert [cell.text for cell in quality_table(entries).rows[1]][1:].count("–") == 1
+
+
 def _entry(stream: str, model: str, metric: str, value: float, rank: float) -> Entry:
     return Entry(stream, model, metric, value, (value,), False, {}, False, rank, 1.0)
 
