@@ -93,9 +93,11 @@ def _renew(page: Path, contents: Mapping[str, str]) -> None:
 
 
 def _show(entries: Sequence[Entry], pages: Sequence[Path], console: Console) -> None:
-    for table in (quality_table(entries), speed_table(entries), gain_table(entries, _OURS)):
+    for table in (quality_table(entries), speed_table(entries)):
         table.show(console)
-    console.print(verdict(entries, _OURS))
+    if words := verdict(entries, _OURS):
+        gain_table(entries, _OURS).show(console)
+        console.print(words)
     for page in pages:
         _renew(page, blocks(entries))
 

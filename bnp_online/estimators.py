@@ -69,11 +69,13 @@ class BNPClassifier(_Estimator, base.Classifier):
         Features beyond this many are ignored, and counted in `ignored_features`.
     max_classes : int
         One more class than this is a `SampleError`.
-    engine : {"auto", "autograd", "compiled"}
-        What computes the step: "auto" compiles multilayer perceptrons on the CPU, and runs everything else
-        through autograd.
+    engine : {"auto", "autograd", "compiled", "graphed"}
+        What computes the step: "auto" compiles multilayer perceptrons on the CPU, captures them and
+        ``network="cnn"`` in a CUDA graph on a GPU, and runs everything else through autograd. "graphed"
+        captures a module of your own as well, if it does the same work for every input.
     device : {"auto", "cpu", "cuda"}
-        Where: "auto" is the CPU for multilayer perceptrons, and for the rest a GPU where there is one.
+        Where: "auto" is a GPU where there is one, but the CPU for multilayer perceptrons that are not large
+        (a fixed rule on `hidden`, `input_shape` and the copies; never a measurement).
     seed : int
         Of the random start. Equal seeds and equal samples give equal bits on machines of one kind.
 

@@ -170,15 +170,19 @@ class BNP:
             weight = adapter.weight
             key = (type(adapter), id(weight), id(adapter.bias), adapter.groups)
             if key not in owners:
-                dtype = statistics_dtype(weight.dtype)
-                moments = RunningMoments(adapter.channels, self.rho, dtype=dtype, device=weight.device)
-                owners[key] = self._layers[name] = _Tracked(name, adapter, moments)
+                owners[key] = self._layers[name] = _Tracked(name, adapter, self._start_moments(adapter))
             watched[module] = owners[key], adapter
         _refuse_tied(model, {module: owner for module, (owner, _) in watched.items()})
         self._handles.append(model.register_forward_pre_hook(self._begin_pass))
         for module, (owner, adapter) in watched.items():
             hook = partial(self._watch, owner, adapter)
             self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
+
+    def _start_moments(self, adapter: LayerAdapter) -> RunningMoments:
+        """Return the moments of a layer at their start, on its device."""
+        weight = adapter.weight
+        dtype = statistics_dtype(weight.dtype)
+        return RunningMoments(adapter.channels, self.rho, dtype=dtype, device=weight.device)
 
     @property
     def moments(self) -> dict[str, RunningMoments]:

@@ -32,6 +32,9 @@ from service.settings import Settings
 from service.startup import Opened, open_folder
 from service.wire import json_response
 
+#: In the order in which their routes are tried: the hot ones first.
+ROOMS = (learn, predict, models, state, ops, pages)
+
 _ABOUT = "Neural networks that learn from every example the moment it arrives."
 
 
@@ -61,15 +64,7 @@ def create_app(
         title="bnp-online",
         version=__version__,
         description=_ABOUT,
-        # The hot routes stand first: routes are tried in order.
-        routes=[
-            *learn.ROUTES,
-            *predict.ROUTES,
-            *models.ROUTES,
-            *state.ROUTES,
-            *ops.ROUTES,
-            *pages.ROUTES,
-        ],
+        routes=[route for room in ROOMS for route in room.ROUTES],
         lifespan=_lifespan,
         openapi_url=None,
         redirect_slashes=False,

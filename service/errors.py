@@ -138,6 +138,10 @@ class ForgottenIdError(RequestError):
     """The sample of this id was unlearned."""
 
 
+class RebuildingError(RequestError):
+    """The model is being rebuilt without forgotten samples."""
+
+
 class QueueFullError(RequestError):
     """As many requests wait for the model as may."""
 
@@ -230,6 +234,7 @@ TABLE: dict[type[Exception], Row] = {
     IdConflictError: Row(409, "id_conflict"),
     ForgottenIdError: Row(409, "id_forgotten"),
     ModelExistsError: Row(409, "model_exists"),
+    RebuildingError: Row(409, "rebuilding", retry_after=1),
     TooManyModelsError: Row(409, "too_many_models"),
     NotKeptError: Row(410, "not_kept"),
     BodyTooLargeError: Row(413, "body_too_large"),

@@ -1,7 +1,7 @@
 """The log: one line an event, as text or JSON, with the id of the request; never what a request brought.
 
 Whatever an exception says may quote the request that caused it, so a traceback has its lines and the names of
-the exceptions, but their messages only at level debug.
+the exceptions, but never their messages.
 """
 
 from __future__ import annotations
@@ -25,17 +25,7 @@ _logger = logging.getLogger(__name__)
 
 
 class _Formatter(logging.Formatter):
-    """What both forms share.
-
-    Parameters
-    ----------
-    outspoken : bool
-        Whether tracebacks have the messages of exceptions.
-    """
-
-    def __init__(self, outspoken: bool) -> None:
-        super().__init__()
-        self._outspoken = outspoken
+    """What both forms share."""
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
         """Return what a line has, in its order."""
@@ -54,8 +44,6 @@ class _Formatter(logging.Formatter):
         return line
 
     def _traceback(self, error: BaseException) -> list[str]:
-        if self._outspoken:
-            return traceback.format_exception(error)
         before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         lines = [] if before is None else [*self._traceback(before), "\nThat led to:\n"]
         lines += traceback.format_tb(error.__traceback__)
@@ -94,7 +82,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"line": {"()": formatter, "outspoken": settings.log_level == "debug"}},
+        "formatters": {"line": {"()": formatter}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
         "root": {"handlers": ["stderr"], "level": level if level in ("ERROR", "CRITICAL") else "WARNING"},
         "loggers": {name: {"level": level} for name in ("service", "bnp_online", "uvicorn")},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from bnp_online import checkpoint as file_format
 from service import events
 from service.errors import (
     NotKeptError,
-    RequestError,
+    RebuildingError,
     ShuttingDownError,
     StorageError,
     UnknownCheckpointError,
@@ -89,10 +90,12 @@ class Maintenance:
 
     async def checkpoint(self) -> Checkpoint:
         """Take a checkpoint; returns once it is on the disk."""
-        if self.rebuilding:
-            raise RequestError("the model is being rebuilt without forgotten samples: try again later")
-        saving = await self._learner.exclusive(lambda: self._keeper.take(self._learner.model))
-        return await asyncio.wrap_future(saving)
+        return await asyncio.wrap_future(await self._learner.exclusive(self._take))
+
+    def _take(self) -> Future[Checkpoint]:
+        if self.rebuilding:  # looked at in the model's thread, where forgetting begins
+            raise RebuildingError("the model is being rebuilt without forgotten samples: try again later")
+        return self._keeper.take(self._learner.model)
 
     async def checkpoints(self) -> list[tuple[Checkpoint, bool]]:
         """Return what is kept, the newest first, and whether it is of the branch that counts."""

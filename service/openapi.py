@@ -18,16 +18,23 @@ from service.errors import (
     BodyTimeoutError,
     ForbiddenError,
     ForeignOriginError,
+    Row,
     UnauthorizedError,
     UnknownHostError,
     UnsupportedMediaTypeError,
     row,
 )
 from service.guard import GuardedRoute, PlainRoute
+from service.links import add_links
 from service.schemas import ErrorAnswer, LineError
 
 _SCHEME = "key"
 _REF = "#/components/schemas/{model}"
+_RETRY_AFTER = {
+    "description": "Seconds after which to try again.",
+    "required": True,
+    "schema": {"type": "integer", "minimum": 1},
+}
 
 
 @dataclass(frozen=True)
@@ -78,14 +85,17 @@ def request_body(model: type[BaseModel]) -> dict[str, Any]:
 
 def error_responses(*errors: type[Exception]) -> dict[int | str, dict[str, Any]]:
     """Return the ``responses`` of a FastAPI route that may answer these errors."""
-    by_status: dict[int, list[str]] = defaultdict(list)
+    by_status: dict[int, list[Row]] = defaultdict(list)
     for error in errors:
         found = row(error)
-        by_status[found.status].append(f"`{found.code}`" if found.code else "the code of the sample's error")
-    return {
-        status: {"model": ErrorAnswer, "description": ", ".join(dict.fromkeys(codes))}
-        for status, codes in sorted(by_status.items())
-    }
+        by_status[found.status].append(found)
+    responses: dict[int | str, dict[str, Any]] = {}
+    for status, rows in sorted(by_status.items()):
+        codes = (f"`{each.code}`" if each.code else "the code of the sample's error" for each in rows)
+        responses[status] = {"model": ErrorAnswer, "description": ", ".join(dict.fromkeys(codes))}
+        if all(each.retry_after is not None for each in rows):
+            responses[status]["headers"] = {"Retry-After": _RETRY_AFTER}
+    return responses
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:
@@ -111,6 +121,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         schemas.update(definitions["$defs"])
         _drop_validation_errors(document)
         _describe_guards(document, app)
+        add_links(document)
         app.openapi_schema = document
     return app.openapi_schema
 
@@ -124,7 +135,8 @@ def _operation(route: DocumentedRoute) -> dict[str, Any]:
         }
     }
     for status, response in error_responses(*operation.errors).items():
-        responses[str(status)] = {"description": response["description"], "content": _content(ErrorAnswer)}
+        described = {key: value for key, value in response.items() if key != "model"}
+        responses[str(status)] = {**described, "content": _content(ErrorAnswer)}
     return {
         "summary": operation.summary,
         "description": " ".join((route.endpoint.__doc__ or "").split()),

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StrictBool,
@@ -32,9 +33,19 @@ FeatureValue: TypeAlias = StrictBool | StrictInt | StrictFloat | StrictStr | Non
 Features: TypeAlias = dict[str, FeatureValue] | list[Any]
 Identifier: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 ModelName: TypeAlias = Annotated[str, Field(pattern=NAME_PATTERN)]
-Width: TypeAlias = Annotated[int, Field(ge=1, le=4096)]
-Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53)]  # what any client of JSON holds exactly
-Side: TypeAlias = Annotated[int, Field(ge=1, le=1024)]
+
+
+def _whole(value: Any) -> Any:
+    """Return a float without a fraction as what it is in JSON, where 3.0 is an integer."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+_WHOLE = BeforeValidator(_whole)  # after the bounds: the schema shows only those that stand before
+Width: TypeAlias = Annotated[int, Field(ge=1, le=4096), _WHOLE]
+Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53), _WHOLE]  # what any client of JSON holds exactly
+Side: TypeAlias = Annotated[int, Field(ge=1, le=1024), _WHOLE]
+MaxFeatures: TypeAlias = Annotated[int, Field(ge=1), _WHOLE]
+MaxClasses: TypeAlias = Annotated[int, Field(ge=2), _WHOLE]
 
 State: TypeAlias = Annotated[
     Literal["ready", "rebuilding", "failed"],
@@ -71,10 +82,12 @@ class ModelSpec(_Body):
         union_mode="left_to_right",
         description="Learning rate; auto runs copies at several and weighs them.",
     )
-    replay: int = Field(
-        default=3, ge=0, le=100, description="With auto: remembered samples learned again after each."
+    replay: Annotated[int, Field(ge=0, le=100), _WHOLE] = Field(
+        default=3, description="With auto: remembered samples learned again after each."
     )
-    memory: int = Field(default=5000, ge=1, le=1_000_000, description="How many samples are remembered.")
+    memory: Annotated[int, Field(ge=1, le=1_000_000), _WHOLE] = Field(
+        default=5000, description="How many samples are remembered."
+    )
     rho: float = Field(default=0.99, ge=0, lt=1, description="What the running statistics keep at each step.")
     eps_rel: float = Field(
         default=1e-2, ge=0, description="Added to each variance, relative to the layer's largest."
@@ -82,7 +95,7 @@ class ModelSpec(_Body):
     eps_abs: float = Field(default=1e-4, gt=0, description="Added to each variance.")
     step_scale: Literal["norm", "paper", "none"] = "norm"
     standardize: bool = Field(default=True, description="Whether inputs are standardized on line.")
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: Annotated[int, Field(ge=0, lt=2**63), _WHOLE] = 0
     input_shape: tuple[Side, ...] | None = Field(
         default=None,
         min_length=1,
@@ -90,8 +103,10 @@ class ModelSpec(_Body):
         description="Shape of x as nested lists; without it x is an object.",
     )
     network: Literal["mlp", "cnn"] = "mlp"
-    max_features: int | None = Field(default=None, ge=1, description="Columns beyond this many are ignored.")
-    max_classes: int | None = Field(default=None, ge=2, description="A further class is refused.")
+    max_features: MaxFeatures | None = Field(
+        default=None, description="Columns beyond this many are ignored."
+    )
+    max_classes: MaxClasses | None = Field(default=None, description="A further class is refused.")
 
 
 class LearnBody(_Body):
@@ -242,8 +257,10 @@ class Fingerprint(BaseModel):
 class ModelPatch(_Body):
     """What may change while a model lives; what is left out stays."""
 
-    max_features: int | None = Field(default=None, ge=1, description="Columns beyond this many are ignored.")
-    max_classes: int | None = Field(default=None, ge=2, description="A further class is refused.")
+    max_features: MaxFeatures | None = Field(
+        default=None, description="Columns beyond this many are ignored."
+    )
+    max_classes: MaxClasses | None = Field(default=None, description="A further class is refused.")
 
 
 class CheckpointAnswer(BaseModel):
@@ -265,7 +282,15 @@ class CheckpointList(BaseModel):
 class RollbackBody(_Body):
     """Where to go back to: one of the two."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"step": 900}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"step": 900}],
+            "oneOf": [
+                {"required": ["step"], "properties": {"step": {"type": "integer"}}},
+                {"required": ["checkpoint"], "properties": {"checkpoint": {"type": "string"}}},
+            ],
+        }
+    )
 
     step: Count | None = Field(default=None, description="The state after so many samples.")
     checkpoint: str | None = Field(default=None, max_length=200, description="The name of a checkpoint.")

@@ -6,9 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from email.message import Message
 from importlib.metadata import Distribution, distributions
-from typing import cast
 
 #: Licences that ask no more than to be named: words of expressions, of old fields, and of classifiers.
 PERMISSIVE = re.compile(
@@ -17,28 +15,26 @@ PERMISSIVE = re.compile(
 )
 #: Copyleft that was judged: it covers the package's own files, and none of them is changed or copied here.
 JUDGED = {"certifi", "hypothesis", "orjson", "pathspec"}
-#: Their metadata begins with a licence's whole text, or names none that is known; read by a person.
-READ = {"contourpy", "cycler", "kiwisolver", "matplotlib", "scipy"}
 
 
 def licences(package: Distribution) -> list[str]:
     """Return what the metadata of a package says of its licence: all must be permissive."""
-    data = cast(Message, package.metadata)  # what it is; its declared type has no `get`
-    if expression := data.get("License-Expression"):
-        return [word.strip(" ()") for word in re.split(r"\b(?:AND|OR)\b", expression)]
+    data = package.metadata
+    if "License-Expression" in data:
+        return [word.strip(" ()") for word in re.split(r"\b(?:AND|OR)\b", data["License-Expression"])]
     found = [
         classifier.rpartition(" :: ")[2]
         for classifier in data.get_all("Classifier", [])
         if classifier.startswith("License :: ") and not classifier.endswith(("OSI Approved", "DFSG approved"))
     ]
-    return found or list(filter(None, (data.get("License") or "").splitlines()[:1]))
+    return found or list(filter(None, (data.get_all("License") or [""])[0].splitlines()[:1]))
 
 
 def doubtful(packages: Iterable[Distribution]) -> Iterator[str]:
     """Yield a line about each package whose licence is unknown, or not permissive and not judged."""
     for package in packages:
         said = licences(package)
-        known = package.name.lower() in JUDGED | READ
+        known = package.name.lower() in JUDGED
         if not known and not (said and all(PERMISSIVE.match(licence) for licence in said)):
             yield f"{package.name} {package.version}: {', '.join(said) or 'no licence in its metadata'}"
 

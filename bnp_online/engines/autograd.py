@@ -21,7 +21,7 @@ from .state import flatten, unflatten
 from .targets import Targets
 
 
-def _input_layout(spec: LearnerSpec) -> tuple[int, int]:
+def input_layout(spec: LearnerSpec) -> tuple[int, int]:
     """Return how many inputs have statistics of their own, and how many positions share each of them.
 
     Every input of a multilayer perceptron has its own. Other networks get images or signals: there the first
@@ -59,7 +59,7 @@ class AutogradEngine:
         self.spec = spec
         self.device = device
         self._dtype = dtype
-        channels, self._positions = _input_layout(spec)
+        channels, self._positions = input_layout(spec)
         self._inputs = RunningMoments(channels, rho=1.0, prior=0.0, dtype=torch.float64)
         self._targets = Targets() if spec.task == "regression" else None
         copies = spec.copies

@@ -44,11 +44,14 @@ class Replica:
         Of the network.
     """
 
+    #: What transforms its gradients.
+    preconditioner: type[BNP] = BNP
+
     def __init__(self, spec: LearnerSpec, number: int, copy: Copy, device: str, dtype: torch.dtype) -> None:
         self.rate = copy.rate
         self._regression = spec.task == "regression"
         self.network = build_network(spec, (spec.seed, number)).to(device, dtype)
-        self.bnp = BNP(self.network, spec.rho, spec.eps_rel, spec.eps_abs, spec.step_scale)
+        self.bnp = self.preconditioner(self.network, spec.rho, spec.eps_rel, spec.eps_abs, spec.step_scale)
         self._gradients = _OutputGradients(self.network, self.bnp) if self._regression else None
         self._average: Network | None = None
         if copy.averages:
@@ -99,7 +102,7 @@ class Replica:
             loss = F.huber_loss(out, out.new_tensor([[goal]]), delta=ERROR_CLIP)
         else:
             loss = F.cross_entropy(out, torch.tensor([int(goal)], device=out.device))
-        stepped = self._descend(loss, weight)
+        stepped = self.descend(loss, weight)
         after = [new for _, new in stepped] + [m.var for m in self.bnp.moments.values()]
         with torch.no_grad():
             if not all(bool(tensor.isfinite().all()) for tensor in (loss, *after, *self.network.buffers())):
@@ -124,8 +127,8 @@ class Replica:
         means = {n.replace(_NETWORK, _AVERAGE, 1): v for n, v in state.items() if n.startswith(_NETWORK)}
         self.load_state_dict(state | means)
 
-    def _descend(self, loss: Tensor, weight: float) -> list[tuple[nn.Parameter, Tensor]]:
-        """Back-propagate, precondition, and return each parameter with its new value."""
+    def descend(self, loss: Tensor, weight: float | Tensor) -> list[tuple[nn.Parameter, Tensor]]:
+        """Back-propagate, precondition, and return each parameter with the value that it is to get."""
         self.network.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.bnp.step()

@@ -28,6 +28,9 @@ _SHARED = (
     library.NonFiniteStateError,
     errors.QueueFullError,
     errors.ModelFailedError,
+    errors.ShuttingDownError,
+    errors.StorageFullError,
+    errors.StorageError,
 )
 
 
@@ -76,7 +79,7 @@ ROUTES = [
             "learning",
             schemas.LearnBody,
             schemas.LearnAnswer,
-            (*_SHARED, errors.TooManyFeaturesError, errors.IdConflictError),
+            (*_SHARED, errors.TooManyFeaturesError, errors.IdConflictError, errors.ForgottenIdError),
             lines=True,
         ),
     ),

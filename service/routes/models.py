@@ -14,7 +14,13 @@ from service.learner import Learner
 from service.openapi import DocumentedRoute, Operation, error_responses, operation_id
 from service.wire import json_response, read_model
 
-_ABSENT = error_responses(errors.UnknownModelError, errors.QueueFullError, errors.ModelFailedError)
+_ASKED = (
+    errors.UnknownModelError,
+    errors.QueueFullError,
+    errors.ModelFailedError,
+    errors.ShuttingDownError,
+)
+_ABSENT = error_responses(*_ASKED)
 
 router = APIRouter(tags=["models"], generate_unique_id_function=operation_id, route_class=GuardedRoute)
 
@@ -56,7 +62,12 @@ async def get_model(request: Request, m: str) -> Response:
     return json_response(await description(catalog_of(request.scope).get(m)))
 
 
-@router.delete("/models/{m}", summary="Delete a model", status_code=204, responses=_ABSENT)
+@router.delete(
+    "/models/{m}",
+    summary="Delete a model",
+    status_code=204,
+    responses=error_responses(*_ASKED, errors.StorageFullError, errors.StorageError),
+)
 @needs("admin")
 async def delete_model(request: Request, m: str) -> Response:
     """Delete a model and every trace of what it learned, in its turn; what waits behind it is refused."""
@@ -105,6 +116,9 @@ ROUTES = [
                 errors.TooManyModelsError,
                 errors.BodyTooLargeError,
                 errors.InvalidSpecError,
+                errors.ShuttingDownError,
+                errors.StorageFullError,
+                errors.StorageError,
             ),
             status=201,
         ),

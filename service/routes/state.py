@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 
 from bnp_online.errors import CheckpointError, StateError
 from service import errors, schemas
@@ -19,9 +20,15 @@ from service.routes.models import description
 from service.store.base import Checkpoint, Record
 from service.wire import json_response, read_body, read_model
 
-_ABSENT = (errors.UnknownModelError, errors.QueueFullError, errors.ModelFailedError)
-_BODY = (errors.InvalidJsonError, errors.DuplicateKeyError, errors.BodyTooLargeError, errors.RequestError)
-_STORED = (errors.StorageFullError, errors.StorageError)
+_ABSENT = (
+    errors.UnknownModelError,
+    errors.QueueFullError,
+    errors.ModelFailedError,
+    errors.ShuttingDownError,
+    errors.StorageError,
+)
+_BODY = (errors.InvalidJsonError, errors.DuplicateKeyError, errors.BodyTooLargeError, errors.InvalidSpecError)
+_STORED = (errors.StorageFullError,)
 
 router = APIRouter(tags=["models"], route_class=GuardedRoute, generate_unique_id_function=operation_id)
 
@@ -44,7 +51,7 @@ async def list_checkpoints(request: Request, m: str) -> Response:
     summary="Take a checkpoint",
     status_code=201,
     response_model=schemas.CheckpointAnswer,
-    responses=error_responses(*_ABSENT, *_STORED),
+    responses=error_responses(*_ABSENT, *_STORED, errors.RebuildingError),
 )
 @needs("admin")
 async def take_checkpoint(request: Request, m: str) -> Response:
@@ -105,7 +112,7 @@ async def list_branches(request: Request, m: str) -> Response:
     "/models/{m}/events",
     summary="List logged events",
     response_model=schemas.EventList,
-    responses=error_responses(*_ABSENT),
+    responses=error_responses(*_ABSENT, RequestValidationError),
 )
 @needs("admin")
 async def list_events(
@@ -159,7 +166,7 @@ async def import_model(request: Request, m: str) -> Response:
     "/models/{m}",
     summary="Change a model's limits",
     response_model=schemas.ModelDescription,
-    responses=error_responses(*_ABSENT, *_BODY, *_STORED, errors.InvalidSpecError),
+    responses=error_responses(*_ABSENT, *_BODY, *_STORED),
     openapi_extra=request_body(schemas.ModelPatch),
 )
 @needs("admin", takes=(JSON,))

@@ -1,7 +1,4 @@
-"""Every engine computes the same learner: the one that tests/reference_learner.py writes out in float64.
-
-To put another engine to this suite, list it in `ENGINES`.
-"""
+"""Every engine computes the same learner: the one that tests/reference_learner.py writes out in float64."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,16 +16,10 @@ from torch import Tensor
 
 from bnp_online import BNPClassifier, BNPRegressor, ConfigurationError, NonFiniteStateError, StateError
 from bnp_online.checkpoint import digest
-from bnp_online.engines.autograd import AutogradEngine
 from bnp_online.engines.base import Engine, LearnerSpec
 from bnp_online.engines.choice import make_engine
-from bnp_online.engines.compiled import CompiledEngine
+from tests.engines import CASES, CUDA, ENGINES
 from tests.reference_learner import Layer, ReferenceLearner
-
-ENGINES: dict[str, Callable[[LearnerSpec], Engine]] = {
-    "autograd": AutogradEngine,
-    "compiled": CompiledEngine,
-}
 
 #: Norm-wise, between float32 and float64, over a stream of 210 samples.
 TOLERANCE = 1e-4
@@ -142,9 +133,9 @@ def error(got: Vector, expected: Vector) -> float:
     return float(np.linalg.norm(got - expected) / max(float(np.linalg.norm(expected)), 1e-3))
 
 
-@pytest.fixture(params=sorted(ENGINES))
+@pytest.fixture(params=CASES)
 def make(request: pytest.FixtureRequest) -> Callable[[LearnerSpec], Engine]:
-    return ENGINES[request.param]
+    return cast(Callable[[LearnerSpec], Engine], request.param)
 
 
 def fingerprint(engine: Engine) -> str:
@@ -321,6 +312,7 @@ def test_a_state_is_taken_over_to_the_last_bit(make: Callable[[LearnerSpec], Eng
         lambda state: state.update({"network.extra": torch.zeros(1, 1)}),
         lambda state: state.update({"extra": torch.zeros(1)}),
         lambda state: state.update({"network.head.bias": None}),
+        lambda state: state.update({"network.body.3.bias": 3.0}),
     ],
 )
 def test_a_state_that_does_not_fit_changes_nothing(
@@ -365,7 +357,7 @@ def test_a_step_that_would_not_be_finite_is_not_taken(
     assert all(value.isfinite().all() for value in poisoned.state_dict().values())
 
 
-@pytest.mark.parametrize("engine", sorted(ENGINES))
+@pytest.mark.parametrize("engine", ["autograd", "compiled", pytest.param("graphed", marks=CUDA)])
 @pytest.mark.parametrize("kind", [BNPClassifier, BNPRegressor])
 def test_a_learner_undoes_growth_with_the_step(
     kind: type[BNPClassifier] | type[BNPRegressor], engine: str
@@ -390,8 +382,9 @@ def test_an_array_has_a_fixed_number_of_inputs(make: Callable[[LearnerSpec], Eng
         engine.grow(["a"], 0)
 
 
-def test_images_are_standardized_by_channel() -> None:
-    engine = AutogradEngine(replace(SPEC, input_shape=(2, 5, 5), network="cnn"))
+@pytest.mark.parametrize("name", ["autograd", "graphed"])
+def test_images_are_standardized_by_channel(name: str) -> None:
+    engine = ENGINES[name](replace(SPEC, input_shape=(2, 5, 5), network="cnn"))
     engine.grow([], 2)
     images = np.random.default_rng(0).normal([[[3.0]], [[-50.0]]], [[[1.0]], [[9.0]]], size=(12, 2, 5, 5))
     for i, image in enumerate(images):
@@ -400,7 +393,7 @@ def test_images_are_standardized_by_channel() -> None:
     np.testing.assert_allclose(state["inputs.mean"].numpy(), images.mean(axis=(0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(state["inputs.var"].numpy(), images.var(axis=(0, 2, 3)), rtol=1e-12)
     # What the network sees does not depend on a channel's scale and offset.
-    scaled = AutogradEngine(replace(SPEC, input_shape=(2, 5, 5), network="cnn"))
+    scaled = ENGINES[name](replace(SPEC, input_shape=(2, 5, 5), network="cnn"))
     scaled.grow([], 2)
     for i, image in enumerate(images):
         learn(scaled, image * [[[8.0]], [[0.25]]] + [[[1.0]], [[2.0]]], i % 2)

@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 
 from bnp_online import BNPClassifier, BNPRegressor
 from bnp_online.engines import base
-from bnp_online.engines.autograd import AutogradEngine
 from bnp_online.engines.base import Engine, LearnerSpec
-from bnp_online.engines.compiled import CompiledEngine
 from bnp_online.mixture import draw
+from tests.engines import CASES, ENGINES
 from tests.reference_learner import Layer, ReferenceLearner
 from tests.reference_mixture import ReferenceMixture
 
 Vector = NDArray[np.float64]
-ENGINES: dict[str, Callable[..., Engine]] = {"autograd": AutogradEngine, "compiled": CompiledEngine}
 
 SPEC = LearnerSpec(
     task="classification",
@@ -93,7 +91,7 @@ def learn(engine: Engine, x: Vector, y: float, weight: float) -> Vector:
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("make", ENGINES.values(), ids=ENGINES.keys())
+@pytest.mark.parametrize("make", CASES)
 def test_follows_the_float64_reference(
     make: Callable[..., Engine], task: base.Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,18 +145,23 @@ def test_the_engines_agree_over_1000_steps(
         engine.grow(["a", "b", "c", "d"], 2 if task == "classification" else 1)
         for x, y, weight in stream(task, 1000, seed=1):
             assert engine.learn(x[None], np.array([y]), np.array([weight]))[0] == 1
-    one, other = (engine.state_dict() for engine in engines)
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        difference = (value.double() - other[name].double()).norm() / value.double().norm().clamp(min=1e-3)
-        assert difference <= tolerance, name
+    one, *others = (engine.state_dict() for engine in engines)
+    for other in others:
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            exact = value.double()
+            difference = (exact - other[name].double()).norm() / exact.norm().clamp(min=1e-3)
+            assert difference <= tolerance, name
 
 
 @pytest.mark.parametrize("lr", ["auto", 0.3])
 @pytest.mark.parametrize("task", TASKS)
-def test_many_rows_are_the_loop_to_the_last_bit(task: base.Task, lr: float | str) -> None:
+@pytest.mark.parametrize("make", CASES)
+def test_many_rows_are_the_loop_to_the_last_bit(
+    make: Callable[..., Engine], task: base.Task, lr: float | str
+) -> None:
     spec = replace(SPEC, task=task, lr=lr)
-    one, many = (grown(CompiledEngine, spec) for _ in range(2))
+    one, many = (grown(make, spec) for _ in range(2))
     samples = list(stream(task, 100))
     predicted = [learn(one, *sample) for sample in samples]
     x, y, weights = (np.array(column) for column in zip(*samples, strict=True))
@@ -173,7 +176,7 @@ def test_many_rows_are_the_loop_to_the_last_bit(task: base.Task, lr: float | str
 
 
 @pytest.mark.parametrize("lost", [0, 3], ids=["predicts with its weights", "predicts with their mean"])
-@pytest.mark.parametrize("make", ENGINES.values(), ids=ENGINES.keys())
+@pytest.mark.parametrize("make", CASES)
 def test_a_copy_that_diverged_starts_again_from_the_best(make: Callable[..., Engine], lost: int) -> None:
     engine = grown(make, replace(SPEC, replay=0))
     for sample in stream("classification", 60):
@@ -196,7 +199,7 @@ def test_a_copy_that_diverged_starts_again_from_the_best(make: Callable[..., Eng
             assert torch.equal(value[0], state[name.replace("average", "network")][best]), name
 
 
-@pytest.mark.parametrize("make", ENGINES.values(), ids=ENGINES.keys())
+@pytest.mark.parametrize("make", CASES)
 def test_mean_weights_grow_as_the_weights_do(make: Callable[..., Engine]) -> None:
     engine = grown(make, SPEC)
     for sample in stream("classification", 40):

@@ -1,4 +1,4 @@
-"""A server without keys serves its own machine: no page elsewhere drives it. What its own pages may do."""
+"""A server without keys serves its own machine, and no page elsewhere can drive it; what its own may do."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,11 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.logs import JsonFormatter, TextFormatter
 from service.protocol import LONGEST_HEAD
 from tests.service.processes import address, process
 from tests.service.running import Server, error, head
 
-SECRET = "a-key-that-nobody-may-ever-read-1234"  # noqa: S105 (it opens nothing)
+SECRET = "a-key-that-nobody-may-ever-read-1234"  # noqa: S105 (of a server that this test starts)
 
 
 def connect(server: Server) -> socket.socket:
@@ -97,6 +99,27 @@ def test_strings_are_limited(serve: Callable[..., Server], sample: dict[str, obj
     assert error(server.client.post("/learn", json=sample))[:2] == (422, "string_too_long")
     assert server.fingerprint()["step"] == 0
     assert server.learn({"n" * 10: "v" * 10}, "l" * 10)["step"] == 1
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_what_an_exception_says_is_not_in_the_log(formatter: logging.Formatter) -> None:
+    """It may quote the request that caused it."""
+    try:
+        try:
+            int("payload")
+        except ValueError as error:
+            raise ExceptionGroup("payload", [KeyError("payload"), error]) from error
+    except ExceptionGroup as group:
+        raised = group
+    record = logging.LogRecord(
+        "service", logging.ERROR, "file", 1, "failed", (), (type(raised), raised, None)
+    )
+    line = formatter.format(record)
+    assert "ValueError" in line
+    assert "KeyError" in line
+    assert "test_limits.py" in line
+    assert ": payload" not in line
+    assert "'payload'" not in line
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

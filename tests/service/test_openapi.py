@@ -118,3 +118,34 @@ def test_the_page_works(server: Server) -> None:
     page = server.client.get("/docs")
     assert page.status_code == 200
     assert "docs/start.js" in page.text
+
+
+def test_a_number_without_a_fraction_is_an_integer(server: Server) -> None:
+    """So it is in JSON Schema, and some clients write 3.0."""
+    headers = {"content-type": "application/json"}
+    body = b'{"name": "whole", "hidden": [4.0, 3], "memory": 1e1}'
+    made = server.client.post("/models", content=body, headers=headers)
+    assert made.status_code == 201
+    assert (made.json()["spec"]["hidden"], made.json()["spec"]["memory"]) == ([4, 3], 10)
+    for field, value in (("hidden", "[4.5]"), ("memory", "1e300"), ("seed", "-1.0"), ("replay", "true")):
+        other = f'{{"name": "other", "{field}": {value}}}'
+        answer = server.client.post("/models", content=other, headers=headers)
+        assert answer.status_code == 422, field
+
+
+def test_links_lead_to_operations(document: Json) -> None:
+    ids = {operation["operationId"] for operation in operations(document).values()}
+    links = [
+        link
+        for operation in operations(document).values()
+        for response in operation["responses"].values()
+        for link in response.get("links", {}).values()
+    ]
+    assert {link["operationId"] for link in links} <= ids
+    assert {"delete_model", "label", "forget", "roll_back"} <= {link["operationId"] for link in links}
+
+
+def test_who_is_told_to_come_again_is_told_when(document: Json) -> None:
+    for operation in operations(document).values():
+        for status in {"429", "503"} & operation["responses"].keys():
+            assert operation["responses"][status]["headers"]["Retry-After"]["required"]

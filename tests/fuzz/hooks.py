@@ -1,0 +1,97 @@
+"""What schemathesis cannot know of this server from its document."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import schemathesis
+from hypothesis import strategies as st
+from schemathesis.core.failures import AcceptedNegativeData, Failure
+from schemathesis.openapi.checks import EnsureResourceAvailability, RejectedPositiveData
+
+from bnp_online import BNPClassifier, checkpoint
+
+LINES = "application/x-ndjson"
+#: Why a request may be refused that is as the document says: the state of the model, and the server's limits.
+OF_A_SAMPLE = {
+    "invalid_feature", "invalid_label", "label_type", "non_finite_feature", "non_finite_label",
+    "non_finite_state", "too_many_classes", "too_many_features", "wrong_shape",
+}  # fmt: skip
+ANYWHERE = {"body_too_large", "not_kept"}
+#: Fields of a spec whose bounds are the server's, or depend on other fields.
+OF_A_SPEC = {"hidden", "input_shape", "max_classes", "max_features"}
+
+
+def _file() -> bytes:
+    model = BNPClassifier(hidden=(3,), replay=1, memory=5, max_features=50, max_classes=10)
+    for i in range(8):
+        model.learn_one({"a": i, "b": -i}, i % 3)
+    return checkpoint.dumps(model.state_dict())
+
+
+FILE = _file()
+NUMBERS = itertools.count()
+
+
+@schemathesis.hook
+def before_generate_body(context: Any, strategy: Any) -> Any:
+    """Import a model now and then, not only bytes that are none."""
+    return strategy | st.just(FILE) if context.operation.path.endswith("/import") else strategy
+
+
+@schemathesis.hook
+def before_call(context: Any, case: Any, kwargs: Any) -> None:
+    """Let most models that may be made be made: by names of their own, within the limits, and small."""
+    number = next(NUMBERS)
+    if case.operation.path != "/models" or not isinstance(case.body, dict) or not _is_valid(case):
+        return
+    for name, least, most in (("max_features", 1, 50), ("max_classes", 2, 10)):
+        if (limit := case.body.get(name)) is not None:
+            case.body[name] = least + int(limit) % (most - least)
+    for name in ("hidden", "input_shape"):
+        if (sizes := case.body.get(name)) is not None:
+            case.body[name] = [4 + int(size) % 4 for size in sizes]
+    if number % 8:
+        case.body["name"] = f"made-{number}"
+
+
+def _is_valid(case: Any) -> bool:
+    return case.meta is not None and case.meta.generation.mode is schemathesis.GenerationMode.POSITIVE
+
+
+@schemathesis.serializer(LINES)
+def write_line(context: Any, value: Any) -> bytes:
+    """Send a stream of one line."""
+    return value if isinstance(value, bytes) else json.dumps(value).encode() + b"\n"
+
+
+@schemathesis.deserializer(LINES)
+def read_line(context: Any, response: Any) -> Any:
+    """Return what a stream of one line is answered with."""
+    [line] = response.content.splitlines()
+    return json.loads(line)
+
+
+@schemathesis.hook
+def filter_failure(context: Any, failure: Failure, case: Any, response: Any) -> bool:
+    """Return whether a failure is one: it is not if only the server could know better."""
+    if isinstance(failure, RejectedPositiveData):
+        return not _is_of_the_server(response.json()["error"], case.operation.path)
+    if isinstance(failure, EnsureResourceAvailability):  # the model is there, and has no such id or step
+        return bool(response.json()["error"]["code"] == "unknown_model")
+    if isinstance(failure, AcceptedNegativeData):
+        refused_line = case.media_type == LINES and b'{"error":' in response.content
+        return not (response.status_code == 413 or refused_line)
+    return True
+
+
+def _is_of_the_server(error: dict[str, Any], path: str) -> bool:
+    code = error["code"]
+    if path in ("/learn", "/predict", "/label"):
+        return code in OF_A_SAMPLE | ANYWHERE
+    if path.endswith("/import"):
+        return code in ANYWHERE | {"invalid_checkpoint"}
+    of_a_spec = code == "invalid_spec" and error["field"] in OF_A_SPEC
+    return code in ANYWHERE or (of_a_spec and "Input should" not in error["message"])
