@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run serve test lint types imports tests audit format bench-quality bench-speed torture test-docker wheels clean
+.PHONY: help venv run serve test lint types imports tests audit format bench-quality bench-speed bench-http torture test-docker wheels clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ bench-quality: venv ## Prequential quality against the rivals (DATA_DIR=…: wit
 
 bench-speed: venv ## Speed, memory and start of the compiled engine (docs/benchmarks.md)
 	$(BIN)/python -m benchmarks.speed
+
+bench-http: venv ## The server against endpoints that do nothing; needs wrk (docs/benchmarks.md)
+	$(BIN)/python -m benchmarks.http
 
 test-docker: venv ## Build the image and test it with a real Docker engine
 	docker/test.sh

@@ -1,0 +1,75 @@
+"""The benchmark of serving: it runs, says what it needs, and shows what it measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.http_tables import FLOOD, IDIOMATIC, IDLE, LINES, tables
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.http", *arguments]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+        env={**os.environ, **environment},
+    )
+
+
+def test_it_says_how_to_get_what_sends_the_requests(tmp_path: Path) -> None:
+    ended = _run(PATH=str(tmp_path))
+    assert ended.returncode != 0
+    assert "apt-get install wrk" in ended.stderr
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+def test_it_writes_tables_and_json(tmp_path: Path) -> None:
+    out, page = tmp_path / "http.json", tmp_path / "page.md"
+    page.write_text("<!-- http:begin -->\nold\n<!-- http:end -->\nend\n")
+    effort = ["--log", "none", "--models", "one copy", "--connections", "2", "--repeats", "1"]
+    ended = _run(*effort, "--out", str(out), "--markdown", str(page))
+    assert ended.returncode == 0, ended.stderr
+    content = json.loads(out.read_text())
+    assert content["client"] == "wrk"
+    assert {"commit", "cpu", "versions"} <= content["environment"].keys()
+    found = content["results"]["none"]
+    assert found.keys() == {"/learn 2", "/predict 2", LINES, IDLE, *FLOOD.values()}
+    assert found["/learn 2"].keys() == {IDIOMATIC, "bare Starlette", "one copy"}
+    assert found["/learn 2"]["one copy"]["rate"] > 0
+    assert "one copy: idle" in page.read_text()
+    assert page.read_text().endswith("<!-- http:end -->\nend\n")
+
+
+def test_rates_are_shown_as_multiples_of_the_idiomatic_endpoint() -> None:
+    def figure(rate: float, p99: float = 1.0) -> dict[str, float]:
+        return {"rate": rate, "p50": 0.5, "p95": 0.9, "p99": p99}
+
+    sides = {IDIOMATIC: figure(1000.0), "ours": figure(1500.0)}
+    rates, latencies = tables(
+        "none",
+        {
+            "/learn 16": sides,
+            LINES: {"ours": figure(9000.0)},
+            IDLE: {"ours": figure(1.0, p99=0.25)},
+            FLOOD["lines"]: {"ours": figure(1.0, p99=0.5)},
+            FLOOD["json"]: {"ours": figure(1.0, p99=1.0)},
+        },
+    )
+    assert [[cell.text for cell in row] for row in rates.rows] == [
+        ["/learn 16", "1,000 (1.00×)", "1,500 (1.50×)"],
+        ["/learn, lines", "", "9,000 (9.00×)"],
+    ]
+    assert [row[-1].text for row in latencies.rows] == ["", "2.0×", "4.0×"]
