@@ -149,7 +149,7 @@ def test_a_client_that_leaves_before_its_answers(serve: Callable[..., Server]) -
         with streaming(server) as stream:
             stream.send(*[sample(i) for i in range(10)])
             server.wait_for_queue(11)
-        wait_for(lambda: len(server.connections) == 1)  # that of the client that holds the model
+        wait_for(lambda: len(server.connections) <= 1)  # none but that of the test's own client
     wait_for(lambda: tasks(server) == before)
     assert server.fingerprint()["step"] == 10  # they were taken, so they were learned
 
