@@ -18,6 +18,8 @@ Setting: TypeAlias = Mapping[str, Any]
 #: Is called from time to time with the number of samples learned.
 Tick: TypeAlias = Callable[[int], None]
 
+_MANY_FEATURES = 500
+
 
 @dataclass(frozen=True)
 class Run:
@@ -54,6 +56,8 @@ class Contestant:
         Distributions whose versions have a say in its results.
     grid : dict of str to tuple
         What is tried for each name in a setting; the best combination on a stream counts, in hindsight.
+    slow : dict
+        What is not tried on a stream of hundreds of features.
     seeded : bool
         Whether a seed makes a difference.
     ours : bool
@@ -65,15 +69,18 @@ class Contestant:
     run: Runner
     packages: tuple[str, ...]
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    slow: Mapping[str, Any] = field(default_factory=dict)
     seeded: bool = True
     ours: bool = False
 
-    @property
-    def settings(self) -> list[Setting]:
-        """Every setting to try; one without any name where nothing is chosen."""
-        return [
+    def settings(self, features: int) -> list[Setting]:
+        """Return every setting to try on a stream of so many features; one without any name if untuned."""
+        tried: list[Setting] = [
             dict(zip(self.grid, chosen, strict=True)) for chosen in itertools.product(*self.grid.values())
         ]
+        if features <= _MANY_FEATURES:
+            return tried
+        return [setting for setting in tried if not setting.items() & self.slow.items()]
 
     def at_edge(self, setting: Setting) -> bool:
         """Return whether the learning rate is the lowest or highest tried: a wider grid might do better."""

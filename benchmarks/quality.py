@@ -110,7 +110,7 @@ def _plan(results: Results, facts: Mapping[str, Any], arguments: argparse.Namesp
         for contestant in CONTESTANTS:
             if contestant.name not in arguments.models:
                 continue
-            for setting in contestant.settings:
+            for setting in contestant.settings(fact["features"]):
                 for seed in seeds if contestant.seeded else [None]:
                     if not results.has(stream, contestant, setting, seed):
                         data_dir = arguments.data_dir

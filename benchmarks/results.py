@@ -78,7 +78,7 @@ class Results:
             name, contestant = record["stream"], self._contestants.get(record["model"])
             if self._facts[name] != content["streams"][name] or contestant is None:
                 continue
-            if record["setting"] in contestant.settings:
+            if record["setting"] in contestant.settings(self._facts[name]["features"]):
                 self._put({**record, "environment": before + record["environment"]})
 
     def _put(self, record: Record) -> None:
@@ -114,10 +114,12 @@ class Results:
         models = list(self._contestants)
 
         def place(record: Record) -> tuple[int, int, int, int]:
+            contestant = self._contestants[record["model"]]
+            settings = contestant.settings(self._facts[record["stream"]]["features"])
             return (
                 NAMES.index(record["stream"]),
                 models.index(record["model"]),
-                self._contestants[record["model"]].settings.index(record["setting"]),
+                settings.index(record["setting"]),
                 record["seed"] or 0,
             )
 

@@ -108,7 +108,7 @@ def summarize(
         bests = {
             c.name: _best(
                 metric_of(fact),
-                c.settings,
+                c.settings(fact["features"]),
                 [run for run in of_stream if run["model"] == c.name],
             )
             for c in contestants

@@ -12,7 +12,7 @@ from benchmarks.rivals import CONTESTANTS
 from benchmarks.summary import Entry, gains, summarize
 from benchmarks.tables import format_gain, gain_table, quality_table, verdict
 
-_FACTS = {"digits": {"task": "classification"}}
+_FACTS = {"digits": {"task": "classification", "features": 64}}
 
 
 def _records(model: str, by_rate: dict[float | None, list[float | None]]) -> list[dict[str, Any]]:
@@ -148,6 +148,6 @@ def test_runs_are_saved_as_they_come_and_kept_unless_the_samples_changed(tmp_pat
     narrower = Results(path, _FACTS, [_contestant("a", 0.1)])
     narrower.keep()
     assert narrower.entries()[0].value == 0.6
-    other = Results(path, {"digits": {"task": "classification", "samples": 7}}, [contestant])
+    other = Results(path, {"digits": {"task": "classification", "features": 64, "samples": 7}}, [contestant])
     other.keep()
     assert not other.has("digits", contestant, {"rate": 0.2}, 0)
