@@ -128,6 +128,10 @@ class History:
         self.version += 1
         return self.log.forget(self.model, self.branch, Event("forget", body), numbers)
 
+    def look_up(self, ids: Collection[str]) -> tuple[dict[str, Learned], set[str]]:
+        """Return what `learned` and `forgotten` do."""
+        return self.learned(ids), self.forgotten(ids)
+
     def forgotten(self, ids: Collection[str]) -> set[str]:
         """Return which of the ids are those of events that were forgotten."""
         return self.log.forgotten(self.model, ids) if ids else set()

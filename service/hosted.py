@@ -71,6 +71,8 @@ class HostedModel:
     ----------
     sequence : int
         Number of the last event that is in the state.
+    pace : Pace
+        How many entries one call of `apply` should take, so that it is short.
     """
 
     def __init__(self, spec: ModelSpec, settings: Settings, clock: Callable[[], float]) -> None:
@@ -86,7 +88,7 @@ class HostedModel:
         self.settings = settings
         self.clock = clock
         self._pending = PendingPredictions(settings.max_pending, clock)
-        self._pace = Pace()
+        self.pace = Pace()
 
     @property
     def step(self) -> int:
@@ -119,11 +121,6 @@ class HostedModel:
         admission = Admission(preview, self.step, self._predict, known, forgotten, self._pending)
         for start in range(0, len(group), _SLICE):
             yield admission.take(group[start : start + _SLICE])
-
-    @property
-    def pace(self) -> int:
-        """How many entries one call of `apply` should take, so that it is short."""
-        return self._pace.samples
 
     def is_sound(self, entries: Sequence[Entry]) -> bool:
         """Return whether the model can predict the last sample of these that it has learned."""
@@ -211,7 +208,7 @@ class HostedModel:
             return []
         start = time.perf_counter()
         predictions = self.estimator.learn_samples(samples)
-        self._pace.note(len(samples), time.perf_counter() - start)
+        self.pace.note(len(samples), time.perf_counter() - start)
         return predictions
 
     def _accept(self, entry: Admitted, prediction: Prediction, step: int) -> Answer:

@@ -1,55 +1,59 @@
-"""Jobs that wait for the thread of a model: the event loop fills a backlog, the thread empties it."""
+"""What waits for the writer of a model, and how much of it may."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
+
+from service.admission import Request
 
 T = TypeVar("T")
 Outcomes: TypeAlias = "asyncio.Future[list[Any]]"
-"""For each item of a job what came of it, an error where it was refused; never an error itself."""
+"""For each item of a job what came of it, an error where it was refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusive:
+    """Something to do to a model between two groups of samples."""
+
+    do: Callable[[], Any]
 
 
 @dataclass(slots=True)
-class Job(Generic[T]):
+class Job:
     """What is queued and answered together: one item for a request, many for lines of a stream."""
 
-    items: Sequence[T]
+    items: Sequence[Request | Exclusive]
     outcomes: Outcomes
 
 
 @dataclass(slots=True)
-class Backlog(Generic[T]):
-    """The jobs of one kind that wait for a model.
+class Room:
+    """How many items may wait for a model, and how many do.
 
     Attributes
     ----------
     limit : int
-        How many items may wait.
-    waiting : int
-        How many do. Only the event loop counts, so that none of its coroutines ever sees room that is gone.
-    jobs : deque of Job
-        The loop appends on the right. The thread takes from the left, and only once it has an answer:
-        whatever ends the thread, all that is not answered is still here.
+        How many may.
+    taken : int
+        How many do.
     """
 
     limit: int
-    waiting: int = 0
-    jobs: deque[Job[T]] = field(default_factory=deque)
+    taken: int = 0
     _waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
     @property
-    def room(self) -> int:
-        """For how many items there is room."""
-        return self.limit - self.waiting
+    def left(self) -> int:
+        """For how many more there is room."""
+        return max(0, self.limit - self.taken)
 
     @property
     def share(self) -> int:
         """For how many items of a stream there is room: streams leave a half to those who are refused."""
-        return self.room - self.limit // 2
+        return self.limit - self.limit // 2 - self.taken
 
     async def wait_for_share(self) -> int:
         """Return for how many items of a stream there is room, as soon as there is any."""
@@ -59,35 +63,19 @@ class Backlog(Generic[T]):
             await waiter
         return self.share
 
-    def add(self, job: Job[T]) -> None:
-        """Append a job; called by the loop."""
-        self.waiting += len(job.items)
-        self.jobs.append(job)
+    def take(self, count: int) -> None:
+        """Count items that wait from now on."""
+        self.taken += count
 
-    def first(self, size: int) -> list[Job[T]]:
-        """Return the oldest jobs, of `size` items together at most but at least one job; for the thread."""
-        taken: list[Job[T]] = []
-        # By index: a deque that the loop appends to meanwhile cannot be iterated.
-        for i in range(len(self.jobs)):
-            job = self.jobs[i]
-            size -= len(job.items)
-            if taken and size < 0:
-                break
-            taken.append(job)
-        return taken
+    def free(self, count: int) -> None:
+        """Count items that wait no longer, and wake those who wait for room."""
+        self.taken -= count
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            settle(waiter, None)
 
-    def drop(self, count: int) -> None:
-        """Forget the oldest jobs; for the thread."""
-        for _ in range(count):
-            self.jobs.popleft()
 
-    def deliver(self, answers: list[tuple[Job[T], list[Any]]]) -> None:
-        """Answer jobs, and wake those who wait for room; called by the loop."""
-        for job, outcomes in answers:
-            self.waiting -= len(job.items)
-            if not job.outcomes.done():  # cancelled: whoever asked is gone
-                job.outcomes.set_result(outcomes)
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._waiters.clear()
+def settle(future: asyncio.Future[T], result: T) -> None:
+    """Answer whoever waits for a future, unless it was cancelled: they are gone."""
+    if not future.done():
+        future.set_result(result)

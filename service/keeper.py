@@ -17,7 +17,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Keeper:
-    """Takes a checkpoint every so many steps: the state in the model's thread, the rest in another.
+    """Takes a checkpoint every so many steps: the state in the model's turn, the rest in a thread.
 
     Parameters
     ----------
@@ -51,14 +51,17 @@ class Keeper:
         """Count steps from where a model is."""
         self._kept_step, self._kept_sequence = model.step, model.sequence
 
-    def consider(self, model: HostedModel) -> None:
-        """Take a checkpoint if it is time to; called by the model's thread, between groups."""
+    def due(self, model: HostedModel) -> bool:
+        """Return whether it is time to take a checkpoint."""
         due = abs(model.step - self._kept_step) >= self._settings.checkpoint_every
-        if due and not self.paused and (self._saving is None or self._saving.done()):
-            self.take(model).add_done_callback(_report)
+        return due and not self.paused and (self._saving is None or self._saving.done())
+
+    def keep(self, model: HostedModel) -> None:
+        """Take a checkpoint, and log it if that fails."""
+        self.take(model).add_done_callback(_report)
 
     def take(self, model: HostedModel) -> Future[Checkpoint]:
-        """Take a checkpoint now; called by the model's thread. The future is done once it is on the disk."""
+        """Take a checkpoint now, in the model's turn. The future is done once it is on the disk."""
         self.begin(model)
         where = (model.sequence, model.step, self._history.log.head)
         branch = self._history.branch

@@ -1,27 +1,27 @@
-"""The single writer of a model: one thread that takes what waits, keeps the order, and answers.
+"""The single writer of a model: one task that takes what waits, keeps the order, and answers.
 
-The event loop only puts jobs into queues and awaits futures. The thread takes reads (predictions and
-questions) first, then a bounded group of samples; between the short calls that learn a group it looks for
-reads again, so that none waits longer than one call. All see the model between two steps, never half of one.
+Requests put jobs into a queue and await their answers. The task takes a bounded group of them: it checks the
+group, has it logged, and applies it in short calls, between which predictions are answered. All see the model
+between two steps, never half of one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from service.admission import Admitted, Entry, Fresh, Kept, Learn, Request
+from service.admission import Admitted, Entry, Fresh, Kept, Learn, Predict, Request
 from service.committer import Committer
 from service.errors import (
     REFUSALS,
     ModelFailedError,
+    NotReadyError,
     QueueFullError,
     RequestError,
     ShuttingDownError,
@@ -29,34 +29,30 @@ from service.errors import (
     UnknownModelError,
 )
 from service.history import History
-from service.hosted import Answer, Applied, HostedModel
-from service.jobs import Backlog, Job, Outcomes
+from service.hosted import Answer, Applied, HostedModel, Outcome
+from service.jobs import Exclusive, Job, Outcomes, Room, settle
 from service.keeper import Keeper
+from service.pace import Pace
 from service.soundness import Guard
+from service.turns import Turns
 
 T = TypeVar("T")
-Read: TypeAlias = Callable[[HostedModel], Any]
 
-
-@dataclass(frozen=True, slots=True)
-class Exclusive:
-    """Something to do in the model's thread between two groups, when its turn comes."""
-
-    do: Callable[[], Any]
-
+#: Predictions of a stream that are made before other requests have a turn.
+_SLICE = 16
 
 _logger = logging.getLogger(__name__)
 
 
 class Learner:
-    """The thread of a model, and the two queues before it.
+    """The writer of a model, and the queue before it.
 
-    Must be made on a running event loop, which is the one it answers to.
+    Must be made on a running event loop, and called from that loop alone.
 
     Parameters
     ----------
     model : HostedModel
-        From now on only this thread touches it, except for reading its counters.
+        From now on only what has its turn here touches it, except for reading its counters.
     history : History
         Of the model.
     committer : Committer
@@ -66,9 +62,9 @@ class Learner:
     rebuild : callable
         Returns the model as it was after an event, by its number.
     queue_size : int
-        Samples that may wait in each queue.
+        Samples that may wait; and as many predictions.
     group_size : int
-        Samples that are logged and learned together at most; reads as well.
+        Samples that are logged and learned together at most.
     """
 
     def __init__(
@@ -88,18 +84,19 @@ class Learner:
         self._committer = committer
         self._keeper = keeper
         self._group_size = group_size
-        self._loop = asyncio.get_running_loop()
-        self._reads: Backlog[Read] = Backlog(queue_size)
-        self._writes: Backlog[Request | Exclusive] = Backlog(queue_size)
-        self._bell = threading.Condition(threading.Lock())
+        self._turns = Turns(f"model-{model.name}")
+        self._predicting = Pace()
+        self._reads, self._writes = Room(queue_size), Room(queue_size)
+        self._jobs: deque[Job] = deque()  # a job leaves it when it is answered, whatever ends the task
+        self._bell = asyncio.Event()
         self._refusal: Callable[[], RequestError] | None = None
         self._discarded = False
-        self._thread = threading.Thread(target=self._run, name=f"learner-{model.name}", daemon=True)
-        self._thread.start()
+        self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(_report)
 
     @property
     def failed(self) -> bool:
-        """Whether the thread ended with an error that nobody foresaw."""
+        """Whether the writer ended with an error that nobody foresaw."""
         return self._refusal == self._failure
 
     @property
@@ -112,31 +109,50 @@ class Learner:
     @property
     def poisoned(self) -> bool:
         """Whether the state is being brought back to before a sample that poisoned it."""
-        return self._guard.rebuilding
+        return self._guard.poisoned
 
     @property
     def queue_depth(self) -> int:
         """How many samples and questions wait."""
-        return self._reads.waiting + self._writes.waiting
+        return self._reads.taken + self._writes.taken
 
     async def ask(self, read: Callable[[HostedModel], T]) -> T:
         """Return what `read` makes of the model between two steps; it must not make it learn."""
-        return cast(T, await self._one(self._reads, read))
+        self._enter(self._reads)
+        try:
+            return await self._turns.run(partial(self._look, read))
+        finally:
+            self._reads.free(1)
+
+    async def predict(self, x: Any) -> Answer:
+        """Return a prediction, made between two steps."""
+        self._enter(self._reads)
+        try:
+            return await self._predict(x)
+        finally:
+            self._reads.free(1)
 
     async def learn(self, request: Request) -> Answer:
         """Learn a sample, or keep a prediction; returns once that is logged and applied."""
-        return cast(Answer, await self._one(self._writes, request))
+        self._enter(self._writes)
+        [outcome] = await self._add(request)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return cast(Answer, outcome)
 
     async def exclusive(self, do: Callable[[], T]) -> T:
-        """Return what `do` does in the model's thread, between two groups, when its turn comes."""
-        [outcome] = await self._submit(self._writes, [Exclusive(do)])
+        """Return what `do` does to the model between two groups, when its turn comes."""
+        self._require_open()
+        self._writes.take(1)
+        [outcome] = await self._add(Exclusive(do))
         if isinstance(outcome, Exception):
             raise outcome
         return cast(T, outcome)
 
-    async def queue_reads(self, reads: Sequence[Read]) -> tuple[int, Outcomes]:
-        """Queue many at once; see `queue_samples`."""
-        return await self._some(self._reads, reads)
+    async def queue_predictions(self, samples: Sequence[Any]) -> tuple[int, Outcomes]:
+        """Queue many predictions at once; see `queue_samples`."""
+        count = await self._enter_some(self._reads, len(samples))
+        return count, asyncio.create_task(self._predict_many(samples[:count]))
 
     async def queue_samples(self, requests: Sequence[Request]) -> tuple[int, Outcomes]:
         """Queue many at once, and wait where `learn` refuses: until there is room for at least one.
@@ -148,189 +164,236 @@ class Learner:
         Future
             For each of those in order its answer, or what refused it.
         """
-        return await self._some(self._writes, requests)
+        count = await self._enter_some(self._writes, len(requests))
+        return count, self._add(*requests[:count])
 
     async def close(self) -> None:
-        """Answer all that waits, refuse what comes later, and end the thread."""
-        with self._bell:
-            self._refusal = self._refusal or (lambda: ShuttingDownError("the server is shutting down"))
-            self._bell.notify()
-        await asyncio.to_thread(self._thread.join)
+        """Answer all that waits, refuse what comes later, and end the task."""
+        self._refusal = self._refusal or (lambda: ShuttingDownError("the server is shutting down"))
+        await self._end()
 
     async def delete(self, do: Callable[[], None]) -> None:
-        """Delete the model by `do` when its turn comes, and end the thread.
+        """Delete the model by `do` when its turn comes, and end the task.
 
         All that waits behind it learns that the model is gone; if `do` raises, nothing has changed.
         """
-
-        def last() -> None:
-            do()
-            name = self.model.name
-            with self._bell:
-                self._refusal = lambda: UnknownModelError(f"model {name!r} was deleted", "model")
-                self._discarded = True
-
         if self.failed:  # it has no turns any more
             await asyncio.to_thread(do)
         else:
-            await self.exclusive(last)
-            await asyncio.to_thread(self._thread.join)
+            await self.exclusive(partial(self._delete, do))
+        await self._end()
 
-    async def _one(self, backlog: Backlog[T], item: T) -> Any:
-        if not backlog.room:
-            waiting = backlog.waiting
-            raise QueueFullError(f"{waiting} requests wait for {self.model.name!r}: try again later")
-        [outcome] = await self._submit(backlog, [item])
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+    def _delete(self, do: Callable[[], None]) -> None:
+        do()
+        name = self.model.name
+        self._refusal = lambda: UnknownModelError(f"model {name!r} was deleted", "model")
+        self._discarded = True
 
-    async def _some(self, backlog: Backlog[T], items: Sequence[T]) -> tuple[int, Outcomes]:
-        count = min(len(items), await backlog.wait_for_share(), self._group_size)
-        return count, self._submit(backlog, items[:count])
+    async def _end(self) -> None:
+        self._bell.set()
+        await asyncio.wait([self._task])
+        await self._turns.close()
 
-    def _submit(self, backlog: Backlog[T], items: Sequence[T]) -> Outcomes:
-        job = Job(items, self._loop.create_future())
-        with self._bell:
-            if self._refusal is not None:
-                raise self._refusal()
-            backlog.add(job)
-            self._bell.notify()
+    def _require_open(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal()
+
+    def _enter(self, room: Room) -> None:
+        """Take a place, or raise what refuses the request."""
+        self._require_open()
+        if not room.left:
+            raise QueueFullError(f"{room.taken} requests wait for {self.model.name!r}: try again later")
+        room.take(1)
+
+    async def _enter_some(self, room: Room, most: int) -> int:
+        """Take places, at least one, once there are any; return how many."""
+        count = min(most, await room.wait_for_share(), self._group_size)
+        self._require_open()
+        room.take(count)
+        return count
+
+    def _look(self, read: Callable[[HostedModel], T]) -> T:
+        if self.failed:
+            raise self._failure()
+        if self.poisoned:
+            raise NotReadyError("the state of the model is being brought back: try again")
+        return read(self.model)
+
+    async def _predict(self, x: Any) -> Answer:
+        return await self._turns.run(
+            partial(self._look, partial(self._timed, x)), short=self._predicting.short
+        )
+
+    def _timed(self, x: Any, model: HostedModel) -> Answer:
+        start = time.perf_counter()
+        answer = model.predict(x)
+        self._predicting.note(1, time.perf_counter() - start)
+        return answer
+
+    async def _predict_many(self, samples: Sequence[Any]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        try:
+            for i, x in enumerate(samples):
+                if i % _SLICE == 0:
+                    await asyncio.sleep(0)
+                try:
+                    outcomes.append(await self._predict(x))
+                except REFUSALS as error:
+                    outcomes.append(error)
+        finally:
+            self._reads.free(len(samples))
+        return outcomes
+
+    def _add(self, *items: Request | Exclusive) -> Outcomes:
+        job = Job(items, asyncio.get_running_loop().create_future())
+        self._jobs.append(job)
+        self._bell.set()
         return job.outcomes
 
-    def _run(self) -> None:
+    async def _run(self) -> None:
         try:
-            while self._wait():
-                self._answer_reads()
-                self._learn_group()
+            while await self._wait():
+                await self._next_group()
         finally:
-            # Reached by an unforeseen error too, which then goes on to `threading.excepthook`.
+            # Reached by an unforeseen error too, which is then reported.
             self._abandon()
 
-    def _wait(self) -> bool:
-        """Wait for jobs; return False when the thread is to end."""
-        with self._bell:
-            while not (self._reads.jobs or self._writes.jobs or self._refusal):
-                self._bell.wait()
-            return bool(self._reads.jobs or self._writes.jobs) and not self._discarded
+    async def _wait(self) -> bool:
+        """Wait for jobs; return False when the task is to end."""
+        while not (self._jobs or self._refusal):
+            self._bell.clear()
+            await self._bell.wait()
+        return bool(self._jobs) and not self._discarded
 
-    def _answer_reads(self) -> None:
-        if self._reads.jobs and (waiting := self._next(self._reads)):
-            self._reply(self._reads, [(job, [self._attempt(read) for read in job.items]) for job in waiting])
+    async def _next_group(self) -> None:
+        """Do what is next: something exclusive, or a group of samples."""
+        if isinstance(first := self._jobs[0].items[0], Exclusive):
+            self._answer(self._jobs[0], [await self._try(first.do)])
+            return
+        group = self._group()
+        entries = await self._log(await self._admit([item for job in group for item in job.items]))
+        outcomes: list[Outcome] = []
+        async for applied in self._apply(entries):
+            outcomes += applied.outcomes
+            while group and len(outcomes) >= (size := len(group[0].items)):
+                self._answer(group.popleft(), outcomes[:size])
+                del outcomes[:size]
+        if self._keeper.due(self.model):
+            await self._turns.run(partial(self._keeper.keep, self.model))
 
-    def _next(self, backlog: Backlog[T]) -> list[Job[T]]:
-        return [] if self._discarded else backlog.first(self._group_size)
-
-    def _attempt(self, read: Read) -> Any:
+    async def _try(self, do: Callable[[], Any]) -> Any:
         try:
-            return read(self.model)
+            return await self._turns.run(do)
         except REFUSALS as error:
             return error
 
-    def _learn_group(self) -> None:
-        """Learn a group, and answer each job as soon as all of it is applied."""
-        if not (jobs := self._next(self._writes)):
-            return
-        if isinstance(first := jobs[0].items[0], Exclusive):
-            self._reply(self._writes, [(jobs[0], [self._attempt(lambda model: first.do())])])
-            return
-        group = list(itertools.takewhile(lambda job: not isinstance(job.items[0], Exclusive), jobs))
-        entries = self._log(self._admit([cast(Request, item) for job in group for item in job.items]))
-        waiting = iter(group)
-        outcomes: list[Any] = []
-        job = next(waiting, None)
-        for applied in self._apply(entries):
-            outcomes += applied.outcomes
-            answered = []
-            while job is not None and len(outcomes) >= len(job.items):
-                answered.append((job, outcomes[: len(job.items)]))
-                del outcomes[: len(job.items)]
-                job = next(waiting, None)
-            self._reply(self._writes, answered)
-            self._answer_reads()
-        self._keeper.consider(self.model)
+    def _group(self) -> deque[Job]:
+        """Return the oldest jobs, of as many samples as a group may have, but at least one job."""
+        group: deque[Job] = deque()
+        left = self._group_size
+        for job in self._jobs:
+            left -= len(job.items)
+            if isinstance(job.items[0], Exclusive) or (group and left < 0):
+                break
+            group.append(job)
+        return group
 
-    def _admit(self, requests: list[Request]) -> list[Entry]:
-        """Check the requests of a group; reads are answered meanwhile."""
+    async def _admit(self, requests: list[Any]) -> list[Entry]:
+        """Check the requests of a group; others have a turn between them."""
         ids = {request.id for request in requests if isinstance(request, Learn) and request.id is not None}
         try:
-            known, forgotten = self.history.learned(ids), self.history.forgotten(ids)
+            known, forgotten = await asyncio.to_thread(self.history.look_up, ids) if ids else ({}, set())
         except StorageError as error:
             return [error] * len(requests)
         entries: list[Entry] = []
-        for part in self.model.admit(requests, known, forgotten):
+        parts = self.model.admit(requests, known, forgotten)
+        short = self._predicting.short or not any(isinstance(request, Predict) for request in requests)
+        while part := await self._turns.run(partial(next, parts, None), short=short):
             entries += part
-            self._answer_reads()
+            await asyncio.sleep(0)
         return entries
 
-    def _log(self, entries: list[Entry]) -> list[Entry]:
-        """Return a group once it is logged; what could not be is refused. Reads are answered meanwhile."""
+    async def _log(self, entries: list[Entry]) -> list[Entry]:
+        """Return a group once it is logged; what could not be is refused."""
         logged = [entry for entry in entries if isinstance(entry, Admitted | Kept)]
         if not logged:
             return entries
-        outcome = self._commit(logged)
+        outcome = await self._commit(logged)
         if isinstance(outcome, StorageError):
             return [outcome if isinstance(entry, Admitted | Kept | Fresh) else entry for entry in entries]
         for seq, entry in enumerate(logged, outcome - len(logged) + 1):
             entry.seq = seq
         return entries
 
-    def _commit(self, logged: Sequence[Admitted | Kept]) -> int | StorageError:
-        outcomes: list[int | StorageError] = []
+    async def _commit(self, logged: Sequence[Admitted | Kept]) -> int | StorageError:
+        """Return the number of the last event, or why none is kept."""
+        loop = asyncio.get_running_loop()
+        kept: asyncio.Future[int | StorageError] = loop.create_future()
 
         def done(outcome: int | StorageError) -> None:
-            with self._bell:
-                outcomes.append(outcome)
-                self._bell.notify()
+            with contextlib.suppress(RuntimeError):  # a closed loop: the server was killed, nobody waits
+                loop.call_soon_threadsafe(settle, kept, outcome)
 
         self._committer.submit(self.history.group([entry.event for entry in logged]), done)
-        while True:
-            with self._bell:
-                while not (outcomes or (self._reads.jobs and not self._discarded)):
-                    self._bell.wait()
-            if outcomes:
-                return outcomes[0]
-            self._answer_reads()
+        return await kept
 
-    def _apply(self, entries: list[Entry]) -> Iterator[Applied]:
+    async def _apply(self, entries: list[Entry]) -> AsyncIterator[Applied]:
         """Apply a group that was logged, in short calls; yields what came of the next requests."""
         start = 0
         while start < len(entries):
-            part = entries[start : start + self.model.pace]
-            back = partial(self._rebuild, self.model.sequence)
-            self.model, applied = self._guard.apply(self.model, part, back)
-            self._correct(applied)
+            part = entries[start : start + self.model.pace.samples]
+            applied = await self._apply_part(part)
+            await self._correct(applied)
             yield applied
+            await asyncio.sleep(0)
             start += len(part)
 
-    def _correct(self, applied: Applied) -> None:
+    async def _apply_part(self, part: Sequence[Entry]) -> Applied:
+        before = self.model.sequence
+        if not self._guard.careful:
+            apply = partial(self._guard.apply, self.model, part)
+            applied = await self._turns.run(apply, short=self.model.pace.short)
+            if applied is not None:
+                return applied
+            await self._turns.run(partial(self._bring_back, before))
+        return await self._turns.run(partial(self._apply_carefully, part))
+
+    def _bring_back(self, sequence: int) -> None:
+        with self._guard.bringing_back():
+            self.model = self._rebuild(sequence)
+
+    def _apply_carefully(self, part: Sequence[Entry]) -> Applied:
+        self.model, applied = self._guard.apply_carefully(self.model, part)
+        return applied
+
+    async def _correct(self, applied: Applied) -> None:
         """Note in the log what came out otherwise than was expected when it was logged."""
         if not applied.refused and not applied.steps:
             return
         try:
-            self.history.log.correct(applied.refused, applied.steps)
+            await asyncio.to_thread(self.history.log.correct, applied.refused, applied.steps)
         except StorageError as error:  # a restart would find out by itself
             _logger.warning("a refusal could not be noted in the log: %s", error)
 
-    def _reply(self, backlog: Backlog[T], answers: list[tuple[Job[T], list[Any]]]) -> None:
-        """Answer many jobs by waking the event loop once."""
-        if not answers:
-            return
-        with contextlib.suppress(RuntimeError):  # a closed loop: the server was killed, nobody waits
-            self._loop.call_soon_threadsafe(partial(backlog.deliver, answers))
-        backlog.drop(len(answers))
+    def _answer(self, job: Job, outcomes: list[Any]) -> None:
+        """Answer the oldest job."""
+        self._jobs.popleft()
+        self._writes.free(len(job.items))
+        settle(job.outcomes, outcomes)
 
     def _abandon(self) -> None:
-        with self._bell:
-            if self._refusal is None:
-                self._refusal = self._failure
-                _logger.critical("the writer of model %r ended with an error", self.model.name)
-            refusal = self._refusal
-        self._refuse(self._reads, refusal)
-        self._refuse(self._writes, refusal)
-
-    def _refuse(self, backlog: Backlog[T], refusal: Callable[[], RequestError]) -> None:
-        self._reply(backlog, [(job, [refusal() for _ in job.items]) for job in backlog.jobs])
+        if self._refusal is None:
+            self._refusal = self._failure
+            _logger.critical("the writer of model %r ended with an error", self.model.name)
+        while self._jobs:
+            self._answer(self._jobs[0], [self._refusal() for _ in self._jobs[0].items])
 
     def _failure(self) -> RequestError:
         return ModelFailedError(f"model {self.model.name!r} failed, the log says why: delete it", "model")
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """Let the loop report an error that nobody foresaw."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        context = {"message": "the writer of a model ended", "exception": error, "task": task}
+        task.get_loop().call_exception_handler(context)

@@ -51,8 +51,14 @@ class Observer:
             return
         identifier = self._identifier(scope)
         REQUEST_ID.set(identifier.decode())
-        status = 500
+        status, reported = 500, False
         start = time.perf_counter()
+
+        def report() -> None:
+            nonlocal reported
+            if not reported:
+                reported = True
+                self._report(scope, status, time.perf_counter() - start)
 
         async def watch(message: Message) -> None:
             nonlocal status
@@ -60,11 +66,14 @@ class Observer:
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", identifier), *_HEADERS]
             await send(message)
+            # At once, so that a client which has its answer finds it in the metrics.
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                report()
 
         try:
             await self._app(scope, receive, watch)
         finally:
-            self._report(scope, status, time.perf_counter() - start)
+            report()  # of what was never answered to its end
 
     def _identifier(self, scope: Scope) -> bytes:
         """Return the client's id for the request if it has a sane one, else one of the server's."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-#: Half of the millisecond that a prediction may wait for a call: a step can take twice what is expected.
+import math
+
+#: Half of the millisecond that other requests may wait for a call: a step can take twice what is expected.
 CALL_SECONDS = 0.0005
 
 _SHORTEST = 1e-7
@@ -24,11 +26,11 @@ class Pace:
     Examples
     --------
     >>> pace = Pace(seconds=0.001)
-    >>> pace.samples
-    1
+    >>> pace.samples, pace.short
+    (1, False)
     >>> pace.note(4, 0.0004)
-    >>> pace.samples
-    10
+    >>> pace.samples, pace.short
+    (10, True)
     >>> pace.note(10, 0.02)  # something else ran meanwhile
     >>> pace.samples
     9
@@ -36,7 +38,12 @@ class Pace:
 
     def __init__(self, seconds: float = CALL_SECONDS) -> None:
         self._seconds = seconds
-        self._by_sample = seconds
+        self._by_sample = math.inf
+
+    @property
+    def short(self) -> bool:
+        """Whether a call of one sample is known to take no longer than a call may."""
+        return self._by_sample <= self._seconds
 
     @property
     def samples(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TypeAlias
 
 from pydantic import ValidationError
@@ -90,8 +89,11 @@ class Recovery:
         if event.kind in _SAMPLES:
             entries, refused = model.readmit(records)
             before = snapshot.take(model)
-            back = partial(snapshot.restore, before, self._settings, self._history.log.now)
-            model, applied = Guard().apply(model, entries, back)
+            guard = Guard()
+            applied = guard.apply(model, entries)
+            if applied is None:
+                model = snapshot.restore(before, self._settings, self._history.log.now)
+                model, applied = guard.apply_carefully(model, entries)
             if refused or applied.refused or applied.steps:
                 self._history.log.correct(refused | applied.refused, applied.steps)
         elif event.kind == "import":

@@ -9,7 +9,8 @@ was, and the sample is refused.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from bnp_online.errors import NonFiniteStateError
 from service import snapshot
@@ -27,27 +28,38 @@ class Guard:
 
     Attributes
     ----------
-    rebuilding : bool
-        While True the state is being brought back to where it was.
+    poisoned : bool
+        Whether the state is one that nobody may see: it is to be brought back to what it was.
     """
 
     def __init__(self) -> None:
-        self.rebuilding = False
+        self.poisoned = False
         self._careful = 0
 
-    def apply(
-        self, model: HostedModel, entries: Sequence[Entry], back: Callable[[], HostedModel]
-    ) -> tuple[HostedModel, Applied]:
-        """Apply entries that were admitted and logged.
+    @property
+    def careful(self) -> bool:
+        """Whether entries are to be applied by `apply_carefully`."""
+        return self._careful > 0
 
-        Parameters
-        ----------
-        model : HostedModel
-            Takes them.
-        entries : sequence of Entry
-            In order.
-        back : callable
-            Returns the model as it was before them: it is called at most once.
+    def apply(self, model: HostedModel, entries: Sequence[Entry]) -> Applied | None:
+        """Apply entries that were admitted and logged; None if that poisoned the model."""
+        applied = model.apply(entries)
+        if model.is_sound(entries):
+            return applied
+        _logger.warning("a sample poisoned model %r: its state is brought back", model.name)
+        self.poisoned, self._careful = True, _CAREFUL
+        return None
+
+    @contextmanager
+    def bringing_back(self) -> Iterator[None]:
+        """Bring the model back to before those entries in the block; then they are applied carefully."""
+        try:
+            yield
+        finally:
+            self.poisoned = False
+
+    def apply_carefully(self, model: HostedModel, entries: Sequence[Entry]) -> tuple[HostedModel, Applied]:
+        """Apply entries one at a time, with a copy of the state before each.
 
         Returns
         -------
@@ -56,16 +68,6 @@ class Guard:
         Applied
             What came of the entries.
         """
-        if self._careful == 0:
-            applied = model.apply(entries)
-            if model.is_sound(entries):
-                return model, applied
-            _logger.warning("a sample poisoned model %r: its state is brought back", model.name)
-            self.rebuilding, self._careful = True, _CAREFUL
-            try:
-                model = back()
-            finally:
-                self.rebuilding = False
         total = Applied()
         for entry in entries:
             model, applied = self._apply_one(model, entry)

@@ -157,6 +157,14 @@ def decode(raw: bytes) -> Any:
         raise InvalidJsonError(f"this is not JSON: {message}") from None
 
 
+def read_fields(raw: bytes, shape: Shape, settings: Settings) -> dict[str, Any]:
+    """Return the JSON object in `raw` if its fields are those of `shape`; raises as `decode` and `check`."""
+    body = check(decode(raw), shape, settings)
+    if len(raw) > settings.max_string_length:  # else no string in it is too long either
+        _check_lengths(body.get("x"), body.get("y"), settings.max_string_length)
+    return body
+
+
 def check(body: Any, shape: Shape, settings: Settings) -> dict[str, Any]:
     """Return `body` if its fields are those of `shape`; what is in them is for the model to judge.
 
@@ -184,7 +192,6 @@ def check(body: Any, shape: Shape, settings: Settings) -> dict[str, Any]:
         raise TooManyFeaturesError(
             f"x has {len(x)} features, but this server takes {settings.max_features} (BNP_MAX_FEATURES)", "x"
         )
-    _check_lengths(x, body.get("y"), settings.max_string_length)
     return body
 
 

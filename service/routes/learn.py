@@ -13,7 +13,7 @@ from service.hot import HotRoute
 from service.learner import Learner
 from service.openapi import Operation
 from service.streams import LineStream, is_ndjson
-from service.wire import LABEL, LEARN, check, decode, read_body, respond
+from service.wire import LABEL, LEARN, read_body, read_fields, respond
 
 _SHARED = (
     errors.InvalidJsonError,
@@ -47,7 +47,7 @@ async def learn(scope: Scope, receive: Receive, send: Send) -> None:
     settings = catalog.settings
 
     def take(raw: bytes) -> tuple[Learner, Learn]:
-        body = check(decode(raw), LEARN, settings)
+        body = read_fields(raw, LEARN, settings)
         weight = body.get("w")
         request = Learn(body["x"], body["y"], 1.0 if weight is None else weight, body.get("id"), raw)
         return catalog.get(body.get("model")), request
@@ -63,9 +63,8 @@ async def learn(scope: Scope, receive: Receive, send: Send) -> None:
 async def label(scope: Scope, receive: Receive, send: Send) -> None:
     """Learn the label of an earlier prediction, which is scored as it was given at the time."""
     catalog = catalog_of(scope)
-    body = check(
-        decode(await read_body(scope, receive, catalog.settings.max_body_bytes)), LABEL, catalog.settings
-    )
+    raw = await read_body(scope, receive, catalog.settings.max_body_bytes)
+    body = read_fields(raw, LABEL, catalog.settings)
     learner = catalog.get(body.get("model"))
     await respond(send, await learner.learn(Label(body["id"], body["y"])))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
@@ -15,10 +15,17 @@ from service.admission import Predict
 from service.catalog import catalog_of
 from service.hot import HotRoute
 from service.jobs import Outcomes
-from service.learner import Learner, Read
+from service.learner import Learner
 from service.openapi import Operation
 from service.streams import LineStream, is_ndjson
-from service.wire import PREDICT, check, decode, read_body, respond
+from service.wire import PREDICT, read_body, read_fields, respond
+
+
+class Asked(NamedTuple):
+    """A sample to predict; with an id the prediction is kept for its label."""
+
+    x: Any
+    id: str | None
 
 
 @needs("predict", takes=(JSON, NDJSON))
@@ -31,33 +38,26 @@ async def predict(scope: Scope, receive: Receive, send: Send) -> None:
     catalog = catalog_of(scope)
     settings = catalog.settings
 
-    def take(raw: bytes) -> tuple[Learner, Read | Predict]:
-        body = check(decode(raw), PREDICT, settings)
-        x, identifier = body["x"], body.get("id")
-        what = Predict(x, identifier) if identifier is not None else lambda model: model.predict(x)
-        return catalog.get(body.get("model")), what
+    def take(raw: bytes) -> tuple[Learner, Asked]:
+        body = read_fields(raw, PREDICT, settings)
+        return catalog.get(body.get("model")), Asked(body["x"], body.get("id"))
 
     if is_ndjson(scope):
         await LineStream(scope, receive, send, settings, take, _queue).run()
     else:
-        learner, what = take(await read_body(scope, receive, settings.max_body_bytes))
-        await respond(send, await (learner.learn(what) if isinstance(what, Predict) else learner.ask(what)))
+        learner, (x, identifier) = take(await read_body(scope, receive, settings.max_body_bytes))
+        await respond(
+            send,
+            await (learner.predict(x) if identifier is None else learner.learn(Predict(x, identifier))),
+        )
 
 
-async def _queue(learner: Learner, items: Sequence[Read | Predict]) -> tuple[int, Outcomes]:
-    """Queue the first items that are of one kind: what is kept for its label is logged, the rest is not."""
-    kept, read = (list(itertools.takewhile(is_one, items)) for is_one in (_is_kept, _is_read))
-    if kept:
-        return await learner.queue_samples(cast(list[Predict], kept))
-    return await learner.queue_reads(cast(list[Read], read))
-
-
-def _is_kept(item: Read | Predict) -> bool:
-    return isinstance(item, Predict)
-
-
-def _is_read(item: Read | Predict) -> bool:
-    return not isinstance(item, Predict)
+async def _queue(learner: Learner, asked: Sequence[Asked]) -> tuple[int, Outcomes]:
+    """Queue the first ones that are of one kind: what is kept for its label is logged, the rest is not."""
+    kept, xs = asked[0].id is not None, []
+    for one in itertools.takewhile(lambda one: (one.id is not None) == kept, asked):
+        xs.append(Predict(one.x, one.id) if one.id is not None else one.x)
+    return await (learner.queue_samples(xs) if kept else learner.queue_predictions(xs))
 
 
 ROUTES = [
