@@ -9,6 +9,7 @@ rebinding). So the name under which the server was reached, the page's origin an
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from fastapi.routing import APIRoute
@@ -25,6 +26,7 @@ from service.errors import (
     UnknownHostError,
     UnsupportedMediaTypeError,
 )
+from service.headers import headers_of, media_type
 from service.security import ANYBODY, Key, Keyring
 from service.settings import Settings
 
@@ -69,14 +71,14 @@ class Door:
         """
         caller = ANYBODY
         if not self._keyring.needed:
-            self._check_host(headers.get(b"host", b"").decode("latin-1").lower())
+            self._check_host(headers.get(b"host", b""))
             if (origin := headers.get(b"origin")) is not None:
                 self._check_origin(origin.decode("latin-1").lower(), headers)
         elif access.scope is not None:
             caller = self._authenticate(headers.get(b"authorization", b""))
             _check_scope(caller, access)
         if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
-            _check_type(headers.get(b"content-type", b""), access.takes)
+            _check_type(media_type(headers), access.takes)
         return caller
 
     def _authenticate(self, header: bytes) -> Key:
@@ -90,12 +92,11 @@ class Door:
             raise UnauthorizedError(f"this key expired on {key.expires}")
         return key
 
-    def _check_host(self, host: str) -> None:
-        name, colon, port = host.rpartition(":")
-        if (name if colon and port.isdecimal() else host) not in self._hosts:
+    def _check_host(self, host: bytes) -> None:
+        if _name(host) not in self._hosts:
             raise UnknownHostError(
-                f"a server without API keys answers to {', '.join(_LOOPBACK)}, not to {host!r:.80}: "
-                "set a key, or name the host in BNP_ALLOWED_HOSTS"
+                f"a server without API keys answers to {', '.join(_LOOPBACK)}, not to "
+                f"{host.decode('latin-1')!r:.80}: set a key, or name the host in BNP_ALLOWED_HOSTS"
             )
 
     def _check_origin(self, origin: str, headers: Mapping[bytes, bytes]) -> None:
@@ -113,11 +114,18 @@ def _check_scope(caller: Key, access: Access) -> None:
         raise ForbiddenError("this tells of all models, and your key is for some of them")
 
 
-def _check_type(content_type: bytes, takes: tuple[str, ...]) -> None:
-    found = content_type.partition(b";")[0].strip().lower().decode("latin-1")
+def _check_type(found: str, takes: tuple[str, ...]) -> None:
     if found not in takes:
         wanted = f"send it with Content-Type: {' or '.join(takes)}" if takes else "this route takes none"
         raise UnsupportedMediaTypeError(f"the request has a body of type {found!r:.80}: {wanted}")
+
+
+@lru_cache(32)  # clients send the same ones again and again
+def _name(host: bytes) -> str:
+    """Return the name in a Host header; what has no port that could be one is no name of ours."""
+    written = host.decode("latin-1").lower()
+    name, colon, port = written.rpartition(":")
+    return name if colon and port.isdecimal() else written
 
 
 def require_model(caller: Key, name: str) -> None:
@@ -148,7 +156,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or raise what refuses it."""
         door: Door = scope["app"].state.door
-        scope["caller"] = caller = door.admit(dict(scope["headers"]), self._access)
+        scope["caller"] = caller = door.admit(headers_of(scope), self._access)
         if (model := scope.get("path_params", {}).get("m")) is not None:
             require_model(caller, model)  # before the body is read
         await self._app(scope, receive, send)

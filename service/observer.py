@@ -10,6 +10,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.headers import headers_of
 from service.logs import REQUEST_ID
 from service.metrics import HttpMetrics, route_of
 
@@ -77,9 +78,9 @@ class Observer:
 
     def _identifier(self, scope: Scope) -> bytes:
         """Return the client's id for the request if it has a sane one, else one of the server's."""
-        for name, value in scope["headers"]:
-            if name == b"x-request-id" and _SANE.fullmatch(value):
-                return bytes(value)
+        given = headers_of(scope).get(b"x-request-id")
+        if given is not None and _SANE.fullmatch(given):
+            return given
         return b"%s-%x" % (self._prefix.encode(), next(self._count))
 
     def _report(self, scope: Scope, status: int, seconds: float) -> None:

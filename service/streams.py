@@ -20,9 +20,9 @@ from service.access import NDJSON
 from service.batches import Batch, Queue, Take, error_line
 from service.connection import connection_of
 from service.errors import RequestError, ShuttingDownError, StreamTimeoutError
+from service.headers import headers_of, media_type
 from service.lines import Line, Lines
 from service.settings import Settings
-from service.wire import header
 
 T = TypeVar("T")
 
@@ -38,8 +38,7 @@ class _UnreadError(Exception):
 
 def is_ndjson(scope: Scope) -> bool:
     """Whether the body of a request is a stream of lines."""
-    kind, _, _ = header(scope, b"content-type").partition(b";")
-    return kind.strip().lower() == NDJSON.encode()
+    return media_type(headers_of(scope)) == NDJSON
 
 
 class LineStream(Generic[T]):

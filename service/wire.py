@@ -30,6 +30,7 @@ from service.errors import (
     TooManyFeaturesError,
     UnknownFieldError,
 )
+from service.headers import headers_of
 from service.schemas import MAX_ID_LENGTH
 from service.settings import Settings
 
@@ -71,11 +72,6 @@ LABEL = Shape({"id": TEXT, "y": TARGET, "model": OPTIONAL_TEXT}, ("id", "y"))
 PREDICT = Shape({"x": FEATURES, "model": OPTIONAL_TEXT, "id": OPTIONAL_TEXT}, ("x",))
 
 
-def header(scope: Scope, name: bytes) -> bytes:
-    """Return the first header of a name in lower case, or nothing."""
-    return next((value for key, value in scope["headers"] if key == name), b"")
-
-
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """Return the body of a request.
 
@@ -99,7 +95,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
 
 async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
-    announced = int(header(scope, b"content-length") or 0)
+    announced = int(headers_of(scope).get(b"content-length", 0))
     chunks: list[bytes] = []
     size, more = 0, announced <= limit
     while more:

@@ -42,6 +42,17 @@ def test_a_server_without_keys_refuses_pages_of_other_origins(server: Server, or
     assert server.fingerprint() == before
 
 
+def test_of_two_headers_the_first_counts_for_all(server: Server) -> None:
+    """What is checked is what is used."""
+    lines = b'{"x": {"a": 1}}\n{"x": {"a": 2}}\n'
+    kinds = [("content-type", "application/x-ndjson"), ("content-type", "text/plain")]
+    answer = server.client.post("/predict", content=lines, headers=kinds)
+    assert answer.status_code == 200
+    assert len(answer.text.splitlines()) == 2
+    refused = server.client.post("/predict", content=lines, headers=kinds[::-1])
+    assert error(refused)[:2] == (415, "unsupported_media_type")
+
+
 def test_its_own_pages_may_call_it(server: Server) -> None:
     answer = server.client.post("/predict", content=b'{"x": {}}', headers={**JSON, "origin": server.url})
     assert answer.status_code == 200
