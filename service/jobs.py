@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from service.admission import Request
+from service.errors import QueueFullError
 
 T = TypeVar("T")
 Outcomes: TypeAlias = "asyncio.Future[list[Any]]"
@@ -46,11 +48,6 @@ class Room:
     _waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
     @property
-    def left(self) -> int:
-        """For how many more there is room."""
-        return max(0, self.limit - self.taken)
-
-    @property
     def share(self) -> int:
         """For how many items of a stream there is room: streams leave a half to those who are refused."""
         return self.limit - self.limit // 2 - self.taken
@@ -62,6 +59,21 @@ class Room:
             self._waiters.append(waiter)
             await waiter
         return self.share
+
+    def enter(self) -> None:
+        """Take a place; raises `QueueFullError` if there is none."""
+        if self.taken >= self.limit:
+            raise QueueFullError(f"{self.taken} requests wait for this model: try again later")
+        self.taken += 1
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Take a place for the block; raises as `enter`."""
+        self.enter()
+        try:
+            yield
+        finally:
+            self.free(1)
 
     def take(self, count: int) -> None:
         """Count items that wait from now on."""

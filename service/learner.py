@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
@@ -22,7 +21,6 @@ from service.errors import (
     REFUSALS,
     ModelFailedError,
     NotReadyError,
-    QueueFullError,
     RequestError,
     ShuttingDownError,
     StorageError,
@@ -32,14 +30,11 @@ from service.history import History
 from service.hosted import Answer, Applied, HostedModel, Outcome
 from service.jobs import Exclusive, Job, Outcomes, Room, settle
 from service.keeper import Keeper
-from service.pace import Pace
+from service.reads import Reads
 from service.soundness import Guard
 from service.turns import Turns
 
 T = TypeVar("T")
-
-#: Predictions of a stream that are made before other requests have a turn.
-_SLICE = 16
 
 _logger = logging.getLogger(__name__)
 
@@ -65,6 +60,11 @@ class Learner:
         Samples that may wait; and as many predictions.
     group_size : int
         Samples that are logged and learned together at most.
+
+    Attributes
+    ----------
+    reads : Reads
+        Predictions and questions, which go before samples.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class Learner:
         self._keeper = keeper
         self._group_size = group_size
         self._turns = Turns(f"model-{model.name}")
-        self._predicting = Pace()
-        self._reads, self._writes = Room(queue_size), Room(queue_size)
+        self.reads = Reads(self._turns, self._require_open, self._look, Room(queue_size), group_size)
+        self._room = Room(queue_size)
         self._jobs: deque[Job] = deque()  # a job leaves it when it is answered, whatever ends the task
         self._bell = asyncio.Event()
         self._refusal: Callable[[], RequestError] | None = None
@@ -114,27 +114,12 @@ class Learner:
     @property
     def queue_depth(self) -> int:
         """How many samples and questions wait."""
-        return self._reads.taken + self._writes.taken
-
-    async def ask(self, read: Callable[[HostedModel], T]) -> T:
-        """Return what `read` makes of the model between two steps; it must not make it learn."""
-        self._enter(self._reads)
-        try:
-            return await self._turns.run(partial(self._look, read))
-        finally:
-            self._reads.free(1)
-
-    async def predict(self, x: Any) -> Answer:
-        """Return a prediction, made between two steps."""
-        self._enter(self._reads)
-        try:
-            return await self._predict(x)
-        finally:
-            self._reads.free(1)
+        return self.reads.waiting + self._room.taken
 
     async def learn(self, request: Request) -> Answer:
         """Learn a sample, or keep a prediction; returns once that is logged and applied."""
-        self._enter(self._writes)
+        self._require_open()
+        self._room.enter()
         [outcome] = await self._add(request)
         if isinstance(outcome, Exception):
             raise outcome
@@ -143,16 +128,11 @@ class Learner:
     async def exclusive(self, do: Callable[[], T]) -> T:
         """Return what `do` does to the model between two groups, when its turn comes."""
         self._require_open()
-        self._writes.take(1)
+        self._room.take(1)
         [outcome] = await self._add(Exclusive(do))
         if isinstance(outcome, Exception):
             raise outcome
         return cast(T, outcome)
-
-    async def queue_predictions(self, samples: Sequence[Any]) -> tuple[int, Outcomes]:
-        """Queue many predictions at once; see `queue_samples`."""
-        count = await self._enter_some(self._reads, len(samples))
-        return count, asyncio.create_task(self._predict_many(samples[:count]))
 
     async def queue_samples(self, requests: Sequence[Request]) -> tuple[int, Outcomes]:
         """Queue many at once, and wait where `learn` refuses: until there is room for at least one.
@@ -164,7 +144,9 @@ class Learner:
         Future
             For each of those in order its answer, or what refused it.
         """
-        count = await self._enter_some(self._writes, len(requests))
+        count = min(len(requests), await self._room.wait_for_share(), self._group_size)
+        self._require_open()
+        self._room.take(count)
         return count, self._add(*requests[:count])
 
     async def close(self) -> None:
@@ -198,51 +180,13 @@ class Learner:
         if self._refusal is not None:
             raise self._refusal()
 
-    def _enter(self, room: Room) -> None:
-        """Take a place, or raise what refuses the request."""
-        self._require_open()
-        if not room.left:
-            raise QueueFullError(f"{room.taken} requests wait for {self.model.name!r}: try again later")
-        room.take(1)
-
-    async def _enter_some(self, room: Room, most: int) -> int:
-        """Take places, at least one, once there are any; return how many."""
-        count = min(most, await room.wait_for_share(), self._group_size)
-        self._require_open()
-        room.take(count)
-        return count
-
     def _look(self, read: Callable[[HostedModel], T]) -> T:
-        if self.failed:
-            raise self._failure()
+        """Return what `read` makes of the model; called in the model's turn."""
+        if self._refusal is not None and (self.failed or self._discarded):
+            raise self._refusal()
         if self.poisoned:
             raise NotReadyError("the state of the model is being brought back: try again")
         return read(self.model)
-
-    async def _predict(self, x: Any) -> Answer:
-        return await self._turns.run(
-            partial(self._look, partial(self._timed, x)), short=self._predicting.short
-        )
-
-    def _timed(self, x: Any, model: HostedModel) -> Answer:
-        start = time.perf_counter()
-        answer = model.predict(x)
-        self._predicting.note(1, time.perf_counter() - start)
-        return answer
-
-    async def _predict_many(self, samples: Sequence[Any]) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        try:
-            for i, x in enumerate(samples):
-                if i % _SLICE == 0:
-                    await asyncio.sleep(0)
-                try:
-                    outcomes.append(await self._predict(x))
-                except REFUSALS as error:
-                    outcomes.append(error)
-        finally:
-            self._reads.free(len(samples))
-        return outcomes
 
     def _add(self, *items: Request | Exclusive) -> Outcomes:
         job = Job(items, asyncio.get_running_loop().create_future())
@@ -307,7 +251,7 @@ class Learner:
             return [error] * len(requests)
         entries: list[Entry] = []
         parts = self.model.admit(requests, known, forgotten)
-        short = self._predicting.short or not any(isinstance(request, Predict) for request in requests)
+        short = self.reads.short or not any(isinstance(request, Predict) for request in requests)
         while part := await self._turns.run(partial(next, parts, None), short=short):
             entries += part
             await asyncio.sleep(0)
@@ -378,7 +322,7 @@ class Learner:
     def _answer(self, job: Job, outcomes: list[Any]) -> None:
         """Answer the oldest job."""
         self._jobs.popleft()
-        self._writes.free(len(job.items))
+        self._room.free(len(job.items))
         settle(job.outcomes, outcomes)
 
     def _abandon(self) -> None:

@@ -111,7 +111,7 @@ class Protocol(HttpToolsProtocol):
         self._head = 0
         before = self.cycle
         super().on_headers_complete()
-        if self.cycle is not before:
+        if self.cycle is not before and self.scope["method"] != "HEAD":  # an answer without a body
             self.cycle.transport = _Whole(self.transport)  # type: ignore[assignment]  # all that it uses of it
 
     def on_message_complete(self) -> None:

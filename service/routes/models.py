@@ -79,7 +79,7 @@ async def delete_model(request: Request, m: str) -> Response:
 @needs("read")
 async def get_metrics(request: Request, m: str) -> Response:
     """Tell how good the predictions were: each was made before its sample was learned."""
-    return json_response(await catalog_of(request.scope).get(m).ask(report.scores))
+    return json_response(await catalog_of(request.scope).get(m).reads.ask(report.scores))
 
 
 @router.get(
@@ -91,12 +91,12 @@ async def get_metrics(request: Request, m: str) -> Response:
 @needs("read")
 async def get_fingerprint(request: Request, m: str) -> Response:
     """Digest all that learning changes: equal digests, equal states."""
-    return json_response(await catalog_of(request.scope).get(m).ask(report.fingerprint))
+    return json_response(await catalog_of(request.scope).get(m).reads.ask(report.fingerprint))
 
 
 async def description(learner: Learner) -> dict[str, Any]:
     """Return what a model was told to be, and what it became."""
-    return {**await learner.ask(report.describe), "state": learner.state}
+    return {**await learner.reads.ask(report.describe), "state": learner.state}
 
 
 ROUTES = [

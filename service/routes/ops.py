@@ -68,7 +68,7 @@ async def _what_is_wrong(learner: Learner, timeout: float) -> str | None:
         return f"the state of model {name!r} is being brought back"
     try:
         async with asyncio.timeout(timeout):
-            await learner.ask(lambda model: model.step)
+            await learner.reads.ask(lambda model: model.step)
     except TimeoutError:
         return f"model {name!r} did not answer within {timeout:g} s"
     except (errors.ModelFailedError, errors.QueueFullError, errors.ShuttingDownError) as error:

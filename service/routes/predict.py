@@ -48,7 +48,7 @@ async def predict(scope: Scope, receive: Receive, send: Send) -> None:
         learner, (x, identifier) = take(await read_body(scope, receive, settings.max_body_bytes))
         await respond(
             send,
-            await (learner.predict(x) if identifier is None else learner.learn(Predict(x, identifier))),
+            await (learner.reads.predict(x) if identifier is None else learner.learn(Predict(x, identifier))),
         )
 
 
@@ -57,7 +57,7 @@ async def _queue(learner: Learner, asked: Sequence[Asked]) -> tuple[int, Outcome
     kept, xs = asked[0].id is not None, []
     for one in itertools.takewhile(lambda one: (one.id is not None) == kept, asked):
         xs.append(Predict(one.x, one.id) if one.id is not None else one.x)
-    return await (learner.queue_samples(xs) if kept else learner.queue_predictions(xs))
+    return await (learner.queue_samples(xs) if kept else learner.reads.queue(xs))
 
 
 ROUTES = [

@@ -136,7 +136,7 @@ async def list_events(
 @needs("admin")
 async def export_model(request: Request, m: str) -> Response:
     """Return the model as one safetensors file, which `bnp_online.load` reads."""
-    body = await catalog_of(request.scope).get(m).ask(export)
+    body = await catalog_of(request.scope).get(m).reads.ask(export)
     name = f'attachment; filename="{m}.safetensors"'
     return Response(body, media_type=BYTES, headers={"content-disposition": name})
 
