@@ -25,7 +25,7 @@ SECONDS = int(os.environ.get("BNP_TEST_FUZZ_SECONDS", "0"))
 
 
 def schemathesis(url: str, key: str, folder: Path) -> str:
-    """Put schemathesis to a server, with a key for everything; return what it prints once it found nothing."""
+    """Put schemathesis to a server, with a key for everything; return what it prints at the end."""
     seed = random.SystemRandom().randrange(10**6)
     effort = [f"--max-time={SECONDS}", f"--seed={seed}"] if SECONDS else ["--generation-deterministic"]
     config = Path(__file__).with_name("schemathesis.toml")

@@ -1,4 +1,4 @@
-"""What a server must do with a model, in a few lines: a list of events, and an estimator that learned them."""
+"""What a server must do with a model, in a few lines: a list of events, and an estimator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 from bnp_online import BNPClassifier, BNPRegressor, SampleError
 
 Json = dict[str, Any]
-SAMPLES = ("learn", "label", "predict")
 
 
 class RefusedError(Exception):
@@ -56,12 +55,8 @@ class Twin:
         self._rebuild()
         self._add(Event(0, "create"))
 
-    @property
-    def ids(self) -> list[str]:
-        """Return those that stand for something, also on branches that do not count."""
-        return sorted({event.id for event in [*self.events, *self._dead] if event.id is not None})
-
-    def learn(self, x: Json, y: Any, w: float | None = None, id: str | None = None) -> Json:  # noqa: A002 (as in a body)
+    def learn(self, x: Json, y: Any, w: float | None = None, id: str | None = None) -> Json:
+        w = 1.0 if w is None else w
         if id in self._forgotten:
             raise RefusedError(409, "id_forgotten")
         for event in self.events:
@@ -71,14 +66,14 @@ class Twin:
                 return {"step": event.step, "prediction": None, "loss": None, "duplicate": True}
         return self._learn(Event(0, "learn", id, (x, y, w)), self._predict(x)["prediction"])
 
-    def label(self, id: str, y: Any) -> Json:  # noqa: A002
+    def label(self, id: str, y: Any) -> Json:
         if (waiting := self.pending.get(id)) is None:
             raise RefusedError(404, "unknown_id")
         if id in self._labelled:
             raise RefusedError(409, "already_labelled")
-        return self._learn(Event(0, "label", id, (*waiting.sample, y, None)), waiting.given["prediction"])
+        return self._learn(Event(0, "label", id, (*waiting.sample, y, 1.0)), waiting.given["prediction"])
 
-    def predict(self, x: Json, id: str | None = None) -> Json:  # noqa: A002
+    def predict(self, x: Json, id: str | None = None) -> Json:
         if id is None:
             return self._predict(x)
         if (waiting := self.pending.get(id)) is not None:
@@ -165,7 +160,7 @@ class Twin:
     def _apply(self, event: Event) -> None:
         if event.kind in ("learn", "label"):
             x, y, w = event.sample
-            self.estimator.learn_one(x, y, w=1.0 if w is None else w)
+            self.estimator.learn_one(x, y, w=w)
         if event.kind == "label" and event.id is not None:
             self._labelled.add(event.id)
         if event.kind == "predict" and event.id is not None:
