@@ -38,7 +38,7 @@ _TOKENS = [
     b"", b",", b"// no\n1",
 ]  # fmt: skip
 _BYTES = [
-    b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xef\xbb\xbf", b"\x00", b"\x80", b"\r", b"\n",
+    b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xef\xbb\xbf", b"\x00", b"\x80", b"\n",
 ]  # fmt: skip
 _ELSE = [
     b"", b" ", b"null", b"[]", b"{}", b'""', b"{}{}", b"\x1f\x8b\x08\x00", pickle.dumps({"x": 1}), b"a=1&b=2",
