@@ -464,15 +464,17 @@ def test_a_file_that_is_no_model_is_not_imported(
         model = bnp.BNPClassifier(network=torch.nn.Flatten(), input_shape=(3,), lr=0.1)
     model.save(tmp_path / "model")
     data = (tmp_path / "model").read_bytes()
-    state = bnp.BNPClassifier(hidden=(4,)).state_dict()
+    learned_text = bnp.BNPClassifier(hidden=(4,))
+    learned_text.learn_one({"\ud800": 1.0}, "\udc00")
+    state = learned_text.state_dict()
     data = {
         "empty": b"",
         "cut": data[:-9],
         "altered": data[:-1] + b"?",
         "foreign": b"\x80\x04N." * 50,
         "hostile": checkpoint.dumps({"estimator": ["BNPClassifier"], "parameters": {}, "tensors": {}}),
-        "text": checkpoint.dumps({**state, "features": ["\ud800"]}),
-        "name": checkpoint.dumps({**state, "parameters": {**state["parameters"], "\ud800": 1}}),
+        "text": checkpoint.dumps(state),
+        "name": checkpoint.dumps({**model.state_dict(), "parameters": {**state["parameters"], "\ud800": 1}}),
     }.get(harm, data)
     with start() as server:
         learned(server, 5)
