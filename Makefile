@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run serve test lint types imports tests audit format bench-quality bench-speed bench-http torture test-docker wheels clean
+.PHONY: help venv run serve test lint types imports tests audit format bench-quality bench-speed bench-http torture fuzz test-docker wheels clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ audit: venv ## Known vulnerabilities and licences of all that is installed (need
 
 torture: venv ## Kill the server fifty times under load (some minutes)
 	BNP_TEST_KILLS=50 $(BIN)/python -m pytest tests/recovery/test_kill.py -k again_and_again --timeout 3600 -s
+
+fuzz: venv ## Schemathesis, long sequences of requests, 100,000 malformed bodies (half an hour)
+	BNP_TEST_FUZZ_SECONDS=300 $(BIN)/python -m pytest tests/fuzz -m fuzz -s
 
 format: venv ## Format the code
 	$(BIN)/ruff check --fix .

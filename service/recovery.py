@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
@@ -153,6 +154,7 @@ def imported(
     state = file_format.loads(body)
     task = {"BNPClassifier": "classification", "BNPRegressor": "regression"}.get(str(state.get("estimator")))
     parameters = state.get("parameters")
+    _check_text(state)
     if task is None or not isinstance(parameters, dict):
         raise CheckpointError("holds no estimator of this library")
     known = {key: value for key, value in parameters.items() if key in ModelSpec.model_fields}
@@ -166,6 +168,15 @@ def imported(
     model = HostedModel(valid, settings, clock)
     model.estimator.load_state_dict(state)
     return model
+
+
+def _check_text(state: dict[str, Any]) -> None:
+    """Refuse strings that are not Unicode: a file can hold them, but no answer can say what is in it."""
+    header = {key: value for key, value in state.items() if key != "tensors"}
+    try:
+        json.dumps(header, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError("holds a string that is not Unicode") from None
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:

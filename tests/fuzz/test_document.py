@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from service.access import SCOPES
 from service.schemas import ModelSpec
+from service.security import new_secret
 from tests.service.running import serving
 
 ROOT = Path(__file__).parents[2]
@@ -22,15 +24,15 @@ LIMITS = {"max_features": 50, "max_classes": 10, "max_models": 1000, "max_body_b
 SECONDS = int(os.environ.get("BNP_TEST_FUZZ_SECONDS", "0"))
 
 
-def schemathesis(url: str, folder: Path) -> str:
-    """Put schemathesis to a server; return what it prints once it has found nothing."""
+def schemathesis(url: str, key: str, folder: Path) -> str:
+    """Put schemathesis to a server, with a key for everything; return what it prints at the end."""
     seed = random.SystemRandom().randrange(10**6)
     effort = [f"--max-time={SECONDS}", f"--seed={seed}"] if SECONDS else ["--generation-deterministic"]
     config = Path(__file__).with_name("schemathesis.toml")
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run"]
     options = ["--checks=all", "--max-examples=50", "--continue-on-failure", "--no-color", *effort]
     done = subprocess.run(
-        [*command, f"{url}/openapi.json", *options],
+        [*command, f"{url}/openapi.json", f"--header=Authorization: Bearer {key}", *options],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -45,11 +47,14 @@ def schemathesis(url: str, folder: Path) -> str:
 @pytest.mark.timeout(600 + 2 * SECONDS)
 def test_the_server_is_as_its_document_says(tmp_path: Path) -> None:
     default = ModelSpec.model_validate_json(json.dumps(SMALL))
-    with serving(tmp_path / "data", default_model=default, **LIMITS) as server:
+    key = new_secret()
+    keys = f"everything {','.join(SCOPES)} {key}"
+    with serving(tmp_path / "data", default_model=default, api_keys=keys, **LIMITS) as server:
+        server.client.headers["authorization"] = f"Bearer {key}"
         server.create(name="numbers", task="regression", **SMALL)
         server.create(name="images", input_shape=[2, 2], **SMALL)
         server.create(name="imported", **SMALL)
-        said = schemathesis(server.url, tmp_path)
+        said = schemathesis(server.url, key, tmp_path)
         operations = sum(len(methods) for methods in server.get("/openapi.json")["paths"].values())
         assert re.search(rf"Tested: {operations}\b", said)
         followed = re.search(r"API Links: +(\d+) covered", said)

@@ -454,7 +454,7 @@ def test_a_model_goes_out_and_comes_back_in(start: Callable[..., Any], tmp_path:
             assert server.fingerprint()["model_sha256"] == exported.fingerprint()
 
 
-@pytest.mark.parametrize("harm", ["empty", "cut", "altered", "foreign", "module", "hostile"])
+@pytest.mark.parametrize("harm", ["empty", "cut", "altered", "foreign", "module", "hostile", "text", "name"])
 def test_a_file_that_is_no_model_is_not_imported(
     start: Callable[..., Any], tmp_path: Path, harm: str
 ) -> None:
@@ -464,12 +464,17 @@ def test_a_file_that_is_no_model_is_not_imported(
         model = bnp.BNPClassifier(network=torch.nn.Flatten(), input_shape=(3,), lr=0.1)
     model.save(tmp_path / "model")
     data = (tmp_path / "model").read_bytes()
+    learned_text = bnp.BNPClassifier(hidden=(4,))
+    learned_text.learn_one({"\ud800": 1.0}, "\udc00")
+    state = learned_text.state_dict()
     data = {
         "empty": b"",
         "cut": data[:-9],
         "altered": data[:-1] + b"?",
         "foreign": b"\x80\x04N." * 50,
         "hostile": checkpoint.dumps({"estimator": ["BNPClassifier"], "parameters": {}, "tensors": {}}),
+        "text": checkpoint.dumps(state),
+        "name": checkpoint.dumps({**model.state_dict(), "parameters": {**state["parameters"], "\ud800": 1}}),
     }.get(harm, data)
     with start() as server:
         learned(server, 5)
