@@ -54,6 +54,8 @@ def learn(
     """
     if (url is None) == (save is None):
         raise CommandError("where shall the model be? Give --save FILE, or --url of a server", 2)
+    if url is not None and load is not None:
+        raise CommandError("a server's model takes a file with `bnp-online import`: leave --load out", 2)
     new = read_spec(spec, task)
     source = opened(file, format_of(file, form), target, labelled=True)
     from service.cli.teaching import Local, Remote, make_estimator, teach, teach_at_once  # late: torch

@@ -95,7 +95,8 @@ def _line(number: int, row: Row | str, target: str | None, labelled: bool) -> Li
     if isinstance(row, str):
         return Line(number, error=row)
     if target is None and "x" in row:
-        line = Line(number, row["x"], row.get("y"), row.get("id"), row.get("w") or 1.0)
+        weight = row.get("w")
+        line = Line(number, row["x"], row.get("y"), row.get("id"), 1.0 if weight is None else weight)
     elif target is None and labelled:
         return Line(number, error='has no "x": give --target NAME if its columns are features')
     else:

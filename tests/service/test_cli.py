@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
@@ -15,11 +16,13 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from rich.console import Console
 from river import datasets
 
 import bnp_online as bnp
 from bnp_online.evaluate import prequential
 from service.access import SCOPES
+from service.cli import output
 from tests.service.processes import ROOT, address
 from tests.service.running import Server
 
@@ -166,6 +169,7 @@ def test_a_bad_sample_is_named_and_the_rest_is_learned(tmp_path: Path, server: S
         (["learn", "pyproject.toml", "--save", "m"], 2, "--format"),
         (["learn", "pyproject.toml", "--save", "m", "--format", "parquet", "--target", "a"], 1, "no Parquet"),
         (["predict", "FILE", "--load", "pyproject.toml"], 1, "safetensors"),
+        (["learn", "FILE", "--load", "m", "--url", "http://localhost"], 2, "import"),
         (["replay", "nothing"], 2, "ImageSegments"),
         (["models", "--url", "http://127.0.0.1:9"], 1, "no answer from http://127.0.0.1:9"),
         (["rollback"], 2, "--step or --checkpoint"),
@@ -272,6 +276,21 @@ def test_versions_and_the_entry_point() -> None:
     code = f"import sys; sys.argv[1:] = ['version']; from {entry}; main()"
     out = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
     assert out.strip() == bnp.__version__
+
+
+def test_a_bar_shows_on_a_terminal_once_it_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    terminal = Console(file=shown, force_terminal=True, width=80)
+    with output.Bar("learning", 10, terminal) as bar:
+        bar.done(5)
+    assert shown.getvalue() == ""
+    monkeypatch.setattr(output, "_WORTH", 0.0)
+    monkeypatch.setattr(output, "_REFRESH", 0.0)
+    with output.Bar("learning", 10, terminal) as bar:
+        bar.done(5)
+        bar.advance(2)
+    assert "learning" in shown.getvalue()
+    assert "7/10" in shown.getvalue()
 
 
 def test_it_starts_without_torch() -> None:
