@@ -18,7 +18,7 @@ from service.cli.output import CommandError
 from service.cli.samples import Line
 from service.client import Client, Sample, ServerError
 from service.client.bulk import KEPT, Outcome
-from service.client.errors import ConflictError, InvalidRequestError, UnknownIdError
+from service.client.errors import AlreadyLabelledError, ConflictError, InvalidRequestError, UnknownIdError
 from service.schemas import ModelSpec
 
 Estimator: TypeAlias = bnp.BNPClassifier | bnp.BNPRegressor
@@ -90,7 +90,12 @@ class Remote:
 
     def tell(self, line: Line) -> None:
         """Send the label."""
-        self._client.label(self._id(line), line.y, model=self._model)
+        try:
+            self._client.label(self._id(line), line.y, model=self._model)
+        except AlreadyLabelledError:
+            if line.id is not None:
+                raise
+            # An id of this run: it was learned by an attempt whose answer was lost.
 
 
 def make_estimator(spec: ModelSpec, load: Path | None) -> Estimator:
