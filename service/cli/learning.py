@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from service.cli.options import DEFAULT_MODEL, AsJson, Key, Load, Model, Url, connected
 from service.cli.output import Bar, CommandError, show, written
 from service.cli.samples import Format, Line, format_of, opened
+from service.client.bulk import LINES
 from service.client.calls import probabilities
 from service.schemas import ModelSpec, Task
 
@@ -28,6 +29,10 @@ Delay = Annotated[int | None, typer.Option(min=0, help="How many samples later e
 Save = Annotated[Path | None, typer.Option(help="Where to keep the model; replaced if it is there.")]
 TaskOption = Annotated[Task, typer.Option(help="What a new model does.")]
 Spec = Annotated[str, typer.Option(help='A new model as JSON: {"hidden": [64], "lr": 0.3}.')]
+
+Size = Annotated[
+    int, typer.Option("--lines", min=1, max=LINES, help="Most samples a request; few for a slow stream.")
+]
 
 #: Refusals that are shown.
 _SHOWN = 5
@@ -45,6 +50,7 @@ def learn(
     model: Model = DEFAULT_MODEL,
     key: Key = None,
     form: FileFormat = None,
+    size: Size = LINES,
     as_json: AsJson = False,
 ) -> None:
     """Learn a file, sample by sample; each is predicted first, and that is the score.
@@ -68,7 +74,7 @@ def learn(
         else:
             with connected(url, key, patience=10.0) as client:
                 if delay is None:
-                    report = teach_at_once(lines, client, model, bar.done)
+                    report = teach_at_once(lines, client, model, bar.done, size)
                 else:
                     report = teach(lines, Remote(client, model), delay, bar.done)
                 result = {**result_of(report), "metrics": client.metrics(model).cumulative}

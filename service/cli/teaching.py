@@ -17,7 +17,7 @@ from bnp_online.evaluate import PrequentialMetrics
 from service.cli.output import CommandError
 from service.cli.samples import Line
 from service.client import Client, Sample, ServerError
-from service.client.bulk import KEPT, Outcome
+from service.client.bulk import KEPT, LINES, Outcome
 from service.client.errors import AlreadyLabelledError, ConflictError, InvalidRequestError, UnknownIdError
 from service.schemas import ModelSpec
 
@@ -139,8 +139,10 @@ def teach(lines: Iterable[Line], pupil: Pupil, delay: int | None, advance: Advan
     return report
 
 
-def teach_at_once(lines: Iterable[Line], client: Client, model: str, advance: Advance) -> Report:
-    """Let a model of a server learn a stream, each label with its sample."""
+def teach_at_once(
+    lines: Iterable[Line], client: Client, model: str, advance: Advance, size: int = LINES
+) -> Report:
+    """Let a model of a server learn a stream, each label with its sample, `size` samples a request."""
     report, start = Report(), time.perf_counter()
     sent: deque[int] = deque()  # numbers of the samples that are not answered yet
 
@@ -158,7 +160,7 @@ def teach_at_once(lines: Iterable[Line], client: Client, model: str, advance: Ad
                 report.learned += 1
         advance(report.learned)
 
-    client.learn_many(samples(), model=model, progress=count)
+    client.learn_many(samples(), model=model, size=size, progress=count)
     report.seconds = time.perf_counter() - start
     return report
 

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -134,6 +135,19 @@ def test_it_goes_on_from_a_file_and_predicts(tmp_path: Path, rows: Rows, server:
     out, _ = run("predict", first, "--url", server.url, "-m", "imported", "--target", "label")
     assert [json.loads(line)["prediction"] for line in out.splitlines()] == expected
     assert json.loads(out.splitlines()[0])["probabilities"].keys() == {"true", "false"}
+
+
+def test_a_slow_stream_is_learned_as_it_comes(server: Server) -> None:
+    server.create(name="slow", hidden=[6], replay=0)
+    with start("learn", "-", "--url", server.url, "--model", "slow", "--lines", 2) as process:
+        assert process.stdin is not None
+        process.stdin.write(4 * '{"x": {"a": 1}, "y": 1}\n')
+        process.stdin.flush()  # and not closed yet
+        deadline = time.monotonic() + 60
+        while server.get("/models/slow")["step"] < 4:
+            assert time.monotonic() < deadline
+        process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 def test_numbers_are_learned(tmp_path: Path) -> None:
