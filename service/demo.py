@@ -11,18 +11,19 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from river import datasets, dummy, linear_model, multiclass, preprocessing
 
 from bnp_online.evaluate import prequential
+from service.cli.output import Bar
+from service.client import Client, NoAnswerError
+from service.client.errors import AccessError, UnknownModelError
 from service.launch import StartError, running_server, url_of
 from service.settings import Settings
 
@@ -53,20 +54,12 @@ def main() -> None:
             _serve(console, once=arguments.once)
     except StartError as error:
         sys.exit(str(error))
-    except httpx.ConnectError as error:
-        sys.exit(f"no server answers at {arguments.url}: {error}")
-    except httpx.HTTPStatusError as error:
-        sys.exit(_explain(error))
+    except NoAnswerError as error:
+        sys.exit(str(error))
+    except AccessError as error:
+        sys.exit(f"{error}\nSet {KEY_VARIABLE} to a key with the scopes learn, read and admin.")
     except KeyboardInterrupt:
         console.print("Ended.")
-
-
-def _explain(error: httpx.HTTPStatusError) -> str:
-    """Say what a refusal is about; only one for want of a key can be expected here."""
-    if error.response.status_code not in (401, 403):
-        raise error
-    message = error.response.json()["error"]["message"]
-    return f"{message}\nSet {KEY_VARIABLE} to a key with the scopes learn, read and admin."
 
 
 def _serve(console: Console, *, once: bool) -> None:
@@ -83,15 +76,13 @@ def _serve(console: Console, *, once: bool) -> None:
 def show(url: str, console: Console) -> None:
     """Replay the stream through the server at `url`, then through its rivals; print how they did."""
     samples = list(datasets.ImageSegments())
-    key = os.environ.get(KEY_VARIABLE)
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    with httpx.Client(base_url=url, timeout=30.0, headers=headers) as client:
+    with Client(url, key=os.environ.get(KEY_VARIABLE), patience=2.0) as client:
         _begin(client)
-        with _progress(console, "learning over HTTP", len(samples)) as advance:
-            outcomes = [_replay(client, samples, advance)]
+        with Bar("learning over HTTP", len(samples), console) as bar:
+            outcomes = [_replay(client, samples, bar.done)]
     for name, rival in _rivals().items():
-        with _progress(console, name, len(samples)) as advance:
-            outcomes.append(_compare(name, rival, samples, advance))
+        with Bar(name, len(samples), console) as bar:
+            outcomes.append(_compare(name, rival, samples, bar.done))
     console.print(_table(outcomes, len(samples)))
 
 
@@ -104,20 +95,22 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _begin(client: httpx.Client) -> None:
+def _begin(client: Client) -> None:
     """Make the model anew, so that the demo shows the same each time."""
-    client.delete(f"/models/{MODEL}")
-    client.post("/models", json={"name": MODEL, "task": "classification"}).raise_for_status()
+    with suppress(UnknownModelError):
+        client.delete(MODEL)
+    client.create(MODEL)
 
 
-def _replay(client: httpx.Client, samples: list[tuple[Any, Any]], advance: Advance) -> Outcome:
+def _replay(client: Client, samples: list[tuple[Any, Any]], advance: Advance) -> Outcome:
     start = time.perf_counter()
     for n, (x, y) in enumerate(samples, 1):
-        client.post("/learn", json={"model": MODEL, "x": x, "y": y}).raise_for_status()
+        client.learn_one(x, y, model=MODEL)
         advance(n)
     seconds = time.perf_counter() - start
-    scores = client.get(f"/models/{MODEL}/metrics").raise_for_status().json()["cumulative"]
-    return Outcome("BNP over HTTP", scores["Accuracy"], scores["LogLoss"], len(samples) / seconds)
+    scores = client.metrics(MODEL).cumulative
+    accuracy, log_loss = scores["Accuracy"] or 0.0, scores["LogLoss"] or 0.0
+    return Outcome("BNP over HTTP", accuracy, log_loss, len(samples) / seconds)
 
 
 def _rivals() -> dict[str, Any]:
@@ -132,14 +125,6 @@ def _compare(name: str, rival: Any, samples: list[tuple[Any, Any]], advance: Adv
     result = prequential(samples, rival, "classification", progress=advance)
     scores = result.metrics
     return Outcome(name, scores["Accuracy"], scores["LogLoss"], result.n / result.seconds)
-
-
-@contextmanager
-def _progress(console: Console, what: str, total: int) -> Iterator[Advance]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda n: progress.update(task, completed=n)
 
 
 def _table(outcomes: list[Outcome], n: int) -> Table:

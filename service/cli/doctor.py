@@ -1,0 +1,93 @@
+"""``doctor``: what is installed, where it computes, and whether a server could keep its data."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from service.cli.options import AsJson, Key, Url, connected
+from service.cli.output import CommandError, show
+from service.client import ClientError
+from service.settings import Settings, read_settings
+
+_PACKAGES = {
+    "library": ("bnp-online", "torch", "numba", "numpy", "river", "safetensors"),
+    "server": ("fastapi", "uvicorn", "pydantic"),
+    "files": ("pyarrow",),
+}
+
+
+def doctor(url: Url = None, key: Key = None, as_json: AsJson = False) -> None:
+    """Tell what is installed, what models compute with, and whether the event log can be written."""
+    settings = read_settings()
+    problems: list[str] = []
+    found: dict[str, Any] = {"python": platform.python_version()}
+    for group, names in _PACKAGES.items():
+        found[group] = {name: _version(name) for name in names}
+    found |= _computing(settings)
+    found["data_dir"] = str(settings.data_dir.absolute())
+    found["log"] = _log(settings, problems)
+    if url is not None:
+        found["server"] = _server(url, key, problems)
+    show({**found, "problems": problems}, as_json=as_json)
+    if problems:
+        raise CommandError("; ".join(problems))
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _computing(settings: Settings) -> dict[str, Any]:
+    """Tell where the default model computes, of one that has learned a sample: then it is decided."""
+    import bnp_online as bnp
+
+    estimator = bnp.BNPClassifier(device=settings.device)
+    estimator.learn_one({"a": 1.0}, 0)
+    return {"device": estimator.device_name, "engine": estimator.engine_name, "processors": os.cpu_count()}
+
+
+def _log(settings: Settings, problems: list[str]) -> str:
+    """Try to write where a server would; what is not there is not made."""
+    from service.errors import StorageError  # late, as all that takes torch with it
+    from service.store.folder import FolderInUseError, lock
+    from service.store.sqlite import SqliteLog
+
+    folder = settings.data_dir
+    try:
+        if not folder.is_dir():
+            return _try(
+                next(parent for parent in folder.absolute().parents if parent.exists()), "can be made"
+            )
+        if not (folder / "events.sqlite3").exists():
+            return _try(folder, "can be written")
+        with contextlib.closing(lock(folder)), contextlib.closing(SqliteLog(folder)) as log:
+            log.probe()
+    except FolderInUseError:
+        return "in use by a running server"
+    except (OSError, StorageError) as error:
+        problems.append(f"the log in {folder} cannot be written: {error}; set BNP_DATA_DIR to another folder")
+        return "cannot be written"
+    return "can be written"
+
+
+def _try(folder: Path, well: str) -> str:
+    with tempfile.TemporaryFile(dir=folder):
+        return well
+
+
+def _server(url: str, key: str | None, problems: list[str]) -> str:
+    try:
+        with connected(url, key, patience=0.0) as client:
+            return client.ready().status
+    except ClientError as error:
+        problems.append(f"the server at {url} is not ready: {error}")
+        return "not ready"

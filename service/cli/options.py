@@ -1,0 +1,36 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from service.cli.output import CommandError
+from service.client import Client
+from service.client.clients import DEFAULT_URL
+from service.schemas import DEFAULT_MODEL
+
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Key: TypeAlias = Annotated[
+    str | None, typer.Option(envvar="BNP_API_KEY", help="API key, if the server has any.", show_envvar=True)
+]
+Url: TypeAlias = Annotated[
+    str | None, typer.Option(help="Of a running server; without it, it is done in this process.")
+]
+ServerUrl: TypeAlias = Annotated[str, typer.Option("--url", help="Of the server.")]
+Model: TypeAlias = Annotated[str, typer.Option("--model", "-m", help="Name of a model of the server.")]
+ModelArgument: TypeAlias = Annotated[str, typer.Argument(help="Name of the model.")]
+Load: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Model file to start from, as --save or export wrote it.")
+]
+
+__all__ = ["DEFAULT_MODEL", "DEFAULT_URL", "connected"]
+
+
+def connected(url: str, key: str | None, patience: float = 2.0) -> Client:
+    """Return a client of the server at a URL."""
+    if not url.startswith(("http://", "https://")):
+        raise CommandError(f"{url} is no URL of a server: it begins with http:// or https://", 2)
+    return Client(url, key=key, patience=patience)

@@ -1,0 +1,272 @@
+"""`Client` and `AsyncClient`: the calls, run over httpx."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+import httpx
+
+from service.client import calls
+from service.client.bulk import LINES, LearnSummary, Lines, Outcome, Sample, learn_lines
+from service.client.exchange import Call, Reply, Request, Steps, exchange
+from service.schemas import DEFAULT_MODEL
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+#: The request did not leave this machine, or did not get far enough to be one.
+_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+class _Settings:
+    """What the two clients have in common: see `Client`."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        key: str | None = None,
+        timeout: float = 30.0,
+        patience: float = 30.0,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self.patience = patience
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        self._open({"base_url": self.url, "timeout": timeout, "headers": headers})
+
+    def _open(self, options: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def _broken(self, error: httpx.TransportError, status: int = 0, body: bytes = b"") -> Reply:
+        reason = f"no answer from {self.url}: {error or type(error).__name__}"
+        return Reply(status, body, reason, sent=not isinstance(error, _UNSENT))
+
+
+def _reply(response: httpx.Response, body: bytes) -> Reply:
+    return Reply(response.status_code, body, retry_after=response.headers.get("retry-after"))
+
+
+def _blocking(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
+    @functools.wraps(build)
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._run(exchange(build(*args, **kwargs), self.patience))
+
+    return method
+
+
+def _awaiting(build: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
+    @functools.wraps(build)
+    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(exchange(build(*args, **kwargs), self.patience))
+
+    return method
+
+
+class Client(_Settings):
+    """A client that blocks; many threads may share one.
+
+    A call is tried again, with growing pauses, while the server is gone or busy. That is safe: every sample
+    carries an id, and what may not be done twice is not sent twice. What a call takes is told by
+    `service.client.calls`, what it raises by `service.client.errors`.
+
+    Parameters
+    ----------
+    url : str
+        Of the server.
+    key : str
+        API key, if the server has any.
+    timeout : float
+        Seconds in which a connection must be made, and in which anything must come.
+    patience : float
+        Seconds for which a call that failed is tried again; 0 tries once.
+    """
+
+    def _open(self, options: dict[str, Any]) -> None:
+        self._http = httpx.Client(**options)
+
+    learn_one = _blocking(calls.learn_one)
+    predict_one = _blocking(calls.predict_one)
+    predict_proba_one = _blocking(calls.predict_proba_one)
+    label = _blocking(calls.label)
+    models = _blocking(calls.models)
+    describe = _blocking(calls.describe)
+    create = _blocking(calls.create)
+    patch = _blocking(calls.patch)
+    delete = _blocking(calls.delete)
+    metrics = _blocking(calls.metrics)
+    fingerprint = _blocking(calls.fingerprint)
+    checkpoints = _blocking(calls.checkpoints)
+    checkpoint = _blocking(calls.checkpoint)
+    rollback = _blocking(calls.rollback)
+    forget = _blocking(calls.forget)
+    export = _blocking(calls.export)
+    import_ = _blocking(calls.import_)
+    ready = _blocking(calls.ready)
+
+    def learn_many(
+        self,
+        samples: Iterable[Sample | tuple[Any, Any]],
+        *,
+        model: str = DEFAULT_MODEL,
+        size: int = LINES,
+        progress: Callable[[Sequence[Outcome]], None] | None = None,
+    ) -> LearnSummary:
+        """Learn samples one after the other, in successive requests, until there are no more.
+
+        Parameters
+        ----------
+        samples : iterable of (x, y) or Sample
+            Of any length: no more of it is held than one request.
+        model : str
+            Name of the model.
+        size : int
+            Most samples of one request, 1 to 1,000; a slow stream is learned sooner by less.
+        progress : callable
+            Is given what became of the samples of each request: an answer or an error.
+
+        Returns
+        -------
+        LearnSummary
+            What was learned, and what was refused; after a refused sample learning goes on.
+        """
+        summary, lines = LearnSummary(), Lines(model, size)
+        for sample in samples:
+            if lines.add(sample):
+                self._learn(lines.take(), summary, progress)
+        self._learn(lines.take(), summary, progress)
+        return summary
+
+    def _learn(
+        self, lines: list[bytes], summary: LearnSummary, progress: Callable[[Sequence[Outcome]], None] | None
+    ) -> None:
+        summary.tell(self._run(learn_lines(lines, self.patience)), progress)
+
+    def _run(self, steps: Steps[T]) -> T:
+        reply: Reply | None = None  # with which a generator begins; after a pause nothing looks at it
+        try:
+            while True:
+                step = steps.send(reply)
+                if isinstance(step, Request):
+                    reply = self._send(step)
+                else:
+                    time.sleep(step)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # of a generator that returns a T
+
+    def _send(self, request: Request) -> Reply:
+        status, body = 0, bytearray()
+        try:
+            with self._http.stream(
+                request.method, request.path, content=request.content, headers=request.headers
+            ) as response:
+                status = response.status_code
+                for chunk in response.iter_bytes():
+                    body += chunk
+                return _reply(response, bytes(body))
+        except httpx.TransportError as error:
+            return self._broken(error, status, bytes(body))
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
+
+
+class AsyncClient(_Settings):
+    """The client for asyncio: the calls and parameters of `Client`, each call to be awaited."""
+
+    def _open(self, options: dict[str, Any]) -> None:
+        self._http = httpx.AsyncClient(**options)
+
+    learn_one = _awaiting(calls.learn_one)
+    predict_one = _awaiting(calls.predict_one)
+    predict_proba_one = _awaiting(calls.predict_proba_one)
+    label = _awaiting(calls.label)
+    models = _awaiting(calls.models)
+    describe = _awaiting(calls.describe)
+    create = _awaiting(calls.create)
+    patch = _awaiting(calls.patch)
+    delete = _awaiting(calls.delete)
+    metrics = _awaiting(calls.metrics)
+    fingerprint = _awaiting(calls.fingerprint)
+    checkpoints = _awaiting(calls.checkpoints)
+    checkpoint = _awaiting(calls.checkpoint)
+    rollback = _awaiting(calls.rollback)
+    forget = _awaiting(calls.forget)
+    export = _awaiting(calls.export)
+    import_ = _awaiting(calls.import_)
+    ready = _awaiting(calls.ready)
+
+    async def learn_many(
+        self,
+        samples: Iterable[Sample | tuple[Any, Any]] | AsyncIterable[Sample | tuple[Any, Any]],
+        *,
+        model: str = DEFAULT_MODEL,
+        size: int = LINES,
+        progress: Callable[[Sequence[Outcome]], None] | None = None,
+    ) -> LearnSummary:
+        """Learn samples one after the other; they may come asynchronously. See `Client.learn_many`."""
+        summary, lines = LearnSummary(), Lines(model, size)
+        async for sample in samples if isinstance(samples, AsyncIterable) else _aiter(samples):
+            if lines.add(sample):
+                await self._learn(lines.take(), summary, progress)
+        await self._learn(lines.take(), summary, progress)
+        return summary
+
+    async def _learn(
+        self, lines: list[bytes], summary: LearnSummary, progress: Callable[[Sequence[Outcome]], None] | None
+    ) -> None:
+        summary.tell(await self._run(learn_lines(lines, self.patience)), progress)
+
+    async def _run(self, steps: Steps[T]) -> T:
+        reply: Reply | None = None  # with which a generator begins; after a pause nothing looks at it
+        try:
+            while True:
+                step = steps.send(reply)
+                if isinstance(step, Request):
+                    reply = await self._send(step)
+                else:
+                    await asyncio.sleep(step)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # of a generator that returns a T
+
+    async def _send(self, request: Request) -> Reply:
+        status, body = 0, bytearray()
+        try:
+            async with self._http.stream(
+                request.method, request.path, content=request.content, headers=request.headers
+            ) as response:
+                status = response.status_code
+                async for chunk in response.aiter_bytes():
+                    body += chunk
+                return _reply(response, bytes(body))
+        except httpx.TransportError as error:
+            return self._broken(error, status, bytes(body))
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *reason: object) -> None:
+        await self.aclose()
+
+
+async def _aiter(samples: Iterable[T]) -> AsyncIterator[T]:
+    for sample in samples:
+        yield sample
