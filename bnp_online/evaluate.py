@@ -194,6 +194,11 @@ class PrequentialMetrics:
         """Number of predictions scored."""
         return self._all.confusion.total() if isinstance(self._all, _Classification) else self._all.n
 
+    @property
+    def latest(self) -> tuple[Any, Any] | None:
+        """The last target, and what had been predicted for it; None while nothing was scored."""
+        return self._latest[-1][:2] if self._latest else None
+
     def update(self, y: Any, prediction: Any, probabilities: Probabilities | None = None) -> float | None:
         """Score a prediction.
 

@@ -85,6 +85,7 @@ class HostedModel:
         self.scored = 0
         self.loss_sum = 0.0
         self.last_loss: float | None = None
+        self.labelled = 0
         self.settings = settings
         self.clock = clock
         self._pending = PendingPredictions(settings.max_pending, clock)
@@ -223,6 +224,7 @@ class HostedModel:
             entry.fresh.step = step
         if entry.given is not None and entry.event.id is not None:
             self._pending.label(entry.event.id)
+            self.labelled += 1
         return self._answer(step, given, loss)
 
     def _known(self, entry: Repeated | Learned | Fresh | Exception) -> Outcome:

@@ -62,7 +62,7 @@ WAYS = ways()
 GUARDED = [way for way in WAYS if way.access.scope is not None]
 PUBLIC = [way for way in WAYS if way.access.scope is None]
 NAMING = [way for way in GUARDED if way.naming("default")]
-LISTS = {"GET /models"}  # of what is there they answer the part that the key is for
+LISTS = {"GET /models", "GET /events"}  # of what is there they answer the part that the key is for
 
 SECRETS = {
     name: f"{name}-".ljust(40, "x") for name in ("all", "mine", "old", "later", *(f"no-{s}" for s in SCOPES))
