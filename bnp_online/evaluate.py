@@ -224,6 +224,29 @@ class PrequentialMetrics:
         self._latest.append((y, prediction, kept))
         return self._all.update(y, prediction, kept)
 
+    def confusion(self, most: int) -> dict[str, Any]:
+        """Return how often which class was predicted for which, in the window.
+
+        Parameters
+        ----------
+        most : int
+            Classes in the table at most, those that came most often in the window.
+
+        Returns
+        -------
+        dict
+            ``labels``; ``counts``, of shape (labels, labels), by what was the case and what was predicted;
+            ``other``, the number of predictions that concern other classes.
+        """
+        pairs = Counter((y, prediction) for y, prediction, _ in self._latest)
+        frequency: Counter[Label] = Counter()
+        for (y, prediction), count in pairs.items():
+            frequency[y] += count
+            frequency[prediction] += count
+        labels = [label for label, _ in frequency.most_common(most)]
+        counts = [[pairs[y, prediction] for prediction in labels] for y in labels]
+        return {"labels": labels, "counts": counts, "other": len(self._latest) - sum(map(sum, counts))}
+
     def report(self) -> dict[str, Any]:
         """Return ``{"n", "cumulative": {...}, "window": {"size", "n", ...}}``."""
         windowed = _counts(self.task)

@@ -107,6 +107,7 @@ def test_answers_are_as_documented(server: Server) -> None:
             (f"/models/{name}", schemas.ModelDescription),
             (f"/models/{name}/fingerprint", schemas.Fingerprint),
             (f"/models/{name}/metrics", schemas.Scores),
+            (f"/models/{name}/dashboard", schemas.Dashboard),
             ("/models", schemas.ModelList),
         ):
             answer = server.get(path)
