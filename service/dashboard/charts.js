@@ -28,7 +28,11 @@ export class LineChart {
       "details",
       {},
       make("summary", { textContent: "As a table" }),
-      make("table", { ariaLabel: options.title }, make("thead", {}, this.head), this.body),
+      make(
+        "div",
+        { className: "scroll", tabIndex: 0, role: "group", ariaLabel: `${options.title}, as a table` },
+        make("table", {}, make("thead", {}, this.head), this.body),
+      ),
     );
     this.details.addEventListener("toggle", () => this.fillTable());
     section.replaceChildren(this.title, this.about, this.plot, this.legend, this.details);

@@ -21,15 +21,15 @@ export class Operator {
 
   async predict() {
     const place = $("predict-answer");
-    let x;
+    const x = $("predict-x").value; // goes as it was typed: read and written again, 1e999 would be null
     try {
-      x = JSON.parse($("predict-x").value);
+      JSON.parse(x);
     } catch (error) {
       place.replaceChildren(make("p", { className: "problem", textContent: `This is not JSON: ${error.message}` }));
       return;
     }
     try {
-      const answer = await post("predict", { x, model: this.model() });
+      const answer = await post("predict", `{"x": ${x}, "model": ${JSON.stringify(this.model())}}`);
       place.replaceChildren(...this.answered(answer));
     } catch (error) {
       place.replaceChildren(make("p", { className: "problem", textContent: explain(error) }));
