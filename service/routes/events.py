@@ -9,6 +9,7 @@ from service.access import access_of, needs
 from service.catalog import catalog_of
 from service.eventstream import EventStream
 from service.guard import Door, GuardedRoute
+from service.headers import headers_of
 from service.openapi import error_responses, operation_id
 
 router = APIRouter(tags=["operations"], generate_unique_id_function=operation_id, route_class=GuardedRoute)
@@ -37,7 +38,7 @@ async def listen(request: Request, model: str | None = None) -> Response:
     door: Door = request.app.state.door
 
     def check() -> None:
-        door.admit(dict(scope["headers"]), access_of(listen))
+        door.admit(headers_of(scope), access_of(listen))
 
     return EventStream(
         catalog.feed, lambda: catalog.listen(model, after), check, catalog.settings.stream_timeout

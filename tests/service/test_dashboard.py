@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import service
 from bnp_online import BNPClassifier
 from bnp_online.baselines import Baselines
+from service.routes import dashboard
 from tests.service.running import Json, Server
 from tests.service.streaming import post_lines
 
@@ -117,3 +121,14 @@ def test_baselines_come_back_with_the_model(serve: Callable[..., Server]) -> Non
     for step in (7, 5, 3):
         server.post("/models/default/rollback", step=step)
         assert watch(server)["baselines"] == seen[step - 1]
+
+
+def test_every_file_of_the_page_is_served_or_about_a_library(server: Server) -> None:
+    folder = Path(service.__file__).with_name("dashboard")
+    served = {route.path.removeprefix("/dashboard/") for route in dashboard.ROUTES} - {"/"}
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert there - served == {"index.html", "uplot/LICENSE", "uplot/README.md"}
+    for name in served:
+        imported = re.findall(r'from "\./([^"]+)"', (folder / name).read_text())
+        assert served.issuperset(imported)
+        assert server.client.get(f"/dashboard/{name}").status_code == 200
