@@ -194,6 +194,11 @@ class PrequentialMetrics:
         """Number of predictions scored."""
         return self._all.confusion.total() if isinstance(self._all, _Classification) else self._all.n
 
+    @property
+    def latest(self) -> tuple[Any, Any] | None:
+        """The last target, and what had been predicted for it; None while nothing was scored."""
+        return self._latest[-1][:2] if self._latest else None
+
     def update(self, y: Any, prediction: Any, probabilities: Probabilities | None = None) -> float | None:
         """Score a prediction.
 
@@ -218,6 +223,29 @@ class PrequentialMetrics:
         kept = dict(probabilities or {})
         self._latest.append((y, prediction, kept))
         return self._all.update(y, prediction, kept)
+
+    def confusion(self, most: int) -> dict[str, Any]:
+        """Return how often which class was predicted for which, in the window.
+
+        Parameters
+        ----------
+        most : int
+            Classes in the table at most, those that came most often in the window.
+
+        Returns
+        -------
+        dict
+            ``labels``; ``counts``, of shape (labels, labels), by what was the case and what was predicted;
+            ``other``, the number of predictions that concern other classes.
+        """
+        pairs = Counter((y, prediction) for y, prediction, _ in self._latest)
+        frequency: Counter[Label] = Counter()
+        for (y, prediction), count in pairs.items():
+            frequency[y] += count
+            frequency[prediction] += count
+        labels = [label for label, _ in frequency.most_common(most)]
+        counts = [[pairs[y, prediction] for prediction in labels] for y in labels]
+        return {"labels": labels, "counts": counts, "other": len(self._latest) - sum(map(sum, counts))}
 
     def report(self) -> dict[str, Any]:
         """Return ``{"n", "cumulative": {...}, "window": {"size", "n", ...}}``."""

@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 
 from .checks import check_array, check_features, check_number, check_weight
+from .diagnostics import Diagnosis, diagnose
 from .encoding import LARGEST, Array, FeatureIndex, Features, Label, LabelIndex, Sample, Vector
 from .engines.base import LearnerSpec, Task
 from .engines.choice import make_engine
@@ -160,6 +161,15 @@ class OnlineLearner(Stateful):
             }
             for copy, weight in zip(self._engine.spec.copies, weights, strict=True)
         ]
+
+    def diagnose(self) -> list[Diagnosis]:
+        """Tell how even the inputs of each layer are, before and after preconditioning.
+
+        The raw features come first, then the layers of the copy of the network that counts most.
+        """
+        heaviest = int(self._engine.mixture.argmax())
+        moments, standardize = self._engine.moments(), self.standardize
+        return diagnose(moments, heaviest, self.eps_rel, self.eps_abs, standardize=standardize)
 
     @property
     def engine_name(self) -> str:

@@ -26,14 +26,14 @@ from service.logs import report_loop_error
 from service.metrics import HttpMetrics, ModelCollector
 from service.observer import Observer
 from service.openapi import openapi
-from service.routes import learn, models, ops, pages, predict, state
+from service.routes import dashboard, events, learn, models, ops, pages, predict, state
 from service.security import Keyring
 from service.settings import Settings
 from service.startup import Opened, open_folder
 from service.wire import json_response
 
 #: In the order in which their routes are tried: the hot ones first.
-ROOMS = (learn, predict, models, state, ops, pages)
+ROOMS = (learn, predict, models, state, events, ops, pages, dashboard)
 
 _ABOUT = "Neural networks that learn from every example the moment it arrives."
 

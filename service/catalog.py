@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import cast
 
@@ -12,6 +13,7 @@ from starlette.types import Scope
 
 from service.committer import Committer
 from service.errors import ModelExistsError, TooManyModelsError, UnknownModelError
+from service.feed import Feed, Listener
 from service.guard import require_model
 from service.history import History
 from service.hosted import HostedModel
@@ -23,7 +25,7 @@ from service.recovery import Recovery
 from service.schemas import DEFAULT_MODEL, ModelSpec
 from service.security import Key
 from service.settings import Settings
-from service.store.base import Checkpoints, Event, EventLog
+from service.store.base import Checkpoint, Checkpoints, Event, EventLog
 
 
 class Catalog:
@@ -46,6 +48,7 @@ class Catalog:
         self._learners: dict[str, Learner] = {}
         self._maintenance: dict[str, Maintenance] = {}
         self._changing = asyncio.Lock()
+        self.feed = Feed(lambda: [learner.model for learner in self])
 
     def __iter__(self) -> Iterator[Learner]:
         return iter(list(self._learners.values()))
@@ -103,14 +106,17 @@ class Catalog:
     def serve(self, history: History, model: HostedModel) -> Learner:
         """Start the writer of a model that the log has."""
         settings, name = self.settings, model.name
-        keeper = Keeper(history, self._checkpoints, settings, self._executor)
+        keeper = Keeper(history, self._checkpoints, settings, self._executor, partial(self._tell, name))
         keeper.begin(model)
         recovery = Recovery(history, self._checkpoints, settings)
         queue, group = settings.queue_size, settings.group_size
         learner = Learner(model, history, self._committer, keeper, recovery.run, queue, group)
         self._learners[name] = learner
-        self._maintenance[name] = Maintenance(learner, keeper, recovery, settings)
+        self._maintenance[name] = Maintenance(learner, keeper, recovery, settings, self.feed)
         return learner
+
+    def _tell(self, name: str, kept: Checkpoint) -> None:
+        self.feed.publish("checkpoint", name, checkpoint=kept.name, step=kept.step)
 
     async def delete(self, name: str) -> None:
         """Delete a model and every trace of what it learned; what waits behind that is refused.
@@ -180,6 +186,19 @@ class Models:
         """Return what changes a model as a whole; raises as `get`."""
         require_model(self._caller, name)
         return self._catalog.maintenance(name)
+
+    def listen(self, name: str | None, after: str | None) -> AbstractContextManager[Listener]:
+        """Listen to what happens in a model, or in all; raises as `get`."""
+        if name is not None:
+            self.get(name)
+        return self._catalog.feed.listen(
+            lambda model: self._caller.covers(model) and name in (None, model), after
+        )
+
+    @property
+    def feed(self) -> Feed:
+        """What happens in all models."""
+        return self._catalog.feed
 
     async def probe(self) -> None:
         """See that the log can be written; raises as `Catalog.probe`."""

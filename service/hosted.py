@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from bnp_online import BNPClassifier, BNPRegressor
+from bnp_online.baselines import Baselines
 from bnp_online.encoding import Sample
 from bnp_online.errors import NonFiniteStateError, SampleError
 from bnp_online.evaluate import PrequentialMetrics
@@ -80,11 +81,13 @@ class HostedModel:
         self.name = spec.name
         self.estimator = _estimator(spec, settings.device)
         self.score = PrequentialMetrics(spec.task)
+        self.baselines = Baselines(spec.task)
         self.sequence = 0
         self.predicted = 0
         self.scored = 0
         self.loss_sum = 0.0
         self.last_loss: float | None = None
+        self.labelled = 0
         self.settings = settings
         self.clock = clock
         self._pending = PendingPredictions(settings.max_pending, clock)
@@ -165,11 +168,18 @@ class HostedModel:
     def beside(self) -> dict[str, Any]:
         """Return all of the state but the estimator's, as JSON can hold it."""
         counts = {name: getattr(self, name) for name in _COUNTS}
-        return {"score": self.score.state_dict(), "pending": self._pending.dump(), "counts": counts}
+        return {
+            "score": self.score.state_dict(),
+            "baselines": self.baselines.state_dict(),
+            "pending": self._pending.dump(),
+            "counts": counts,
+        }
 
     def load_beside(self, state: Mapping[str, Any]) -> None:
         """Take over what `beside` returned."""
         self.score.load_state_dict(state["score"])
+        if "baselines" in state:  # an earlier version kept none: they begin anew, then
+            self.baselines.load_state_dict(state["baselines"])
         self._pending.load(state["pending"])
         for name in _COUNTS:
             setattr(self, name, state["counts"][name])
@@ -215,6 +225,7 @@ class HostedModel:
         """Score a sample that was learned, and note what its id stands for."""
         given, probabilities = entry.given or prediction
         loss = self.score.update(entry.sample.target, given, probabilities)
+        self.baselines.update(entry.sample.target)
         if loss is not None:
             self.scored += 1
             self.loss_sum += loss
@@ -223,6 +234,7 @@ class HostedModel:
             entry.fresh.step = step
         if entry.given is not None and entry.event.id is not None:
             self._pending.label(entry.event.id)
+            self.labelled += 1
         return self._answer(step, given, loss)
 
     def _known(self, entry: Repeated | Learned | Fresh | Exception) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
@@ -29,6 +30,8 @@ class Keeper:
         How often, and how much is kept.
     executor : Executor
         With one thread, so that what is done here is done in order.
+    report : callable
+        Called with each checkpoint that was kept, in that thread.
 
     Attributes
     ----------
@@ -37,12 +40,18 @@ class Keeper:
     """
 
     def __init__(
-        self, history: History, checkpoints: Checkpoints, settings: Settings, executor: Executor
+        self,
+        history: History,
+        checkpoints: Checkpoints,
+        settings: Settings,
+        executor: Executor,
+        report: Callable[[Checkpoint], None],
     ) -> None:
         self._history = history
         self._checkpoints = checkpoints
         self._settings = settings
         self._executor = executor
+        self._report = report
         self._saving: Future[Checkpoint] | None = None
         self._kept_step = self._kept_sequence = 0
         self.paused = False
@@ -89,6 +98,7 @@ class Keeper:
     def _save(self, branch: int, where: tuple[int, int, int], state: dict[str, Any]) -> Checkpoint:
         seq, step, head = where
         kept = self._checkpoints.save(self._history.model, branch, seq, step, head, state)
+        self._report(kept)
         self._retain()
         return kept
 

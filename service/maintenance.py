@@ -18,6 +18,7 @@ from service.errors import (
     UnknownCheckpointError,
     UnknownIdError,
 )
+from service.feed import Feed
 from service.hosted import HostedModel
 from service.keeper import Keeper
 from service.learner import Learner
@@ -46,14 +47,19 @@ class Maintenance:
         Rebuilds it.
     settings : Settings
         The limits.
+    feed : Feed
+        Where a rollback is told.
     """
 
-    def __init__(self, learner: Learner, keeper: Keeper, recovery: Recovery, settings: Settings) -> None:
+    def __init__(
+        self, learner: Learner, keeper: Keeper, recovery: Recovery, settings: Settings, feed: Feed
+    ) -> None:
         self._learner = learner
         self._history = learner.history
         self._keeper = keeper
         self._recovery = recovery
         self._settings = settings
+        self._feed = feed
         self._one_at_a_time = asyncio.Lock()
         self._rebuilding: asyncio.Task[None] | None = None
         self._closing = False
@@ -118,6 +124,7 @@ class Maintenance:
             branch, seq = await asyncio.to_thread(self._target, step, name)
             model = await asyncio.to_thread(self._recovery.run, seq, self._go_on)
             await self._learner.exclusive(partial(self._take_back, model, branch, seq))
+            self._feed.publish("rollback", model.name, step=model.step, branch=self._history.branch)
             return model
 
     def _target(self, step: int | None, name: str | None) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from typing import Any
 
 from bnp_online import BNPClassifier
@@ -10,10 +11,37 @@ from service import events
 from service.hosted import HostedModel
 from service.machine import versions
 
+#: Classes in the confusion matrix, and names of features and of classes, that a page is told at most.
+_CONFUSED, _NAMED = 12, 100
+
 
 def scores(model: HostedModel) -> dict[str, Any]:
     """Return the prequential metrics."""
     return model.score.report()
+
+
+def dashboard(model: HostedModel) -> dict[str, Any]:
+    """Return all that a page shows of a model, of one moment."""
+    estimator = model.estimator
+    classes = list(estimator.labels) if isinstance(estimator, BNPClassifier) else []
+    return {
+        "model": model.name,
+        "task": model.spec.task,
+        "step": model.step,
+        "predicted": model.predicted,
+        "scores": model.score.report(),
+        "baselines": model.baselines.report(),
+        "mixture": estimator.mixture,
+        "layers": [asdict(each) for each in estimator.diagnose()],
+        "confusion": model.score.confusion(_CONFUSED) if model.spec.task == "classification" else None,
+        "classes": {"count": len(classes), "latest": classes[-_NAMED:]},
+        "features": {"count": len(estimator.feature_names), "latest": estimator.feature_names[-_NAMED:]},
+        "ignored_features": estimator.ignored_features,
+        "pending": model.pending,
+        "parameters": estimator.num_parameters,
+        "engine": estimator.engine_name,
+        "device": estimator.device_name,
+    }
 
 
 def describe(model: HostedModel) -> dict[str, Any]:

@@ -246,6 +246,79 @@ class Scores(BaseModel):
     window: dict[str, float | None] = Field(description="The same over the last `size` samples.")
 
 
+class BaselineScores(BaseModel):
+    """Scores of predictions that need no features, by name: majority or mean, and last."""
+
+    n: int
+    cumulative: dict[str, dict[str, float | None]]
+    window: dict[str, dict[str, float | None]]
+
+
+class LayerDiagnosis(BaseModel):
+    """The inputs of a layer; `inputs` stands for the raw features, before and after standardization."""
+
+    name: str
+    columns: int
+    silent: int = Field(description="Columns without any variance to speak of; left out of what follows.")
+    mean: list[float] = Field(description="Smallest, median and largest mean of a column.")
+    variance: list[float] = Field(description="The same of the variances.")
+    before: float | None = Field(
+        description="Ratio of the largest to the smallest mean square of a column, the one of ones included."
+    )
+    after: float | None = Field(description="The same once the step is preconditioned; 1 is best.")
+    sizes_before: list[float] = Field(description="Mean squares of the columns, ascending; at most 33.")
+    sizes_after: list[float]
+
+
+class Confusion(BaseModel):
+    """How often which class was predicted for which, over the latest predictions."""
+
+    labels: list[ClassLabel]
+    counts: list[list[int]] = Field(description="Row by row what was the case; by column what was predicted.")
+    other: int = Field(description="Predictions that concern other classes.")
+
+
+class Names(BaseModel):
+    """How many there are, and the latest to arrive."""
+
+    count: int
+    latest: list[ClassLabel]
+
+
+class Latency(BaseModel):
+    """How many requests were answered within which time since the server started."""
+
+    seconds: list[float | None] = Field(description="Upper bounds; the last, null, is none.")
+    learn: list[int]
+    predict: list[int]
+
+
+class Dashboard(BaseModel):
+    """All that the page shows of a model, of one moment."""
+
+    model: str
+    task: Task
+    state: State
+    step: int
+    predicted: int = Field(description="Predictions answered.")
+    time: float = Field(description="Seconds on the server's clock, to make rates of what is counted.")
+    scores: Scores
+    baselines: BaselineScores
+    mixture: list[CopyWeight]
+    layers: list[LayerDiagnosis]
+    confusion: Confusion | None = Field(description="Null for a regression.")
+    classes: Names
+    features: Names
+    ignored_features: int
+    pending: int
+    queue: int = Field(description="Requests that wait for the model.")
+    parameters: int
+    engine: str
+    device: str
+    latency: Latency | None = Field(description="Of the whole server; null with a key for some models.")
+    drift: list[dict[str, Any]] = Field(description="Since the server started, the latest first.")
+
+
 class Fingerprint(BaseModel):
     """Digests over all that learning changes."""
 

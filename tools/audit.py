@@ -14,7 +14,8 @@ PERMISSIVE = re.compile(
     re.IGNORECASE,
 )
 #: Copyleft that was judged: it covers the package's own files, and none of them is changed or copied here.
-JUDGED = {"certifi", "hypothesis", "orjson", "pathspec"}
+#: (axe-playwright-python names none: its repository says MIT, and its copy of axe-core MPL-2.0.)
+JUDGED = {"axe-playwright-python", "certifi", "hypothesis", "orjson", "pathspec"}
 
 
 def licences(package: Distribution) -> list[str]:

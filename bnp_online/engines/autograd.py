@@ -216,6 +216,15 @@ class AutogradEngine:
             z = ((z - moments.mean[:, None]) / scale).where(scale > 0, 0.0).clamp(-INPUT_CLIP, INPUT_CLIP)
         return z.to(self._dtype).view(1, *(self.spec.input_shape or (-1,))).to(self.device)
 
+    def moments(self) -> dict[str, Tensor]:
+        """Return the means and variances in the state: of the raw inputs, and of each layer's by copy."""
+        found = {"inputs.mean": self._inputs.mean.cpu().clone(), "inputs.var": self._inputs.var.cpu().clone()}
+        for layer in self.replicas[0].bnp.moments:
+            own = [replica.bnp.moments[layer] for replica in self.replicas]
+            found[f"moments.{layer}.mean"] = torch.stack([each.mean for each in own]).cpu()
+            found[f"moments.{layer}.var"] = torch.stack([each.var for each in own]).cpu()
+        return found
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that learning changes, on the CPU."""
         state = flatten("inputs", self._inputs)

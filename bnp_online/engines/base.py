@@ -182,6 +182,9 @@ class Engine(Protocol):
             The predictions of the rows learned; what stands in the others means nothing.
         """
 
+    def moments(self) -> dict[str, Tensor]:
+        """Return the means and variances in the state: of the raw inputs, and of each layer's by copy."""
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that learning changes."""
 

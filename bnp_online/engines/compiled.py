@@ -179,6 +179,14 @@ class CompiledEngine(Engine):
         rows = x if x.ndim == 2 else x.reshape(len(x), -1)
         return fused.learn(rows, targets, weights, predictions, *self._buffers), predictions
 
+    def moments(self) -> dict[str, Tensor]:
+        """Return the means and variances in the state: of the raw inputs, and of each layer's by copy."""
+        found = {"inputs.mean": self._buffers.inputs[0], "inputs.var": self._buffers.inputs[1]}
+        for layer, moments, _, _ in self._layer_moments():
+            full = np.broadcast_to(moments, (2, len(self._copies), moments.shape[-1]))
+            found |= {f"moments.{layer}.mean": full[0], f"moments.{layer}.var": full[1]}
+        return {name: torch.from_numpy(np.array(value, order="C")) for name, value in found.items()}
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that learning changes."""
         b, count = self._buffers, len(self._copies)

@@ -203,6 +203,14 @@ class GraphedEngine:
             used[0] = min(self._remembered, self.spec.memory)
         return tuple(slice(size) for size in used)
 
+    def moments(self) -> dict[str, Tensor]:
+        """Return the means and variances in the state: of the raw inputs, and of each layer's by copy."""
+        return {
+            name: value.clone().cpu()
+            for name, value in self._named().items()
+            if name.startswith(("inputs.", "moments.")) and name.endswith((".mean", ".var"))
+        }
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that learning changes, on the CPU."""
         named = self._named()

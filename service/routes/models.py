@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -11,6 +12,7 @@ from service.access import JSON, needs
 from service.catalog import catalog_of
 from service.guard import GuardedRoute
 from service.learner import Learner
+from service.metrics import HttpMetrics
 from service.openapi import DocumentedRoute, Operation, error_responses, operation_id
 from service.wire import json_response, read_model
 
@@ -80,6 +82,34 @@ async def delete_model(request: Request, m: str) -> Response:
 async def get_metrics(request: Request, m: str) -> Response:
     """Tell how good the predictions were: each was made before its sample was learned."""
     return json_response(await catalog_of(request.scope).get(m).reads.ask(report.scores))
+
+
+@router.get(
+    "/models/{m}/dashboard", summary="Watch a model", response_model=schemas.Dashboard, responses=_ABSENT
+)
+@needs("read")
+async def get_dashboard(request: Request, m: str) -> Response:
+    """Tell all that the page at `/` shows of a model, of one moment between two steps."""
+    catalog = catalog_of(request.scope)
+    learner = catalog.get(m)
+    shown = await learner.ask(report.dashboard)
+    shown["state"], shown["queue"] = learner.state, learner.queue_depth
+    shown["time"] = time.monotonic()
+    shown["latency"] = _latency(request) if request.scope["caller"].models is None else None
+    shown["drift"] = catalog.feed.recent("drift", m)
+    return json_response(shown)
+
+
+def _latency(request: Request) -> dict[str, Any]:
+    """Return the distribution of the times of answers; it is of all models together."""
+    metrics: HttpMetrics = request.app.state.http_metrics
+    learn, predict = (dict(metrics.durations(route)) for route in ("/learn", "/predict"))
+    bounds = sorted(learn | predict)
+    return {
+        "seconds": bounds,
+        "learn": [learn.get(bound, 0) for bound in bounds],
+        "predict": [predict.get(bound, 0) for bound in bounds],
+    }
 
 
 @router.get(

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from service import schemas
 from service.openapi import DocumentedRoute
-from service.routes import pages
+from service.routes import dashboard, pages
 from tests.service.running import Json, Server
 
 ALL_SCHEMAS = {
@@ -20,7 +20,7 @@ ALL_SCHEMAS = {
     for name, cls in vars(schemas).items()
     if isinstance(cls, type) and issubclass(cls, BaseModel) and cls.__module__ == schemas.__name__
 }
-OF_THE_PAGES = {route.path for route in pages.ROUTES}
+OF_THE_PAGES = {route.path for room in (pages, dashboard) for route in room.ROUTES}
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,7 @@ def test_answers_are_as_documented(server: Server) -> None:
             (f"/models/{name}", schemas.ModelDescription),
             (f"/models/{name}/fingerprint", schemas.Fingerprint),
             (f"/models/{name}/metrics", schemas.Scores),
+            (f"/models/{name}/dashboard", schemas.Dashboard),
             ("/models", schemas.ModelList),
         ):
             answer = server.get(path)

@@ -17,7 +17,7 @@ from service.access import SCOPES, Access, UndeclaredRouteError, needs
 from service.app import create_app
 from service.guard import GuardedRoute, PlainRoute
 from service.openapi import DocumentedRoute
-from service.routes import ops
+from service.routes import dashboard, ops
 from service.settings import Settings
 from tests.service.running import Json, Server, error, serving
 
@@ -62,7 +62,7 @@ WAYS = ways()
 GUARDED = [way for way in WAYS if way.access.scope is not None]
 PUBLIC = [way for way in WAYS if way.access.scope is None]
 NAMING = [way for way in GUARDED if way.naming("default")]
-LISTS = {"GET /models"}  # of what is there they answer the part that the key is for
+LISTS = {"GET /models", "GET /events"}  # of what is there they answer the part that the key is for
 
 SECRETS = {
     name: f"{name}-".ljust(40, "x") for name in ("all", "mine", "old", "later", *(f"no-{s}" for s in SCOPES))
@@ -169,6 +169,7 @@ def test_the_routes_without_a_key_are_these() -> None:
     assert {way.path for way in PUBLIC} == {
         "/health/live", "/health/ready", "/openapi.json",
         "/docs", "/docs/start.js", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css",
+        *(route.path for route in dashboard.ROUTES),
     }  # fmt: skip
 
 

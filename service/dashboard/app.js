@@ -1,0 +1,255 @@
+// The page: which model is shown, how fresh that is, and who may see it.
+
+import { Refusal, get, key, listen, pause } from "./api.js";
+import { $, clock, compact, make, say, show, whole } from "./dom.js";
+import { drawLayers } from "./layers.js";
+import { Operator } from "./operate.js";
+import { Scores, drawConfusion } from "./scores.js";
+
+const POLL = 1000;
+const DRAW = 100; // ms between two drawings of what is told
+const EVENTS = 50;
+const STATES = {
+  connecting: "Connecting",
+  live: "Live",
+  lost: "Connection lost: trying again",
+  key: "Waiting for a key",
+  none: "There is no model",
+};
+
+let model = decodeURIComponent(location.hash.slice(1)) || null;
+let scores = null; // of the model that is shown
+let stop = new AbortController();
+let drawing = null;
+let told = { step: 0, latest: null, counts: [] };
+const operator = new Operator(() => model, askForKey);
+
+function setState(state) {
+  $("status").dataset.state = state;
+  say($("status"), STATES[state]);
+}
+
+function askForKey(refusal) {
+  $("show-key").hidden = false;
+  $("key-form").hidden = false;
+  $("show-key").setAttribute("aria-expanded", "true");
+  say($("key-problem"), key.get() ? refusal.message : "");
+}
+
+/** Nothing can be shown without a key, or with this one. */
+function lockOut(refusal) {
+  setState("key");
+  $("shown").hidden = $("empty").hidden = true;
+  askForKey(refusal);
+  $("key").focus();
+}
+
+async function chooseModel() {
+  const { models } = await get("models");
+  const names = models.map(({ name }) => name);
+  if (!names.includes(model)) model = names[0] ?? null;
+  const options = names.map((name) => make("option", { value: name, textContent: name, selected: name === model }));
+  const before = [...$("model").options].map(({ value }) => value);
+  if (before.join("\n") !== names.join("\n")) $("model").replaceChildren(...options);
+  $("model").value = model ?? "";
+}
+
+function drawEmpty(shown) {
+  $("empty").hidden = shown.step > 0;
+  $("shown").hidden = shown.step === 0;
+  if (shown.step > 0) return;
+  const headers = key.get() ? ' -H "Authorization: Bearer $KEY"' : "";
+  const named = model === "default" ? "" : `, "model": ${JSON.stringify(model)}`;
+  const y = shown.task === "regression" ? "19.5" : '"open"';
+  const address = location.origin;
+  say(
+    $("curl-learn"),
+    `curl -s ${address}/learn -H 'Content-Type: application/json'${headers} \\\n` +
+      `     -d '{"x": {"temperature": 21.5, "city": "Lund"}, "y": ${y}${named}}'`,
+  );
+  say(
+    $("curl-stream"),
+    `curl -sN ${address}/learn -X POST -H 'Content-Type: application/x-ndjson'${headers} \\\n     -T . <samples.ndjson`,
+  );
+}
+
+function drawNames({ classes, features, ignored_features: ignored, task }) {
+  const fill = (id, { count, latest }) => {
+    const list = $(`${id}-list`);
+    const names = [...latest].reverse().map((name) => (typeof name === "string" ? name : JSON.stringify(name)));
+    show($(`${id}-count`), count, whole(count));
+    if (list.dataset.names === JSON.stringify(names)) return;
+    list.dataset.names = JSON.stringify(names);
+    const shown = names.slice(0, 40).map((name) => make("li", { textContent: name }));
+    if (count > 40) shown.push(make("li", { className: "more", textContent: `and ${whole(count - 40)} more` }));
+    list.replaceChildren(...shown);
+  };
+  fill("class", classes);
+  fill("feature", features);
+  say($("names-note"), ignored ? `${whole(ignored)} values were ignored for want of a column.` : "The latest come first.");
+  $("class-list").previousElementSibling.hidden = $("class-list").hidden = task === "regression";
+}
+
+function drawNumbers(shown) {
+  told.step = shown.step;
+  show($("tile-step"), shown.step, whole(shown.step));
+  say($("tile-step-note"), `${whole(shown.predicted)} predicted`);
+  show($("tile-pending"), shown.pending, whole(shown.pending));
+  say($("tile-queue"), `labels to come; ${whole(shown.queue)} in the queue`);
+  const state = shown.state === "ready" ? "" : ` · ${shown.state}`;
+  say(
+    $("about-model"),
+    `${shown.task}, ${compact(shown.parameters)} parameters, ${shown.engine} on ${shown.device}${state}`,
+  );
+}
+
+/** Put what was told on the page, ten times a second at most. */
+function drawTold() {
+  drawing = null;
+  const now = performance.now();
+  told.counts = told.counts.filter(({ time }) => now - time < 3000);
+  const span = Math.max(now - Math.max(told.since ?? now, now - 3000), 250) / 1000;
+  const rate = told.counts.reduce((sum, { count }) => sum + count, 0) / span;
+  show($("tile-rate"), rate, `${compact(rate)}/s`);
+  show($("tile-step"), told.step, whole(told.step));
+  if (told.latest?.prediction !== undefined && told.latest.prediction !== null) {
+    const { y, prediction } = told.latest;
+    const text = (value) => (typeof value === "number" ? compact(value) : String(value));
+    say($("tile-latest"), y === prediction ? `latest: ${text(y)}, as predicted` : `latest: ${text(y)}, not ${text(prediction)}`);
+  }
+}
+
+function soon() {
+  drawing ??= setTimeout(() => requestAnimationFrame(drawTold), DRAW);
+}
+
+const SAID = {
+  drift: ({ step }) => `Drift${step === undefined ? "" : ` at step ${whole(step)}`}`,
+  checkpoint: ({ step }) => `Checkpoint at step ${whole(step)}`,
+  rollback: ({ step }) => `Rolled back to step ${whole(step)}`,
+};
+
+function addEvent(kind, data, live) {
+  const text = SAID[kind](data);
+  const entry = make("li", { className: kind }, make("time", { dateTime: data.time, textContent: clock(data.time) }), ` ${text}`);
+  $("event-list").prepend(entry);
+  while ($("event-list").children.length > EVENTS) $("event-list").lastChild.remove();
+  $("no-events").hidden = true;
+  if (live) say($("announce"), text);
+}
+
+function heard(kind, data) {
+  if (kind === "learn") {
+    told.step = data.step;
+    told.latest = data.latest;
+    told.counts.push({ time: performance.now(), count: data.count });
+    soon();
+  } else if (kind in SAID) {
+    addEvent(kind, data, true);
+    if (kind !== "drift") operator.list();
+  }
+}
+
+/** Ask once a second for what is not told. */
+async function poll(signal) {
+  let round = 0;
+  while (!signal.aborted) {
+    try {
+      if (round++ % 5 === 0) await chooseModelAgain();
+      const shown = await get(`models/${model}/dashboard`);
+      if (signal.aborted) return;
+      draw(shown);
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error instanceof Refusal && error.wantsKey) {
+        lockOut(error);
+        return;
+      }
+      if (error instanceof Refusal && error.status === 404) {
+        start(null);
+        return;
+      }
+    }
+    soon();
+    await pause(POLL);
+  }
+}
+
+async function chooseModelAgain() {
+  const before = model;
+  await chooseModel();
+  if (model !== before) start(model);
+}
+
+function draw(shown) {
+  if (scores?.name !== model) {
+    scores = Object.assign(new Scores(shown.task), { name: model });
+    for (const each of [...shown.drift].reverse()) addEvent("drift", each, false);
+    operator.list();
+  }
+  drawEmpty(shown);
+  drawNumbers(shown);
+  scores.update(shown);
+  drawLayers(shown.layers);
+  drawConfusion(shown.confusion);
+  drawNames(shown);
+  operator.suggest(shown.features);
+}
+
+/** Show a model from the beginning; null stands for the first. */
+async function start(name) {
+  stop.abort();
+  stop = new AbortController();
+  const { signal } = stop;
+  [model, scores] = [name, null];
+  told = { step: 0, latest: null, counts: [], since: performance.now() };
+  $("event-list").replaceChildren();
+  $("no-events").hidden = false;
+  for (const id of ["tile-latest", "checkpoint-said", "predict-answer"]) say($(id), "");
+  $("predict-x").value = "";
+  setState("connecting");
+  for (let found = false; !found; ) {
+    try {
+      await chooseModel();
+      found = model !== null;
+      if (!found) setState("none");
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error instanceof Refusal && error.wantsKey) {
+        lockOut(error);
+        return;
+      }
+      setState("lost");
+    }
+    if (!found) await pause(POLL);
+  }
+  if (signal.aborted) return;
+  const on = { event: heard, state: setState, refused: (error) => error.wantsKey && lockOut(error) };
+  listen(`events?model=${model}`, on, signal);
+  poll(signal);
+}
+
+$("model").addEventListener("change", () => {
+  location.hash = encodeURIComponent($("model").value);
+  start($("model").value);
+});
+$("show-key").addEventListener("click", () => {
+  const hidden = $("key-form").toggleAttribute("hidden");
+  $("show-key").setAttribute("aria-expanded", String(!hidden));
+  if (!hidden) $("key").focus();
+});
+$("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const given = $("key").value.trim();
+  if (!/^[!-~]+$/.test(given)) {
+    say($("key-problem"), "A key has letters, digits and signs of ASCII only.");
+    return;
+  }
+  key.set(given);
+  $("key").value = "";
+  $("key-form").hidden = true;
+  $("show-key").setAttribute("aria-expanded", "false");
+  start(model);
+});
+if (key.get()) $("show-key").hidden = false;
+start(model);

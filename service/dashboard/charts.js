@@ -1,0 +1,154 @@
+// Lines over steps or time: uPlot draws them; a legend with the numbers, and a table, say the same in text.
+
+import { make, makeSvg, show } from "./dom.js";
+
+const MOST = 1500;
+const ROWS = 12;
+
+/** The value of a CSS variable now: themes change while the page is open. */
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+export class LineChart {
+  /**
+   * @param section the card to fill; its id gives the title's
+   * @param options {title, about, x: name of the axis, format, series: [{name, colour, dash, width}], range}
+   */
+  constructor(section, options) {
+    this.options = options;
+    this.format = options.format;
+    this.title = make("h2", { id: `${section.id}-title`, textContent: options.title });
+    this.about = make("p", { className: "about", textContent: options.about });
+    this.plot = make("div", { className: "plot", ariaHidden: "true" });
+    this.legend = make("ul", { className: "legend", ariaLabel: `${options.title}: latest values` });
+    this.body = make("tbody");
+    this.head = make("tr");
+    this.details = make(
+      "details",
+      {},
+      make("summary", { textContent: "As a table" }),
+      make(
+        "div",
+        { className: "scroll", tabIndex: 0, role: "group", ariaLabel: `${options.title}, as a table` },
+        make("table", {}, make("thead", {}, this.head), this.body),
+      ),
+    );
+    this.details.addEventListener("toggle", () => this.fillTable());
+    section.replaceChildren(this.title, this.about, this.plot, this.legend, this.details);
+    new ResizeObserver(() => this.resize()).observe(this.plot);
+    dark.addEventListener("change", () => this.chart?.redraw());
+    this.clear(options.series);
+  }
+
+  /** Begin anew, with these lines. */
+  clear(series = this.series) {
+    this.series = series;
+    this.data = [[], ...series.map(() => [])];
+    this.values = series.map(({ colour: name, dash }) => {
+      const line = makeSvg("line", { x1: 1, x2: 19, y1: 5, y2: 5, ...(dash && { "stroke-dasharray": "4 3" }) });
+      line.style.stroke = `var(${name})`;
+      return { swatch: makeSvg("svg", { viewBox: "0 0 20 10", "aria-hidden": "true" }, line), value: make("span") };
+    });
+    this.legend.replaceChildren(
+      ...series.map(({ name }, i) => make("li", {}, this.values[i].swatch, `${name} `, this.values[i].value)),
+    );
+    this.head.replaceChildren(
+      ...[this.options.x, ...series.map(({ name }) => name)].map((text) =>
+        make("th", { scope: "col", textContent: text }),
+      ),
+    );
+    this.chart?.destroy();
+    this.chart = null;
+  }
+
+  /** Add a point; one at the same place takes its place, and those beyond it are of a state that was left. */
+  add(x, values) {
+    const xs = this.data[0];
+    let keep = xs.length;
+    while (keep > 0 && xs[keep - 1] >= x) keep--;
+    for (const column of this.data) column.length = keep;
+    xs.push(x);
+    values.forEach((value, i) => this.data[i + 1].push(value));
+    if (xs.length > MOST) this.data = this.data.map((column) => column.filter((_, i) => i % 2 === 1 || i > MOST / 2));
+    this.tell(xs.length - 1);
+    if (this.details.open) this.fillTable();
+    this.draw();
+  }
+
+  tell(index) {
+    this.values.forEach(({ value }, i) => {
+      const found = this.data[i + 1][index] ?? null;
+      show(value, found, found === null ? "–" : this.format(found));
+    });
+  }
+
+  fillTable() {
+    const rows = this.data[0].slice(-ROWS).map((x, i, shown) => {
+      const at = this.data[0].length - shown.length + i;
+      const cells = this.series.map((_, j) => this.data[j + 1][at]);
+      return make(
+        "tr",
+        {},
+        make("th", { scope: "row", textContent: this.options.xFormat(x) }),
+        ...cells.map((value) => make("td", { textContent: value === null ? "–" : this.format(value) })),
+      );
+    });
+    this.body.replaceChildren(...rows.reverse());
+  }
+
+  draw() {
+    if (this.chart === null && this.plot.clientWidth > 0) this.chart = this.build();
+    else this.chart?.setData(this.data);
+  }
+
+  resize() {
+    if (this.chart === null) this.draw();
+    else this.chart.setSize({ width: this.plot.clientWidth, height: this.plot.clientHeight });
+  }
+
+  build() {
+    const axis = { stroke: () => colour("--faint"), grid: { stroke: () => colour("--line"), width: 1 }, ticks: { show: false } };
+    const font = "12px system-ui, sans-serif";
+    return new uPlot(
+      {
+        width: this.plot.clientWidth,
+        height: this.plot.clientHeight,
+        padding: [8, 12, 0, 0],
+        legend: { show: false },
+        cursor: { drag: { x: false, y: false }, y: false, points: { size: 7 } },
+        scales: { x: { time: false }, y: { range: this.options.range } },
+        axes: [
+          { ...axis, font, grid: { show: false }, values: (_, ticks) => ticks.map(this.options.xFormat), space: 70, size: 32 },
+          { ...axis, font, size: 52, values: (_, ticks) => ticks.map((tick) => this.format(tick).replace(/\.0+(?=%|$)/, "")) },
+        ],
+        series: [
+          {},
+          ...this.series.map(({ name, colour: variable, dash, width }) => ({
+            label: name,
+            stroke: () => colour(variable),
+            width: width ?? 1.5,
+            dash: dash ? [5, 4] : undefined,
+            points: { show: (u) => u.data[0].length < 2, size: 6 },
+          })),
+        ],
+        hooks: { setCursor: [(u) => this.tell(u.cursor.idx ?? this.data[0].length - 1)] },
+      },
+      this.data,
+      this.plot,
+    );
+  }
+}
+
+/** A range for shares: the whole of the data with some air, and never beyond 0 and 1. */
+export function shares(_, low, high) {
+  if (low === null) return [0, 1];
+  const air = Math.max(0.05, 0.08 * (high - low));
+  return [Math.max(0, low - air), Math.min(1, high + air)];
+}
+
+/** A range from 0. */
+export function fromZero(_, low, high) {
+  return [0, high > 0 ? 1.1 * high : 1];
+}
+

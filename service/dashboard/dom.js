@@ -1,0 +1,68 @@
+// Small helpers: elements, numbers for people.
+
+export const $ = (id) => document.getElementById(id);
+
+/** Make an element; a prop that is a property is set as one, any other as an attribute. */
+export function make(tag, props = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(props)) {
+    if (name in element) element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+
+export function makeSvg(tag, attributes = {}, ...children) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+/** Set a text only if it is another: a screen reader and the layout are left alone. */
+export function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Show a number for people, with the exact one for programs beside it. */
+export function show(element, value, text) {
+  let data = element.firstElementChild;
+  if (data === null || data.tagName !== "DATA") {
+    data = make("data");
+    element.replaceChildren(data);
+  }
+  const raw = value === null || value === undefined ? "" : String(value);
+  if (data.value !== raw) data.value = raw;
+  say(data, text);
+}
+
+const WHOLE = new Intl.NumberFormat("en");
+const SHORT = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+const LARGE = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
+const DIGITS = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
+
+export const whole = (value) => WHOLE.format(value);
+export const percent = (value) => (value === null ? "–" : `${(100 * value).toFixed(1)}%`);
+
+/** Three digits, and a power of ten where a number is out of sight. */
+export function short(value) {
+  if (value === null || value === undefined) return "–";
+  const size = Math.abs(value);
+  if (size !== 0 && (size >= 1e6 || size < 1e-3)) {
+    const [digits, power] = value.toExponential(1).split("e");
+    return `${digits.replace(/\.0$/, "")} × 10${[...String(Number(power))].map((c) => DIGITS[c]).join("")}`;
+  }
+  return SHORT.format(value);
+}
+
+export const compact = (value) => LARGE.format(value);
+
+export function seconds(value) {
+  if (value === null) return "–";
+  return value < 1 ? `${short(1000 * value)} ms` : `${short(value)} s`;
+}
+
+export const clock = (iso) => new Date(iso).toLocaleTimeString();

@@ -1,0 +1,136 @@
+// What a person may do here: try a prediction, take a checkpoint, roll back.
+
+import { Refusal, get, post } from "./api.js";
+import { $, compact, make, percent, say, short, whole } from "./dom.js";
+
+const explain = (error) => (error instanceof Refusal ? error.message : "The server does not answer.");
+
+export class Operator {
+  /** @param model returns the name of the model that is shown; @param wanted is called with a refused key */
+  constructor(model, wanted) {
+    this.model = model;
+    this.wanted = wanted;
+    this.target = null;
+    $("predict-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.predict();
+    });
+    $("take").addEventListener("click", () => this.take());
+    $("rollback").addEventListener("close", () => this.rollBack());
+  }
+
+  async predict() {
+    const place = $("predict-answer");
+    const x = $("predict-x").value; // goes as it was typed: read and written again, 1e999 would be null
+    try {
+      JSON.parse(x);
+    } catch (error) {
+      place.replaceChildren(make("p", { className: "problem", textContent: `This is not JSON: ${error.message}` }));
+      return;
+    }
+    try {
+      const answer = await post("predict", `{"x": ${x}, "model": ${JSON.stringify(this.model())}}`);
+      place.replaceChildren(...this.answered(answer));
+    } catch (error) {
+      place.replaceChildren(make("p", { className: "problem", textContent: explain(error) }));
+    }
+  }
+
+  answered({ step, prediction, probabilities }) {
+    if (prediction === null) return [make("p", { textContent: "Nothing yet: the model has learned no label." })];
+    const said = typeof prediction === "number" && !probabilities ? short(prediction) : String(prediction);
+    const value = make("data", { value: JSON.stringify(prediction), textContent: said });
+    const about = make("span", { className: "note", textContent: ` after ${whole(step)} samples` });
+    const best = Object.entries(probabilities ?? {}).sort(([, a], [, b]) => b - a).slice(0, 5);
+    const bars = best.map(([label, share]) => {
+      const bar = make("meter", { value: share, max: 1, ariaLabel: `Probability of ${label}` });
+      return make("li", {}, make("span", { textContent: label }), bar, make("span", { textContent: percent(share) }));
+    });
+    return [make("p", { className: "answer" }, value, about), ...(bars.length ? [make("ul", { className: "bars" }, ...bars)] : [])];
+  }
+
+  /** Suggest a sample of the model's own features, unless something was typed. */
+  suggest({ latest }, shape) {
+    const box = $("predict-x");
+    if (box.value !== "" || latest.length === 0 || shape) return;
+    const sample = {};
+    for (const name of latest.slice(0, 6)) {
+      const [feature, value] = name.split(/=(.*)/s);
+      sample[feature] = value ?? 1;
+    }
+    box.value = JSON.stringify(sample, null, 1).replace(/\n */g, " ");
+  }
+
+  async list() {
+    const model = this.model();
+    try {
+      const { checkpoints } = await get(`models/${model}/checkpoints`);
+      if (model !== this.model()) return;
+      $("checkpoint-list").replaceChildren(...checkpoints.map((kept) => this.row(kept)));
+      $("checkpoint-table").hidden = checkpoints.length === 0;
+      if (checkpoints.length === 0) say($("checkpoint-said"), "None is kept yet.");
+    } catch (error) {
+      $("checkpoint-list").replaceChildren();
+      $("checkpoint-table").hidden = true;
+      if (error instanceof Refusal && error.wantsKey) {
+        say($("checkpoint-said"), "To list them takes a key with the scope admin.");
+      }
+    }
+  }
+
+  row(kept) {
+    const when = new Date(kept.time);
+    const button = make("button", { type: "button", className: "quiet", textContent: "Roll back", disabled: !kept.current });
+    button.setAttribute("aria-label", `Roll back to step ${kept.step}, kept ${when.toLocaleString()}`);
+    button.addEventListener("click", () => this.ask(kept));
+    return make(
+      "tr",
+      {},
+      make("th", { scope: "row", textContent: whole(kept.step) }),
+      make("td", {}, make("time", { dateTime: kept.time, textContent: when.toLocaleTimeString() })),
+      make("td", { textContent: `${compact(kept.bytes)}B` }),
+      make("td", {}, button),
+    );
+  }
+
+  async take() {
+    $("take").disabled = true;
+    say($("checkpoint-said"), "Taking one …");
+    try {
+      const kept = await post(`models/${this.model()}/checkpoints`);
+      say($("checkpoint-said"), `Kept at step ${whole(kept.step)}.`);
+      await this.list();
+    } catch (error) {
+      this.refused(error);
+    }
+    $("take").disabled = false;
+  }
+
+  ask(kept) {
+    this.target = kept;
+    say(
+      $("rollback-text"),
+      `The model “${this.model()}” goes back to step ${whole(kept.step)}, exactly. What it learned since stays in the ` +
+        "log, but no longer counts.",
+    );
+    $("rollback").returnValue = "cancel";
+    $("rollback").showModal();
+  }
+
+  async rollBack() {
+    if ($("rollback").returnValue !== "go") return;
+    say($("checkpoint-said"), "Going back …");
+    try {
+      const { step } = await post(`models/${this.model()}/rollback`, { checkpoint: this.target.checkpoint });
+      say($("checkpoint-said"), `Back at step ${whole(step)}.`);
+      await this.list();
+    } catch (error) {
+      this.refused(error);
+    }
+  }
+
+  refused(error) {
+    say($("checkpoint-said"), explain(error));
+    if (error instanceof Refusal && error.wantsKey) this.wanted(error);
+  }
+}
