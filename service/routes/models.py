@@ -92,7 +92,7 @@ async def get_dashboard(request: Request, m: str) -> Response:
     """Tell all that the page at `/` shows of a model, of one moment between two steps."""
     catalog = catalog_of(request.scope)
     learner = catalog.get(m)
-    shown = await learner.ask(report.dashboard)
+    shown = await learner.reads.ask(report.dashboard)
     shown["state"], shown["queue"] = learner.state, learner.queue_depth
     shown["time"] = time.monotonic()
     shown["latency"] = _latency(request) if request.scope["caller"].models is None else None
