@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from . import report, wrk
-from .http_tables import FLOOD, IDIOMATIC, IDLE, LINES, tables
+from .http_tables import FLOOD, IDIOMATIC, IDLE, LINES, durability_table, tables
 from .served import Served, serve, serve_module
 from .wrk import Load, Result
 
@@ -181,6 +181,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     effort = Effort(arguments.models, arguments.connections, arguments.repeats, arguments.seconds)
     results = {durability: medians(measure(effort, durability, console)) for durability in arguments.log}
     shown = [table for durability, of in results.items() for table in tables(durability, of)]
+    if "none" in results and len(results) > 1:
+        shown.append(durability_table(results))
     for table in shown:
         table.show(console)
     content = {

@@ -24,6 +24,23 @@ def tables(durability: str, figures: Figures) -> list[Table]:
     return [_rates(durability, figures), _latencies(durability, figures)]
 
 
+def durability_table(results: dict[str, Figures]) -> Table:
+    """Return what logging costs: rates of learning, as multiples of the idiomatic one's in the same run."""
+    rows = []
+    for what in (what for what in results["none"] if what.startswith("/learn ")):
+        for side in results["none"][what]:
+            by_log = {log: figures[what] for log, figures in results.items()}
+            multiples = {log: found[side]["rate"] / found[IDIOMATIC]["rate"] for log, found in by_log.items()}
+            if side in results["none"][LINES]:
+                shown = [_share(multiples[log], multiples["none"]) for log in results]
+                rows.append([Cell(f"{side}: {what}"), *shown])
+    return Table("What durability costs: learning, × idiomatic FastAPI (of no log)", ["", *results], rows)
+
+
+def _share(multiple: float, reference: float) -> Cell:
+    return Cell(f"{multiple:.2f}× ({multiple / reference:.2f})")
+
+
 def _rates(durability: str, figures: Figures) -> Table:
     """Return rates; in parentheses, as a multiple of the idiomatic endpoint's with as many connections."""
     sent = [what for what in figures if what not in (LINES, IDLE, *FLOOD.values())]

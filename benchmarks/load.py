@@ -175,6 +175,18 @@ def verdict(tally: Tally, missing: Sequence[str], warm: float) -> dict[str, Any]
     }
 
 
+def sentence(found: dict[str, Any]) -> str:
+    """Return the verdict in words."""
+    low, high = found["memory_mib_after_warm_up"]
+    others = found["unannounced_answers"] or "none"
+    return (
+        f"{found['requests']:,} requests; of {found['samples_acknowledged']:,} samples acknowledged "
+        f"{found['acknowledged_and_missing']:,} were missing after the kill; answers that no page announces: "
+        f"{others}; resident memory after the warm-up {low:.0f} to {high:.0f} MiB, its median "
+        f"{found['memory_growth_mib']:+.1f} MiB from the first half of that time to the second."
+    )
+
+
 def draw(tally: Tally, warm: float, path: Path) -> None:
     """Draw the server's resident memory over time."""
     import matplotlib as mpl
@@ -225,7 +237,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     report.write_json(arguments.out, content)
     draw(tally, warm, arguments.out.with_suffix(".png"))
     if arguments.markdown is not None:
-        report.put_between_marks(arguments.markdown, "load", f"{table.title}\n\n{table.markdown()}")
+        text = f"{sentence(found)}\n\n{table.title}\n\n{table.markdown()}"
+        report.put_between_marks(arguments.markdown, "load", text)
     sys.exit(bool(missing or found["unannounced_answers"]))
 
 

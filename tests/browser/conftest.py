@@ -21,7 +21,7 @@ _ARGUMENTS = [
 _OF_THE_NETWORK = "Failed to load resource"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is there its event loop runs, in the thread of all tests
 def browser() -> Iterator[Browser]:
     """Chromium; without one these tests fail: `.ci/run` installs it where it can."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.http_tables import FLOOD, IDIOMATIC, IDLE, LINES, tables
+from benchmarks.http_tables import FLOOD, IDIOMATIC, IDLE, LINES, durability_table, tables
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,3 +73,15 @@ def test_rates_are_shown_as_multiples_of_the_idiomatic_endpoint() -> None:
         ["/learn, lines", "", "9,000 (9.00×)"],
     ]
     assert [row[-1].text for row in latencies.rows] == ["", "2.0×", "4.0×"]
+
+
+def test_what_durability_costs_is_a_share_of_what_no_log_allows() -> None:
+    def figures(idiomatic: float, ours: float) -> dict[str, dict[str, dict[str, float]]]:
+        both = {IDIOMATIC: {"rate": idiomatic}, "ours": {"rate": ours}}
+        return {"/learn 16": both, LINES: {"ours": {"rate": 1.0}}}
+
+    table = durability_table({"full": figures(1000.0, 750.0), "none": figures(500.0, 500.0)})
+    assert table.header == ["", "full", "none"]
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["ours: /learn 16", "0.75× (0.75)", "1.00× (1.00)"]
+    ]
