@@ -151,7 +151,7 @@ class StreamTimeoutError(RequestError):
 
 
 class ModelFailedError(RequestError):
-    """The model's thread ended with an error that nobody foresaw; its state is not to be trusted."""
+    """The model's writer ended with an error that nobody foresaw; its state is not to be trusted."""
 
 
 class ShuttingDownError(RequestError):
@@ -192,7 +192,7 @@ class DamagedEventError(Exception):
 
 
 REFUSALS = (RequestError, library.SampleError, library.NonFiniteStateError, library.ConfigurationError)
-"""What refuses one request and leaves the model as it was; all else that a model raises ends its thread."""
+"""What refuses one request and leaves the model as it was; all else that its writer raises ends that."""
 
 
 @dataclass(frozen=True, slots=True)

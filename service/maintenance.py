@@ -40,7 +40,7 @@ class Maintenance:
     Parameters
     ----------
     learner : Learner
-        The model's writer; its thread alone changes the history.
+        The model's writer; the history changes in its turns alone.
     keeper : Keeper
         Of its checkpoints.
     recovery : Recovery
@@ -77,7 +77,7 @@ class Maintenance:
             await asyncio.wait([self._rebuilding])
 
     async def keep_last(self) -> None:
-        """Take a checkpoint of a model whose thread has ended, if it has moved since the last one."""
+        """Take a checkpoint of a model whose writer has ended, if it has moved since the last one."""
         if not self._keeper.changed(self._learner.model):
             return
         try:
@@ -99,7 +99,7 @@ class Maintenance:
         return await asyncio.wrap_future(await self._learner.exclusive(self._take))
 
     def _take(self) -> Future[Checkpoint]:
-        if self.rebuilding:  # looked at in the model's thread, where forgetting begins
+        if self.rebuilding:  # looked at in the model's turn, where forgetting begins
             raise RebuildingError("the model is being rebuilt without forgotten samples: try again later")
         return self._keeper.take(self._learner.model)
 

@@ -289,6 +289,24 @@ def test_a_killed_server_comes_back(stack: Stack) -> None:
     learn_and_predict(stack)
 
 
+def test_what_was_learned_outlives_a_kill_by_compose(image: str) -> None:
+    with new_stack(image) as own:
+        own.up()
+        with own.client() as client:
+            for i in range(50):
+                answer = client.post("/learn", json={"x": {"a": i, "b": -i}, "y": i % 3, "id": f"e-{i}"})
+                assert answer.status_code == 200
+            before = client.get("/models/default/fingerprint").json()
+        assert before["step"] == 50
+        own.compose("kill")
+        own.up()
+        with own.client() as client:
+            assert client.get("/models/default/fingerprint").json() == before
+            again = client.post("/learn", json={"x": {"a": 7, "b": -7}, "y": 1, "id": "e-7"}).json()
+            assert again["duplicate"]
+            assert again["step"] == 8
+
+
 def test_stops_in_time_and_starts_again_on_its_volume(image: str) -> None:
     with new_stack(image) as own:
         own.up()
