@@ -1,8 +1,8 @@
 """A model as the server keeps it: an estimator, its prequential score, and predictions that wait for labels.
 
 Everything here is synchronous and is called in the model's turn, one thing at a time; what it does follows
-from the order of its calls alone, so that the same events make the same state again. (A clock decides how many
-samples one call of the estimator takes, which changes no bit.)
+from the order of its calls alone, so that the same events make the same state again. (A clock decides how
+many samples one call of the estimator takes, which changes no bit.)
 """
 
 from __future__ import annotations
