@@ -315,3 +315,39 @@ def precondition_(
     weight_grad.sub_((bias_grad[:, None] * mean).view(by_output)).div_(scale.view(by_output))
     over_kernel = weight_grad.flatten(2).sum(2)
     bias_grad.div_(divisor).sub_((over_kernel * mean).sum(1))
+
+
+def transform(
+    weight: Tensor,
+    bias: Tensor | None,
+    mean: Tensor,
+    scale: Tensor,
+    divisor: Tensor | float,
+    groups: int = 1,
+) -> tuple[Tensor, Tensor | None]:
+    """Return ``P z / q``, the parameters ``ŵ = [b, W]`` that stand for intrinsic ones ``z``; differentiable.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (outputs, n / groups, *kernel)
+        Of z, what stands in the place of the weight.
+    bias : Tensor of shape (outputs,) or None
+        Of z, what stands in the place of the bias.
+    mean, scale, divisor, groups
+        As in `precondition_`, which multiplies by ``P Pᵀ / q²``.
+
+    References
+    ----------
+    Lange, Helfrich, Ye, JMLR 23(72), 2022: ``P = U D``.
+    """
+    outputs, columns = weight.shape[:2]
+    root = torch.as_tensor(divisor, dtype=scale.dtype, device=scale.device).sqrt()
+
+    def by_output(t: Tensor) -> Tensor:
+        return t.view(groups, columns).repeat_interleave(outputs // groups, dim=0)
+
+    deviation = by_output(scale.sqrt() * root).view(outputs, columns, *[1] * (weight.dim() - 2))
+    weight = weight / deviation
+    if bias is None:
+        return weight, None
+    return weight, bias / root - (weight.reshape(outputs, columns, -1).sum(2) * by_output(mean)).sum(1)

@@ -204,6 +204,8 @@ class BNP:
         """Forward hook: note the input, to be counted when the output's gradient arrives."""
         if not (module.training and torch.is_grad_enabled() and output.requires_grad):
             return
+        if not isinstance(module.weight, nn.Parameter):  # torch.func.functional_call with other weights
+            return
         layer.follow()
         with torch.no_grad():
             x = (args[0] if args else kwargs["input"]).detach().to(layer.moments.mean.dtype)

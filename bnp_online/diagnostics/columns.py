@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .layers import damped
+from ..layers import damped
 
 #: A column whose variance is this much smaller than the layer's largest is *silent*: a ReLU that has died, or
 #: a feature that has not come for long. Its moments fade to 0 and tell nothing of the steps.
