@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run serve test lint types imports tests audit format bench-quality bench-speed bench-http torture fuzz test-docker wheels clean
+.PHONY: help venv run serve test lint types imports tests audit format bench-quality bench-speed bench-http bench-conditioning torture fuzz test-docker wheels clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ tests: venv
 audit: venv ## Known vulnerabilities and licences of all that is installed (needs a network)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[audit]'
 	$(BIN)/python -m tools.audit
+
+bench-conditioning: venv ## The Hessian's condition along training (docs/method.md)
+	$(BIN)/python -m benchmarks.conditioning
 
 torture: venv ## Kill the server fifty times under load (some minutes)
 	BNP_TEST_KILLS=50 $(BIN)/python -m pytest tests/recovery/test_kill.py -k again_and_again --timeout 3600 -s

@@ -233,7 +233,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
             ax.plot(steps, np.median(values, axis=0), color=colour, label=method)
             ax.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, lw=0)
         ax.set_xscale("symlog", linthresh=1)
-        ax.set_yscale("log")
+        ax.set_yscale("linear" if key == "unevenness" else "log")
         ax.set_title(title, loc="left", fontsize=10)
         ax.set_xlabel("steps")
         ax.spines[["top", "right"]].set_visible(False)

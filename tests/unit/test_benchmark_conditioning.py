@@ -27,3 +27,11 @@ def test_it_writes_table_json_and_figure(tmp_path: Path) -> None:
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert "old" not in page.read_text()
     assert conditioning.table(content["methods"]).markdown() in page.read_text()
+
+
+def test_the_page_shows_the_results_of_record() -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    content = json.loads((docs / "benchmarks" / "conditioning.json").read_text())
+    assert conditioning.table(content["methods"]).markdown() in (docs / "method.md").read_text(
+        encoding="utf-8"
+    )
