@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 .PHONY: help venv run serve test lint types imports tests audit format bench-quality bench-speed bench-http bench-conditioning torture fuzz test-docker wheels clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## Make the environment in .venv
 

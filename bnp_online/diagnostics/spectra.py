@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh_tridiagonal
-from scipy.sparse.linalg import LinearOperator, eigsh
 
 Array = NDArray[np.float64]
 Product = Callable[[Array], Array]
@@ -107,6 +105,8 @@ def lanczos_spectrum(product: Product, size: int, seed: int) -> Spectrum:
     Ghorbani, Krishnan, Xiao, *An investigation into neural net optimization via Hessian eigenvalue density*,
     ICML 2019.
     """
+    from scipy.sparse.linalg import LinearOperator, eigsh  # not above: a server's start need not wait for it
+
     rng = np.random.default_rng(seed)
     operator = LinearOperator((size, size), matvec=lambda v: product(v.reshape(-1)), dtype=np.float64)
     ends, _ = eigsh(operator, k=2, which="BE", v0=rng.standard_normal(size), tol=1e-9)
@@ -118,6 +118,8 @@ def lanczos_spectrum(product: Product, size: int, seed: int) -> Spectrum:
 
 def _quadrature(product: Product, start: Array) -> tuple[Array, Array]:
     """Return nodes and weights of the Gaussian quadrature that Lanczos from `start` gives; they sum to 1."""
+    from scipy.linalg import eigh_tridiagonal  # as above
+
     basis = [start / np.linalg.norm(start)]
     diagonal: list[float] = []
     beside: list[float] = []
