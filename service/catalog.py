@@ -21,6 +21,7 @@ from service.keeper import Keeper
 from service.learner import Learner
 from service.limits import complete
 from service.maintenance import Maintenance
+from service.past import Past
 from service.recovery import Recovery
 from service.schemas import DEFAULT_MODEL, ModelSpec
 from service.security import Key
@@ -49,6 +50,7 @@ class Catalog:
         self._maintenance: dict[str, Maintenance] = {}
         self._changing = asyncio.Lock()
         self.feed = Feed(lambda: [learner.model for learner in self])
+        self.past = Past(lambda: self)
 
     def __iter__(self) -> Iterator[Learner]:
         return iter(list(self._learners.values()))
@@ -137,6 +139,7 @@ class Catalog:
 
     async def close(self) -> None:
         """Answer all that waits, keep a checkpoint of every model that has moved, and end all threads."""
+        await self.past.close()
         async with self._changing:
             await asyncio.gather(*(self._close(learner) for learner in self))
             await asyncio.to_thread(self._executor.shutdown)
@@ -199,6 +202,11 @@ class Models:
     def feed(self) -> Feed:
         """What happens in all models."""
         return self._catalog.feed
+
+    @property
+    def past(self) -> Past:
+        """How the scores of all models came to be."""
+        return self._catalog.past
 
     async def probe(self) -> None:
         """See that the log can be written; raises as `Catalog.probe`."""

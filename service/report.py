@@ -20,6 +20,16 @@ def scores(model: HostedModel) -> dict[str, Any]:
     return model.score.report()
 
 
+def moment(model: HostedModel) -> dict[str, Any]:
+    """Return what a page draws of a model over its steps."""
+    return {
+        "step": model.step,
+        "scores": model.score.report(),
+        "baselines": model.baselines.report(),
+        "mixture": model.estimator.mixture,
+    }
+
+
 def dashboard(model: HostedModel) -> dict[str, Any]:
     """Return all that a page shows of a model, of one moment."""
     estimator = model.estimator
@@ -27,11 +37,8 @@ def dashboard(model: HostedModel) -> dict[str, Any]:
     return {
         "model": model.name,
         "task": model.spec.task,
-        "step": model.step,
+        **moment(model),
         "predicted": model.predicted,
-        "scores": model.score.report(),
-        "baselines": model.baselines.report(),
-        "mixture": estimator.mixture,
         "layers": [asdict(each) for each in estimator.diagnose()],
         "confusion": model.score.confusion(_CONFUSED) if model.spec.task == "classification" else None,
         "classes": {"count": len(classes), "latest": classes[-_NAMED:]},

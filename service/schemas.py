@@ -293,18 +293,23 @@ class Latency(BaseModel):
     predict: list[int]
 
 
-class Dashboard(BaseModel):
+class Moment(BaseModel):
+    """How good a model was after so many steps."""
+
+    step: int
+    scores: Scores
+    baselines: BaselineScores
+    mixture: list[CopyWeight]
+
+
+class Dashboard(Moment):
     """All that the page shows of a model, of one moment."""
 
     model: str
     task: Task
     state: State
-    step: int
     predicted: int = Field(description="Predictions answered.")
     time: float = Field(description="Seconds on the server's clock, to make rates of what is counted.")
-    scores: Scores
-    baselines: BaselineScores
-    mixture: list[CopyWeight]
     layers: list[LayerDiagnosis]
     confusion: Confusion | None = Field(description="Null for a regression.")
     classes: Names
@@ -317,6 +322,9 @@ class Dashboard(BaseModel):
     device: str
     latency: Latency | None = Field(description="Of the whole server; null with a key for some models.")
     drift: list[dict[str, Any]] = Field(description="Since the server started, the latest first.")
+    history: list[Moment] | None = Field(
+        description="Since the server started, the oldest first, at most 300; null if not asked for."
+    )
 
 
 class Fingerprint(BaseModel):

@@ -156,7 +156,7 @@ async function poll(signal) {
   while (!signal.aborted) {
     try {
       if (round++ % 5 === 0) await chooseModelAgain();
-      const shown = await get(`models/${model}/dashboard`);
+      const shown = await get(`models/${model}/dashboard${scores === null ? "?history=true" : ""}`);
       if (signal.aborted) return;
       draw(shown);
     } catch (error) {
@@ -184,6 +184,7 @@ async function chooseModelAgain() {
 function draw(shown) {
   if (scores?.name !== model) {
     scores = Object.assign(new Scores(shown.task), { name: model });
+    scores.recall(shown.history ?? []);
     for (const each of [...shown.drift].reverse()) addEvent("drift", each, false);
     operator.list();
   }

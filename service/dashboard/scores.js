@@ -93,6 +93,14 @@ export class Scores {
     this.before = null;
   }
 
+  /** Draw how it was before the page was opened. */
+  recall(moments) {
+    for (const moment of moments) {
+      this.drawScores(moment);
+      this.drawMixture(moment);
+    }
+  }
+
   update(shown) {
     this.drawScores(shown);
     this.drawMixture(shown);

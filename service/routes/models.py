@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from service import errors, report, schemas
 from service.access import JSON, needs
@@ -88,7 +88,11 @@ async def get_metrics(request: Request, m: str) -> Response:
     "/models/{m}/dashboard", summary="Watch a model", response_model=schemas.Dashboard, responses=_ABSENT
 )
 @needs("read")
-async def get_dashboard(request: Request, m: str) -> Response:
+async def get_dashboard(
+    request: Request,
+    m: str,
+    history: Annotated[bool, Query(description="Tell how the scores came to be as well.")] = False,
+) -> Response:
     """Tell all that the page at `/` shows of a model, of one moment between two steps."""
     catalog = catalog_of(request.scope)
     learner = catalog.get(m)
@@ -97,6 +101,7 @@ async def get_dashboard(request: Request, m: str) -> Response:
     shown["time"] = time.monotonic()
     shown["latency"] = _latency(request) if request.scope["caller"].models is None else None
     shown["drift"] = catalog.feed.recent("drift", m)
+    shown["history"] = catalog.past.of(learner) if history else None
     return json_response(shown)
 
 

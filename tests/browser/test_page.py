@@ -146,6 +146,24 @@ def test_it_is_live(serve: Callable[..., Server], open_page: Callable[..., Page]
     expect(page.locator("#tile-latest")).to_contain_text("latest: dog")
 
 
+def test_it_shows_what_was_before_it_was_opened(
+    serve: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    server = serve()
+    for _ in range(3):
+        teach(server, 20)
+        before = server.get("/models/default")["step"]
+        while not (points := server.get("/models/default/dashboard?history=true")["history"]):
+            pass
+        while points[-1]["step"] < before:
+            points = server.get("/models/default/dashboard?history=true")["history"]
+    page = open_page(server)
+    wait_for_step(page, 60)
+    page.locator("#score details summary").click()
+    rows = page.locator("#score tbody th").all_inner_texts()
+    assert rows == [str(point["step"]) for point in reversed(points)]
+
+
 def test_a_prediction_is_tried(serve: Callable[..., Server], open_page: Callable[..., Page]) -> None:
     server = serve()
     teach(server)

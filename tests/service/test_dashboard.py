@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 import service
+import service.past
 from bnp_online import BNPClassifier
 from bnp_online.baselines import Baselines
 from service.routes import dashboard
@@ -132,3 +134,35 @@ def test_every_file_of_the_page_is_served_or_about_a_library(server: Server) -> 
         imported = re.findall(r'from "\./([^"]+)"', (folder / name).read_text())
         assert served.issuperset(imported)
         assert server.client.get(f"/dashboard/{name}").status_code == 200
+
+
+def history(server: Server, until: int) -> list[Json]:
+    """Wait until the last point is that of a step; return all."""
+    for _ in range(1000):
+        points = server.get("/models/default/dashboard?history=true")["history"]
+        if points and points[-1]["step"] == until:
+            return list(points)
+        time.sleep(0.01)
+    raise AssertionError(f"no point of step {until}")
+
+
+def test_how_the_scores_came_to_be(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.past, "PERIOD", 0.01)
+    monkeypatch.setattr(service.past, "POINTS", 6)
+    server = serve()
+    assert watch(server)["history"] is None
+    assert server.get("/models/default/dashboard?history=true")["history"] == []
+    for i in range(1, 13):
+        server.learn({"a": i % 3}, str(i % 3))
+        points = history(server, i)
+        shown = watch(server)
+        assert points[-1] == {name: shown[name] for name in ("step", "scores", "baselines", "mixture")}
+    steps = [point["step"] for point in points]
+    assert len(steps) <= 6
+    assert steps == sorted(set(steps))
+    assert steps[-3:] == [10, 11, 12]  # the older, the sparser
+    server.post("/models/default/rollback", step=7)
+    kept = [step for step in steps if step < 7]
+    assert [point["step"] for point in history(server, 7)] == [*kept, 7]
+    server.learn({"a": 1}, "1")
+    assert [point["step"] for point in history(server, 8)] == [*kept, 7, 8]
