@@ -38,7 +38,7 @@ scalars = (
 )
 bodies = st.dictionaries(
     st.sampled_from(
-        ["x", "y", "w", "id", "model", "z", "features", "ground_truth", "identifier", "label"],
+        ["x", "y", "w", "id", "model", "z", "features", "ground_truth", "identifier", "label"]
     ),
     scalars | st.dictionaries(st.text(max_size=2), scalars, max_size=2) | st.lists(scalars, max_size=2),
 )
