@@ -120,8 +120,8 @@ def test_a_get_names_its_model_in_its_body_or_in_its_query(server: Server, path:
     twice = b'{"model": "default", "model": "default"}'
     assert refused(server.client.request("GET", path, content=twice, headers=AS_JSON)) == 400
     for kind in ({}, {"content-type": "text/plain"}):
-        body = b'{"model": "default"}'
-        assert refused(server.client.request("GET", path, content=body, headers=kind)) == 415
+        raw = b'{"model": "default"}'
+        assert refused(server.client.request("GET", path, content=raw, headers=kind)) == 415
 
 
 BAD: list[tuple[str, Any, int]] = [

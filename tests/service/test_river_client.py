@@ -26,7 +26,7 @@ KEYS = f"everything {','.join(SCOPES)} {KEY}; reader read {READER}"
 
 @pytest.fixture(scope="module", params=["without a key", "with a key"])
 def known(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A client of a server; where it has keys, the client knows a user and a token, as from its environment."""
+    """A client of a server; where that has keys, the client knows a user and a token."""
     keys = {"api_keys": KEYS} if request.param == "with a key" else {}
     with serving(tmp_path_factory.mktemp("river"), **keys) as server:
         client = Client(server.url, quiet=True)
@@ -196,7 +196,7 @@ def wait_for_listeners(server: Server, count: int) -> None:
 
 
 def test_the_token_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user and a token from the environment lead to a bearer token, by way of the realm that a 401 names."""
+    """A user and a token from the environment lead to a bearer token, by way of the realm of a 401."""
     with serving(tmp_path, api_keys=KEYS) as server:
         monkeypatch.setenv("RIVER_ML_USER", "somebody")
         monkeypatch.setenv("RIVER_ML_TOKEN", KEY)

@@ -37,9 +37,7 @@ scalars = (
     | st.just("i" * 129)
 )
 bodies = st.dictionaries(
-    st.sampled_from(
-        ["x", "y", "w", "id", "model", "z", "features", "ground_truth", "identifier", "label"]
-    ),
+    st.sampled_from(["x", "y", "w", "id", "model", "z", "features", "ground_truth", "identifier", "label"]),
     scalars | st.dictionaries(st.text(max_size=2), scalars, max_size=2) | st.lists(scalars, max_size=2),
 )
 
