@@ -7,17 +7,20 @@ import pickle
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from starlette.routing import Route
 
+from service import eventstream
 from service.access import FORM, SCOPES
 from service.app import create_app
 from service.guard import GuardedRoute, PlainRoute
 from service.refusal import RIVER
 from service.routes import river_api
+from service.security import digest_of
 from service.settings import Settings
 from tests.service.running import Json, Server
 
@@ -385,6 +388,41 @@ def test_a_key_for_some_models(keyed: Server) -> None:
         keyed.client.request("DELETE", "/api/model/", data={"model": "default"}),
     ):
         assert refused(answer) == 403
+
+
+@pytest.mark.parametrize(("path", "label"), [("events", "learn"), ("metrics", "mine")])
+def test_a_stream_has_the_models_of_its_key(keyed: Server, path: str, label: str) -> None:
+    keyed.client.headers["authorization"] = f"Bearer {ALL}"
+    keyed.create(name="mine", **SMALL)
+    headers = {"authorization": f"Bearer {MINE}"}
+    with httpx.stream("GET", f"{keyed.url}/api/stream/{path}/", headers=headers, timeout=60) as stream:
+        assert stream.headers["content-type"].startswith("text/plain")
+        lines = stream.iter_lines()
+        assert next(lines) == ""
+        keyed.learn({"a": 1}, "cat")
+        keyed.learn({"a": 1}, "cat", model="mine")
+        line = next(filter(None, lines))
+    assert line.startswith(f"{label}: {{")
+    assert path == "metrics" or '"model":"mine"' in line
+
+
+@pytest.mark.parametrize("path", ["events", "metrics"])
+def test_a_stream_ends_once_its_key_is_taken_away(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: str
+) -> None:
+    monkeypatch.setattr(eventstream, "HEARTBEAT", 0.02)
+    keys = tmp_path / "keys"
+    keys.write_text(f"a read sha256:{digest_of(ALL.encode()).hex()}\n")
+    server = serve(keys_file=keys)
+    headers = {"authorization": f"Bearer {ALL}"}
+    with httpx.stream("GET", f"{server.url}/api/stream/{path}/", headers=headers, timeout=60) as stream:
+        lines = stream.iter_lines()
+        assert [next(lines), next(lines)] == ["", ""]  # it begins, and is alive
+        keys.write_text(f"a read sha256:{digest_of(MINE.encode()).hex()}\n")
+        server.app.state.keyring.reload()
+        rest = [line for line in lines if line]
+    assert [line.partition(": ")[0] for line in rest] == ["notice"]
+    assert '"reason":"refused"' in rest[0]
 
 
 def test_every_route_is_of_the_spec_and_ends_in_a_slash() -> None:
