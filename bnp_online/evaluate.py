@@ -247,6 +247,10 @@ class PrequentialMetrics:
         counts = [[pairs[y, prediction] for prediction in labels] for y in labels]
         return {"labels": labels, "counts": counts, "other": len(self._latest) - sum(map(sum, counts))}
 
+    def cumulative(self) -> dict[str, float]:
+        """Return the metrics of all predictions, by name."""
+        return self._all.get()
+
     def report(self) -> dict[str, Any]:
         """Return ``{"n", "cumulative": {...}, "window": {"size", "n", ...}}``."""
         windowed = _counts(self.task)

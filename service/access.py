@@ -12,12 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
+from service.errors import RequestError, UnsupportedMediaTypeError
+
 Scope: TypeAlias = Literal["learn", "predict", "read", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 BYTES = "application/octet-stream"
+#: For the method DELETE alone: a page elsewhere can send a form by POST without asking, but none by DELETE.
+FORM = "application/x-www-form-urlencoded"
 
 E = TypeVar("E", bound=Callable[..., Any])
 
@@ -38,23 +42,30 @@ class Access:
         Media types that its body may have; empty for a route that takes no body.
     whole_server : bool
         Whether the answer is about all models at once, so that a key for some of them is not enough.
+    otherwise : type of RequestError
+        What refuses a body of another type.
     """
 
     scope: Scope | None
     takes: tuple[str, ...] = ()
     whole_server: bool = False
+    otherwise: type[RequestError] = UnsupportedMediaTypeError
 
 
 _declared: dict[Callable[..., Any], Access] = {}
 
 
 def needs(
-    scope: Scope | None, *, takes: tuple[str, ...] = (), whole_server: bool = False
+    scope: Scope | None,
+    *,
+    takes: tuple[str, ...] = (),
+    whole_server: bool = False,
+    otherwise: type[RequestError] = UnsupportedMediaTypeError,
 ) -> Callable[[E], E]:
     """Declare what an endpoint demands; see `Access`. It stands next to the function, below the route."""
 
     def declare(endpoint: E) -> E:
-        _declared[endpoint] = Access(scope, takes, whole_server)
+        _declared[endpoint] = Access(scope, takes, whole_server, otherwise)
         return endpoint
 
     return declare

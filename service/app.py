@@ -19,21 +19,22 @@ from starlette.types import ASGIApp
 from bnp_online import __version__
 from service.access import UndeclaredRouteError
 from service.catalog import Catalog
-from service.errors import TABLE, envelope
+from service.errors import TABLE
 from service.guard import Door, GuardedRoute, PlainRoute
 from service.hot import HotRoutes
 from service.logs import report_loop_error
 from service.metrics import HttpMetrics, ModelCollector
 from service.observer import Observer
 from service.openapi import openapi
-from service.routes import dashboard, events, learn, models, ops, pages, predict, state
+from service.refusal import refusal
+from service.routes import dashboard, events, learn, models, ops, pages, predict, river_api, state
 from service.security import Keyring
 from service.settings import Settings
 from service.startup import Opened, open_folder
 from service.wire import json_response
 
 #: In the order in which their routes are tried: the hot ones first.
-ROOMS = (learn, predict, models, state, events, ops, pages, dashboard)
+ROOMS = (learn, predict, models, state, events, ops, pages, dashboard, river_api)
 
 _ABOUT = "Neural networks that learn from every example the moment it arrives."
 
@@ -133,7 +134,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    status, body, headers = envelope(error)
+    status, body, headers = refusal(request.scope, error)
     if status == 405:  # the router names the methods of one route, and a path may have several
         headers["Allow"] = ", ".join(sorted(_methods(request)))
     return json_response(body, status, headers)

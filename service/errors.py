@@ -78,6 +78,17 @@ class UnsupportedMediaTypeError(RequestError):
     """The body is of a type that the route does not take."""
 
 
+class PickledModelError(RequestError):
+    """A model came pickled, as the River API Spec has it: to load one is to run whatever is in it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            "a pickled model is never loaded here. Send the spec of a model as JSON with the header "
+            'Content-Type: application/json, as in {"hidden": [64, 64], "seed": 7}; /docs lists its fields'
+            f" ({message})"
+        )
+
+
 class StringTooLongError(RequestError):
     """A feature's name, a string value, or a label is longer than the server takes."""
 
@@ -220,6 +231,7 @@ class Row:
 TABLE: dict[type[Exception], Row] = {
     InvalidJsonError: Row(400, "invalid_json"),
     DuplicateKeyError: Row(400, "duplicate_key"),
+    PickledModelError: Row(400, "pickled_model"),
     ClientDisconnect: Row(400, "client_disconnected"),
     UnauthorizedError: Row(401, "unauthorized", headers={"www-authenticate": 'Bearer realm="bnp-online"'}),
     ForbiddenError: Row(403, "forbidden"),
@@ -282,7 +294,7 @@ def row(error: type[Exception]) -> Row:
     return next(TABLE[cls] for cls in error.__mro__ if cls in TABLE)
 
 
-def envelope(error: Exception) -> tuple[int, dict[str, object], dict[str, str]]:
+def envelope(error: Exception) -> tuple[int, dict[str, dict[str, object]], dict[str, str]]:
     """Return the status, body and headers that answer an error.
 
     Examples
@@ -307,5 +319,5 @@ def envelope(error: Exception) -> tuple[int, dict[str, object], dict[str, str]]:
     return found.status, _body(code, message, getattr(error, "field", None)), headers
 
 
-def _body(code: str, message: str, field: str | None) -> dict[str, object]:
+def _body(code: str, message: str, field: str | None) -> dict[str, dict[str, object]]:
     return {"error": {"code": code, "message": message[:_LONGEST], "field": field and field[:_LONGEST]}}

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from service.connection import connection_of
 from service.errors import RequestError
-from service.feed import Feed, Listener
+from service.feed import Event, Feed, Listener
 from service.wire import encode
 
 #: Seconds after which an idle stream says that it is alive; the key is looked at again as often.
@@ -26,7 +26,7 @@ _RETRY = 1000
 
 
 class EventStream(Response):
-    """The answer to `GET /events`.
+    """The answer to `GET /events`; a subclass may write it otherwise.
 
     Parameters
     ----------
@@ -38,9 +38,16 @@ class EventStream(Response):
         Raises `RequestError` once the client may listen no longer.
     timeout : float
         Seconds in which the client must read something.
+
+    Attributes
+    ----------
+    opening, alive : bytes
+        What is sent first, and what is sent when there has been nothing to send for long; neither is empty.
     """
 
     media_type = "text/event-stream"
+    opening: ClassVar[bytes] = b"retry: %d\n\n" % _RETRY
+    alive: ClassVar[bytes] = b": alive\n\n"
 
     def __init__(
         self,
@@ -75,26 +82,38 @@ class EventStream(Response):
 
     async def _send_events(self, send: Send, listener: Listener) -> None:
         clock = asyncio.get_running_loop()
-        block, checked, more = b"retry: %d\n\n" % _RETRY, clock.time(), True
+        block, checked, more = self.opening, clock.time(), True
         if listener.missed:
-            block += _notice("missed", "some events since the last one that you had are not kept any more")
+            block += self.notice(
+                "missed", "some events since the last one that you had are not kept any more"
+            )
         while True:
             await self._send(send, {"type": "http.response.body", "body": block, "more_body": more})
             if not more:
                 return
             events = await listener.take(HEARTBEAT)
-            block = b"".join(_block(e.kind, e.data, self._feed.identifier(e)) for e in events)
+            block = await self.written(events)
             refusal = None
             if clock.time() - checked >= HEARTBEAT:
                 checked, refusal = clock.time(), self._refusal()
             if listener.slow:
-                block += _notice("slow", "you did not read: come again with the id of the last event you had")
+                block += self.notice(
+                    "slow", "you did not read: come again with the id of the last event you had"
+                )
             elif listener.over:
-                block += _notice("shutting_down", "the server is shutting down: come again")
+                block += self.notice("shutting_down", "the server is shutting down: come again")
             elif refusal is not None:
-                block += _notice("refused", refusal)
+                block += self.notice("refused", refusal)
             more = not listener.over and refusal is None
-            block = block or b": alive\n\n"
+            block = block or self.alive
+
+    async def written(self, events: Sequence[Event]) -> bytes:
+        """Return events as they go over the wire."""
+        return b"".join(_block(e.kind, e.data, self._feed.identifier(e)) for e in events)
+
+    def notice(self, reason: str, message: str) -> bytes:
+        """Return word of something that is about the stream itself."""
+        return _block("notice", {"reason": reason, "message": message})
 
     def _refusal(self) -> str | None:
         """Return why the client may listen no longer."""
@@ -114,10 +133,6 @@ async def _watch(receive: Receive, listener: Listener) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     listener.end()
-
-
-def _notice(reason: str, message: str) -> bytes:
-    return _block("notice", {"reason": reason, "message": message})
 
 
 def _block(kind: str, data: Any, identifier: str | None = None) -> bytes:

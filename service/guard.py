@@ -24,7 +24,6 @@ from service.errors import (
     ForeignOriginError,
     UnauthorizedError,
     UnknownHostError,
-    UnsupportedMediaTypeError,
 )
 from service.headers import headers_of, media_type
 from service.security import ANYBODY, Key, Keyring
@@ -78,14 +77,24 @@ class Door:
             caller = self._authenticate(headers.get(b"authorization", b""))
             _check_scope(caller, access)
         if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
-            _check_type(media_type(headers), access.takes)
+            _check_type(media_type(headers), access)
         return caller
 
     def _authenticate(self, header: bytes) -> Key:
         kind, _, secret = header.partition(b" ")
         if kind.lower() != b"bearer":
             raise UnauthorizedError("this server needs a key: send the header Authorization: Bearer KEY")
-        key = self._keyring.find(secret.strip())
+        return self.find(secret.strip())
+
+    def find(self, secret: bytes) -> Key:
+        """Return the key that this is.
+
+        Raises
+        ------
+        UnauthorizedError
+            If it is unknown, or has expired.
+        """
+        key = self._keyring.find(secret)
         if key is None:
             raise UnauthorizedError("this key is not known here")
         if key.expired:
@@ -114,10 +123,11 @@ def _check_scope(caller: Key, access: Access) -> None:
         raise ForbiddenError("this tells of all models, and your key is for some of them")
 
 
-def _check_type(found: str, takes: tuple[str, ...]) -> None:
-    if found not in takes:
+def _check_type(found: str, access: Access) -> None:
+    if found not in access.takes:
+        takes = access.takes
         wanted = f"send it with Content-Type: {' or '.join(takes)}" if takes else "this route takes none"
-        raise UnsupportedMediaTypeError(f"the request has a body of type {found!r:.80}: {wanted}")
+        raise access.otherwise(f"the request has a body of type {found!r:.80}: {wanted}")
 
 
 @lru_cache(32)  # clients send the same ones again and again

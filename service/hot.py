@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import TABLE, envelope
+from service.errors import TABLE
 from service.guard import Guard
 from service.openapi import DocumentedRoute, Operation
+from service.refusal import refusal
 from service.wire import respond
 
 #: What is answered here; whatever else is raised, nobody foresaw.
@@ -52,5 +53,5 @@ class HotRoutes:
         try:
             await route.app(scope, receive, send)
         except _FORESEEN as error:
-            status, body, headers = envelope(error)
+            status, body, headers = refusal(scope, error)
             await respond(send, body, status, headers)

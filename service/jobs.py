@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ class Job:
 
     items: Sequence[Request | Exclusive]
     outcomes: Outcomes
+    start: float = field(default_factory=time.perf_counter)
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
@@ -17,6 +18,7 @@ from typing import Any, TypeVar, cast
 
 from service.admission import Admitted, Entry, Fresh, Kept, Learn, Predict, Request
 from service.committer import Committer
+from service.durations import Durations
 from service.errors import (
     REFUSALS,
     ModelFailedError,
@@ -65,6 +67,8 @@ class Learner:
     ----------
     reads : Reads
         Predictions and questions, which go before samples.
+    durations : Durations
+        From when samples were queued until they were learned.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Learner:
         self._group_size = group_size
         self._turns = Turns(f"model-{model.name}")
         self.reads = Reads(self._turns, self._require_open, self._look, Room(queue_size), group_size)
+        self.durations = Durations()
         self._room = Room(queue_size)
         self._jobs: deque[Job] = deque()  # a job leaves it when it is answered, whatever ends the task
         self._bell = asyncio.Event()
@@ -324,6 +329,10 @@ class Learner:
         self._jobs.popleft()
         self._room.free(len(job.items))
         settle(job.outcomes, outcomes)
+        granted = sum(not isinstance(outcome, Exception) for outcome in outcomes)
+        if granted and not isinstance(first := job.items[0], Exclusive):
+            durations = self.reads.durations if isinstance(first, Predict) else self.durations
+            durations.note(time.perf_counter() - job.start, granted)
 
     def _abandon(self) -> None:
         if self._refusal is None:

@@ -29,6 +29,7 @@ class Link:
 
 _SAME = {"m": "$request.path.m"}
 _OF_SAMPLE = {"m": "$response.body#/model"}
+_MADE = "$response.body#/name"
 LINKS = [
     *(Link("create_model", "201", it, body={"model": "$response.body#/name"}) for it in ("learn", "predict")),
     Link("predict", "200", "label", body={"model": "$response.body#/model", "id": "$response.body#/id"}),
@@ -37,6 +38,18 @@ LINKS = [
     Link("take_checkpoint", "201", "roll_back", _SAME, {"checkpoint": "$response.body#/checkpoint"}),
     Link("take_checkpoint", "201", "list_checkpoints", _SAME),
     Link("roll_back", "200", "list_branches", _SAME),
+    *(
+        Link("river_create", "201", it, body={"model": _MADE})
+        for it in ("river_learn", "river_predict", "river_delete")
+    ),
+    *(Link("river_create", "201", it, {"m": _MADE}) for it in ("river_get", "river_download")),
+    *(Link("river_create", "201", it, {"model": _MADE}) for it in ("river_metrics", "river_stats")),
+    Link(
+        "river_predict",
+        "201",
+        "river_label",
+        body={"model": "$response.body#/model", "identifier": "$response.body#/identifier"},
+    ),
 ]
 
 

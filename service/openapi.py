@@ -21,12 +21,12 @@ from service.errors import (
     Row,
     UnauthorizedError,
     UnknownHostError,
-    UnsupportedMediaTypeError,
     row,
 )
 from service.guard import GuardedRoute, PlainRoute
 from service.links import add_links
-from service.schemas import ErrorAnswer, LineError
+from service.refusal import is_river
+from service.schemas import ErrorAnswer, LineError, RiverError
 
 _SCHEME = "key"
 _REF = "#/components/schemas/{model}"
@@ -112,7 +112,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         for route in plain:
             document["paths"].setdefault(route.path, {})["post"] = _operation(route)
-        models: set[type[BaseModel]] = {ErrorAnswer, LineError}
+        models: set[type[BaseModel]] = {ErrorAnswer, LineError, RiverError}
         models |= {m for route in plain for m in (route.operation.body, route.operation.answer)}
         _, definitions = models_json_schema(
             [(m, "validation") for m in sorted(models, key=lambda m: m.__name__)],
@@ -121,6 +121,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         schemas.update(definitions["$defs"])
         _drop_validation_errors(document)
         _describe_guards(document, app)
+        _refuse_as_river(document)
         add_links(document)
         app.openapi_schema = document
     return app.openapi_schema
@@ -165,6 +166,16 @@ def _reference(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": _REF.format(model=model.__name__)}
 
 
+def _refuse_as_river(document: dict[str, Any]) -> None:
+    """Give the routes of the River API Spec their own envelope of errors."""
+    for path, operations in document["paths"].items():
+        if is_river(path):
+            for operation in operations.values():
+                for status, response in operation["responses"].items():
+                    if int(status) >= 400:
+                        response["content"] = _content(RiverError)
+
+
 def _drop_validation_errors(document: dict[str, Any]) -> None:
     """Take out FastAPI's own 422, which this server never sends: all errors have one envelope."""
     for path in document["paths"].values():
@@ -197,7 +208,7 @@ def _add_refusals(responses: dict[str, Any], access: Access) -> None:
     if access.scope is not None:
         errors += [UnauthorizedError, ForbiddenError]
     if access.takes:
-        errors += [UnsupportedMediaTypeError, BodyTimeoutError]
+        errors += [access.otherwise, BodyTimeoutError]
     for status, response in error_responses(*errors).items():
         before = responses.get(str(status), {}).get("description")
         codes = ", ".join(filter(None, (before, response["description"])))

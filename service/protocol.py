@@ -14,7 +14,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.connection import EXTENSION, Connection
-from service.errors import TooManyConnectionsError, envelope
+from service.errors import TooManyConnectionsError
+from service.refusal import refusal
 from service.settings import Settings
 from service.wire import ARRIVED, json_response
 
@@ -158,5 +159,5 @@ def protocol(settings: Settings) -> type[Protocol]:
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     error = TooManyConnectionsError("too many connections are open (BNP_MAX_CONNECTIONS): try again later")
-    status, body, headers = envelope(error)
+    status, body, headers = refusal(scope, error)
     await json_response(body, status, headers)(scope, receive, send)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
+from service.durations import Durations
 from service.errors import REFUSALS
 from service.hosted import Answer, HostedModel, Outcome
 from service.jobs import Outcomes, Room
@@ -37,6 +38,11 @@ class Reads:
         How many may wait.
     group_size : int
         Predictions of a stream that are queued together at most.
+
+    Attributes
+    ----------
+    durations : Durations
+        Of predictions, those included that are kept for their label.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class Reads:
         self._room = room
         self._group_size = group_size
         self._pace = Pace()
+        self.durations = Durations()
 
     @property
     def waiting(self) -> int:
@@ -102,8 +109,10 @@ class Reads:
         return outcomes
 
     async def _predict(self, x: Any) -> Answer:
+        start = time.perf_counter()
         read = partial(self._look, partial(self._timed, x))
         answer: Answer = await self._turns.run(read, short=self._pace.short)
+        self.durations.note(time.perf_counter() - start)
         return answer
 
     def _timed(self, x: Any, model: HostedModel) -> Answer:

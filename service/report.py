@@ -30,6 +30,11 @@ def moment(model: HostedModel) -> dict[str, Any]:
     }
 
 
+def totals(model: HostedModel) -> dict[str, float]:
+    """Return the prequential metrics since the model was made, by name."""
+    return model.score.cumulative()
+
+
 def dashboard(model: HostedModel) -> dict[str, Any]:
     """Return all that a page shows of a model, of one moment."""
     estimator = model.estimator

@@ -462,6 +462,12 @@ class ErrorAnswer(BaseModel):
     error: ErrorBody
 
 
+class RiverError(BaseModel):
+    """The body of every error under `/api/`; the state of the model is as it was."""
+
+    message: str = Field(description="What is wrong and what to do.")
+
+
 class LineError(BaseModel):
     """The answer to a line of a stream that was refused; the state of the model is as it was."""
 

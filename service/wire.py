@@ -58,10 +58,13 @@ OPTIONAL_NUMBER = Kind((int, float, type(None)), "a number")
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The fields of a body."""
+    """The fields of a body, and what it calls those that are looked into."""
 
     fields: Mapping[str, Kind]
     required: tuple[str, ...]
+    x: str = "x"
+    y: str = "y"
+    id: str = "id"
 
 
 LEARN = Shape(
@@ -110,8 +113,8 @@ async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def decode(raw: bytes) -> Any:
-    """Return the JSON value in `raw`.
+def decode(raw: bytes, sample: str = "x") -> Any:
+    """Return the JSON value in `raw`; what has a `sample` of plain values is read fast.
 
     Raises
     ------
@@ -139,7 +142,7 @@ def decode(raw: bytes) -> Any:
         body = None  # or a number beyond float64, which is JSON
     if (
         type(body) is dict
-        and type(x := body.get("x")) is dict
+        and type(x := body.get(sample)) is dict
         and raw.count(b":") == len(body) + len(x)
         and b"[" not in raw
     ):
@@ -155,9 +158,9 @@ def decode(raw: bytes) -> Any:
 
 def read_fields(raw: bytes, shape: Shape, settings: Settings) -> dict[str, Any]:
     """Return the JSON object in `raw` if its fields are those of `shape`; raises as `decode` and `check`."""
-    body = check(decode(raw), shape, settings)
+    body = check(decode(raw, shape.x), shape, settings)
     if len(raw) > settings.max_string_length:  # else no string in it is too long either
-        _check_lengths(body.get("x"), body.get("y"), settings.max_string_length)
+        _check_lengths(body, shape, settings.max_string_length)
     return body
 
 
@@ -181,20 +184,23 @@ def check(body: Any, shape: Shape, settings: Settings) -> dict[str, Any]:
     for name in shape.required:
         if name not in body:
             raise MissingFieldError(f"{name} is missing", name)
-    if (identifier := body.get("id")) is not None and not 0 < len(identifier) <= MAX_ID_LENGTH:
-        raise InvalidIdError(f"id must have 1 to {MAX_ID_LENGTH} characters", "id")
-    x = body.get("x")
+    if (identifier := body.get(shape.id)) is not None and not 0 < len(identifier) <= MAX_ID_LENGTH:
+        raise InvalidIdError(f"{shape.id} must have 1 to {MAX_ID_LENGTH} characters", shape.id)
+    x = body.get(shape.x)
     if type(x) is dict and len(x) > settings.max_features:
         raise TooManyFeaturesError(
-            f"x has {len(x)} features, but this server takes {settings.max_features} (BNP_MAX_FEATURES)", "x"
+            f"{shape.x} has {len(x)} features, but this server takes {settings.max_features} "
+            "(BNP_MAX_FEATURES)",
+            shape.x,
         )
     return body
 
 
-def _check_lengths(x: Any, y: Any, longest: int) -> None:
+def _check_lengths(body: dict[str, Any], shape: Shape, longest: int) -> None:
     """Refuse strings that a model would have to keep; those in nested lists it refuses itself."""
+    x, y = body.get(shape.x), body.get(shape.y)
     if type(y) is str and len(y) > longest:
-        raise StringTooLongError(f"a label has at most {longest} characters (BNP_MAX_STRING_LENGTH)", "y")
+        raise StringTooLongError(f"a label has at most {longest} characters (BNP_MAX_STRING_LENGTH)", shape.y)
     if type(x) is not dict or not x:
         return
     # One pass of C code each over names and types; a loop here would cost as much as all other checks.
@@ -202,7 +208,8 @@ def _check_lengths(x: Any, y: Any, longest: int) -> None:
         for name, value in x.items():
             if len(name) > longest or (type(value) is str and len(value) > longest):
                 raise StringTooLongError(
-                    f"names and values have at most {longest} characters (BNP_MAX_STRING_LENGTH)", f"x.{name}"
+                    f"names and values have at most {longest} characters (BNP_MAX_STRING_LENGTH)",
+                    f"{shape.x}.{name}",
                 )
 
 

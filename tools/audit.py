@@ -15,7 +15,7 @@ PERMISSIVE = re.compile(
 )
 #: Copyleft that was judged: it covers the package's own files, and none of them is changed or copied here.
 #: (axe-playwright-python names none: its repository says MIT, and its copy of axe-core MPL-2.0.)
-JUDGED = {"axe-playwright-python", "certifi", "hypothesis", "orjson", "pathspec"}
+JUDGED = {"axe-playwright-python", "certifi", "hypothesis", "orjson", "pathspec", "riverapi"}
 
 
 def licences(package: Distribution) -> list[str]:

@@ -14,6 +14,7 @@ from service import errors, schemas
 from service.access import BYTES, JSON, needs
 from service.catalog import catalog_of
 from service.guard import GuardedRoute
+from service.learner import Learner
 from service.maintenance import export
 from service.openapi import error_responses, operation_id, request_body
 from service.routes.models import description
@@ -136,8 +137,13 @@ async def list_events(
 @needs("admin")
 async def export_model(request: Request, m: str) -> Response:
     """Return the model as one safetensors file, which `bnp_online.load` reads."""
-    body = await catalog_of(request.scope).get(m).reads.ask(export)
-    name = f'attachment; filename="{m}.safetensors"'
+    return await download(catalog_of(request.scope).get(m))
+
+
+async def download(learner: Learner) -> Response:
+    """Return a model as a file to keep."""
+    body = await learner.reads.ask(export)
+    name = f'attachment; filename="{learner.model.name}.safetensors"'
     return Response(body, media_type=BYTES, headers={"content-disposition": name})
 
 

@@ -119,6 +119,7 @@ class Twin:
             self.events = [event for event in self.events if event not in gone]
             self._dead = [event for event in self._dead if event not in gone]
             self._rebuild()
+            self._add(Event(0, "forget"))
         return {"forgotten": len(gone)}
 
     def _drop_checkpoints(self, last: int) -> None:
@@ -165,7 +166,7 @@ class Twin:
             self._labelled.add(event.id)
         if event.kind == "predict" and event.id is not None:
             self.pending[event.id] = event
-        else:
+        elif event.kind != "forget":
             event.step = self.estimator.step
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from service import schemas
 from service.openapi import DocumentedRoute
 from service.routes import dashboard, pages
+from service.routes.river_api import schemas as river
 from tests.service.running import Json, Server
 
 ALL_SCHEMAS = {
@@ -65,12 +66,13 @@ def test_every_operation_says_what_it_does(document: Json) -> None:
         assert any(status.startswith("2") for status in operation["responses"]), where
 
 
-def test_every_error_is_documented_in_the_envelope(document: Json) -> None:
-    for operation in operations(document).values():
+def test_every_error_is_documented_in_its_envelope(document: Json) -> None:
+    for (_, path), operation in operations(document).items():
+        envelope = "RiverError" if path.startswith("/api/") else "ErrorAnswer"
         for status, response in operation["responses"].items():
             if status >= "400":
                 schema = response["content"]["application/json"]["schema"]
-                assert schema == {"$ref": "#/components/schemas/ErrorAnswer"}
+                assert schema == {"$ref": f"#/components/schemas/{envelope}"}
 
 
 @pytest.mark.parametrize("name", ALL_SCHEMAS)
@@ -95,6 +97,13 @@ def test_the_examples_work(server: Server, document: Json) -> None:
             assert answer.status_code == 200, answer.text
             answers: Any = schemas.PredictAnswer if path == "/predict" else schemas.LearnAnswer
             answers.model_validate_json(answer.content)
+    for path, name, status in (
+        ("/api/learn/", "RiverLearnBody", 201),
+        ("/api/predict/", "RiverPredictBody", 201),
+        ("/api/label/", "RiverLabelBody", 200),
+    ):
+        for example in document["components"]["schemas"][name]["examples"]:
+            assert server.post(path, **example).status_code == status
     for example in document["components"]["schemas"]["ModelSpec"]["examples"]:
         server.create(**example)
 
@@ -109,6 +118,10 @@ def test_answers_are_as_documented(server: Server) -> None:
             (f"/models/{name}/metrics", schemas.Scores),
             (f"/models/{name}/dashboard", schemas.Dashboard),
             ("/models", schemas.ModelList),
+            ("/api/", river.RiverInfo),
+            ("/api/models/", river.RiverNames),
+            (f"/api/model/{name}/", schemas.ModelDescription),
+            (f"/api/stats/?model={name}", river.RiverStats),
         ):
             answer = server.get(path)
             assert answer.keys() == model.model_fields.keys()

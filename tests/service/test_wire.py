@@ -12,11 +12,20 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from service.errors import DuplicateKeyError, RequestError
+from service.routes.river_api import samples
+from service.routes.river_api.schemas import RiverLabelBody, RiverLearnBody, RiverPredictBody
 from service.schemas import LabelBody, LearnBody, PredictBody
 from service.settings import Settings
 from service.wire import LABEL, LEARN, PREDICT, Shape, check, decode, json_response
 
-PAIRS = [(LEARN, LearnBody), (PREDICT, PredictBody), (LABEL, LabelBody)]
+PAIRS: list[tuple[Shape, type[BaseModel]]] = [
+    (LEARN, LearnBody),
+    (PREDICT, PredictBody),
+    (LABEL, LabelBody),
+    (samples.LEARN, RiverLearnBody),
+    (samples.PREDICT, RiverPredictBody),
+    (samples.LABEL, RiverLabelBody),
+]
 SETTINGS = Settings()
 
 scalars = (
@@ -28,7 +37,7 @@ scalars = (
     | st.just("i" * 129)
 )
 bodies = st.dictionaries(
-    st.sampled_from(["x", "y", "w", "id", "model", "z"]),
+    st.sampled_from(["x", "y", "w", "id", "model", "z", "features", "ground_truth", "identifier", "label"]),
     scalars | st.dictionaries(st.text(max_size=2), scalars, max_size=2) | st.lists(scalars, max_size=2),
 )
 
