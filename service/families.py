@@ -130,7 +130,12 @@ FAMILIES = (
         lambda g, _: [((queue,), count) for queue, count in g.waiting.items()],
         ("queue",),
     ),
-    Family(_G, "bnp_model_pending_labels", "Predictions without a label.", _one(lambda g: g.model.pending)),
+    Family(
+        _G,
+        "bnp_model_pending_labels",
+        "Predictions that wait for their label.",
+        _one(lambda g: g.model.pending),
+    ),
     Family(_G, "bnp_model_last_loss", "Loss of the last sample scored.", _one(lambda g: g.model.last_loss)),
     Family(
         _G,
@@ -183,7 +188,12 @@ FAMILIES = (
     ),
     Family(_G, "bnp_model_features", "Features known.", _within(lambda i: i.features)),
     Family(_G, "bnp_model_classes", "Classes known.", _within(lambda i: i.classes)),
-    Family(_C, "bnp_model_ignored_features", "Values ignored.", _within(lambda i: i.ignored)),
+    Family(
+        _C,
+        "bnp_model_ignored_features",
+        "Values of features beyond max_features.",
+        _within(lambda i: i.ignored),
+    ),
     Family(_G, "bnp_model_checkpoints", "Checkpoints kept.", _one(lambda g: len(g.checkpoints))),
     Family(
         _G,
@@ -209,7 +219,12 @@ FAMILIES = (
         "Time of the last replay of the log: at the start, for a rollback, or to unlearn.",
         _one(lambda g: g.replay.seconds),
     ),
-    Family(_G, "bnp_model_recovery_events", "Events replayed then.", _one(lambda g: g.replay.events)),
+    Family(
+        _G,
+        "bnp_model_recovery_events",
+        "Events in the last replay of the log.",
+        _one(lambda g: g.replay.events),
+    ),
 )
 
 
