@@ -151,6 +151,21 @@ def test_a_second_start_makes_no_second_key(stack: MonitoredStack) -> None:
     assert stack.python("print(open('/data/keys').read())") == keys
 
 
+def test_a_key_that_is_given_must_be_one_that_the_server_takes(stack: MonitoredStack) -> None:
+    def run(key: str) -> str:
+        given = ("run", "--rm", "--no-TTY", "--env", f"BNP_METRICS_KEY={key}", "metrics-key")
+        return stack.compose(*given, check=False)
+
+    kept = ("exec", "--no-TTY", "prometheus", "cat", "/metrics-key/key")
+    before, keys = stack.compose(*kept), stack.python("print(open('/data/keys').read())")
+    [own] = stack.keys()
+    run("bnp_" + "x" * 40)
+    assert stack.compose(*kept) == before
+    run(own)
+    assert stack.compose(*kept) == own
+    assert stack.python("print(open('/data/keys').read())") == keys
+
+
 def test_prometheus_is_nobody(stack: MonitoredStack) -> None:
     container = stack.compose("ps", "--quiet", "prometheus").strip()
     [told] = json.loads(docker("inspect", container))
