@@ -54,7 +54,7 @@ class Details(NamedTuple):
 
 
 def details(inside: Inside | None) -> Details:
-    """Make something of a model's inside, which takes about a millisecond."""
+    """Make something of a model's inside, which takes some milliseconds."""
     if inside is None:
         return Details(None, [], [], [])
     scores, baselines = inside.scores.report(), inside.baselines

@@ -1,7 +1,7 @@
 """What a scrape sees of a model: what is copied in the model's turn, and what is made of it afterwards.
 
-A copy of the moments and of the latest scores takes some 0.1 ms; to make something of them takes ten times
-as long, and is done in another thread while the model goes on.
+A copy of the moments and of the latest scores takes a few tenths of a millisecond; to make something of them
+takes ten times as long, and is done in another thread while the model goes on.
 """
 
 from __future__ import annotations
