@@ -7,6 +7,7 @@ and a server would wait for it at its start. The tests hold them to River's valu
 from __future__ import annotations
 
 import bisect
+import copy
 import itertools
 import math
 import time
@@ -261,6 +262,13 @@ class PrequentialMetrics:
             "cumulative": self._all.get(),
             "window": {"size": self.window, "n": len(self._latest), **windowed.get()},
         }
+
+    def copy(self) -> PrequentialMetrics:
+        """Return the metrics as they are now, which takes a fraction of the time of a `report`."""
+        twin = PrequentialMetrics(self.task, self.window)
+        vars(twin._all).update({name: copy.copy(value) for name, value in vars(self._all).items()})
+        twin._latest = self._latest.copy()
+        return twin
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that `update` changes, as JSON."""

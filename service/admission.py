@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 from bnp_online import encoding
 from bnp_online.learner import Preview
 from service import events
-from service.errors import REFUSALS, AlreadyLabelledError, ForgottenIdError, IdConflictError
+from service.errors import REFUSALS, AlreadyLabelledError, ForgottenIdError, IdConflictError, code_of
 from service.history import Learned
 from service.pending import PendingPredictions
 from service.store.base import Event
@@ -115,6 +116,8 @@ class Admission:
         Which of the ids are of samples that were unlearned.
     pending : PendingPredictions
         What waits for its label.
+    refusals : Counter of str
+        Where it is counted what was refused, by the code of the error.
     """
 
     def __init__(
@@ -125,6 +128,7 @@ class Admission:
         known: Mapping[str, Learned],
         forgotten: Set[str],
         pending: PendingPredictions,
+        refusals: Counter[str],
     ) -> None:
         self._preview = preview
         self._step = step
@@ -132,6 +136,7 @@ class Admission:
         self._known = known
         self._forgotten = forgotten
         self._pending = pending
+        self._refusals = refusals
         self._fresh: dict[str, Fresh] = {}
         self._labelled: set[str] = set()
         self._kept: dict[str, Kept] = {}
@@ -146,6 +151,7 @@ class Admission:
                 return self._learn(request)
             return self._label(request) if isinstance(request, Label) else self._predict(request)
         except REFUSALS as error:
+            self._refusals[code_of(error)] += 1
             return error
 
     def _learn(self, request: Learn) -> Entry:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
@@ -23,11 +23,12 @@ from service.errors import TABLE
 from service.guard import Door, GuardedRoute, PlainRoute
 from service.hot import HotRoutes
 from service.logs import report_loop_error
-from service.metrics import HttpMetrics, ModelCollector
+from service.metrics import HttpMetrics, LogMetrics
 from service.observer import Observer
 from service.openapi import openapi
 from service.refusal import refusal
 from service.routes import dashboard, events, learn, models, ops, pages, predict, river_api, state
+from service.scrape import StoreCollector
 from service.security import Keyring
 from service.settings import Settings
 from service.startup import Opened, open_folder
@@ -79,7 +80,9 @@ def create_app(
     app.state.door = Door(settings, app.state.keyring)
     app.state.opened = opened
     app.state.registry = CollectorRegistry()
+    ProcessCollector(registry=app.state.registry)
     app.state.http_metrics = HttpMetrics(app.state.registry)
+    app.state.log_metrics = LogMetrics(app.state.registry)
     for error in (*TABLE, HTTPException):
         app.add_exception_handler(error, _refuse)
     return app
@@ -118,12 +121,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     asyncio.get_running_loop().set_exception_handler(report_loop_error)
     opened: Opened = app.state.opened or await asyncio.to_thread(open_folder, settings)
-    app.state.catalog = catalog = Catalog(settings, opened.log, opened.checkpoints)
-    collector = ModelCollector(catalog)
+    app.state.catalog = catalog = Catalog(settings, opened.log, opened.checkpoints, app.state.log_metrics)
+    collector = StoreCollector(opened.log, settings)
     app.state.registry.register(collector)
     try:
-        for history, model in opened.models:
-            catalog.serve(history, model)
+        for recovered in opened.models:
+            catalog.serve(*recovered)
         if opened.log.head == 0:  # a new folder; in any other the default model may have been deleted
             await catalog.create(settings.default_model)
         yield

@@ -21,6 +21,7 @@ from service.keeper import Keeper
 from service.learner import Learner
 from service.limits import complete
 from service.maintenance import Maintenance
+from service.metrics import LogMetrics
 from service.past import Past
 from service.recovery import Recovery
 from service.schemas import DEFAULT_MODEL, ModelSpec
@@ -38,13 +39,17 @@ class Catalog:
         The limits.
     log, checkpoints : EventLog, Checkpoints
         Of all models.
+    metrics : LogMetrics
+        Where commits are timed and counted.
     """
 
-    def __init__(self, settings: Settings, log: EventLog, checkpoints: Checkpoints) -> None:
+    def __init__(
+        self, settings: Settings, log: EventLog, checkpoints: Checkpoints, metrics: LogMetrics
+    ) -> None:
         self.settings = settings
         self._log = log
         self._checkpoints = checkpoints
-        self._committer = Committer(log)
+        self._committer = Committer(log, metrics)
         self._executor = ThreadPoolExecutor(1, "checkpoints")
         self._learners: dict[str, Learner] = {}
         self._maintenance: dict[str, Maintenance] = {}
@@ -100,17 +105,17 @@ class Catalog:
                 raise TooManyModelsError(f"the server has {len(self._learners)} models (BNP_MAX_MODELS)")
             return self.serve(*await asyncio.to_thread(self._make, complete(spec, self.settings)))
 
-    def _make(self, spec: ModelSpec) -> tuple[History, HostedModel]:
+    def _make(self, spec: ModelSpec) -> tuple[History, Recovery, HostedModel]:
         model = HostedModel(spec, self.settings, self._log.now)  # before it is logged: it may be refused
         model.sequence = self._log.create(Event("create", spec.model_dump_json().encode(), step=0))
-        return History(self._log, model.sequence), model
+        history = History(self._log, model.sequence)
+        return history, Recovery(history, self._checkpoints, self.settings), model
 
-    def serve(self, history: History, model: HostedModel) -> Learner:
+    def serve(self, history: History, recovery: Recovery, model: HostedModel) -> Learner:
         """Start the writer of a model that the log has."""
         settings, name = self.settings, model.name
         keeper = Keeper(history, self._checkpoints, settings, self._executor, partial(self._tell, name))
         keeper.begin(model)
-        recovery = Recovery(history, self._checkpoints, settings)
         queue, group = settings.queue_size, settings.group_size
         learner = Learner(model, history, self._committer, keeper, recovery.run, queue, group)
         self._learners[name] = learner

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from service.errors import StorageError, StorageFailedError
+from service.metrics import LogMetrics
 from service.store.base import EventLog, Group
 
 Done: TypeAlias = Callable[[int | StorageError], None]
@@ -27,10 +29,13 @@ class Committer:
     ----------
     log : EventLog
         Where to.
+    metrics : LogMetrics
+        Where commits are timed and counted.
     """
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, metrics: LogMetrics) -> None:
         self._log = log
+        self._metrics = metrics
         self._waiting: deque[tuple[Group, Done]] = deque()
         self._bell = threading.Condition()
         self._closing = False
@@ -78,10 +83,14 @@ class Committer:
 
     def _commit(self, groups: list[Group]) -> Sequence[int | StorageError]:
         outcomes: Sequence[int | StorageError]
+        start = time.perf_counter()
         try:
             outcomes = self._log.append(groups)
         except StorageError as error:
             outcomes = [error] * len(groups)
+            self._metrics.failures.inc()
+        else:
+            self._metrics.commits.observe(time.perf_counter() - start)
         self._report(outcomes[0])
         return outcomes
 

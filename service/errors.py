@@ -294,6 +294,17 @@ def row(error: type[Exception]) -> Row:
     return next(TABLE[cls] for cls in error.__mro__ if cls in TABLE)
 
 
+def code_of(error: Exception) -> str:
+    """Return the word for programs that an error is answered with.
+
+    Examples
+    --------
+    >>> code_of(library.SampleError("non_finite_feature", "x.a", "is not finite"))
+    'non_finite_feature'
+    """
+    return error.code if isinstance(error, library.SampleError) else str(row(type(error)).code)
+
+
 def envelope(error: Exception) -> tuple[int, dict[str, dict[str, object]], dict[str, str]]:
     """Return the status, body and headers that answer an error.
 
@@ -309,8 +320,7 @@ def envelope(error: Exception) -> tuple[int, dict[str, dict[str, object]], dict[
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"][1:]))
         error = RequestError(f"{field}: {first['msg']}", field)
-    found = row(type(error))
-    code = error.code if isinstance(error, library.SampleError) else str(found.code)
+    found, code = row(type(error)), code_of(error)
     headers = dict(found.headers)
     if found.retry_after is not None:
         headers["retry-after"] = str(found.retry_after)

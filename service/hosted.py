@@ -8,6 +8,7 @@ many samples one call of the estimator takes, which changes no bit.)
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -88,6 +89,7 @@ class HostedModel:
         self.loss_sum = 0.0
         self.last_loss: float | None = None
         self.labelled = 0
+        self.drifts = 0
         self.settings = settings
         self.clock = clock
         self._pending = PendingPredictions(settings.max_pending, clock)
@@ -117,11 +119,18 @@ class HostedModel:
         return events.Pending(request.x, answer, self.clock() + self.settings.label_ttl)
 
     def admit(
-        self, group: Sequence[Request], known: Mapping[str, Learned], forgotten: set[str]
+        self,
+        group: Sequence[Request],
+        known: Mapping[str, Learned],
+        forgotten: set[str],
+        refusals: Counter[str],
     ) -> Iterator[list[Entry]]:
-        """Check a group; yields what became of each request, in parts between which others may look at it."""
+        """Check a group; yields what became of each request, in parts between which others may look at it.
+
+        What is refused is counted in `refusals`, by the code of its error.
+        """
         preview = self.estimator.preview()
-        admission = Admission(preview, self.step, self._predict, known, forgotten, self._pending)
+        admission = Admission(preview, self.step, self._predict, known, forgotten, self._pending, refusals)
         for start in range(0, len(group), _SLICE):
             yield admission.take(group[start : start + _SLICE])
 

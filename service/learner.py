@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -69,6 +69,8 @@ class Learner:
         Predictions and questions, which go before samples.
     durations : Durations
         From when samples were queued until they were learned.
+    refusals : Counter of str
+        Samples that were refused once they had been queued, by the code of the error.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Learner:
         self._room = Room(queue_size)
         self._jobs: deque[Job] = deque()  # a job leaves it when it is answered, whatever ends the task
         self._bell = asyncio.Event()
+        self.refusals: Counter[str] = Counter()
         self._refusal: Callable[[], RequestError] | None = None
         self._discarded = False
         self._task = asyncio.create_task(self._run())
@@ -119,7 +122,12 @@ class Learner:
     @property
     def queue_depth(self) -> int:
         """How many samples and questions wait."""
-        return self.reads.waiting + self._room.taken
+        return self.reads.waiting + self.samples_waiting
+
+    @property
+    def samples_waiting(self) -> int:
+        """How many samples wait, or whatever else has its turn among them."""
+        return self._room.taken
 
     async def learn(self, request: Request) -> Answer:
         """Learn a sample, or keep a prediction; returns once that is logged and applied."""
@@ -255,7 +263,7 @@ class Learner:
         except StorageError as error:
             return [error] * len(requests)
         entries: list[Entry] = []
-        parts = self.model.admit(requests, known, forgotten)
+        parts = self.model.admit(requests, known, forgotten, self.refusals)
         short = self.reads.short or not any(isinstance(request, Predict) for request in requests)
         while part := await self._turns.run(partial(next, parts, None), short=short):
             entries += part
@@ -319,6 +327,7 @@ class Learner:
         """Note in the log what came out otherwise than was expected when it was logged."""
         if not applied.refused and not applied.steps:
             return
+        self.refusals.update(applied.refused.values())
         try:
             await asyncio.to_thread(self.history.log.correct, applied.refused, applied.steps)
         except StorageError as error:  # a restart would find out by itself

@@ -23,7 +23,7 @@ from service.hosted import HostedModel
 from service.keeper import Keeper
 from service.learner import Learner
 from service.limits import check_change, complete
-from service.recovery import Recovery, imported
+from service.recovery import Recovery, Replay, imported
 from service.schemas import ModelPatch
 from service.settings import Settings
 from service.store.base import LAST, Branch, Checkpoint, Event, Record, Segment
@@ -68,6 +68,11 @@ class Maintenance:
     def rebuilding(self) -> bool:
         """Whether the model still includes samples that are being unlearned."""
         return self._keeper.paused
+
+    @property
+    def replay(self) -> Replay:
+        """The last replay of the model's log: at the start, for a rollback, or without what was forgotten."""
+        return self._recovery.latest
 
     async def close(self) -> None:
         """Stop rebuilding: the next start does it from the log."""

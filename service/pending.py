@@ -35,9 +35,11 @@ class PendingPredictions:
         self._limit = limit
         self._clock = clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._labelled = 0  # of these
 
     def __len__(self) -> int:
-        return len(self._entries)
+        """Return how many wait for their label, those counted that have expired and were not looked for."""
+        return len(self._entries) - self._labelled
 
     def repeated(self, identifier: str, x: Any) -> dict[str, Any] | None:
         """Return the answer that was given under an id, None if there was none.
@@ -60,9 +62,11 @@ class PendingPredictions:
 
     def add(self, identifier: str, pending: events.Pending) -> None:
         """Keep a prediction for its label."""
+        if (expired := self._entries.get(identifier)) is not None:
+            self._labelled -= expired.labelled
         self._entries[identifier] = _Entry(pending, events.digest(pending.x))
         if len(self._entries) > self._limit:
-            self._entries.popitem(last=False)
+            self._drop_oldest()
 
     def get(self, identifier: str) -> events.Pending:
         """Return the prediction that waits under an id.
@@ -82,6 +86,7 @@ class PendingPredictions:
     def label(self, identifier: str) -> None:
         """Note that a prediction has had its label, if it is still there."""
         if (entry := self._entries.get(identifier)) is not None:
+            self._labelled += not entry.labelled
             entry.labelled, entry.pending = True, entry.pending._replace(x=None)
 
     def dump(self) -> list[Any]:
@@ -95,14 +100,19 @@ class PendingPredictions:
         """Take over what `dump` returned."""
         for name, packed, digest, labelled in dumped:
             self._entries[name] = _Entry(events.unpack(packed), bytes.fromhex(digest), labelled)
+            self._labelled += labelled
 
     def _find(self, identifier: str) -> _Entry | None:
         now = self._clock()
         while self._entries and next(iter(self._entries.values())).pending.expires <= now:
-            self._entries.popitem(last=False)
+            self._drop_oldest()
         entry = self._entries.get(identifier)
         # One behind others that were promised more time, before the setting changed, may be over as well.
         return None if entry is None or entry.pending.expires <= now else entry
+
+    def _drop_oldest(self) -> None:
+        _, entry = self._entries.popitem(last=False)
+        self._labelled -= entry.labelled
 
 
 def _unlabelled(entry: _Entry) -> _Entry:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from pydantic import ValidationError
 
@@ -31,6 +32,13 @@ _SAMPLES = frozenset({"learn", "label", "predict"})
 _logger = logging.getLogger(__name__)
 
 
+class Replay(NamedTuple):
+    """How many events were replayed, and for how many seconds."""
+
+    events: int = 0
+    seconds: float = 0.0
+
+
 class Recovery:
     """Brings one model to any event of its history that is kept.
 
@@ -42,9 +50,15 @@ class Recovery:
         Of all models.
     settings : Settings
         Limits, and the device.
+
+    Attributes
+    ----------
+    latest : Replay
+        The last one.
     """
 
     def __init__(self, history: History, checkpoints: Checkpoints, settings: Settings) -> None:
+        self.latest = Replay()
         self._history = history
         self._checkpoints = checkpoints
         self._settings = settings
@@ -68,11 +82,12 @@ class Recovery:
         self, model: HostedModel, upto: int | None = None, advance: Advance = lambda done: None
     ) -> HostedModel:
         """Return a model after the events that it does not include yet, up to event `upto`."""
-        done = 0
+        done, start = 0, time.perf_counter()
         for records in _batches(self._history.read(model.sequence, upto)):
             model = self._replay(model, records)
             done += len(records)
             advance(done)
+        self.latest = Replay(done, time.perf_counter() - start)
         return model
 
     def left(self, model: HostedModel) -> int:

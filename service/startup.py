@@ -32,14 +32,14 @@ class Opened:
         The data folder is this server's until it is closed.
     log, checkpoints
         What is in it.
-    models : list of (History, HostedModel)
-        As they were when the last server ended.
+    models : list of (History, Recovery, HostedModel)
+        As they were when the last server ended, and what brought them there.
     """
 
     folder: IO[str]
     log: SqliteLog
     checkpoints: CheckpointFiles
-    models: list[tuple[History, HostedModel]]
+    models: list[tuple[History, Recovery, HostedModel]]
 
     def close(self) -> None:
         """Let go of the data folder."""
@@ -74,7 +74,7 @@ def open_folder(settings: Settings) -> Opened:
 
 def _recover(
     history: History, checkpoints: CheckpointFiles, settings: Settings
-) -> tuple[History, HostedModel]:
+) -> tuple[History, Recovery, HostedModel]:
     for kept in history.tainted(checkpoints.list(history.model)):
         checkpoints.delete(kept)  # a server that was killed while it unlearned has left it
     recovery = Recovery(history, checkpoints, settings)
@@ -83,4 +83,4 @@ def _recover(
     with progress(f"replaying {model.name}", left) as advance:
         model = recovery.run_on(model, advance=advance)
     _logger.info("model %r is at step %d: %d, and %d events", model.name, model.step, start, left)
-    return history, model
+    return history, recovery, model

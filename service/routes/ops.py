@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse
 
 from service import errors, schemas
@@ -15,6 +15,7 @@ from service.catalog import catalog_of
 from service.guard import GuardedRoute
 from service.learner import Learner
 from service.openapi import error_responses, operation_id
+from service.scrape import scrape
 from service.wire import json_response
 
 _logger = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ async def ready(request: Request) -> Response:
 @needs("read", whole_server=True)
 async def metrics(request: Request) -> Response:
     """Return all metrics in Prometheus' text format."""
-    return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)
+    text = await scrape(request.app.state.registry, catalog_of(request.scope))
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 async def _probe(learner: Learner, timeout: float) -> None:

@@ -231,6 +231,11 @@ class EventLog(Protocol):
         """Return how many bytes it takes."""
         ...
 
+    @property
+    def length(self) -> int:
+        """How many events it has, of all models."""
+        ...
+
     def close(self) -> None:
         """Let go of everything; the log is whole without it."""
         ...

@@ -45,8 +45,11 @@ class SqliteLog:
             self._prepare("NORMAL" if relaxed else "FULL")
             self._reader = self._connect()
             self._reader.execute("PRAGMA query_only = ON")
-            ((head, latest),) = self._writer.execute("SELECT ifnull(max(seq), 0), max(time) FROM event")
+            ((head, latest, length),) = self._writer.execute(
+                "SELECT ifnull(max(seq), 0), max(time), count(*) FROM event"
+            )
         self._head: int = head
+        self._length: int = length  # kept, as to count millions of rows takes long
         self._finish_drops()
         self.erase()  # a server that was killed may not have come to it
         # Seconds since the start, on top of whichever is later: a wall clock may be set back.
@@ -76,6 +79,11 @@ class SqliteLog:
         """Number of the last event."""
         return self._head
 
+    @property
+    def length(self) -> int:
+        """How many events it has."""
+        return self._length
+
     def now(self) -> float:
         """Return the time, by a clock that never goes back."""
         return self._origin + time.monotonic()
@@ -96,6 +104,7 @@ class SqliteLog:
         rows = [to_row(seq, owner, branch, now, event) for seq, event in enumerate(events, first)]
         self._writer.executemany(INSERT, rows)
         self._head += len(rows)
+        self._length += len(rows)
         return self._head
 
     def models(self) -> list[Record]:
@@ -154,7 +163,9 @@ class SqliteLog:
                 if name is not None
             ]
             self._writer.executemany("INSERT OR IGNORE INTO forgotten VALUES (?, ?)", ids)
-            self._writer.executemany("DELETE FROM event WHERE seq = ? AND model = ?", keys)
+            self._length -= self._writer.executemany(
+                "DELETE FROM event WHERE seq = ? AND model = ?", keys
+            ).rowcount
             return self._insert(model, branch, [event])
 
     def forgotten(self, model: int, ids: Collection[str]) -> set[str]:
@@ -201,9 +212,8 @@ class SqliteLog:
     def drop(self, model: int) -> None:
         """Remove a model, and every trace of its content but that there was one."""
         with self._transaction():
-            self._writer.execute(
-                "DELETE FROM event WHERE seq = ?", (model,)
-            )  # from here on there is no model
+            # From here on there is no model.
+            self._length -= self._writer.execute("DELETE FROM event WHERE seq = ?", (model,)).rowcount
             for table in ("forgotten", "pruned"):
                 self._writer.execute(f"DELETE FROM {table} WHERE model = ?", (model,))  # noqa: S608
             self._insert(model, 0, [Event("delete", b"{}")])
@@ -235,7 +245,7 @@ class SqliteLog:
     def _transaction(self) -> Iterator[None]:
         """Commit what the block writes, or nothing."""
         with self._writing, _translated():
-            before, committed = self._head, False
+            before, committed = (self._head, self._length), False
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -243,7 +253,7 @@ class SqliteLog:
                 committed = True
             finally:
                 if not committed:
-                    self._head = before
+                    self._head, self._length = before
                 if self._writer.in_transaction:  # a commit that found no room has rolled back by itself
                     self._writer.execute("ROLLBACK")
 
@@ -254,6 +264,7 @@ class SqliteLog:
         while True:
             with self._transaction():
                 count = self._writer.execute(slice_, parameters).rowcount
+                self._length -= count
             removed += count
             if count < _PAGE:
                 return removed

@@ -62,7 +62,11 @@ def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
         return opened[-1]
 
     yield open_
+    length = opened[-1].length
     opened[-1].close()
+    again = LOGS[request.param](tmp_path)
+    assert again.length == length, "whatever a test did, the log knows how many events it has"
+    again.close()
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ class Attack:
         for name, twin in self._twins.items():
             told = self._server.fingerprint(name)
             assert told["model_sha256"] == twin.estimator.fingerprint()
-            assert self._server.get(f"/models/{name}")["pending"] == len(twin.pending)
+            assert self._server.get(f"/models/{name}")["pending"] == twin.waiting
 
     def _one(self, request: Request) -> None:
         status, answer = self._send(request)

@@ -207,7 +207,7 @@ class ServerMachine(RuleBasedStateMachine):
             assert told["state"] == "ready"
             assert told["features"] == list(twin.estimator.feature_names)
             assert told["classes"] == list(getattr(twin.estimator, "labels", []))
-            assert told["pending"] == len(twin.pending)
+            assert told["pending"] == twin.waiting
             assert self.server.fingerprint(name)["model_sha256"] == twin.estimator.fingerprint()
 
 

@@ -86,6 +86,11 @@ class Twin:
         self._add(Event(0, "predict", id, (x,), given))
         return given
 
+    @property
+    def waiting(self) -> int:
+        """Number of predictions that wait for their label."""
+        return len(self.pending.keys() - self._labelled)
+
     def checkpoint(self, name: str) -> None:
         self.checkpoints[name] = self.events[-1].number
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class Model:
         made = self.log.create(Event("create", spec.model_dump_json().encode(), step=0))
         self.history = History(self.log, made)
         self.hosted = HostedModel(spec, self.settings, self.clock)
+        self.refusals: Counter[str] = Counter()
 
     def clock(self) -> float:
         return self.log.now() if self.now is None else self.now
@@ -41,7 +43,8 @@ class Model:
         """Learn a group, and return what came of each request."""
         ids = {request.id for request in requests if isinstance(request, Learn) and request.id is not None}
         known, forgotten = self.history.learned(ids), self.history.forgotten(ids)
-        entries = [entry for part in self.hosted.admit(requests, known, forgotten) for entry in part]
+        parts = self.hosted.admit(requests, known, forgotten, self.refusals)
+        entries = [entry for part in parts for entry in part]
         logged = [entry for entry in entries if isinstance(entry, Admitted | Kept)]
         if logged:
             [last] = self.log.append([self.history.group([entry.event for entry in logged])])

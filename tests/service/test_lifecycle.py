@@ -189,7 +189,6 @@ def test_metrics(serve: Callable[..., Server]) -> None:
     assert of["bnp_model_loss_count", "default"] == 3
     assert of["bnp_model_loss_sum", "default"] == sum(losses[1:])
     assert of["bnp_model_last_loss", "default"] == losses[-1]
-    assert of["bnp_model_queue_depth", "other"] == 0
     assert of["bnp_model_up", "other"] == 1
     assert ("bnp_model_last_loss", "other") not in of
     text = server.client.get("/metrics").text
@@ -197,7 +196,8 @@ def test_metrics(serve: Callable[..., Server]) -> None:
     assert 'bnp_http_requests_total{method="GET",route="/models/{m}",status="404"} 3.0' in text
     assert 'bnp_http_requests_total{method="GET",route="unmatched",status="404"} 3.0' in text
     assert 'bnp_http_requests_total{method="other",route="/learn",status="405"} 3.0' in text
-    assert 'bnp_http_request_duration_seconds_count{method="POST",route="/predict"} 1.0' in text
+    assert 'bnp_model_queue_depth{model="other",queue="learn"} 0.0' in text
+    assert 'bnp_http_request_duration_seconds_count{method="POST",outcome="ok",route="/predict"} 1.0' in text
     server.client.delete("/models/other")
     assert not any(model == "other" for _, model in series(server))
 

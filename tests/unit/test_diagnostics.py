@@ -106,3 +106,6 @@ def test_an_estimator_diagnoses_the_copy_that_counts_most() -> None:
     assert found[-1] == diagnose_layer("head", mean, var, clf.eps_rel, clf.eps_abs)
     assert found[0].before > 1e5
     assert found[0].after == 1.0
+    of_before = clf.diagnosing()
+    clf.learn_one({"a": 7, "b": 3.0, "c": 2.0}, 1)
+    assert of_before() == found != clf.diagnose()

@@ -194,6 +194,17 @@ def test_the_state_survives_json_in_the_middle_of_a_stream(labels: list[Any] | N
     assert json.dumps(other.state_dict()) == json.dumps(scores.state_dict())
 
 
+@pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", "c"], None])
+def test_a_copy_stays_as_it_is(labels: list[Any] | None) -> None:
+    scores = PrequentialMetrics("classification" if labels else "regression", window=5)
+    for i in range(8):
+        scores.update(labels[i % 2] if labels else float(i), labels[0] if labels else 1.0)
+    kept, report = scores.copy(), scores.report()
+    assert kept.report() == report
+    scores.update(labels[-1] if labels else 9.0, labels[-1] if labels else 2.0)
+    assert kept.report() == report != scores.report()
+
+
 @pytest.mark.parametrize(
     "other", [PrequentialMetrics("regression", 60), PrequentialMetrics("classification", 61)]
 )
