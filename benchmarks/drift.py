@@ -121,7 +121,7 @@ def watch(samples: Iterable[Sample], task: Task, action: Action, length: int) ->
         if prediction is None:
             run.errors.append(0.0)
             continue
-        run.errors.append(float(prediction != y) if task == "classification" else abs(prediction - y))  # type: ignore[operator]  # a number
+        run.errors.append(float(prediction != y) if task == "classification" else abs(prediction - y))
         loss = scores.update(y, prediction, probabilities)
         for name, drift in watching.items():
             if loss is not None and drift.see(loss, scores.target_variance, model.step):

@@ -18,8 +18,8 @@ from .errors import ConfigurationError, StateError
 _CLOCK = 32
 #: Buckets of a size before two of them are merged.
 _BUCKETS = 5
-#: Shortest part of the window that is compared, and width from which on it is.
-_SHORTEST, _GRACE = 5, 10
+#: Shortest part of the window that is compared.
+_SHORTEST = 5
 
 
 class Detector(Protocol):
@@ -66,7 +66,7 @@ class ADWIN:
         self._begin()
 
     def _begin(self) -> None:
-        self._ticks = 0
+        self._waiting: list[float] = []  # they come into the window together: half the time
         self._width = self._total = self._squares = 0.0
         #: By the logarithm of their size, the buckets from the oldest to the newest: sum, squared deviations.
         self._rows: list[list[tuple[float, float]]] = [[]]
@@ -79,10 +79,10 @@ class ADWIN:
         value : float
             Finite. Chance is bounded for numbers in [0, 1]; others do as well, if they are not much larger.
         """
-        self._insert(value)
-        self._ticks += 1
-        if self._ticks % _CLOCK or self._width <= _GRACE:
+        self._waiting.append(value)
+        if len(self._waiting) < _CLOCK:
             return 0.0
+        self._insert()
         before = self._total / self._width
         if not self._shrink():
             return 0.0
@@ -90,15 +90,24 @@ class ADWIN:
         self._begin()
         return change
 
-    def _insert(self, value: float) -> None:
-        self._width += 1.0
-        if self._width > 1.0:
-            deviation = value - self._total / (self._width - 1.0)
-            self._squares += (self._width - 1.0) * deviation * deviation / self._width
-        self._total += value
-        rows = self._rows
-        rows[0].append((value, 0.0))
-        size, i = 1.0, 0
+    def _insert(self) -> None:
+        """Take what waits into the window."""
+        width, total, squares, newest = self._width, self._total, self._squares, self._rows[0]
+        for value in self._waiting:
+            width += 1.0
+            if width > 1.0:
+                deviation = value - total / (width - 1.0)
+                squares += (width - 1.0) * deviation * deviation / width
+            total += value
+            newest.append((value, 0.0))
+            if len(newest) > _BUCKETS:
+                self._merge()
+        self._waiting.clear()
+        self._width, self._total, self._squares = width, total, squares
+
+    def _merge(self) -> None:
+        """Make one bucket of the two oldest of a size, from the smallest on, until no size has too many."""
+        rows, size, i = self._rows, 1.0, 0
         while len(rows[i]) > _BUCKETS:
             (total, squares), (other_total, other_squares) = rows[i][:2]
             del rows[i][:2]
@@ -156,17 +165,17 @@ class ADWIN:
         """Return everything that `update` changes, as JSON."""
         rows = [[list(bucket) for bucket in row] for row in self._rows]
         totals = [self._width, self._total, self._squares]
-        return {"ticks": self._ticks, "totals": totals, "rows": rows}
+        return {"waiting": self._waiting[:], "totals": totals, "rows": rows}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned; raises `StateError` if it is something else."""
         try:
             rows = [[(float(total), float(squares)) for total, squares in row] for row in state["rows"]]
             width, total, squares = map(float, state["totals"])
-            ticks = int(state["ticks"])
+            waiting = list(map(float, state["waiting"]))
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"the state of the detector is damaged: {error!r}") from error
-        self._rows, self._ticks = rows, ticks
+        self._rows, self._waiting = rows, waiting
         self._width, self._total, self._squares = width, total, squares
 
 
