@@ -196,6 +196,12 @@ class PrequentialMetrics:
         return self._all.confusion.total() if isinstance(self._all, _Classification) else self._all.n
 
     @property
+    def target_variance(self) -> float | None:
+        """Variance of the targets scored, 0 while there are none; None for a classification."""
+        counts = self._all
+        return None if isinstance(counts, _Classification) else counts.deviations / max(counts.n, 1)
+
+    @property
     def latest(self) -> tuple[Any, Any] | None:
         """The last target, and what had been predicted for it; None while nothing was scored."""
         return self._latest[-1][:2] if self._latest else None

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from . import checkpoint
+from .adapting import with_short_memory, with_slowest_reset
 from .encoding import FeatureIndex
 from .engines.base import Engine
 from .engines.damage import MOST, check_tensors
@@ -87,6 +88,39 @@ class Stateful(ABC):
         self._engine.load_state_dict(state["tensors"])
         self._step = step
         self._features = FeatureIndex(self.max_features, names, ignored)
+
+    def forget_moments(self, weight: float = 10.0) -> None:
+        """Shorten the memory of all running moments, as after a change of the stream.
+
+        The statistics of inputs, of targets and of each layer's inputs stay what they are, but new samples
+        weigh as much as if only so many had been seen; from there the memory grows again to its length.
+
+        Parameters
+        ----------
+        weight : float
+            How many samples the moments average over at most, finite and ≥ 1.
+
+        Raises
+        ------
+        ConfigurationError
+            If `weight` is out of range; nothing was changed.
+
+        Notes
+        -----
+        No prediction changes at that moment. It is not part of a step: samples learned before and after it
+        give another state than samples alone.
+        """
+        self._engine.load_state_dict(with_short_memory(self._engine.state_dict(), weight))
+
+    def reset_slowest(self) -> None:
+        """Let the copies that are slow to follow a change start again from the best of the others.
+
+        Those that predict with running means of their weights (`mixture` says which) take over weights,
+        moments and, evenly, the share in the mixture of the copy that counts most among the others; the
+        samples remembered for replay are forgotten. A learner of one copy has no slow ones: nothing happens.
+        """
+        if self._step and any(copy.averages for copy in self._engine.spec.copies):
+            self._engine.load_state_dict(with_slowest_reset(self._engine.state_dict(), self._engine.spec))
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, over everything that learning changes."""

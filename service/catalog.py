@@ -117,7 +117,8 @@ class Catalog:
         keeper = Keeper(history, self._checkpoints, settings, self._executor, partial(self._tell, name))
         keeper.begin(model)
         queue, group = settings.queue_size, settings.group_size
-        learner = Learner(model, history, self._committer, keeper, recovery.run, queue, group)
+        tell = partial(self.feed.publish, "drift", name)
+        learner = Learner(model, history, self._committer, keeper, recovery.run, queue, group, tell)
         self._learners[name] = learner
         self._maintenance[name] = Maintenance(learner, keeper, recovery, settings, self.feed)
         return learner

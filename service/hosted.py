@@ -21,10 +21,11 @@ from bnp_online.evaluate import PrequentialMetrics
 from bnp_online.learner import Prediction, Preview
 from service import events
 from service.admission import Admission, Admitted, Entry, Fresh, Kept, Predict, Repeated, Request
+from service.drift import Drift
 from service.history import Learned
 from service.pace import Pace
 from service.pending import PendingPredictions
-from service.schemas import ModelSpec
+from service.schemas import DriftSpec, ModelSpec
 from service.settings import Settings
 from service.store.base import Record
 
@@ -50,11 +51,14 @@ class Applied:
         Why events that were logged had no effect, by number.
     steps : dict of int to int
         Where events led, other than it was expected when they were logged, by number.
+    drifts : list of int
+        The steps at which the loss was found to have risen.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
     refused: dict[int, str] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
+    drifts: list[int] = field(default_factory=list)
 
 
 class HostedModel:
@@ -75,6 +79,10 @@ class HostedModel:
         Number of the last event that is in the state.
     pace : Pace
         How many entries one call of `apply` should take, so that it is short.
+    drift : Drift
+        Watches the loss.
+    acted : list of dict
+        What was done about a drift and is not in the log yet; it is not part of the state.
     """
 
     def __init__(self, spec: ModelSpec, settings: Settings, clock: Callable[[], float]) -> None:
@@ -94,6 +102,19 @@ class HostedModel:
         self.clock = clock
         self._pending = PendingPredictions(settings.max_pending, clock)
         self.pace = Pace()
+        self.drift = Drift(spec.drift)
+        self.acted: list[dict[str, Any]] = []
+
+    @property
+    def drifts(self) -> int:
+        """How often the loss was found to have risen."""
+        return self.drift.detections
+
+    @property
+    def room(self) -> int:
+        """How many entries the next call of `apply` should take: no action is due before the last of them."""
+        samples = self.pace.samples
+        return samples if (room := self.drift.room(self.step)) is None else min(samples, room)
 
     @property
     def step(self) -> int:
@@ -163,16 +184,21 @@ class HostedModel:
                 refused[record.seq] = error.code
         return entries, refused
 
-    def patch(self, changes: Mapping[str, int]) -> None:
-        """Change limits.
+    def patch(self, changes: Mapping[str, Any]) -> None:
+        """Change limits, and how the loss is watched.
 
         Raises
         ------
         ConfigurationError
             If one is below what the model has; nothing was changed.
         """
-        self.estimator.set_limits(**changes)
-        self.spec = self.spec.model_copy(update=dict(changes))
+        update = dict(changes)
+        if "drift" in update:
+            update["drift"] = DriftSpec.model_validate(update["drift"])
+        self.estimator.set_limits(**{name: value for name, value in update.items() if name != "drift"})
+        self.spec = self.spec.model_copy(update=update)
+        if self.spec.drift != self.drift.setting:
+            self.drift = self.drift.changed(self.spec.drift)
 
     def beside(self) -> dict[str, Any]:
         """Return all of the state but the estimator's, as JSON can hold it."""
@@ -182,6 +208,7 @@ class HostedModel:
             "baselines": self.baselines.state_dict(),
             "pending": self._pending.dump(),
             "counts": counts,
+            "drift": self.drift.state_dict(),
         }
 
     def load_beside(self, state: Mapping[str, Any]) -> None:
@@ -189,18 +216,29 @@ class HostedModel:
         self.score.load_state_dict(state["score"])
         if "baselines" in state:  # an earlier version kept none: they begin anew, then
             self.baselines.load_state_dict(state["baselines"])
+        if "drift" in state:  # as above
+            self.drift.load_state_dict(state["drift"])
         self._pending.load(state["pending"])
         for name in _COUNTS:
             setattr(self, name, state["counts"][name])
 
     def apply(self, entries: Sequence[Entry]) -> Applied:
-        """Apply what was admitted and logged, in order, in one call of the estimator.
+        """Apply what was admitted and logged, in order, in one call of the estimator, or between two actions.
 
         A sample that is refused leaves everything as it was, and does not keep the others from being learned.
         """
+        applied = Applied()
+        start = 0
+        while start < len(entries):
+            room = self.drift.room(self.step)
+            stop = len(entries) if room is None else start + room
+            self._apply_run(entries[start:stop], applied)
+            start = stop
+        return applied
+
+    def _apply_run(self, entries: Sequence[Entry], applied: Applied) -> None:
         step = self.step
         predictions = iter(self._learn([entry.sample for entry in entries if isinstance(entry, Admitted)]))
-        applied = Applied()
         for entry in entries:
             if isinstance(entry, Admitted | Kept):
                 self.sequence = entry.seq
@@ -214,23 +252,37 @@ class HostedModel:
                 if step != entry.event.step:
                     applied.steps[entry.seq] = step
                 entry.learned = True
-                applied.outcomes.append(self._accept(entry, prediction, step))
+                applied.outcomes.append(self._accept(entry, prediction, step, applied.drifts))
             elif isinstance(entry, Kept):
                 self._pending.add(entry.identifier, entry.pending)
                 applied.outcomes.append(entry.pending.answer)
             else:
                 applied.outcomes.append(self._known(entry))
-        return applied
 
     def _learn(self, samples: list[Sample]) -> list[Prediction | NonFiniteStateError]:
         if not samples:
             return []
+        if self.drift.ready(self.step):
+            return self._act_and_learn(samples)
         start = time.perf_counter()
         predictions = self.estimator.learn_samples(samples)
         self.pace.note(len(samples), time.perf_counter() - start)
         return predictions
 
-    def _accept(self, entry: Admitted, prediction: Prediction, step: int) -> Answer:
+    def _act_and_learn(self, samples: list[Sample]) -> list[Prediction | NonFiniteStateError]:
+        """Do what is due; it stays due if none of the samples is learned: no replay would see them."""
+        before, action = self.estimator.state_dict(), self.drift.setting.action
+        done = {"action": action, "step": self.step, "detected": self.drift.last}
+        getattr(self.estimator, action)()
+        predictions = self.estimator.learn_samples(samples)
+        if all(isinstance(prediction, Exception) for prediction in predictions):
+            self.estimator.load_state_dict(before)
+        else:
+            self.drift.done()
+            self.acted.append(done)
+        return predictions
+
+    def _accept(self, entry: Admitted, prediction: Prediction, step: int, drifts: list[int]) -> Answer:
         """Score a sample that was learned, and note what its id stands for."""
         given, probabilities = entry.given or prediction
         loss = self.score.update(entry.sample.target, given, probabilities)
@@ -239,6 +291,8 @@ class HostedModel:
             self.scored += 1
             self.loss_sum += loss
             self.last_loss = loss
+            if self.drift.see(loss, self.score.target_variance, step):
+                drifts.append(step)
         if entry.fresh is not None:
             entry.fresh.step = step
         if entry.given is not None and entry.event.id is not None:
@@ -275,6 +329,6 @@ def _readmitted(record: Record, preview: Preview) -> Admitted | Kept:
 
 
 def _estimator(spec: ModelSpec, device: str) -> BNPClassifier | BNPRegressor:
-    options = spec.model_dump(exclude={"name", "task"}, exclude_none=True)
+    options = spec.model_dump(exclude={"name", "task", "drift"}, exclude_none=True)
     make = BNPClassifier if spec.task == "classification" else BNPRegressor
     return make(device=device, **options)

@@ -28,12 +28,14 @@ from service.errors import (
     StorageError,
     UnknownModelError,
 )
+from service.events import dumps
 from service.history import History
 from service.hosted import Answer, Applied, HostedModel, Outcome
 from service.jobs import Exclusive, Job, Outcomes, Room, settle
 from service.keeper import Keeper
 from service.reads import Reads
 from service.soundness import Guard
+from service.store.base import Event
 from service.turns import Turns
 
 T = TypeVar("T")
@@ -62,6 +64,8 @@ class Learner:
         Samples that may wait; and as many predictions.
     group_size : int
         Samples that are logged and learned together at most.
+    tell : callable
+        Called when the loss was found to have risen, with what is to be told of it by name.
 
     Attributes
     ----------
@@ -82,8 +86,10 @@ class Learner:
         rebuild: Callable[[int], HostedModel],
         queue_size: int,
         group_size: int,
+        tell: Callable[..., None],
     ) -> None:
         self.model = model
+        self._tell = tell
         self.history = history
         self._rebuild = rebuild
         self._guard = Guard()
@@ -275,14 +281,14 @@ class Learner:
         logged = [entry for entry in entries if isinstance(entry, Admitted | Kept)]
         if not logged:
             return entries
-        outcome = await self._commit(logged)
+        outcome = await self._commit([entry.event for entry in logged])
         if isinstance(outcome, StorageError):
             return [outcome if isinstance(entry, Admitted | Kept | Fresh) else entry for entry in entries]
         for seq, entry in enumerate(logged, outcome - len(logged) + 1):
             entry.seq = seq
         return entries
 
-    async def _commit(self, logged: Sequence[Admitted | Kept]) -> int | StorageError:
+    async def _commit(self, events: Sequence[Event]) -> int | StorageError:
         """Return the number of the last event, or why none is kept."""
         loop = asyncio.get_running_loop()
         kept: asyncio.Future[int | StorageError] = loop.create_future()
@@ -291,16 +297,19 @@ class Learner:
             with contextlib.suppress(RuntimeError):  # a closed loop: the server was killed, nobody waits
                 loop.call_soon_threadsafe(settle, kept, outcome)
 
-        self._committer.submit(self.history.group([entry.event for entry in logged]), done)
+        self._committer.submit(self.history.group(events), done)
         return await kept
 
     async def _apply(self, entries: list[Entry]) -> AsyncIterator[Applied]:
         """Apply a group that was logged, in short calls; yields what came of the next requests."""
         start = 0
         while start < len(entries):
-            part = entries[start : start + self.model.pace.samples]
+            part = entries[start : start + self.model.room]
+            if self.model.drift.ready(self.model.step) and any(isinstance(each, Admitted) for each in part):
+                await self._turns.run(self._keep_before_action)
             applied = await self._apply_part(part)
             await self._correct(applied)
+            await self._note(applied)
             yield applied
             await asyncio.sleep(0)
             start += len(part)
@@ -322,6 +331,22 @@ class Learner:
     def _apply_carefully(self, part: Sequence[Entry]) -> Applied:
         self.model, applied = self._guard.apply_carefully(self.model, part)
         return applied
+
+    def _keep_before_action(self) -> None:
+        if self._keeper.changed(self.model):
+            self._keeper.keep(self.model)
+
+    async def _note(self, applied: Applied) -> None:
+        """Tell of drifts that were found, and note in the log what was done about one."""
+        setting = self.model.drift.setting
+        for step in applied.drifts:
+            self._tell(step=step, detector=setting.detector, action=setting.action)
+        if noted := self.model.acted[:]:
+            outcome = await self._commit([Event("action", dumps(done)) for done in noted])
+            if isinstance(outcome, StorageError):  # the next group tries again
+                _logger.warning("an action could not be noted in the log: %s", outcome)
+            else:
+                del self.model.acted[: len(noted)]
 
     async def _correct(self, applied: Applied) -> None:
         """Note in the log what came out otherwise than was expected when it was logged."""

@@ -146,6 +146,7 @@ class Maintenance:
 
     def _take_back(self, model: HostedModel, branch: int, seq: int) -> None:
         model.sequence = self._history.roll_back(branch, seq, model.step)
+        model.drift.dismiss()
         self._learner.model = model
         self._keeper.begin(model)
 
@@ -219,9 +220,9 @@ class Maintenance:
         """Put a model that an estimator wrote in the place of this one; its score begins anew."""
         async with self._one_at_a_time:
             await self._rebuilt()
-            name, clock = self._learner.model.name, self._history.log.now
-            admit = partial(complete, settings=self._settings)
-            model = await asyncio.to_thread(imported, body, name, self._settings, clock, admit)
+            spec, settings, clock = self._learner.model.spec, self._settings, self._history.log.now
+            admit = partial(complete, settings=settings)
+            model = await asyncio.to_thread(imported, body, spec.name, spec.drift, settings, clock, admit)
             await self._learner.exclusive(partial(self._take_over, model, body))
             return model
 
@@ -256,14 +257,15 @@ class Maintenance:
 
     def _patch(self, changes: dict[str, Any]) -> HostedModel:
         model = self._learner.model
-        check_change(model.spec, changes, self._settings)
-        before = {name: getattr(model.spec, name) for name in changes}
+        check_change(model.spec, {k: v for k, v in changes.items() if k != "drift"}, self._settings)
+        before, drift = {name: getattr(model.spec, name) for name in changes}, model.drift
         model.patch(changes)  # before it is logged: it may be refused
         try:
             event = Event("patch", events.dumps(changes))
             (model.sequence,) = self._history.log.append([self._history.group([event])])
         except StorageError:
             model.patch(before)
+            model.drift = drift
             raise
         return model
 

@@ -17,7 +17,7 @@ from service import events, snapshot
 from service.errors import InvalidSpecError, NotKeptError
 from service.history import History
 from service.hosted import HostedModel
-from service.schemas import ModelSpec
+from service.schemas import DriftSpec, ModelSpec
 from service.settings import Settings
 from service.soundness import Guard
 from service.store.base import Checkpoints, Record
@@ -104,18 +104,25 @@ class Recovery:
         event = records[0].event
         if event.kind in _SAMPLES:
             entries, refused = model.readmit(records)
-            before = snapshot.take(model)
+            before, acted = snapshot.take(model), model.acted[:]
             guard = Guard()
             applied = guard.apply(model, entries)
             if applied is None:
                 model = snapshot.restore(before, self._settings, self._history.log.now)
+                model.acted = acted
                 model, applied = guard.apply_carefully(model, entries)
             if refused or applied.refused or applied.steps:
                 self._history.log.correct(refused | applied.refused, applied.steps)
         elif event.kind == "import":
-            model = imported(event.body, model.name, self._settings, self._history.log.now)
+            now, drift = self._history.log.now, model.spec.drift
+            model = imported(event.body, model.name, drift, self._settings, now)
         elif event.kind == "patch":
             model.patch(events.loads(event.body))
+        elif event.kind == "rollback":
+            model.drift.dismiss()
+        elif event.kind == "action":  # it was taken with the samples before; what is left is not noted yet
+            noted = events.loads(event.body)
+            model.acted = [done for done in model.acted if done["step"] != noted["step"]]
         model.sequence = records[-1].seq
         return model
 
@@ -142,6 +149,7 @@ class Recovery:
 def imported(
     body: bytes,
     name: str,
+    drift: DriftSpec,
     settings: Settings,
     clock: Callable[[], float],
     admit: Callable[[ModelSpec], object] = lambda spec: None,
@@ -154,6 +162,8 @@ def imported(
         Of the file.
     name : str
         Of the model.
+    drift : DriftSpec
+        How its loss is watched, which the file does not say.
     settings, clock
         As `HostedModel` has them.
     admit : callable
@@ -173,7 +183,7 @@ def imported(
     if task is None or not isinstance(parameters, dict):
         raise CheckpointError("holds no estimator of this library")
     known = {key: value for key, value in parameters.items() if key in ModelSpec.model_fields}
-    spec = {**known, "name": name, "task": task}
+    spec = {**known, "name": name, "task": task, "drift": drift.model_dump(mode="json")}
     try:
         valid = ModelSpec.model_validate_json(events.dumps(spec))
     except ValidationError as error:

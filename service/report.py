@@ -72,6 +72,7 @@ def describe(model: HostedModel) -> dict[str, Any]:
         "mixture": estimator.mixture,
         "sequence": model.sequence,
         "pending": model.pending,
+        "drift": model.drift.report(),
         "versions": versions(),
     }
 
@@ -79,5 +80,5 @@ def describe(model: HostedModel) -> dict[str, Any]:
 def fingerprint(model: HostedModel) -> dict[str, Any]:
     """Return digests of a model's state: of all of it, and of the estimator's alone."""
     alone = model.estimator.fingerprint()
-    both = alone.encode() + events.dumps(model.score.state_dict())
+    both = alone.encode() + events.dumps([model.score.state_dict(), model.drift.state_dict()])
     return {"step": model.step, "sha256": hashlib.sha256(both).hexdigest(), "model_sha256": alone}

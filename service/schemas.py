@@ -61,6 +61,27 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class DriftSpec(_Body):
+    """How a model's loss is watched, and what is done when it rises; what is left out has its default."""
+
+    model_config = ConfigDict(frozen=True)
+
+    detector: Literal["adwin", "page_hinkley", "none"] = "adwin"
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="adwin: how probable a false alarm may be, 0.002 by default; page_hinkley: how much of a "
+        "deviation is tolerated, 0.005 by default.",
+    )
+    threshold: float = Field(
+        default=50.0, gt=0, description="page_hinkley: how large a sum of deviations is a drift."
+    )
+    action: Literal["none", "forget_moments", "reset_slowest"] = Field(
+        default="none",
+        description="Taken after a checkpoint: shorten the memory of the running moments, or let the copies "
+        "that average start again from the best of the others.",
+    )
+
+
 class ModelSpec(_Body):
     """How to make a model; what is left out has the library's default."""
 
@@ -107,6 +128,7 @@ class ModelSpec(_Body):
         default=None, description="Columns beyond this many are ignored."
     )
     max_classes: MaxClasses | None = Field(default=None, description="A further class is refused.")
+    drift: DriftSpec = DriftSpec()
 
 
 class LearnBody(_Body):
@@ -219,6 +241,16 @@ class CopyWeight(BaseModel):
     weight: float
 
 
+class DriftReport(BaseModel):
+    """How a model is watched for drift, and what was found."""
+
+    setting: DriftSpec
+    detections: int = Field(description="How often its loss rose.")
+    last_step: int | None = Field(description="How many samples it had learned when that was found last.")
+    actions: int = Field(description="How often something was done about it.")
+    due: bool = Field(description="Whether something is about to be done.")
+
+
 class ModelDescription(BaseModel):
     """A model: what it was told to be, and what it became."""
 
@@ -234,6 +266,7 @@ class ModelDescription(BaseModel):
     mixture: list[CopyWeight] = Field(description="The copies that run side by side, and their weights.")
     sequence: int = Field(description="Number of the last event of the log that is in its state.")
     pending: int = Field(description="Predictions that wait for their label.")
+    drift: DriftReport
     state: State
     versions: dict[str, str]
 
@@ -331,7 +364,7 @@ class Fingerprint(BaseModel):
     """Digests over all that learning changes."""
 
     step: int
-    sha256: str = Field(description="Over the model and its prequential metrics.")
+    sha256: str = Field(description="Over the model, its prequential metrics and its drift detector.")
     model_sha256: str = Field(description="Over the model alone: `fingerprint()` of the estimator in Python.")
 
 
@@ -342,6 +375,9 @@ class ModelPatch(_Body):
         default=None, description="Columns beyond this many are ignored."
     )
     max_classes: MaxClasses | None = Field(default=None, description="A further class is refused.")
+    drift: DriftSpec | None = Field(
+        default=None, description="The whole setting: what is left out in it has its default."
+    )
 
 
 class CheckpointAnswer(BaseModel):

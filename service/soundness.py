@@ -74,18 +74,19 @@ class Guard:
             total.outcomes += applied.outcomes
             total.refused |= applied.refused
             total.steps |= applied.steps
+            total.drifts += applied.drifts
         return model, total
 
     def _apply_one(self, model: HostedModel, entry: Entry) -> tuple[HostedModel, Applied]:
         self._careful = max(0, self._careful - 1)
         if not isinstance(entry, Admitted):
             return model, model.apply([entry])
-        before = snapshot.take(model)
+        before, acted = snapshot.take(model), model.acted[:]
         applied = model.apply([entry])
         if model.is_sound([entry]):
             return model, applied
         model = snapshot.restore(before, model.settings, model.clock)
-        model.sequence = entry.seq
+        model.sequence, model.acted = entry.seq, acted
         if entry.fresh is not None:
             entry.fresh.step = None
         refusal = NonFiniteStateError("no prediction would be finite after this step: use a smaller lr")

@@ -103,7 +103,7 @@ def make_estimator(spec: ModelSpec, load: Path | None) -> Estimator:
     with library_errors():
         if load is not None:
             return bnp.load(load)
-        options = spec.model_dump(exclude={"name", "task"}, exclude_none=True)
+        options = spec.model_dump(exclude={"name", "task", "drift"}, exclude_none=True)
         return (bnp.BNPClassifier if spec.task == "classification" else bnp.BNPRegressor)(**options)
 
 

@@ -121,8 +121,8 @@ def create(name: str, task: str = "classification", **spec: Any) -> Call[schemas
     return Call(request, reader(schemas.ModelDescription), repeatable=False)
 
 
-def patch(model: str = DEFAULT_MODEL, **changes: int) -> Call[schemas.ModelDescription]:
-    """Change what may change while a model lives: ``max_features``, ``max_classes``."""
+def patch(model: str = DEFAULT_MODEL, **changes: Any) -> Call[schemas.ModelDescription]:
+    """Change what may change while a model lives: ``max_features``, ``max_classes``, ``drift``."""
     request = Request("PATCH", _of(model), encode(changes), JSON)
     return Call(request, reader(schemas.ModelDescription))
 

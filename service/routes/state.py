@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 
 from bnp_online.errors import CheckpointError, StateError
-from service import errors, schemas
+from service import errors, events, schemas
 from service.access import BYTES, JSON, needs
 from service.catalog import catalog_of
 from service.guard import GuardedRoute
@@ -170,7 +170,7 @@ async def import_model(request: Request, m: str) -> Response:
 
 @router.patch(
     "/models/{m}",
-    summary="Change a model's limits",
+    summary="Change a model's limits, or how it is watched for drift",
     response_model=schemas.ModelDescription,
     responses=error_responses(*_ABSENT, *_BODY, *_STORED),
     openapi_extra=request_body(schemas.ModelPatch),
@@ -194,12 +194,14 @@ def _checkpoint(kept: Checkpoint, current: bool) -> dict[str, Any]:
 
 
 def _event(record: Record) -> dict[str, Any]:
+    event = record.event
+    step = events.loads(event.body)["step"] if event.kind == "action" else event.step
     return {
         "sequence": record.seq,
         "branch": record.branch,
-        "kind": record.event.kind,
-        "step": record.event.step,
-        "id": record.event.id,
+        "kind": event.kind,
+        "step": step,
+        "id": event.id,
         "time": _time(record.time),
         "refused": record.refused,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,7 +12,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from bnp_online import BNPClassifier, BNPRegressor
+from bnp_online import BNPClassifier, BNPRegressor, ConfigurationError
+from bnp_online.adapting import with_short_memory, with_slowest_reset
 from bnp_online.engines import base
 from bnp_online.engines.base import Engine, LearnerSpec
 from bnp_online.mixture import draw
@@ -231,3 +233,108 @@ def test_a_person_sees_which_rate_is_winning(kind: type[BNPClassifier] | type[BN
             model.learn_one(dict(enumerate(x)), bool(signal > 0) if kind is BNPClassifier else float(signal))
         winners.append(max(model.mixture, key=lambda copy: copy["weight"])["lr"])
     assert winners[0] > winners[1]
+
+
+def shorten(reference: ReferenceMixture, weight: int) -> None:
+    for each in reference.learners:
+        each.inputs.n, each.targets.n = min(each.inputs.n, weight), min(each.targets.n, weight)
+        for layer in each.layers:
+            layer.t = min(layer.t, weight - 1)  # the pseudo-sample counts
+
+
+def reset(reference: ReferenceMixture) -> None:
+    slow = [k for k, averages in enumerate(reference.averages) if averages]
+    quick = [k for k, averages in enumerate(reference.averages) if not averages]
+    best = max(quick, key=lambda k: float(reference.weights[k]))
+    reference.weights[[best, *slow]] = reference.weights[[best, *slow]].mean()
+    for k in slow:
+        reference.learners[k].layers = copy.deepcopy(reference.learners[best].layers)
+        reference.means[k] = [(layer.weight, layer.bias) for layer in reference.learners[k].layers]
+    reference.memory.clear()
+
+
+@pytest.mark.parametrize("action", ["shorten", "reset"])
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("make", CASES)
+def test_what_helps_after_a_change_follows_the_float64_reference(
+    make: Callable[..., Engine], task: base.Task, action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "RATES", (0.03, 0.1, 0.2))
+    monkeypatch.setattr(base, "SINGLE_RATE", 0.1)
+    spec = replace(SPEC, task=task)
+    engine = grown(make, spec)
+    reference = reference_for(engine, spec)
+    for t, (x, y, weight) in enumerate(stream(task, 90)):
+        if t == 64:
+            if action == "shorten":
+                shorten(reference, 5)
+                engine.load_state_dict(with_short_memory(engine.state_dict(), 5.0))
+            else:
+                reset(reference)
+                engine.load_state_dict(with_slowest_reset(engine.state_dict(), spec))
+                assert len(engine.state_dict()["memory.x"]) == 0
+        expected = reference.predict(x) if t > 0 else None
+        predicted = learn(engine, x, y, weight)
+        if expected is not None:
+            np.testing.assert_allclose(predicted, expected, rtol=1e-8, err_msg=f"step {t}")
+        reference.learn(x, y, weight)
+        np.testing.assert_allclose(engine.mixture, reference.weights, rtol=1e-8, err_msg=f"step {t}")
+    state = engine.state_dict()
+    np.testing.assert_allclose(state["inputs.mean"].numpy(), reference.learners[0].inputs.mean, rtol=1e-8)
+    for k, learner in enumerate(reference.learners):
+        np.testing.assert_allclose(state["moments.head.var"][k].numpy(), learner.layers[-1].var, rtol=1e-7)
+
+
+@pytest.mark.parametrize("kind", [BNPClassifier, BNPRegressor])
+def test_new_samples_weigh_more_once_the_moments_forget(
+    kind: type[BNPClassifier] | type[BNPRegressor],
+) -> None:
+    model = kind((8,), replay=1)
+    for i in range(400):
+        model.learn_one({"a": float(i % 5)}, i % 2)
+    before, predicted = model.state_dict()["tensors"], model.predict({"a": 2.5})
+    for weight in (0.5, math.inf, math.nan):
+        with pytest.raises(ConfigurationError):
+            model.forget_moments(weight)
+    model.forget_moments(20.0)
+    after = model.state_dict()["tensors"]
+    assert model.predict({"a": 2.5}) == predicted
+    for name, value in before.items():
+        if name.endswith(".weight") and name.startswith(("inputs", "target", "moments")):
+            assert (after[name] == 20.0).all()
+            prior = name.replace(".weight", ".prior_weight")
+            assert torch.allclose(after[prior] / after[name], before[prior] / value)
+        elif not name.endswith("prior_weight"):
+            assert torch.equal(after[name], value), name
+    model.learn_one({"a": 1000.0}, 1)
+    assert model.state_dict()["tensors"]["inputs.mean"].item() == pytest.approx(2.0 + 998.0 / 21.0)
+
+
+def test_slow_copies_start_again_from_the_best_of_the_others() -> None:
+    model = BNPClassifier((8,), replay=1)
+    fresh = model.fingerprint()
+    model.reset_slowest()  # which has learned nothing
+    assert model.fingerprint() == fresh
+    for i in range(200):
+        model.learn_one({"a": float(i % 7), "b": float(i % 3)}, i % 7 > 3)
+    before = {copy["lr"]: copy["weight"] for copy in model.mixture if not copy["averages"]}
+    best = max(before, key=lambda rate: before[rate])
+    model.reset_slowest()
+    alike = [each["weight"] for each in model.mixture if each["averages"] or each["lr"] == best]
+    assert len(alike) == 5
+    assert alike == [pytest.approx(alike[0])] * 5
+    assert sum(each["weight"] for each in model.mixture) == pytest.approx(1.0)
+    for each in model.mixture:
+        if not each["averages"] and each["lr"] != best:
+            assert each["weight"] == before[each["lr"]]
+    tensors = model.state_dict()["tensors"]
+    assert tensors["memory.count"] == 0
+    weights = tensors["network.head.weight"]
+    k = [copy["lr"] for copy in model.mixture].index(best)
+    assert torch.equal(weights[3:], weights[k].expand_as(weights[3:]))
+    assert torch.equal(tensors["average.head.weight"], weights[3:])
+    alone = BNPClassifier((8,), lr=0.3)
+    alone.learn_one({"a": 1.0}, 1)
+    before_reset = alone.fingerprint()
+    alone.reset_slowest()
+    assert alone.fingerprint() == before_reset

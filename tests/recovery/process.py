@@ -156,7 +156,7 @@ def replayed(folder: Path, model: str = "default") -> str:
     events = logged(folder, model)
     spec: Json = {k: v for k, v in events[0][2].items() if v is not None}
     make: Any = BNPClassifier if spec.pop("task") == "classification" else BNPRegressor
-    del spec["name"]
+    del spec["name"], spec["drift"]
     estimator = make(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}, device="cpu")
     for kind, _, body, refused in events:
         if kind in ("learn", "label") and refused is None:

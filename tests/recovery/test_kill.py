@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -23,8 +25,8 @@ SEED = int(os.environ.get("BNP_TEST_SEED", "0")) or random.SystemRandom().randra
 NUMBERS = {"name": "numbers", "task": "regression", "hidden": [5], "replay": 0}
 
 
-def fingerprints(client: httpx.Client) -> dict[str, Json]:
-    return {model: client.get(f"/models/{model}/fingerprint").raise_for_status().json() for model in MODELS}
+def fingerprints(client: httpx.Client, models: Sequence[str] = MODELS) -> dict[str, Json]:
+    return {model: client.get(f"/models/{model}/fingerprint").raise_for_status().json() for model in models}
 
 
 def check(client: httpx.Client, folder: Path, promises: Promises, rng: random.Random) -> None:
@@ -72,6 +74,37 @@ def test_it_is_killed_again_and_again(tmp_path: Path) -> None:
         assert promises.refused
         client = server.start()
         check(client, server.folder, promises, rng)
+
+
+def flipping(count: int) -> list[Json]:
+    """Samples whose labels are turned round after half of them."""
+    rng = random.Random(7)  # noqa: S311
+    drawn = [rng.gauss(0.0, 1.0) for _ in range(count)]
+    return [
+        {"x": {"a": a}, "y": bool((a > 0) == (i < count // 2)), "id": f"f{i}"} for i, a in enumerate(drawn)
+    ]
+
+
+def test_what_is_done_about_a_drift_is_done_again_at_the_same_step(tmp_path: Path) -> None:
+    drift = {"action": "reset_slowest"}
+    settings = {
+        "BNP_DEFAULT_MODEL": json.dumps({"hidden": [6], "replay": 1, "memory": 50, "drift": drift}),
+        "BNP_CHECKPOINT_EVERY": "150",
+    }
+    samples, ends = flipping(600), []
+    for folder, kills in (("whole", ()), ("killed", (310, 345, 352, 370))):
+        with running(tmp_path / folder, **settings) as server:
+            client = server.start()
+            for i, sample in enumerate(samples):
+                if i in kills:
+                    server.kill()
+                    client = server.start()
+                assert client.post("/learn", json=sample).json()["step"] == i + 1
+            described = client.get("/models/default").json()["drift"]
+            acted = [kind for kind, *_ in logged(server.folder) if kind == "action"]
+            assert described["actions"] == len(acted) >= 1
+            ends.append((described, fingerprints(client, ["default"])))
+    assert ends[0] == ends[1]
 
 
 def test_a_signal_under_load_drains_and_ends_well(tmp_path: Path) -> None:
