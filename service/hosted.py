@@ -97,7 +97,6 @@ class HostedModel:
         self.loss_sum = 0.0
         self.last_loss: float | None = None
         self.labelled = 0
-        self.drifts = 0
         self.settings = settings
         self.clock = clock
         self._pending = PendingPredictions(settings.max_pending, clock)
