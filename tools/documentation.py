@@ -17,6 +17,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from tools.reference import PAGES
+from tools.reference.figures import FIGURES
 
 ROOT = Path(__file__).parents[1]
 #: Pages that stand elsewhere, where people look for them first.
@@ -42,6 +43,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in PAGES:
         files.append(File.generated(config, path, content=_written(path)))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Put the tables that are made of results where a page wants them."""
+    for comment, written in FIGURES.items():
+        if comment in markdown:
+            markdown = markdown.replace(comment, written())
+    return markdown
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
