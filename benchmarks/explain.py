@@ -6,6 +6,7 @@ They explain and prove nothing: `benchmarks.quality` compares on real streams.
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
@@ -61,7 +63,8 @@ def standardized(X: Array) -> Array:
     count = np.arange(1, len(X) + 1)[:, None]
     mean = X.cumsum(axis=0) / count
     spread = np.sqrt((np.square(X).cumsum(axis=0) / count - np.square(mean)).clip(min=1e-12))
-    return ((X - mean) / spread).clip(-5.0, 5.0)
+    even: Array = ((X - mean) / spread).clip(-5.0, 5.0)
+    return even
 
 
 def plain(X: Array, y: NDArray[np.int64], rate: float) -> Array:
@@ -99,12 +102,14 @@ def windowed(right: Array) -> Array:
     total = np.concatenate([[0.0], right.cumsum()])
     end = np.arange(1, len(right) + 1)
     begin = (end - _WINDOW).clip(min=0)
-    return 100.0 * (total[end] - total[begin]) / (end - begin)
+    shares: Array = 100.0 * (total[end] - total[begin]) / (end - begin)
+    return shares
 
 
-def one_copy(rate: float = 0.3, **more: bool) -> BNPClassifier:
+def one_copy(rate: float = 0.3, *, standardize: bool = True) -> BNPClassifier:
     """Return a learner with one copy."""
-    return BNPClassifier(lr=rate, replay=0, input_shape=(_FEATURES,), device="cpu", **more)
+    shape = (_FEATURES,)
+    return BNPClassifier(lr=rate, replay=0, input_shape=shape, device="cpu", standardize=standardize)
 
 
 def sides(stream: Stream) -> dict[str, dict[float, Array]]:
@@ -121,7 +126,7 @@ def sides(stream: Stream) -> dict[str, dict[float, Array]]:
 def draw_curves(path: Path, samples: int) -> None:
     """Draw the accuracy of plain SGD and of one copy with BNP: over time at the best rate, and by rate."""
     lines = [(_OURS, "-"), (_OURS, "--"), (_RIVAL, "-"), (_RIVAL, "--")]
-    with plt.rc_context(_STYLE):
+    with _style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.5), sharey=True, layout="constrained")
         for (label, runs), (colour, line) in zip(sides(uneven(samples)).items(), lines, strict=True):
             best = max(runs, key=lambda rate: runs[rate].mean())
@@ -129,7 +134,9 @@ def draw_curves(path: Path, samples: int) -> None:
             left.plot(np.arange(len(shown)) * 20 + _WINDOW // 5, shown, line, color=colour, lw=1.5)
             means = [100.0 * runs[rate].mean() for rate in _RATES]
             right.plot(_RATES, means, f"o{line}", color=colour, ms=4, lw=1.5, label=label)
-            print(f"{label}:", *(f"{mean:.1f}% at {rate:g}" for mean, rate in zip(means, _RATES, strict=True)))
+            print(
+                f"{label}:", *(f"{mean:.1f}% at {rate:g}" for mean, rate in zip(means, _RATES, strict=True))
+            )
         left.set_xlabel("samples; each at its best rate", color=_QUIET)
         left.set_ylabel(f"accuracy, %, last {_WINDOW}", color=_QUIET)
         right.set_xscale("log")
@@ -156,7 +163,7 @@ def draw_mixture(path: Path, samples: int) -> None:
     fresh = sum(not copy["replay"] for copy in model.mixture)
     colours = [*plt.get_cmap("Oranges")(np.linspace(0.35, 0.8, fresh))]
     colours += [*plt.get_cmap("Blues")(np.linspace(0.4, 0.85, len(labels) - fresh))]
-    with plt.rc_context(_STYLE):
+    with _style():
         figure, ax = plt.subplots(figsize=(8.0, 3.3), layout="constrained")
         ax.stackplot(np.arange(len(weights)) * 20, np.transpose(weights), labels=labels, colors=colours)
         for change in (1, 2):
@@ -175,25 +182,36 @@ def draw_columns(path: Path, samples: int) -> None:
     model = one_copy(standardize=False)
     ours(uneven(samples), model)
     layers = [each for each in model.diagnose() if each.name != "inputs"]
-    with plt.rc_context(_STYLE):
+    with _style():
         figure, axes = plt.subplots(1, len(layers), figsize=(8.0, 3.1), sharey=True, layout="constrained")
         for number, (ax, layer) in enumerate(zip(axes, layers, strict=True), start=1):
             place = np.linspace(0, 1, len(layer.sizes_before))
-            ax.plot(place, layer.sizes_before, "o-", color=_QUIET, ms=3, lw=1.2, label="as they are")
-            ax.plot(place, layer.sizes_after, "o-", color=_OURS, ms=3, lw=1.2, label="as the step sees them")
+            ax.plot(place, layer.sizes_before, "o-", color=_QUIET, ms=3, lw=1.2, label="before: as they are")
+            ax.plot(
+                place,
+                layer.sizes_after,
+                "o-",
+                color=_OURS,
+                ms=3,
+                lw=1.2,
+                label="after: as the step sees them",
+            )
             ax.set_yscale("log")
             ax.set_title(f"layer {number}: {layer.before:,.0f} → {layer.after:,.1f}", loc="left", color=_INK)
             ax.set_xticks([])
             ax.set_xlabel("columns, sorted", color=_QUIET)
         axes[0].set_ylabel("mean square of a column", color=_QUIET)
-        axes[0].legend(frameon=False, loc="upper left")
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper right", ncols=2, frameon=False)
         _finish(figure, list(axes), path)
 
 
-_STYLE = {"font.size": 9, "svg.fonttype": "path", "svg.hashsalt": "bnp"}
+def _style() -> AbstractContextManager[None]:
+    """Return a context in which equal figures are equal files."""
+    return plt.rc_context({"font.size": 9, "svg.fonttype": "path", "svg.hashsalt": "bnp"})
 
 
-def _finish(figure: plt.Figure, axes: list[Axes], path: Path) -> None:
+def _finish(figure: Figure, axes: list[Axes], path: Path) -> None:
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelcolor=_QUIET, length=0)

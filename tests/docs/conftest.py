@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser.conftest import browser as browser  # the fixture
 from tests.docs.blocks import ROOT
 
 
@@ -22,7 +23,9 @@ class Page(HTMLParser):
         Of the page.
     """
 
-    _LOADED = frozenset({("script", "src"), ("img", "src"), ("link", "href"), ("iframe", "src"), ("source", "src")})
+    _LOADED = frozenset(
+        {("script", "src"), ("img", "src"), ("link", "href"), ("iframe", "src"), ("source", "src")}
+    )
 
     def __init__(self, file: Path) -> None:
         super().__init__()

@@ -41,7 +41,9 @@ def test_each_route_is_described_with_its_scope_and_its_errors(site: Path, tmp_p
         for method, operation in operations.items():
             _, _, rest = text.rpartition(f"{method.upper()} {path} ¶")
             assert rest, f"{method} {path}"
-            for scope in (scope for each in operation["security"] for found in each.values() for scope in found):
+            for scope in (
+                scope for each in operation["security"] for found in each.values() for scope in found
+            ):
                 assert rest.split(".", 1)[0].strip().endswith(f"scope {scope}")
             for status, answer in operation["responses"].items():
                 codes = re.findall(r"`(\w+)`", answer["description"]) if status >= "400" else []

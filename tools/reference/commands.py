@@ -8,17 +8,19 @@ import typer
 
 from service.cli.application import app
 
-from .markdown import cell, document, table
+from .markdown import document, table
 
 _INTRODUCTION = """\
 # Command line
 
-`pip install 'bnp-online[cli]'` brings `bnp-online`; `bnp-online[cli,files]` reads Parquet too. Exit codes: 0 it is done,
-1 it failed or a sample was refused, 2 it was used wrongly. `--json` prints for programs, Ctrl-C leaves no file half
-written, `--install-completion` teaches the shell. Python's own way of calling it is `python -m service.cli`.
+`pip install 'bnp-online[cli]'` brings `bnp-online`; `bnp-online[cli,files]` reads Parquet too. Exit codes:
+0 it is done, 1 it failed or a sample was refused, 2 it was used wrongly. `--json` prints for programs,
+Ctrl-C leaves no file half written, `--install-completion` teaches the shell. Python's own way of calling it
+is `python -m service.cli`.
 
-Three more programs belong to the server: `python -m service` runs it as `serve` does, `python -m service.keys new` makes
-[keys](../how-to/secure.md), and `python -m service.repair` [passes over a damaged event](../how-to/recover.md).
+Three more programs belong to the server: `python -m service` runs it as `serve` does, `python -m
+service.keys new` makes [keys](../how-to/secure.md), and `python -m service.repair` [passes over a damaged
+event](../how-to/recover.md).
 """
 
 
@@ -35,7 +37,7 @@ def page() -> str:
 def _command(name: str, command: Any) -> str:
     context = typer.Context(command, info_name=f"bnp-online {name}")
     records = [(each, each.get_help_record(context)) for each in command.params]
-    rows = [(f"`{cell(record[0])}`", _escaped(record[1])) for _, record in records if record is not None]
+    rows = [(f"`{record[0]}`", _escaped(record[1])) for _, record in records if record is not None]
     usage = " ".join(command.get_usage(context).removeprefix("Usage:").split())
     return document(
         f"## {name}",

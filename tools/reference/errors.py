@@ -17,12 +17,16 @@ from .markdown import document, table
 _INTRODUCTION = """\
 # Errors
 
-Every error is `{"error": {"code": "unknown_model", "message": "…", "field": "model"}}`: a word for programs, a sentence
-for people, and the part of the request at fault (or null). What is refused has changed nothing. Where the last column has
-a number, the answer says `Retry-After` so many seconds; the [client](../tutorial.md#from-a-program) tries those again by itself.
-On a line of a stream the error has the line's number: `{"error": {…}, "line": 2}`.
+Every error is `{"error": {"code": "unknown_model", "message": "…", "field": "model"}}`: a word for
+programs, a sentence for people, and the part of the request at fault (or null). What is refused has changed
+nothing. Where the last column has a number, the answer says `Retry-After` so many seconds; the
+[client](../tutorial.md#from-a-program) tries those again by itself. On a line of a stream the error has the
+line's number: `{"error": {…}, "line": 2}`.
 """
-_OF_HTTP = {"not_found": "There is no such path.", "method_not_allowed": "The path does not take this method."}
+_OF_HTTP = {
+    "not_found": "There is no such path.",
+    "method_not_allowed": "The path does not take this method.",
+}
 _UNFORESEEN = "What nobody foresaw; the log has its traceback, without what the request brought."
 #: What the framework's own errors mean here.
 _FOREIGN: dict[type[Exception], str] = {

@@ -42,8 +42,13 @@ def dicts() -> str:
         (side, f"{of['samples_per_second']:,.0f}", f"{100 * of['accuracy']:.1f}")
         for side, of in parts["dicts"].items()
     ]
-    return table(["predict and learn, digits, 64 features, 10 classes", "samples a second", "accuracy, %"], rows)
+    return table(
+        ["predict and learn, digits, 64 features, 10 classes", "samples a second", "accuracy, %"], rows
+    )
 
 
 #: By the comment in whose place each stands.
-FIGURES: dict[str, Callable[[], str]] = {"<!-- figures: quality -->": quality, "<!-- figures: dicts -->": dicts}
+FIGURES: dict[str, Callable[[], str]] = {
+    "<!-- figures: quality -->": quality,
+    "<!-- figures: dicts -->": dicts,
+}

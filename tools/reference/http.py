@@ -14,11 +14,12 @@ from .schemas import Schema, example, fields, kind
 _INTRODUCTION = """\
 # HTTP
 
-JSON in and out. The server itself has this page in a form to try things in, at `/docs`, and the OpenAPI document it is
-written from at `/openapi.json`. `model` is optional everywhere and stands for `"default"`. On a server with
-[keys](../how-to/secure.md) a request brings one, `Authorization: Bearer KEY`, with the scope that its route needs. An
-error is `{"error": {"code": …, "message": …, "field": …}}`; [Errors](errors.md) has each code. What is refused has
-changed nothing. An `X-Request-ID` of yours is in the answer and in the log.
+JSON in and out. The server itself has this page in a form to try things in, at `/docs`, and the OpenAPI
+document it is written from at `/openapi.json`. `model` is optional everywhere and stands for `"default"`.
+On a server with [keys](../how-to/secure.md) a request brings one, `Authorization: Bearer KEY`, with the
+scope that its route needs. An error is `{"error": {"code": …, "message": …, "field": …}}`;
+[Errors](errors.md) has each code. What is refused has changed nothing. An `X-Request-ID` of yours is in the
+answer and in the log.
 """
 _METHODS = ("get", "post", "put", "patch", "delete")
 

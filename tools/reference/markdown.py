@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -20,8 +21,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def cell(text: str) -> str:
-    """Return a text as it may stand in a table."""
-    return " ".join(text.split()).replace("|", "\\|")
+    r"""Return a text as it may stand in a table: of bars, those in code are none of the table's.
+
+    Examples
+    --------
+    >>> print(cell("a|b or `a|b`"))
+    a\|b or `a|b`
+    """
+    return re.sub(r"(`[^`]*`)|\|", lambda found: found[1] or r"\|", " ".join(text.split()))
 
 
 def code(value: object) -> str:

@@ -18,8 +18,9 @@ from .markdown import document, table
 _INTRODUCTION = """\
 # Metrics
 
-`GET /metrics` answers them in Prometheus' text format, to a key with the scope `read`. A histogram or summary has the
-series `_bucket`, `_sum` and `_count`. What to watch, and when to worry: [Monitor](../how-to/monitor.md).
+`GET /metrics` answers them in Prometheus' text format, to a key with the scope `read`. A histogram or
+summary has the series `_bucket`, `_sum` and `_count`. What to watch, and when to worry:
+[Monitor](../how-to/monitor.md).
 """
 _OF_SAMPLES = frozenset({"le", "quantile"})
 

@@ -15,11 +15,11 @@ _LIMITS = {
     "exclusiveMinimum": "> {}",
     "maximum": "≤ {}",
     "exclusiveMaximum": "< {}",
-    "minLength": "at least {} characters",
-    "maxLength": "at most {} characters",
-    "minItems": "at least {} items",
-    "maxItems": "at most {} items",
-    "pattern": "matches `{}`",
+    "minLength": "of {} or more characters",
+    "maxLength": "of at most {} characters",
+    "minItems": "of {} or more",
+    "maxItems": "of at most {}",
+    "pattern": "that matches `{}`",
 }
 
 

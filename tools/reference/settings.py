@@ -16,9 +16,10 @@ from .schemas import kind
 _INTRODUCTION = """\
 # Settings
 
-Each is an environment variable; `docker compose` reads them from a file `.env` as well, and `bnp-online serve` has
-options for the first few. A wrong value ends the server before it starts, with exit code 2 and the setting's name.
-What the container has beside these (`BNP_PUBLISHED_PORT`, `BNP_CPUS`, …) is in [The container](../container.md).
+Each is an environment variable; `docker compose` reads them from a file `.env` as well, and `bnp-online
+serve` has options for the first few. A wrong value ends the server before it starts, with exit code 2 and
+the setting's name. What the container has beside these (`BNP_PUBLISHED_PORT`, `BNP_CPUS`, …) is in [The
+container](../container.md).
 """
 
 
