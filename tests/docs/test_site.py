@@ -8,8 +8,10 @@ from pathlib import Path
 import typer
 from prometheus_client.parser import text_string_to_metric_families
 
+import bnp_online
 from service.app import create_app
 from service.cli.application import app as commands
+from service.client import Client
 from service.errors import HTTP_CODES, TABLE
 from service.settings import Settings
 from tests.docs.blocks import ROOT
@@ -82,10 +84,10 @@ def test_each_metric_is_described(site: Path, tmp_path: Path) -> None:
 
 
 def test_each_public_name_is_described(site: Path) -> None:
-    import bnp_online
-
     text = Page(site / "reference" / "python.html").text
-    assert [name for name in bnp_online.__all__ if not re.search(rf"\b{name}\b", text)] == []
+    calls = [name for name in vars(Client) if not name.startswith("_")]
+    assert "predict_proba_one" in calls
+    assert [name for name in [*bnp_online.__all__, *calls] if f"{name} ¶" not in text] == []
 
 
 def test_formulas_need_no_script(site: Path) -> None:
