@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run serve test lint types imports tests audit format bench-quality bench-speed bench-http bench-conditioning torture fuzz test-docker wheels clean
+.PHONY: help venv run serve test lint types imports tests docs docs-serve audit format bench-quality bench-speed bench-http bench-conditioning torture fuzz test-docker wheels clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,13 @@ imports: venv
 
 tests: venv
 	$(BIN)/python -m pytest -m 'not docker and not fuzz'
+
+# The variable keeps mkdocs-material's notice about MkDocs 2 out of what is printed; constraints.txt pins MkDocs 1.
+docs: venv ## Build the documentation into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+docs-serve: venv ## Show the documentation while it is written
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
 audit: venv ## Known vulnerabilities and licences of all that is installed (needs a network)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[audit]'

@@ -52,8 +52,10 @@ class BNPClassifier(_Estimator, base.Classifier):
         How many of the latest samples are remembered, ≥ 1.
     rho : float
         Retention weight ρ of the running moments, in [0, 1].
-    eps_rel, eps_abs : float
+    eps_rel : float
         Damping of the variances: ``σ̃² = σ² + eps_rel · max(σ²) + eps_abs``.
+    eps_abs : float
+        The part of it that does not depend on them.
     step_scale : {"norm", "paper", "none"}
         Divisor of the step; see `BNP`.
     standardize : bool

@@ -93,8 +93,10 @@ class BNP:
         The model; it may be moved to another device or precision afterwards.
     rho : float
         Retention weight ρ of the running statistics, in [0, 1].
-    eps_rel, eps_abs : float
-        ``σ̃² = σ² + eps_rel · max(σ²) + eps_abs``; ≥ 0, not both 0.
+    eps_rel : float
+        ``σ̃² = σ² + eps_rel · max(σ²) + eps_abs``; ≥ 0.
+    eps_abs : float
+        ≥ 0, and not 0 if `eps_rel` is.
     step_scale : {"paper", "norm", "none"}
         Divisor q²: ``max(n/N, 1)``; the squared norm of the preconditioned inputs, which makes one learning
         rate serve every stream; or 1. The norm is exact for groups, strides, dilation and padding.

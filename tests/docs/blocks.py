@@ -1,0 +1,107 @@
+"""The commands of a page, run one after the other as a reader types them, in one shell and one folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+_BLOCK = re.compile(r"^```(sh|python|json)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+#: What is not for a test: other tests install, build and start containers.
+_ELSEWHERE = re.compile(r"^\s*(make|source|pip|docker|sudo)\b", re.MULTILINE)
+_SERVE = re.compile(r"^(BNP_\w+=\S+ )*bnp-online serve$", re.MULTILINE)
+#: A server in the background, once it is ready (or has ended).
+_STARTED = """{command} >>server.log 2>&1 &
+until curl -s --output /dev/null localhost:8000/health/live || ! kill -0 $!; do sleep 0.1; done"""
+_MARK = "@@ block"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of a page, and the JSON that stands below it, if any."""
+
+    language: str
+    text: str
+    answer: Any
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """Yield the blocks of a page that are commands or programs, in order."""
+    found = _BLOCK.findall(page.read_text(encoding="utf-8"))
+    for (language, text), (next_language, next_text) in zip(found, [*found[1:], ("", "")], strict=True):
+        if language != "json" and not _ELSEWHERE.search(text) and not text.startswith(">>>"):
+            yield Block(language, text, json.loads(next_text) if next_language == "json" else None)
+
+
+def _script(commands: list[Block]) -> str:
+    lines = ["set -euo pipefail"]
+    for block in commands:
+        text = f"python - <<'END'\n{block.text}END" if block.language == "python" else block.text
+        lines += [_SERVE.sub(lambda found: _STARTED.format(command=found[0]), text), f"echo; echo '{_MARK}'"]
+    return "\n".join(lines)
+
+
+def _programs(folder: Path, url: str) -> str:
+    """Make ``bnp-online`` and ``python`` those of this environment, and return the path to find them on."""
+    # The command line's own default is port 8000, which may be taken here.
+    command = f"from service.client import clients; clients.DEFAULT_URL = '{url}'; "
+    command += "from service.cli import main; main()"
+    for name, arguments in {"bnp-online": f'-c "{command}"', "python": ""}.items():
+        program = folder / name
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
+        program.chmod(0o755)
+    return os.pathsep.join([str(folder), os.environ["PATH"]])
+
+
+def run(commands: list[Block], folder: Path) -> list[str]:
+    """Run blocks in a new folder, and return what each printed; a command that fails is an error."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    programs, place = folder / "bin", folder / "place"
+    programs.mkdir()
+    place.mkdir()
+    path = _programs(programs, f"http://localhost:{port}")
+    shell = subprocess.Popen(
+        ["bash", "-c", _script(commands).replace("localhost:8000", f"localhost:{port}")],
+        cwd=place,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "BNP_PORT": port},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        printed, said = shell.communicate(timeout=200)
+    finally:
+        with suppress(ProcessLookupError):  # nothing of it is left
+            os.killpg(shell.pid, signal.SIGKILL)  # the servers of the page with it
+    assert shell.returncode == 0, f"{printed}\n{said}\n{_log(place)}"
+    return printed.split(_MARK)[:-1]
+
+
+def _log(place: Path) -> str:
+    log = place / "server.log"
+    return log.read_text() if log.exists() else ""
+
+
+def agrees(shown: Any, printed: Any) -> bool:
+    """Return whether an answer is as the page shows it, where ``"…"`` stands for anything."""
+    if shown == "…":
+        return True
+    if isinstance(shown, dict) and isinstance(printed, dict):
+        return shown.keys() == printed.keys() and all(agrees(shown[key], printed[key]) for key in shown)
+    if isinstance(shown, list) and isinstance(printed, list):
+        return len(shown) == len(printed) and all(map(agrees, shown, printed))
+    return type(shown) is type(printed) and bool(shown == printed)

@@ -1,0 +1,22 @@
+"""What a page tells its reader to type does what the page says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import DOCS, agrees, blocks, run
+
+PAGES = ["tutorial.md", "how-to/recover.md", "how-to/secure.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_its_commands_work_and_answer_what_it_shows(page: str, tmp_path: Path) -> None:
+    commands = list(blocks(DOCS / page))
+    printed = run(commands, tmp_path)
+    shown = [(block, text) for block, text in zip(commands, printed, strict=True) if block.answer is not None]
+    assert shown
+    for block, text in shown:
+        assert agrees(block.answer, json.loads(text)), f"{block.text}\nanswers {text}"

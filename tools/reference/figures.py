@@ -1,0 +1,54 @@
+"""Tables of the comparison, from the results of record in docs/benchmarks/."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.results import read
+from benchmarks.summary import mean_ranks
+
+from .markdown import table
+
+_RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks"
+_OURS = "BNP"
+_FLOOR = "Floor"
+
+
+def quality() -> str:
+    """Return a table of the models of the quality benchmark, the best first."""
+    about = json.loads((_RESULTS / "quality.json").read_text(encoding="utf-8"))["models"]
+    entries = read(_RESULTS / "quality.json")
+    ours = {entry.stream: entry.samples_per_second for entry in entries if entry.model == _OURS}
+    rows = []
+    for model, rank in mean_ranks(entries).items():
+        of = [entry for entry in entries if entry.model == model]
+        ratios = [entry.samples_per_second / ours[entry.stream] for entry in of]
+        first = sum(entry.rank < 2 for entry in of)
+        if model != _FLOOR:
+            name = model.replace("*", "\\*")
+            speed = f"{min(ratios):.2g} to {max(ratios):.2g} ({statistics.median(ratios):.2g})"
+            speed = "1" if model == _OURS else speed
+            rows.append((name, about[model]["about"], f"{rank:.1f}", f"{first} of {len(of)}", speed))
+    return table(["model", "what it is", "mean rank", "first on", "speed, × BNP (median)"], rows)
+
+
+def dicts() -> str:
+    """Return a table of the speeds with dicts of 64 features."""
+    parts = json.loads((_RESULTS / "speed.json").read_text(encoding="utf-8"))["parts"]
+    rows = [
+        (side, f"{of['samples_per_second']:,.0f}", f"{100 * of['accuracy']:.1f}")
+        for side, of in parts["dicts"].items()
+    ]
+    return table(
+        ["predict and learn, digits, 64 features, 10 classes", "samples a second", "accuracy, %"], rows
+    )
+
+
+#: By the comment in whose place each stands.
+FIGURES: dict[str, Callable[[], str]] = {
+    "<!-- figures: quality -->": quality,
+    "<!-- figures: dicts -->": dicts,
+}

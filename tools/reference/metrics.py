@@ -1,0 +1,52 @@
+"""The metrics of the server, as `GET /metrics` of one that has learned a sample answers them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.app import create_app
+from service.settings import Settings
+
+from .markdown import document, table
+
+_INTRODUCTION = """\
+# Metrics
+
+`GET /metrics` answers them in Prometheus' text format, to a key with the scope `read`. A histogram or
+summary has the series `_bucket`, `_sum` and `_count`. What to watch, and when to worry:
+[Monitor](../how-to/monitor.md).
+"""
+_OF_SAMPLES = frozenset({"le", "quantile"})
+
+
+def page() -> str:
+    """Return the page of all metrics."""
+    families = [each for each in asyncio.run(_collect()) if not each.name.endswith("_created")]
+    rows = [(f"`{_name(each)}`", each.type, _labels(each), each.documentation) for each in families]
+    return document(_INTRODUCTION, table(["metric", "type", "labels", "what it is"], rows))
+
+
+async def _collect() -> list[Metric]:
+    with TemporaryDirectory() as folder:
+        app = create_app(Settings(host="127.0.0.1", data_dir=Path(folder), device="cpu"))
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
+        async with app.router.lifespan_context(app), client:
+            for y in ("a", "b", "a"):  # a score needs two labels and a prediction
+                (await client.post("/learn", json={"x": {"a": 1.0}, "y": y})).raise_for_status()
+            answer = await client.get("/metrics")
+    return list(text_string_to_metric_families(answer.text))
+
+
+def _name(metric: Metric) -> str:
+    return metric.name + ("_total" if metric.type == "counter" else "")
+
+
+def _labels(metric: Metric) -> str:
+    names = {name for sample in metric.samples for name in sample.labels} - _OF_SAMPLES
+    return ", ".join(f"`{name}`" for name in sorted(names))

@@ -1,0 +1,52 @@
+"""The settings of the server, from `service.settings`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from service.settings import Settings
+
+from .markdown import code, document, table
+from .schemas import kind
+
+_INTRODUCTION = """\
+# Settings
+
+Each is an environment variable; `docker compose` reads them from a file `.env` as well, and `bnp-online
+serve` has options for the first few. A wrong value ends the server before it starts, with exit code 2 and
+the setting's name. What the container has beside these (`BNP_PUBLISHED_PORT`, `BNP_CPUS`, …) is in [The
+container](../container.md).
+"""
+
+
+def page() -> str:
+    """Return the page of all settings."""
+    prefix = Settings.model_config["env_prefix"]
+    schemas = Settings.model_json_schema()["properties"]
+    rows = [
+        (f"`{prefix}{name.upper()}`", _default(field), _values(field, schemas[name]), field.description or "")
+        for name, field in Settings.model_fields.items()
+    ]
+    return document(_INTRODUCTION, table(["setting", "default", "values", "what it is"], rows))
+
+
+def _default(field: FieldInfo) -> str:
+    value: Any = field.default
+    if value is PydanticUndefined or value is None or value == ():
+        return ""
+    if isinstance(value, BaseModel):
+        return "`{}`"
+    return code(int(value) if isinstance(value, bool) else value)
+
+
+def _values(field: FieldInfo, schema: dict[str, Any]) -> str:
+    if isinstance(field.default, BaseModel):
+        return f"[{type(field.default).__name__}](http.md#{type(field.default).__name__.lower()}) as JSON"
+    if field.annotation == SecretStr | None:
+        return "string"
+    said = kind(schema, link="http.md").removesuffix(" or null")
+    return {"boolean": "0 or 1", "list of string": "words"}.get(said, said)
