@@ -32,19 +32,6 @@ def value(server: Server, name: str, **labels: str) -> float | None:
     return samples(text_of(server)).get((name, frozenset(labels.items())))
 
 
-def families(text: str) -> dict[str, tuple[str, tuple[str, ...], str]]:
-    """Return type, labels and description of each metric of this project, by name."""
-    described = dict(re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE))
-    labels: dict[str, set[str]] = {}
-    for name, found in samples(text):
-        labels.setdefault(name, set()).update(label for label, _ in found if label != "le")
-    return {
-        name: (kind, tuple(sorted(labels.get(name) or labels.get(f"{name}_count", set()))), described[name])
-        for name, kind in re.findall(r"^# TYPE (bnp_\S+) (\S+)$", text, re.MULTILINE)
-        if not name.endswith("_created")
-    }
-
-
 def names(text: str) -> set[str]:
     """Return the names of all series, as an expression may use them."""
     return {name for name, _ in samples(text) if not name.endswith("_created")}

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from tests.service.exposition import busy, families, samples, text_of, value
+from tests.service.exposition import busy, samples, text_of, value
 from tests.service.running import Server, error
-
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "monitor.md"
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian's prometheus) is not here")
@@ -22,17 +18,6 @@ def test_promtool_finds_no_fault(serve: Callable[..., Server]) -> None:
         ["promtool", "check", "metrics"], input=busy(serve()), capture_output=True, text=True
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
-
-
-def test_the_table_of_the_documentation_has_each(serve: Callable[..., Server]) -> None:
-    """If this fails, what it expects is what belongs there."""
-    table = re.search("<!-- metrics:begin -->\n(.*)<!-- metrics:end -->", PAGE.read_text(), re.DOTALL)
-    assert table is not None
-    expected = ["| metric | type | labels | |", "|---|---|---|---|"]
-    for name, (kind, labels, text) in families(busy(serve())).items():
-        words = ", ".join(f"`{label}`" for label in labels)
-        expected.append(f"| `{name}` | {kind} | {words} | {text} |".replace("|  |", "| |"))
-    assert table[1] == "\n".join([*expected, ""])
 
 
 def test_a_model_is_described_as_the_api_describes_it(serve: Callable[..., Server]) -> None:

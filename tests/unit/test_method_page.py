@@ -18,7 +18,7 @@ def test_every_quoted_line_stands_in_its_file() -> None:
 
 
 def test_every_equation_that_is_numbered_has_its_code() -> None:
-    numbered = {int(n) for n in re.findall(r" {2,}\((\d+)\)$", PAGE, flags=re.MULTILINE)}
+    numbered = {int(n) for n in re.findall(r"\\qquad \((\d+)\) \$\$$", PAGE, flags=re.MULTILINE)}
     coded = {
         int(n)
         for row in re.findall(r"^\| ([^|]*)\| `bnp_online", PAGE, flags=re.MULTILINE)

@@ -39,6 +39,7 @@ async def _collect() -> list[Metric]:
         async with app.router.lifespan_context(app), client:
             for y in ("a", "b", "a"):  # a score needs two labels and a prediction
                 (await client.post("/learn", json={"x": {"a": 1.0}, "y": y})).raise_for_status()
+            await client.post("/learn", json={"x": {"a": 1.0}, "y": 0})  # refused: not a string as the others
             answer = await client.get("/metrics")
     return list(text_string_to_metric_families(answer.text))
 
