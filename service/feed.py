@@ -185,6 +185,11 @@ class Feed:
 
     def _add_notable(self, kind: Kind, model: str, data: dict[str, Any]) -> None:
         self._notable.append(self._add(kind, model, data))
+        if (
+            kind == "rollback"
+        ):  # what is learned next counts from there, even if it comes before the next look
+            counted = {each.name: _count(each) for each in self._models() if each.name == model}
+            self._seen |= {name: now._replace(step=data["step"]) for name, now in counted.items()}
 
     def _add(self, kind: Kind, model: str, data: dict[str, Any]) -> Event:
         self._number += 1

@@ -131,6 +131,7 @@ def test_checkpoints_and_rollbacks_are_told(serve: Callable[..., Server]) -> Non
         told = events.next("checkpoint")
         assert (told["checkpoint"], told["step"]) == (kept["checkpoint"], 1)
         server.learn({"a": 2}, "cat")
+        assert events.next("learn")["step"] == 2
         server.post("/models/default/rollback", step=1)
         told = events.next("rollback")
         assert (told["step"], told["branch"]) == (1, 1)
