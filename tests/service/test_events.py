@@ -238,7 +238,7 @@ def test_who_never_reads_is_disconnected(serve: Callable[..., Server]) -> None:
     with listening(server, buffer=4096):
         wait_for(lambda: listeners(server))
         [listener] = listeners(server)
-        while not listener.slow:
+        while not listener.slow and listener in listeners(server):  # dropped here, or disconnected already
             server.catalog.feed.publish("drift", "default", text="x" * 10_000)
         wait_for(lambda: len(server.connections) == before)
     assert not listeners(server)
