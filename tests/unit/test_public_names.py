@@ -14,6 +14,7 @@ PACKAGE = Path(bnp_online.__file__).parent
 def test_the_public_names_are_these() -> None:
     assert bnp_online.__all__ == [
         "BNP",
+        "SGLD",
         "BNPClassifier",
         "BNPError",
         "BNPRegressor",
