@@ -37,6 +37,7 @@ class Predict(NamedTuple):
 
     x: Any
     id: str
+    interval: float | None = None
 
 
 Request: TypeAlias = Learn | Label | Predict
