@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run serve test lint types imports tests docs docs-serve audit format bench-quality bench-speed bench-http bench-conditioning torture fuzz test-docker wheels clean
+.PHONY: help venv run serve test lint types imports tests docs docs-serve audit format bench-quality bench-speed bench-http bench-conditioning bench-langevin bench-intervals bench-bandit bench-descendants torture fuzz test-docker wheels clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,21 @@ bench-speed: venv ## Speed, memory and start of the compiled engine (docs/benchm
 
 bench-http: venv ## The server against endpoints that do nothing; needs wrk (docs/benchmarks.md)
 	$(BIN)/python -m benchmarks.http
+
+DESCENDANT = $(BIN)/python -m benchmarks.$(1) --out docs/benchmarks/$(1).json --figure docs/benchmarks/$(1).png \
+	--markdown docs/descendants.md
+
+bench-langevin: venv ## Effective samples a second of Langevin samplers (docs/descendants.md)
+	$(call DESCENDANT,langevin)
+
+bench-intervals: venv ## Coverage and width of predictive intervals (docs/descendants.md)
+	$(call DESCENDANT,intervals)
+
+bench-bandit: venv ## Regret of contextual bandits (docs/descendants.md)
+	$(call DESCENDANT,bandit)
+
+bench-descendants: venv ## Optimizers and regularizers over BNP, a sample a step (DATA_DIR=…: with MNIST; docs/descendants.md)
+	$(call DESCENDANT,descendants) $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
 
 test-docker: venv ## Build the image and test it with a real Docker engine
 	docker/test.sh

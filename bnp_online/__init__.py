@@ -11,6 +11,7 @@ from .errors import (
     UnsupportedLayerError,
 )
 from .estimators import BNPClassifier, BNPRegressor, load
+from .langevin import SGLD
 from .moments import RunningMoments
 from .preconditioner import BNP
 
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BNP",
+    "SGLD",
     "BNPClassifier",
     "BNPError",
     "BNPRegressor",

@@ -101,6 +101,10 @@ class FeatureIndex:
         """Return an index that can grow by itself."""
         return FeatureIndex(self.max_features, self.names, self.ignored)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The reader of rows is compiled from the names, and can be neither pickled nor copied.
+        return FeatureIndex, (self.max_features, self.names[:], self.ignored)
+
     def new(self, features: Features) -> list[str]:
         """Return the names that `add` would append: nothing is changed."""
         if features.values.keys() <= self._columns.keys():

@@ -52,8 +52,8 @@ class SampleError(BNPError, ValueError):
     ----------
     code : str
         A word for programs: ``"invalid_feature"``, ``"non_finite_feature"``, ``"wrong_shape"``,
-        ``"invalid_label"``, ``"non_finite_label"``, ``"label_type"``, ``"too_many_classes"`` or
-        ``"invalid_weight"``.
+        ``"invalid_label"``, ``"non_finite_label"``, ``"label_type"``, ``"too_many_classes"``,
+        ``"invalid_weight"`` or ``"invalid_level"``.
     field : str
         The part of the sample at fault: ``"x.temperature"``, ``"y"``, ``"w"``.
     message : str

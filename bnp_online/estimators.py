@@ -15,6 +15,7 @@ from .checks import check_number
 from .encoding import LARGEST, Label, LabelIndex, Sample, Vector
 from .engines.base import Task
 from .errors import CheckpointError, ConfigurationError, SampleError, StateError
+from .intervals import Intervals
 from .layers import StepScale
 from .learner import OnlineLearner, Prediction, Preview
 
@@ -236,7 +237,13 @@ class BNPRegressor(_Estimator, base.Regressor):
     The target is standardized by running moments of its own; errors are clipped to 5 standard deviations
     (Huber), each layer's step is divided by its gain on the way to the output, and predictions are kept
     within the range of targets seen, widened by half. The parameters are those of `BNPClassifier`, without
-    `max_classes`.
+    `max_classes`, and one more.
+
+    Parameters
+    ----------
+    intervals : int
+        How many samples of the parameters of a small model of its errors are kept for predictive intervals
+        (`predict_interval_one`); 32 is a good number. 0: no intervals, and no cost.
 
     References
     ----------
@@ -271,6 +278,7 @@ class BNPRegressor(_Estimator, base.Regressor):
         engine: str = "auto",
         device: str = "auto",
         seed: int = 0,
+        intervals: int = 0,
     ) -> None:
         self.hidden = tuple(hidden)
         self.activation = activation
@@ -288,7 +296,13 @@ class BNPRegressor(_Estimator, base.Regressor):
         self.engine = engine
         self.device = device
         self.seed = seed
+        self.intervals = intervals
         self._begin()
+
+    def _make_intervals(self, inputs: int) -> Intervals | None:
+        if self.intervals < 0:
+            raise ConfigurationError("intervals", f"{self.intervals} is not ≥ 0")
+        return Intervals(self.intervals, self.seed, inputs) if self.intervals else None
 
     def preview(self) -> Preview:
         """Return a validator of samples to come."""
@@ -301,6 +315,51 @@ class BNPRegressor(_Estimator, base.Regressor):
         """
         outputs = self._outputs(x)
         return None if outputs is None else float(outputs[0])
+
+    def predict_interval_one(self, x: Any, level: float = 0.9) -> tuple[float, float] | None:
+        """Return an interval around the prediction for a sample that is to hold its target.
+
+        It adapts to `x` and to drift: see `bnp_online.intervals`. Predicting changes nothing.
+
+        Parameters
+        ----------
+        x : dict, or array of shape `input_shape`
+            A sample; features that the model does not know are ignored.
+        level : float
+            How often the interval is to hold the target, in (0, 1).
+
+        Returns
+        -------
+        tuple of (float, float) or None
+            Low and high; None before 20 errors were seen.
+
+        Raises
+        ------
+        ConfigurationError
+            If the model was made without `intervals`.
+        SampleError
+            If a feature cannot be used, or the level is not in (0, 1).
+
+        Examples
+        --------
+        >>> reg = BNPRegressor(hidden=(16,), intervals=32)
+        >>> for i in range(300):
+        ...     reg.learn_one({"a": i % 7}, 2.0 * (i % 7) + i % 2)
+        >>> low, high = reg.predict_interval_one({"a": 3}, 0.9)
+        >>> low < 6.5 < high and high - low < 5.0
+        True
+        """
+        if self._intervals is None:
+            raise ConfigurationError("intervals", "is 0: make the model with intervals=32")
+        if not isinstance(level, float | int) or not 0.0 < level < 1.0:
+            raise SampleError("invalid_level", "level", f"{level!r:.40} is not a number between 0 and 1")
+        features = self._row_of(x)
+        outputs = self._outputs_of(features)
+        if outputs is None:
+            return None
+        prediction = float(outputs[0])
+        radius = self._intervals.radius(features.reshape(-1), prediction, level)
+        return None if radius is None else (prediction - radius, prediction + radius)
 
     def _target(self, sample: Sample) -> tuple[float, int]:
         return cast(float, sample.target), 0 if self._step else 1

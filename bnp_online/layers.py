@@ -304,50 +304,54 @@ def precondition_(
         weight_grad.addr_(bias_grad, mean, alpha=-1).div_(scale * divisor)
         bias_grad.div_(divisor).addmv_(weight_grad, mean, alpha=-1)
         return
-    outputs, columns = weight_grad.shape[:2]
-    by_output = (outputs, columns, *[1] * (weight_grad.dim() - 2))
-    scale, mean = (
-        t.view(groups, columns).repeat_interleave(outputs // groups, dim=0) for t in (scale * divisor, mean)
-    )
+    scale, mean = (_by_output(t, weight_grad, groups) for t in (scale * divisor, mean))
     if bias_grad is None:
-        weight_grad.div_(scale.view(by_output))
+        weight_grad.div_(scale)
         return
-    weight_grad.sub_((bias_grad[:, None] * mean).view(by_output)).div_(scale.view(by_output))
+    weight_grad.sub_(bias_grad.view(-1, *[1] * (mean.dim() - 1)) * mean).div_(scale)
     over_kernel = weight_grad.flatten(2).sum(2)
-    bias_grad.div_(divisor).sub_((over_kernel * mean).sum(1))
+    bias_grad.div_(divisor).sub_((over_kernel * mean.flatten(1)).sum(1))
 
 
-def transform(
+def transform_(
     weight: Tensor,
     bias: Tensor | None,
     mean: Tensor,
     scale: Tensor,
     divisor: Tensor | float,
     groups: int = 1,
-) -> tuple[Tensor, Tensor | None]:
-    """Return ``P z / q``, the parameters ``ŵ = [b, W]`` that stand for intrinsic ones ``z``; differentiable.
+) -> None:
+    """Multiply a layer's intrinsic coordinates by ``P / q``, in place.
+
+    ``z_w ← z_w / σ̃``, then ``z_b ← z_b − z_w μ``, all divided by q; without a bias ``P = D``. White noise
+    becomes noise with the covariance ``P Pᵀ / q²``, which is what `precondition_` multiplies gradients by.
 
     Parameters
     ----------
     weight : Tensor of shape (outputs, n / groups, *kernel)
-        Of z, what stands in the place of the weight.
+        z_w, in the precision of the statistics.
     bias : Tensor of shape (outputs,) or None
-        Of z, what stands in the place of the bias.
+        z_b.
     mean, scale, divisor, groups
-        As in `precondition_`, which multiplies by ``P Pᵀ / q²``.
+        μ, σ̃², q² and the groups, as for `precondition_`.
 
     References
     ----------
-    Lange, Helfrich, Ye, JMLR 23(72), 2022: ``P = U D``.
+    Lange, Deng, Ye, Lin, *Batch normalization preconditioning for stochastic gradient Langevin dynamics*,
+    J. Mach. Learn. 2(1), 2023.
     """
-    outputs, columns = weight.shape[:2]
     root = torch.as_tensor(divisor, dtype=scale.dtype, device=scale.device).sqrt()
+    deviation, mean = (_by_output(t, weight, groups) for t in (scale.sqrt() * root, mean))
+    weight.div_(deviation)
+    if bias is not None:
+        over_kernel = weight.reshape(*weight.shape[:2], -1).sum(2)
+        bias.div_(root).sub_((over_kernel * mean.flatten(1)).sum(1))
 
-    def by_output(t: Tensor) -> Tensor:
-        return t.view(groups, columns).repeat_interleave(outputs // groups, dim=0)
 
-    deviation = by_output(scale.sqrt() * root).view(outputs, columns, *[1] * (weight.dim() - 2))
-    weight = weight / deviation
-    if bias is None:
-        return weight, None
-    return weight, bias / root - (weight.reshape(outputs, columns, -1).sum(2) * by_output(mean)).sum(1)
+def _by_output(channels: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """Return what channels have, of shape (n,), as it multiplies a weight: (outputs or 1, columns, 1, …)."""
+    outputs, columns = weight.shape[:2]
+    rows = channels.view(groups, columns)
+    if groups > 1:
+        rows = rows.repeat_interleave(outputs // groups, dim=0)
+    return rows.view(-1, columns, *[1] * (weight.dim() - 2))

@@ -18,6 +18,7 @@ from .encoding import LARGEST, Array, FeatureIndex, Features, Label, LabelIndex,
 from .engines.base import LearnerSpec, Task
 from .engines.choice import make_engine
 from .errors import ConfigurationError, NonFiniteStateError, SampleError
+from .intervals import Intervals
 from .layers import StepScale
 from .rows import prepare, read_array
 from .stateful import Stateful
@@ -43,6 +44,8 @@ NOTHING = Prediction(None, {})
 
 _REFUSED = "the step would make the state non-finite: use a smaller lr"
 _ONE = np.ones(1)
+#: The prediction of a regression that has learned nothing, for what learns from its errors.
+_UNKNOWN = np.full(1, np.nan)
 
 
 class Preview:
@@ -122,6 +125,11 @@ class OnlineLearner(Stateful):
         self._step = 0
         self._features = FeatureIndex(self.max_features)
         self._engine = make_engine(spec, self.engine, self.device)
+        self._intervals = self._make_intervals(0 if self._shape is None else math.prod(self._shape))
+
+    def _make_intervals(self, inputs: int) -> Intervals | None:
+        """Return what is to learn intervals for so many features; None where nothing is."""
+        return None
 
     @property
     def step(self) -> int:
@@ -245,10 +253,16 @@ class OnlineLearner(Stateful):
 
     def _outputs(self, x: object) -> Vector | None:
         """Return the engine's outputs for a sample; None before the first label."""
-        row = self._row(x)
-        if row is None:
-            row = self._vector(self.check_features(x), self._features)
+        return self._outputs_of(self._row_of(x))
+
+    def _outputs_of(self, row: Vector) -> Vector | None:
+        """Return the engine's outputs for a raw input; None before the first label."""
         return self._engine.predict(row) if self._step else None
+
+    def _row_of(self, x: object) -> Vector:
+        """Return the raw input of any sample."""
+        row = self._row(x)
+        return self._vector(self.check_features(x), self._features) if row is None else row
 
     def _row(self, x: object) -> Vector | None:
         """Return the raw input of a plain sample with nothing new; None for any other (see `rows`)."""
@@ -281,10 +295,21 @@ class OnlineLearner(Stateful):
         # As `_learn` would, without making an object of the sample (of one copy that is a fifth of the time).
         self._target_of_one[0] = target
         weight = _ONE if w == 1.0 else np.array([w])
-        done, _ = self._engine.learn(row[None], self._target_of_one, weight)
+        done, _ = self._learn_rows(row[None], self._target_of_one, weight)
         if done == 0:
             raise NonFiniteStateError(_REFUSED)
         self._step += 1
+
+    def _learn_rows(
+        self, x: Vector, targets: Vector, weights: Vector, *, predict: bool = False
+    ) -> tuple[int, Vector]:
+        """Have the engine learn rows with nothing new, and the intervals from its errors: `Engine.learn`."""
+        if self._intervals is None:
+            return self._engine.learn(x, targets, weights, predict=predict)
+        done, values = self._engine.learn(x, targets, weights, predict=True)
+        rows = x if x.ndim == 2 else x.reshape(len(x), -1)
+        self._intervals.learn(rows[:done], targets[:done], values[:done, 0], weights[:done])
+        return done, values
 
     def learn_sample(self, sample: Sample) -> None:
         """Learn a sample that `preview` has validated; raises as `learn_one`."""
@@ -364,8 +389,13 @@ class OnlineLearner(Stateful):
         engine = self._engine.fork()
         engine.grow(names, outputs)
         target, weight = np.array([self._target(sample)[0]], np.float64), np.array([sample.weight])
-        if engine.learn(self._vector(sample.features, index)[None], target, weight)[0] == 0:
+        row = self._vector(sample.features, index)[None]
+        given = self._outputs(sample.features) if self._intervals is not None else None
+        if engine.learn(row, target, weight)[0] == 0:
             return NonFiniteStateError(_REFUSED)
+        if self._intervals is not None:
+            self._intervals.grow(len(names))
+            self._intervals.learn(row.reshape(1, -1), target, _UNKNOWN if given is None else given, weight)
         self._engine, self._features = engine, index
         self._accept(sample)
         return prediction
@@ -375,7 +405,7 @@ class OnlineLearner(Stateful):
         x = np.stack([self._vector(sample.features, self._features) for sample in run])
         targets = np.array([self._target(sample)[0] for sample in run], np.float64)
         weights = np.array([sample.weight for sample in run])
-        done, values = self._engine.learn(x, targets, weights, predict=predict)
+        done, values = self._learn_rows(x, targets, weights, predict=predict)
         outcomes: list[Prediction | NonFiniteStateError] = []
         outcomes += self._read(values[:done]) if predict else [NOTHING] * done
         for sample in run[:done]:
@@ -395,7 +425,7 @@ class OnlineLearner(Stateful):
         start = 0
         for stop in (*new, len(x)):
             if start < stop:
-                done, _ = self._engine.learn(x[start:stop], targets[start:stop], weights[start:stop])
+                done, _ = self._learn_rows(x[start:stop], targets[start:stop], weights[start:stop])
                 self._step += done
                 if done < stop - start:
                     yield NonFiniteStateError(_REFUSED)

@@ -23,6 +23,7 @@ from .layers import (
     precondition_,
     statistics_dtype,
     step_divisor,
+    transform_,
 )
 from .moments import RunningMoments
 
@@ -41,6 +42,16 @@ _NORMALIZATIONS = (
 )
 
 
+@dataclass(frozen=True)
+class _Transform:
+    """P and q² of a layer's latest step."""
+
+    mean: Tensor
+    scale: Tensor
+    divisor: Tensor | float
+    centred: bool
+
+
 @dataclass
 class _Tracked:
     """A layer (or several that share their parameters), and what was seen of it since the last step."""
@@ -49,6 +60,7 @@ class _Tracked:
     adapter: LayerAdapter
     moments: RunningMoments
     seen: Observation | None = None
+    latest: _Transform | None = None  # None where the latest step left the layer alone
     passes: dict[int, int] = field(default_factory=dict)  # number of samples of each forward pass
 
     def follow(self) -> None:
@@ -238,6 +250,7 @@ class BNP:
                     f"leave it alone"
                 )
         for layer in self._layers.values():
+            layer.latest = None
             if layer.seen is not None and layer.adapter.weight.grad is not None:
                 self._step_layer(layer, layer.seen, layer.adapter.weight.grad)
             layer.forget()
@@ -254,6 +267,40 @@ class BNP:
         scale = damped(scale, self.eps_rel, self.eps_abs)
         divisor = step_divisor(adapter, seen, mean, scale, self.step_scale, bias=bias_grad is not None)
         precondition_(weight_grad, bias_grad, mean, scale, divisor, adapter.groups)
+        layer.latest = _Transform(mean, scale, divisor, bias_grad is not None)
+
+    @torch.no_grad()
+    def shape_noise(self, noise: Mapping[nn.Parameter, Tensor]) -> None:
+        """Multiply white noise for the layers' parameters by ``P / q`` of the latest `step`, in place.
+
+        Its covariance becomes ``P Pᵀ / q²``, by which that step multiplied the gradients: see
+        `bnp_online.langevin`. A layer that the step left alone gets none; noise for parameters that BNP does
+        not cover stays as it is.
+
+        Parameters
+        ----------
+        noise : dict of Parameter to Tensor
+            Of the parameter's shape, in float32 at the least.
+        """
+        for layer in self._layers.values():
+            weight, bias = noise.get(layer.adapter.weight), None
+            if layer.adapter.bias is not None:
+                bias = noise.get(layer.adapter.bias)
+            if layer.latest is None or weight is None:
+                for unused in (weight, bias):
+                    if unused is not None:
+                        unused.zero_()
+                continue
+            p = layer.latest
+            bias = bias if p.centred else None
+            transform_(weight, bias, p.mean, p.scale, p.divisor, layer.adapter.groups)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters of the layers that it preconditions."""
+        for layer in self._layers.values():
+            yield layer.adapter.weight
+            if layer.adapter.bias is not None:
+                yield layer.adapter.bias
 
     def remove(self) -> None:
         """Take the hooks off the model; the statistics stay readable."""

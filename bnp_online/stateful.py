@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from . import checkpoint
 from .adapting import with_short_memory, with_slowest_reset
@@ -16,6 +17,7 @@ from .encoding import FeatureIndex
 from .engines.base import Engine
 from .engines.damage import MOST, check_tensors
 from .errors import StateError
+from .intervals import Intervals, split
 
 
 class Stateful(ABC):
@@ -27,6 +29,7 @@ class Stateful(ABC):
     _step: int
     _features: FeatureIndex
     _engine: Engine
+    _intervals: Intervals | None
 
     @abstractmethod
     def _begin(self) -> None:
@@ -48,8 +51,13 @@ class Stateful(ABC):
             "engine": self._engine.name,
             "device": self._engine.device,
             **self._state_of_learning(),
-            "tensors": self._engine.state_dict(),
+            "tensors": self._tensors(),
         }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of everything that learning changes."""
+        tensors = self._engine.state_dict()
+        return tensors if self._intervals is None else {**tensors, **self._intervals.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned.
@@ -62,6 +70,8 @@ class Stateful(ABC):
         if state.get("estimator") != type(self).__name__:
             raise StateError(f"a state of {state.get('estimator')} for a {type(self).__name__}")
         ours, theirs = self._json_parameters(), dict(state.get("parameters") or {})
+        if "intervals" in ours:
+            theirs.setdefault("intervals", 0)  # an earlier version had none
         differ = sorted(
             name
             for name in ours.keys() | theirs.keys()
@@ -84,8 +94,14 @@ class Stateful(ABC):
             raise StateError("the state is damaged: a feature's name is no string")
         if len(set(names)) != columns or columns > self.max_features:
             raise StateError(f"the state has {len(set(names))} features for {columns} columns")
-        check_tensors(self._engine.spec, step, state["tensors"])
-        self._engine.load_state_dict(state["tensors"])
+        tensors, of_intervals = split(state["tensors"])
+        if bool(of_intervals) != (self._intervals is not None):
+            raise StateError("the state has intervals, or this model has, but not both")
+        check_tensors(self._engine.spec, step, tensors)
+        inputs = columns if self.input_shape is None else math.prod(self.input_shape)
+        intervals = self._intervals and self._intervals.restored(of_intervals, inputs)
+        self._engine.load_state_dict(tensors)
+        self._intervals = intervals
         self._step = step
         self._features = FeatureIndex(self.max_features, names, ignored)
 
@@ -124,7 +140,7 @@ class Stateful(ABC):
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, over everything that learning changes."""
-        return checkpoint.digest(self._state_of_learning(), self._engine.state_dict())
+        return checkpoint.digest(self._state_of_learning(), self._tensors())
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters and state to one safetensors file, atomically; `bnp_online.load` reads it."""

@@ -38,6 +38,7 @@ class Predict(NamedTuple):
 
     x: Any
     id: str
+    interval: float | None = None
 
 
 Request: TypeAlias = Learn | Label | Predict

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from bnp_online import BNPClassifier, BNPRegressor
 from bnp_online.baselines import Baselines
 from bnp_online.encoding import Sample
-from bnp_online.errors import NonFiniteStateError, SampleError
+from bnp_online.errors import ConfigurationError, NonFiniteStateError, SampleError
 from bnp_online.evaluate import PrequentialMetrics
 from bnp_online.learner import Prediction, Preview
 from service import events
@@ -125,17 +125,25 @@ class HostedModel:
         """Number of predictions that wait for their label."""
         return len(self._pending)
 
-    def predict(self, x: Any, identifier: str | None = None) -> Answer:
-        """Predict; the model does not change."""
+    def predict(self, x: Any, identifier: str | None = None, level: float | None = None) -> Answer:
+        """Predict, with an interval if a level is given; the model does not change."""
         prediction, probabilities = self.estimator.predict(x)
         answer: Answer = {"model": self.name, "step": self.step, "prediction": prediction, "id": identifier}
         if self.spec.task == "classification":
             answer["probabilities"] = probabilities
+        if level is not None:
+            answer["interval"] = self._interval(x, level)
         self.predicted += 1
         return answer
 
+    def _interval(self, x: Any, level: float) -> list[float] | None:
+        if isinstance(self.estimator, BNPClassifier):
+            raise ConfigurationError("intervals", "a classification has none: it has probabilities")
+        interval = self.estimator.predict_interval_one(x, level)
+        return None if interval is None else [*interval]  # as it is read from the log
+
     def _predict(self, request: Predict) -> events.Pending:
-        answer = self.predict(request.x, request.id)
+        answer = self.predict(request.x, request.id, request.interval)
         return events.Pending(request.x, answer, self.clock() + self.settings.label_ttl)
 
     def admit(

@@ -16,6 +16,8 @@ from service.pace import Pace
 from service.turns import Turns
 
 T = TypeVar("T")
+Asked: TypeAlias = tuple[Any, float | None]
+"""A sample, and the level of the interval that is asked for with its prediction, if any."""
 Look: TypeAlias = Callable[[Callable[[HostedModel], Any]], Any]
 """Returns what a function makes of the model as it is, or raises why nobody may see it now."""
 
@@ -73,13 +75,13 @@ class Reads:
             answer: T = await self._turns.run(partial(self._look, read))
             return answer
 
-    async def predict(self, x: Any) -> Answer:
-        """Return a prediction, made between two steps."""
+    async def predict(self, x: Any, level: float | None = None) -> Answer:
+        """Return a prediction, with an interval if a level is given, made between two steps."""
         self._require_open()
         with self._room.place():
-            return await self._predict(x)
+            return await self._predict((x, level))
 
-    async def queue(self, samples: Sequence[Any]) -> tuple[int, Outcomes]:
+    async def queue(self, samples: Sequence[Asked]) -> tuple[int, Outcomes]:
         """Queue many predictions at once, and wait until there is room for at least one.
 
         Returns
@@ -94,29 +96,30 @@ class Reads:
         self._room.take(count)
         return count, asyncio.create_task(self._predict_all(samples[:count]))
 
-    async def _predict_all(self, samples: Sequence[Any]) -> list[Outcome]:
+    async def _predict_all(self, samples: Sequence[Asked]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         try:
-            for i, x in enumerate(samples):
+            for i, asked in enumerate(samples):
                 if i % _SLICE == 0:
                     await asyncio.sleep(0)
                 try:
-                    outcomes.append(await self._predict(x))
+                    outcomes.append(await self._predict(asked))
                 except REFUSALS as error:
                     outcomes.append(error)
         finally:
             self._room.free(len(samples))
         return outcomes
 
-    async def _predict(self, x: Any) -> Answer:
+    async def _predict(self, asked: Asked) -> Answer:
         start = time.perf_counter()
-        read = partial(self._look, partial(self._timed, x))
+        read = partial(self._look, partial(self._timed, asked))
         answer: Answer = await self._turns.run(read, short=self._pace.short)
         self.durations.note(time.perf_counter() - start)
         return answer
 
-    def _timed(self, x: Any, model: HostedModel) -> Answer:
+    def _timed(self, asked: Asked, model: HostedModel) -> Answer:
+        x, level = asked
         start = time.perf_counter()
-        answer = model.predict(x)
+        answer = model.predict(x, level=level)
         self._pace.note(1, time.perf_counter() - start)
         return answer

@@ -129,6 +129,17 @@ class ModelSpec(_Body):
     )
     max_classes: MaxClasses | None = Field(default=None, description="A further class is refused.")
     drift: DriftSpec = DriftSpec()
+    intervals: Annotated[int, Field(ge=0, le=256), _WHOLE] | None = Field(
+        default=None,
+        description="Of a regression: samples of parameters behind predictive intervals; 32 is a good "
+        "number, and 0 or null gives none.",
+    )
+
+    @model_validator(mode="after")
+    def _of_its_task(self) -> ModelSpec:
+        if self.intervals is not None and self.task == "classification":
+            raise ValueError("intervals are of a regression")
+        return self
 
 
 class LearnBody(_Body):
@@ -167,6 +178,13 @@ class PredictBody(_Body):
     x: Features
     model: str | None = None
     id: Identifier | None = Field(default=None, description="Keeps the prediction for `POST /label`.")
+    interval: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Asks for an interval that is to hold the target this often; of a regression with "
+        "`intervals`.",
+    )
 
 
 class LearnAnswer(BaseModel):
@@ -215,6 +233,9 @@ class PredictAnswer(BaseModel):
     prediction: Target | None = Field(description="Null before the first label.")
     probabilities: dict[str, float] | None = Field(default=None, description="By class, as JSON writes it.")
     id: str | None
+    interval: tuple[float, float] | None = Field(
+        default=None, description="Low and high, if it was asked for; null before 20 errors were seen."
+    )
 
 
 class ModelSummary(BaseModel):

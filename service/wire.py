@@ -72,7 +72,9 @@ LEARN = Shape(
     ("x", "y"),
 )
 LABEL = Shape({"id": TEXT, "y": TARGET, "model": OPTIONAL_TEXT}, ("id", "y"))
-PREDICT = Shape({"x": FEATURES, "model": OPTIONAL_TEXT, "id": OPTIONAL_TEXT}, ("x",))
+PREDICT = Shape(
+    {"x": FEATURES, "model": OPTIONAL_TEXT, "id": OPTIONAL_TEXT, "interval": OPTIONAL_NUMBER}, ("x",)
+)
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:

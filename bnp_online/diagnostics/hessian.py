@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..errors import ConfigurationError
-from ..layers import ADAPTERS, LayerAdapter, Observation, damped, transform
+from ..layers import ADAPTERS, LayerAdapter, Observation, damped, transform_
 from ..preconditioner import BNP
 from .spectra import Array, Spectrum, dense_spectrum, lanczos_spectrum
 
@@ -173,7 +173,9 @@ class _Map:
     divisor: float
 
     def __call__(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return transform(weight, bias, self.mean, self.scale, self.divisor, self.adapter.groups)
+        weight, bias = weight.clone(), None if bias is None else bias.clone()
+        transform_(weight, bias, self.mean, self.scale, self.divisor, self.adapter.groups)
+        return weight, bias
 
 
 def _maps(

@@ -54,9 +54,24 @@ def learn_body(x: Any, y: Any, model: str, id: str | None, w: float) -> dict[str
     return body if w == 1.0 else {**body, "w": w}
 
 
-def predict_one(x: Any, *, model: str = DEFAULT_MODEL, id: str | None = None) -> Call[schemas.PredictAnswer]:
-    """Predict a sample; with an id the prediction is kept for `label`."""
-    body = {"x": x, "model": model} if id is None else {"x": x, "model": model, "id": id}
+def predict_one(
+    x: Any, *, model: str = DEFAULT_MODEL, id: str | None = None, interval: float | None = None
+) -> Call[schemas.PredictAnswer]:
+    """Predict a sample; with an id the prediction is kept for `label`.
+
+    Parameters
+    ----------
+    x : dict, or nested list or array
+        Features.
+    model : str
+        Name of the model.
+    id : str
+        Under which it waits for its label.
+    interval : float
+        Level in (0, 1) of the interval that the answer is to have, of a regression made with ``intervals``.
+    """
+    given = {"id": id, "interval": interval}
+    body = {"x": x, "model": model, **{name: value for name, value in given.items() if value is not None}}
     return Call(_post("/predict", body), reader(schemas.PredictAnswer))
 
 

@@ -156,3 +156,10 @@ class RemoteRegressor(_Remote, base.Regressor):
         """Return the prediction for a sample; None before the first target."""
         prediction = self.client.predict_one(x, model=self.name).prediction
         return None if prediction is None else float(prediction)
+
+    def predict_interval_one(self, x: Any, level: float = 0.9) -> tuple[float, float] | None:
+        """Return low and high of an interval that is to hold the target; None before 20 errors were seen.
+
+        The model must have been made with ``intervals``, as by ``spec={"intervals": 32}``.
+        """
+        return self.client.predict_one(x, model=self.name, interval=level).interval

@@ -26,37 +26,51 @@ class Asked(NamedTuple):
 
     x: Any
     id: str | None
+    interval: float | None
 
 
 @needs("predict", takes=(JSON, NDJSON))
 async def predict(scope: Scope, receive: Receive, send: Send) -> None:
     """Predict a sample; with an `id` the prediction is kept for its label.
 
-    The same `id` with the same `x` again answers the prediction that is kept, not a new one. As
-    `application/x-ndjson` it takes a sample a line and answers a line for each; see `POST /learn`.
+    The same `id` with the same `x` again answers the prediction that is kept, not a new one. With an
+    `interval`, such as 0.9, a regression that was made with `intervals` answers where the target should be.
+    As `application/x-ndjson` it takes a sample a line and answers a line for each; see `POST /learn`.
     """
     catalog = catalog_of(scope)
     settings = catalog.settings
 
     def take(raw: bytes) -> tuple[Learner, Asked]:
         body = read_fields(raw, PREDICT, settings)
-        return catalog.get(body.get("model")), Asked(body["x"], body.get("id"))
+        return catalog.get(body.get("model")), Asked(body["x"], body.get("id"), _level(body))
 
     if is_ndjson(scope):
         await LineStream(scope, receive, send, settings, take, _queue).run()
     else:
-        learner, (x, identifier) = take(await read_body(scope, receive, settings.max_body_bytes))
+        learner, (x, identifier, level) = take(await read_body(scope, receive, settings.max_body_bytes))
         await respond(
             send,
-            await (learner.reads.predict(x) if identifier is None else learner.learn(Predict(x, identifier))),
+            await (
+                learner.reads.predict(x, level)
+                if identifier is None
+                else learner.learn(Predict(x, identifier, level))
+            ),
         )
+
+
+def _level(body: dict[str, Any]) -> float | None:
+    """Return the level of the interval that a body asks for."""
+    level: float | None = body.get("interval")
+    if level is not None and not 0.0 < level < 1.0:
+        raise library.SampleError("invalid_level", "interval", f"{level!r:.40} is not between 0 and 1")
+    return level
 
 
 async def _queue(learner: Learner, asked: Sequence[Asked]) -> tuple[int, Outcomes]:
     """Queue the first ones that are of one kind: what is kept for its label is logged, the rest is not."""
-    kept, xs = asked[0].id is not None, []
+    kept, xs = asked[0].id is not None, list[Any]()
     for one in itertools.takewhile(lambda one: (one.id is not None) == kept, asked):
-        xs.append(Predict(one.x, one.id) if one.id is not None else one.x)
+        xs.append((one.x, one.interval) if one.id is None else Predict(one.x, one.id, one.interval))
     return await (learner.queue_samples(xs) if kept else learner.reads.queue(xs))
 
 
@@ -82,6 +96,7 @@ ROUTES = [
                 errors.InvalidIdError,
                 errors.TooManyFeaturesError,
                 library.SampleError,
+                library.ConfigurationError,
                 library.NonFiniteStateError,
                 errors.QueueFullError,
                 errors.ModelFailedError,

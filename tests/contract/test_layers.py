@@ -13,9 +13,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bnp_online.layers import ADAPTERS, StepScale
+from bnp_online.layers import ADAPTERS, StepScale, transform_
 from bnp_online.preconditioner import BNP
-from tests.reference import Array, Reference, array, gradients, input_matrices, relative_error
+from tests.reference import (
+    Array,
+    Reference,
+    array,
+    gradients,
+    input_matrices,
+    preconditioner,
+    relative_error,
+)
 
 # An even kernel with padding="same" makes torch pad a copy, and say so.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
@@ -172,3 +180,32 @@ def test_the_reference_describes_the_layer(kind: type[nn.Module], data: st.DataO
         expected = expected + array(layer.get_parameter("bias"))
     out = np.moveaxis(array(layer(x)), case.channel_dim, -1).reshape(expected.shape)
     np.testing.assert_allclose(out, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", CASES, ids=lambda kind: kind.__name__)
+@settings(max_examples=60)
+@given(data=st.data())
+def test_intrinsic_coordinates_are_multiplied_by_p(kind: type[nn.Module], data: st.DataObject) -> None:
+    layer = data.draw(CASES[kind]).layer.double()
+    adapter = ADAPTERS[kind](layer)
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    mean, scale = rng.normal(0.0, 10.0, adapter.channels), np.exp(rng.normal(0.0, 2.0, adapter.channels))
+    q2 = 1.0 + 9.0 * rng.random()
+    centred = adapter.bias is not None
+    z = [torch.tensor(rng.standard_normal(p.shape)) for p in layer.parameters()]
+    extended = array(z[0]).reshape(len(z[0]), -1)
+    if centred:
+        extended = np.column_stack([array(z[1]), extended])
+    kernel, groups = adapter.kernel_size, adapter.groups
+    expected = np.concatenate(
+        [
+            rows @ preconditioner(m.repeat(kernel), s.repeat(kernel), centred=centred).T / np.sqrt(q2)
+            for rows, m, s in zip(*(np.split(a, groups) for a in (extended, mean, scale)), strict=True)
+        ]
+    )
+    weight, bias = z[0], z[1] if centred else None
+    transform_(weight, bias, torch.tensor(mean), torch.tensor(scale), q2, groups)
+    got = array(weight).reshape(len(weight), -1)
+    if bias is not None:
+        got = np.column_stack([array(bias), got])
+    assert relative_error([got], [expected]) <= 1e-12

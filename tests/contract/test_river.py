@@ -12,6 +12,7 @@ from bnp_online import BNPClassifier, BNPRegressor
 ESTIMATORS = {
     "classifier": BNPClassifier(),
     "classifier, linear": BNPClassifier(hidden=(), step_scale="paper", activation="tanh"),
+    "regressor, intervals": BNPRegressor(hidden=(20,), lr=0.1, intervals=8),
     "classifier, gelu": BNPClassifier(hidden=(20,), activation="gelu", lr=0.1),
     "regressor": BNPRegressor(),
     "regressor, linear": BNPRegressor(hidden=(), step_scale="paper", activation="tanh"),

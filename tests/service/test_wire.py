@@ -37,7 +37,9 @@ scalars = (
     | st.just("i" * 129)
 )
 bodies = st.dictionaries(
-    st.sampled_from(["x", "y", "w", "id", "model", "z", "features", "ground_truth", "identifier", "label"]),
+    st.sampled_from(
+        ["x", "y", "w", "id", "model", "interval", "z", "features", "ground_truth", "identifier", "label"]
+    ),
     scalars | st.dictionaries(st.text(max_size=2), scalars, max_size=2) | st.lists(scalars, max_size=2),
 )
 
@@ -61,9 +63,11 @@ def taken_by_pydantic(body: Any, model: type[BaseModel]) -> bool:
 @pytest.mark.parametrize(("shape", "model"), PAIRS)
 @given(body=bodies)
 def test_by_hand_as_documented(shape: Shape, model: type[BaseModel], body: dict[str, Any]) -> None:
-    # What is inside w is for the library to judge, and has its own code.
+    # What is inside w and interval is judged later, and has its own code.
     if isinstance(body.get("w"), int | float):
         body["w"] = abs(body["w"])
+    if type(body.get("interval")) in (int, float):
+        body["interval"] = 0.5
     assert taken_by_hand(body, shape) == taken_by_pydantic(body, model)
 
 

@@ -14,6 +14,7 @@ PACKAGE = Path(bnp_online.__file__).parent
 def test_the_public_names_are_these() -> None:
     assert bnp_online.__all__ == [
         "BNP",
+        "SGLD",
         "BNPClassifier",
         "BNPError",
         "BNPRegressor",
@@ -41,9 +42,9 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def test_river_is_imported_by_two_files() -> None:
+def test_river_is_imported_by_three_files() -> None:
     users = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if "river" in imported(path)}
-    assert users == {"estimators.py", "evaluate.py"}
+    assert users == {"bandit.py", "estimators.py", "evaluate.py"}
 
 
 #: A branch of the picture: what stands before it, the class, and the base that it has beside its parent.
