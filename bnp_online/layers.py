@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
 from .errors import ConfigurationError
-from .moments import pool
+from .moments import mean_and_variance, pool
 
 StepScale = Literal["paper", "norm", "none"]
 
@@ -62,12 +62,6 @@ class Observation:
         )
         positions, rows = self.positions + other.positions, self.rows + other.rows
         return Observation(samples, positions, rows, mean, var, patch_mean, patch_var)
-
-
-def _moments(x: Tensor, dims: list[int]) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of `x` over some of its dimensions."""
-    var, mean = torch.var_mean(x, dim=dims, correction=0)
-    return mean, var
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -142,7 +136,7 @@ class LinearAdapter(LayerAdapter):
         if rows.numel() == 0:  # no features yet: torch warns of a variance of nothing
             mean = var = rows[0]
         else:
-            mean, var = _moments(rows, [0])
+            mean, var = mean_and_variance(rows, [0])
         return Observation(count, count, count, mean, var, mean, var)
 
 
@@ -163,7 +157,7 @@ class ConvAdapter(LayerAdapter):
         if x.numel() == 0:
             return None
         dims = [0, *range(2, x.dim())]
-        mean, var = _moments(x, dims)
+        mean, var = mean_and_variance(x, dims)
         samples, positions = x.shape[0], x.numel() // x.shape[1]
         if not patches:
             return Observation(samples, positions, samples, mean, var, mean, var)
