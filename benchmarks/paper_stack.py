@@ -1,10 +1,10 @@
 """Copies of a perceptron, stacked and trained together: all learning rates and seeds of a setting in one run.
 
-A layer's step is ``W ← W − lr · δᵀU``, with δ the gradient at its outputs for each sample, and U its inputs; for
-BNP, U is the inputs centred and scaled, ``U = (H − e μᵀ) diag(1/σ̃²)``, divided by q²: which is the transform of
-`bnp_online.layers.precondition_`, applied to the factors of the gradient in place of their product. So no gradient
-of a weight is ever stored, and a copy learns as it would by itself; ``tests/unit/test_benchmark_paper.py`` shows that
-it equals the plain loop with `bnp_online.BNP` and ``torch.optim.SGD``.
+A layer's step is ``W ← W − lr · δᵀU``, with δ the gradient at its outputs for each sample, and U its inputs;
+for BNP, U is the inputs centred and scaled, ``U = (H − e μᵀ) diag(1/σ̃²)``, divided by q²: which is the
+transform of `bnp_online.layers.precondition_`, applied to the factors of the gradient in place of their
+product. So no gradient of a weight is ever stored, and a copy learns as it would by itself: a test shows that it
+equals the plain loop with `bnp_online.BNP` and ``torch.optim.SGD``.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Stack:
     Parameters
     ----------
     networks : sequence of nn.Sequential
-        Of ``nn.Linear``, ``nn.LayerNorm``, ``nn.BatchNorm1d`` and layers without parameters; all alike. Their weights
-        are where the copies start.
+        Of ``nn.Linear``, ``nn.LayerNorm``, ``nn.BatchNorm1d`` and layers without parameters; all alike. Their
+        weights are where the copies start.
     rates : sequence of float
         Learning rate of each.
     bnp : bool
@@ -87,7 +87,7 @@ class Stack:
         bias.sub_((delta * (1.0 - columns @ mean.mT)).sum(1))
 
     def _run(self, x: Tensor, dense: dict[str, tuple[Tensor, Tensor]] | None = None) -> Tensor:
-        """Return the outputs (K, N, m); a training run notes the inputs and outputs of linear layers in `dense`."""
+        """Return the outputs (K, N, m); in training, note what enters and leaves linear layers in `dense`."""
         for name, layer in self._layers.items():
             if isinstance(layer, nn.Linear):
                 inputs, weight, bias = x, self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]

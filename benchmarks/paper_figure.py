@@ -1,0 +1,97 @@
+"""The figures of the paper's experiments: curves of each method, with the band of its seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from .paper_claims import Curves
+
+_INK, _QUIET = "#0f172a", "#64748b"
+#: Ours warm, the others cool; those on top of a normalization layer dashed.
+_STYLES = {
+    "SGD": ("#64748b", "-"),
+    "BN": ("#1d4ed8", "-"),
+    "LayerNorm": ("#0f766e", "-"),
+    "GroupNorm": ("#0f766e", "-"),
+    "BNP": ("#c2410c", "-"),
+    "LayerNorm + BNP": ("#d97706", "--"),
+    "GroupNorm + BNP": ("#d97706", "--"),
+}
+
+
+def draw(panels: Mapping[int, Mapping[str, Mapping[str, Curves]]], path: Path) -> None:
+    """Draw training losses (left) and test accuracies (right): a row a setting, a column a mini-batch.
+
+    Parameters
+    ----------
+    panels : dict
+        Curves by size of the mini-batch, setting and method.
+    path : path
+        Of a PNG or SVG file.
+    """
+    mpl.use("Agg")
+    settings = list(dict.fromkeys(name for of in panels.values() for name in of))
+    with plt.rc_context({"font.size": 8.5, "axes.edgecolor": _QUIET}):
+        size = (2.15 * 2 * len(panels) + 0.8, 1.95 * len(settings) + 0.9)
+        figure, grid = plt.subplots(
+            len(settings), 2 * len(panels), figsize=size, layout="constrained", squeeze=False
+        )
+        for row, setting in zip(grid, settings, strict=True):
+            for i, (batch, of) in enumerate(panels.items()):
+                _draw_loss(row[i], of.get(setting, {}))
+                _draw_accuracy(row[len(panels) + i], of.get(setting, {}))
+                if row is grid[0]:
+                    row[i].set_title(f"training loss, mini-batch {batch}", fontsize=9, color=_INK)
+                    row[len(panels) + i].set_title(
+                        f"test accuracy %, mini-batch {batch}", fontsize=9, color=_INK
+                    )
+                if row is grid[-1]:
+                    row[i].set_xlabel("epochs")
+                    row[len(panels) + i].set_xlabel("epochs")
+            row[0].set_ylabel(setting, fontsize=9, color=_INK)
+        lines = {line.get_label(): line for ax in grid.flat for line in ax.get_lines()}
+        figure.legend(
+            lines.values(), lines.keys(), loc="outside upper center", ncols=len(lines), frameon=False
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130, facecolor="white")
+        plt.close(figure)
+
+
+def _draw_loss(ax: Axes, of: Mapping[str, Curves]) -> None:
+    for method, curves in of.items():
+        if curves.rate is not None:
+            _band(ax, method, curves.epochs[1:], curves.mean_loss[1:], [seed[1:] for seed in curves.loss])
+    ax.set_yscale("log")
+    _quiet(ax)
+
+
+def _draw_accuracy(ax: Axes, of: Mapping[str, Curves]) -> None:
+    lowest = []
+    for method, curves in of.items():
+        if curves.rate is not None:
+            seeds = [[100.0 * value for value in seed] for seed in curves.accuracy]
+            _band(ax, method, curves.epochs, [100.0 * value for value in curves.mean_accuracy], seeds)
+            lowest.append(100.0 * curves.mean_accuracy[len(curves.epochs) // 3])
+    top = max((100.0 * max(curves.mean_accuracy) for curves in of.values()), default=100.0)
+    if lowest:  # the start, at chance, would leave no room for what is to be compared
+        ax.set_ylim(max(0.0, min(lowest) - 2.0), top + 1.0)
+    _quiet(ax)
+
+
+def _band(ax: Axes, method: str, epochs: list[float], mean: list[float], seeds: list[list[float]]) -> None:
+    colour, style = _STYLES[method]
+    ax.plot(epochs, mean, style, color=colour, linewidth=1.4, label=method)
+    low, high = ([pick(of) for of in zip(*seeds, strict=True)] for pick in (min, max))
+    ax.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _quiet(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=7.5, colors=_INK, which="both")
+    ax.grid(color="#e2e8f0", linewidth=0.6)
