@@ -51,7 +51,7 @@ def load_images(name: str, data_dir: Path, samples: int | None = None, test: int
         Which.
     data_dir : path
         With ``mnist.npz`` or ``fashion_mnist.npz``, as `benchmarks.quality` takes them; for CIFAR-10 the
-        folder ``cifar-10-batches-bin``, or ``cifar10_4000.npz``, of which the first 3,000 images are for training.
+        folder ``cifar-10-batches-bin``, or ``cifar10_4000.npz``: of that, the first 3,000 to train.
     samples, test : int, optional
         How many to keep, at most, for training and for testing.
 

@@ -66,7 +66,7 @@ class Effort:
 
 EFFORTS = {
     "quick": Effort(60, 20, {60: 2, 6: 1, 1: 1}, seeds=2, points=2),
-    "reduced": Effort(10_000, 5_000, {60: 10, 6: 4, 1: 2}, seeds=3, points=8),
+    "reduced": Effort(6_000, 2_000, {60: 8, 6: 3, 1: 1}, seeds=3, points=6),
     "full": Effort(60_000, 10_000, {60: 20, 6: 10, 1: 3}, seeds=3, points=20),
 }
 

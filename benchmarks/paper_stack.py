@@ -3,7 +3,7 @@
 A layer's step is ``W ← W − lr · δᵀU``, with δ the gradient at its outputs for each sample, and U its inputs;
 for BNP, U is the inputs centred and scaled, ``U = (H − e μᵀ) diag(1/σ̃²)``, divided by q²: which is the
 transform of `bnp_online.layers.precondition_`, applied to the factors of the gradient in place of their
-product. So no gradient of a weight is ever stored, and a copy learns as it would by itself: a test shows that it
+product. So no gradient of a weight is ever stored. A copy learns as it would by itself: a test shows that it
 equals the plain loop with `bnp_online.BNP` and ``torch.optim.SGD``.
 """
 
