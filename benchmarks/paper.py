@@ -14,8 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from . import paper_figure, paper_mlp, report
-from .paper_claims import Claim, claims_table, final_table
+from . import paper_conv, paper_cost, paper_mlp, report
 from .paper_results import read
 from .report import Table
 
@@ -31,64 +30,76 @@ class Experiment:
     ----------
     about : str
         For ``--help``.
+    add_arguments : callable
+        Adds its options.
     run : callable
         Runs what is missing and returns the content of the JSON.
     tables : callable
-        Returns what there is to show of it.
+        Returns what there is to show of it, the verdicts first.
     draw : callable
         Draws it to a file.
-    arguments : callable
-        Adds the options of its own.
     """
 
     about: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace, Tick], dict[str, Any]]
     tables: Callable[[dict[str, Any]], list[Table]]
     draw: Callable[[dict[str, Any], Path], None]
-    arguments: Callable[[argparse.ArgumentParser], None]
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data-dir", type=Path, metavar="DIR", help="with the files that docs/paper.md names"
+        "--data-dir", type=Path, required=True, metavar="DIR", help="docs/paper.md says of what"
     )
-    parser.add_argument("--size", choices=paper_mlp.EFFORTS, default="reduced", help="quick: does it run?")
+    parser.add_argument(
+        "--size", choices=("quick", "reduced", "full"), default="reduced", help="quick: does it run?"
+    )
 
 
-def _data_dir(arguments: argparse.Namespace) -> Path:
-    if arguments.data_dir is None:
-        raise SystemExit("--data-dir is needed: docs/paper.md says what is in it")
-    folder: Path = arguments.data_dir
-    return folder
+def _add_conv(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument("--device", default="cpu", help="of torch, such as cuda; the full size is for a GPU")
 
 
-def _run_mlp(arguments: argparse.Namespace, tick: Tick) -> dict[str, Any]:
-    return paper_mlp.run(arguments.size, _data_dir(arguments), arguments.out, tick)
+def _add_cost(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--repeats", type=int, default=31, help="of which the median is taken")
+    parser.add_argument("--seconds", type=float, default=0.05, help="each of them takes, about")
 
 
-def _mlp_tables(content: dict[str, Any]) -> list[Table]:
-    finals = [
-        final_table(
-            f"Mini-batch {batch}: training loss, test accuracy and (rate)", paper_mlp.curves(content, batch)
-        )
-        for batch in paper_mlp.BATCHES
-    ]
-    return [_verdicts(paper_mlp.claims(content)), *finals]
+def _run_mlp(given: argparse.Namespace, tick: Tick) -> dict[str, Any]:
+    return paper_mlp.run(given.size, given.data_dir, given.out, tick)
 
 
-def _verdicts(claims: list[Claim]) -> Table:
-    return claims_table(claims)
+def _run_conv(given: argparse.Namespace, tick: Tick) -> dict[str, Any]:
+    return paper_conv.run(given.size, given.device, given.data_dir, given.out, tick)
 
 
+def _run_cost(given: argparse.Namespace, tick: Tick) -> dict[str, Any]:
+    return paper_cost.run(given.out, given.repeats, given.seconds, tick)
+
+
+#: To add an experiment, add an entry, and its marks to docs/paper.md.
 EXPERIMENTS = {
     "mlp": Experiment(
         "three hidden layers of 100 on MNIST and Fashion-MNIST",
-        _run_mlp,
-        _mlp_tables,
-        lambda content, path: paper_figure.draw(
-            {batch: paper_mlp.curves(content, batch) for batch in paper_mlp.BATCHES}, path
-        ),
         _add_data,
+        _run_mlp,
+        paper_mlp.tables,
+        paper_mlp.draw,
+    ),
+    "conv": Experiment(
+        "a small CNN on Fashion-MNIST and ResNet-18 on CIFAR-10",
+        _add_conv,
+        _run_conv,
+        paper_conv.tables,
+        paper_conv.draw,
+    ),
+    "cost": Experiment(
+        "time and memory of a step",
+        _add_cost,
+        _run_cost,
+        paper_cost.tables,
+        paper_cost.draw,
     ),
 }
 
@@ -103,12 +114,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="experiment", required=True)
     for name, experiment in EXPERIMENTS.items():
         command = commands.add_parser(name, help=experiment.about, description=experiment.about)
-        experiment.arguments(command)
+        experiment.add_arguments(command)
         out = report.ROOT / "build" / "benchmarks" / f"paper_{name}.json"
         command.add_argument("--out", type=Path, default=out, help="the JSON; what is in it stands")
+    show = commands.add_parser("show", help="show, draw and put on a page what was measured before")
+    show.add_argument("shown", choices=EXPERIMENTS)
+    show.add_argument("out", type=Path, metavar="JSON")
+    for command in commands.choices.values():
         command.add_argument("--figure", type=Path, help="where the figure goes; without it, beside the JSON")
         command.add_argument("--markdown", type=Path, help="a page whose marked block takes the tables")
-        command.add_argument("--read", type=Path, help="show an earlier result; nothing is run")
     return parser
 
 
@@ -127,15 +141,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the program."""
     arguments = _parser().parse_args(argv)
     console = Console()
-    experiment = EXPERIMENTS[arguments.experiment]
-    content = _measure(experiment, arguments, console) if arguments.read is None else read(arguments.read)
+    name = arguments.shown if arguments.experiment == "show" else arguments.experiment
+    experiment = EXPERIMENTS[name]
+    if arguments.experiment == "show":
+        content = read(arguments.out)
+    else:
+        content = _measure(experiment, arguments, console)
     for table in experiment.tables(content):
         table.show(console)
-    figure = arguments.figure or (arguments.read or arguments.out).with_suffix(".png")
+    figure = arguments.figure or arguments.out.with_suffix(".png")
     experiment.draw(content, figure)
     if arguments.markdown is not None:
-        block = markdown(arguments.experiment, content)
-        report.put_between_marks(arguments.markdown, f"paper-{arguments.experiment}", block)
+        report.put_between_marks(arguments.markdown, f"paper-{name}", markdown(name, content))
     console.print(f"Figure: {figure}")
 
 

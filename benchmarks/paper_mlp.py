@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .paper_claims import Claim, Curves, at_most, best_rate, faster, much_faster
+from . import paper_figure
+from .paper_claims import Claim, Curves, at_most, best_rate, claims_table, faster, final_table, much_faster
 from .paper_data import Images, load_images
 from .paper_results import Results, rounded
 from .paper_stack import Stack
+from .report import Table
 from .runs import one_thread
 
 DATA = ("MNIST", "Fashion-MNIST")
@@ -168,9 +170,9 @@ def run(size: str, data_dir: Path, out: Path, tick: Callable[[str, float], None]
     images = {name: load_images(name, data_dir, effort.samples, effort.scored) for name in DATA}
     sources = {name: of.source for name, of in images.items()}
     results = Results(out, "paper, perceptron", {"size": size, "effort": asdict(effort), "data": sources})
-    settings = itertools.product(BATCHES, DATA, ACTIVATIONS, METHODS)
-    cells = [s for s in settings if s[0] > 1 or s[3] != "BN"]
-    for i, (batch, data, activation, method) in enumerate(cells):
+    settings = itertools.product(DATA, BATCHES, ACTIVATIONS, METHODS)
+    cells = [s for s in settings if s[1] > 1 or s[3] != "BN"]  # a mini-batch of one has no variance
+    for i, (data, batch, activation, method) in enumerate(cells):
         name = cell_name(data, activation, batch, method)
 
         def tell(share: float, name: str = name, before: int = i) -> None:
@@ -217,3 +219,15 @@ def claims(content: dict[str, Any]) -> list[Claim]:
             for batch, of in by_batch.items()
         ),
     ]
+
+
+def tables(content: dict[str, Any]) -> list[Table]:
+    """Return the verdicts, and where each method ended."""
+    title = "Mini-batch {}: training loss, test accuracy, and in parentheses the rate"
+    finals = [final_table(title.format(batch), curves(content, batch)) for batch in BATCHES]
+    return [claims_table(claims(content)), *finals]
+
+
+def draw(content: dict[str, Any], path: Path) -> None:
+    """Draw all curves to a file."""
+    paper_figure.draw({batch: curves(content, batch) for batch in BATCHES}, path)

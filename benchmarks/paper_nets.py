@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 #: Makes a normalization layer for so many channels; None for none.
 Norm = Callable[[int], nn.Module] | None
-#: Channels that GroupNorm normalizes together, at least: in groups of fewer, a small network is left with nothing.
+#: Groups of GroupNorm, at most, and channels in each, at least.
 _GROUPS, _LEAST = 8, 2
 
 

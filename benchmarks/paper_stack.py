@@ -112,7 +112,7 @@ class Stack:
         """Normalize by the mini-batch of each copy; afterwards by the running averages, as torch does."""
         mean, var = self.tensors[f"{name}.running_mean"], self.tensors[f"{name}.running_var"]
         if not training:
-            return (x - mean[:, None]) * (var[:, None] + layer.eps).rsqrt()
+            return (x - mean[:, None]).mul((var[:, None] + layer.eps).rsqrt())
         seen_mean = x.mean(1, keepdim=True)
         centred = x - seen_mean
         seen_var = centred.square().mean(1, keepdim=True)
@@ -127,7 +127,7 @@ class Stack:
         """Return each copy's mean cross-entropy and accuracy on samples, x (N, n) and y (N,)."""
         count = len(self._rates)
         loss, right = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
-        for rows, labels in zip(x.split(_CHUNK), y.split(_CHUNK), strict=True):
+        for rows, labels in zip(torch.split(x, _CHUNK), torch.split(y, _CHUNK), strict=True):
             out = self._run(rows.expand(count, -1, -1))
             by_class = out.flatten(0, 1)
             losses = F.cross_entropy(by_class, labels.repeat(count), reduction="none")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -86,15 +86,12 @@ class LayerAdapter(ABC):
     @property
     def weight(self) -> nn.Parameter:
         """Weight of the layer, of shape (outputs, inputs / groups, *kernel)."""
-        weight = self.module.weight
-        assert isinstance(weight, nn.Parameter)  # noqa: S101 (BNP takes only layers that have one)
-        return weight
+        return cast(nn.Parameter, self.module.weight)  # BNP takes only layers that have one
 
     @property
     def bias(self) -> nn.Parameter | None:
         """Bias of the layer, of shape (outputs,)."""
-        bias = self.module.bias
-        return bias if isinstance(bias, nn.Parameter) else None
+        return cast("nn.Parameter | None", self.module.bias)
 
     @property
     def channels(self) -> int:
@@ -221,7 +218,7 @@ def damped(scale: Tensor, eps_rel: float, eps_abs: float) -> Tensor:
     """Return ``σ̃² = σ² + ε_rel · max(σ²) + ε_abs`` for variances (or second moments) of shape (n,)."""
     if scale.numel() == 0:
         return scale.clone()
-    return scale + (eps_rel * scale.max() + eps_abs)
+    return torch.add(scale, scale.max(), alpha=eps_rel).add_(eps_abs)
 
 
 def step_divisor(

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from .errors import ConfigurationError, StateError
 
+#: How many numbers `mean_and_variance` centres at a time.
+_PART = 2**16
+
 
 def pool(*parts: tuple[float, Tensor, Tensor]) -> tuple[float, Tensor, Tensor]:
     """Put sets of vectors together, by the parallel formula of Chan et al.
@@ -39,11 +42,27 @@ def pool(*parts: tuple[float, Tensor, Tensor]) -> tuple[float, Tensor, Tensor]:
 def mean_and_variance(x: Tensor, dims: list[int]) -> tuple[Tensor, Tensor]:
     """Return the mean and the biased variance over all dimensions but one, as vectors.
 
-    In two passes, which is as exact as ``torch.var_mean`` and three to twenty times as fast on a CPU: that one
-    takes its numbers one by one where the last dimension is not among `dims` alone.
+    On a CPU ``torch.var_mean`` takes numbers one by one unless it goes over the last dimension alone. Two
+    passes are as exact and three to twenty times as fast; the second goes over a part of the samples at a
+    time, which stays in the cache and needs little memory.
+
+    Parameters
+    ----------
+    x : Tensor of shape (N, …)
+        Samples, not empty.
+    dims : list of int
+        The dimensions to average over, the first one among them.
     """
+    if not x.is_cpu:
+        var, mean = torch.var_mean(x, dim=dims, correction=0)
+        return mean, var
     mean = x.mean(dims, keepdim=True)
-    return mean.flatten(), (x - mean).square_().mean(dims)
+    count = x.numel() // mean.numel()
+    parts = torch.split(x, max(1, _PART * len(x) // x.numel()))
+    squares = (parts[0] - mean).square_().sum(dims)
+    for part in parts[1:]:
+        squares += (part - mean).square_().sum(dims)
+    return mean.flatten(), squares.div_(count)
 
 
 class RunningMoments:
@@ -162,9 +181,8 @@ class RunningMoments:
         if before > 0.0:
             self.prior_weight *= old * self.weight / before
         difference = mean - self.mean
-        self.var = self.var.mul(old).addcmul_(difference, difference, value=old * new)
-        if var is not None:
-            self.var.add_(var, alpha=new)
+        spread = self.var.mul(old) if var is None else torch.lerp(self.var, var, new)
+        self.var = spread.addcmul_(difference, difference, value=old * new)
         self.mean = torch.add(self.mean, difference, alpha=new)
 
     def merge(self, other: RunningMoments) -> None:
