@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import statistics
 import time
@@ -55,6 +56,7 @@ def side(name: str, batch: int, sizes: Sequence[int] = SIZES) -> Callable[[], No
 
 def allocations(run: Callable[[], object]) -> list[int]:
     """Return the bytes of each allocation on the CPU (negative: of memory given back), in order."""
+    gc.collect()  # lest it frees what was there before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run()
     results = recorded.profiler.kineto_results if recorded.profiler is not None else None

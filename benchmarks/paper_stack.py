@@ -40,7 +40,9 @@ class Stack:
 
     def __init__(self, networks: Sequence[nn.Sequential], rates: Sequence[float], *, bnp: bool) -> None:
         parameters, buffers = stack_module_state(list(networks))
-        self.tensors = {name: tensor.detach().clone() for name, tensor in (parameters | buffers).items()}
+        self.tensors: dict[str, Tensor] = {
+            name: tensor.detach().clone() for name, tensor in (parameters | buffers).items()
+        }
         self._layers = dict(networks[0].named_children())
         self._rates = torch.tensor(rates, dtype=torch.float64).to(self.tensors["0.weight"])[:, None, None]
         self._moments: dict[str, RunningMoments] = {}
