@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run serve test lint types imports tests audit format bench-quality bench-speed bench-http torture fuzz test-docker wheels clean
+.PHONY: help venv run serve test lint types imports tests audit format bench-quality bench-speed bench-http bench-paper torture fuzz test-docker wheels clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,11 @@ bench-speed: venv ## Speed, memory and start of the compiled engine (docs/benchm
 
 bench-http: venv ## The server against endpoints that do nothing; needs wrk (docs/benchmarks.md)
 	$(BIN)/python -m benchmarks.http
+
+bench-paper: venv ## The claims of the paper, reduced; needs DATA_DIR=… (docs/paper.md)
+	$(BIN)/python -m benchmarks.paper mlp $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
+	$(BIN)/python -m benchmarks.paper conv $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
+	$(BIN)/python -m benchmarks.paper cost
 
 test-docker: venv ## Build the image and test it with a real Docker engine
 	docker/test.sh

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
@@ -33,19 +34,22 @@ def _run(*arguments: str | Path) -> str:
     return " ".join(done.stdout.split())  # without the line breaks of a narrow terminal
 
 
+def _bright(rng: np.random.Generator, count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Images that a network can learn: bright where their class says."""
+    labels = rng.integers(10, size=count).astype(np.uint8)
+    pixels = rng.integers(100, size=(count, 28, 28)).astype(np.uint8)
+    pixels[np.arange(count), 2 * labels] += 150
+    return pixels, labels
+
+
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write images that a network can learn: bright where their class says."""
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     for name in ("mnist.npz", "fashion_mnist.npz"):
-        arrays: dict[str, np.ndarray] = {}
-        for part, count in (("train", 160), ("test", 24)):
-            labels = rng.integers(10, size=count).astype(np.uint8)
-            pixels = rng.integers(100, size=(count, 28, 28)).astype(np.uint8)
-            pixels[np.arange(count), 2 * labels] += 150
-            arrays |= {f"x_{part}": pixels, f"y_{part}": labels}
-        np.savez(folder / name, **arrays)
+        x, y = _bright(rng, 160)
+        test_x, test_y = _bright(rng, 24)
+        np.savez(folder / name, x_train=x, y_train=y, x_test=test_x, y_test=test_y)
     binary = folder / "cifar-10-batches-bin"
     binary.mkdir()
     for file in (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"):
@@ -62,7 +66,8 @@ def _plainly(network: nn.Sequential, rate: float, bnp: bool, x: Tensor, y: Tenso
     optimizer = torch.optim.SGD(network.parameters(), lr=rate)
     for rows, labels in zip(x, y, strict=True):
         optimizer.zero_grad()
-        F.cross_entropy(network(rows), labels).backward()
+        loss: Any = F.cross_entropy(network(rows), labels)  # torch leaves `backward` untyped
+        loss.backward()
         if pre is not None:
             pre.step()
         optimizer.step()
