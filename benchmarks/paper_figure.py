@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from .paper_claims import Curves
 
@@ -25,7 +26,7 @@ _STYLES = {
 
 
 def draw(panels: Mapping[int, Mapping[str, Mapping[str, Curves]]], path: Path) -> None:
-    """Draw training losses (left) and test accuracies (right): a row a setting, a column a mini-batch.
+    """Draw a column for each mini-batch, and for each setting a row of training losses and one of accuracies.
 
     Parameters
     ----------
@@ -37,29 +38,26 @@ def draw(panels: Mapping[int, Mapping[str, Mapping[str, Curves]]], path: Path) -
     mpl.use("Agg")
     settings = list(dict.fromkeys(name for of in panels.values() for name in of))
     with plt.rc_context({"font.size": 8.5, "axes.edgecolor": _QUIET}):
-        size = (2.15 * 2 * len(panels) + 0.8, 1.95 * len(settings) + 0.9)
+        size = (3.0 * len(panels) + 0.4, 3.3 * len(settings) + 0.7)
         figure, grid = plt.subplots(
-            len(settings), 2 * len(panels), figsize=size, layout="constrained", squeeze=False
+            2 * len(settings), len(panels), figsize=size, layout="constrained", squeeze=False
         )
-        for row, setting in zip(grid, settings, strict=True):
-            for i, (batch, of) in enumerate(panels.items()):
-                _draw_loss(row[i], of.get(setting, {}))
-                _draw_accuracy(row[len(panels) + i], of.get(setting, {}))
-                if row is grid[0]:
-                    row[i].set_title(f"training loss, mini-batch {batch}", fontsize=9, color=_INK)
-                    row[len(panels) + i].set_title(
-                        f"test accuracy %, mini-batch {batch}", fontsize=9, color=_INK
-                    )
-                if row is grid[-1]:
-                    row[i].set_xlabel("epochs")
-                    row[len(panels) + i].set_xlabel("epochs")
-            row[0].set_ylabel(setting, fontsize=9, color=_INK)
+        for i, setting in enumerate(settings):
+            losses, accuracies = grid[2 * i], grid[2 * i + 1]
+            for loss, accuracy, of in zip(losses, accuracies, panels.values(), strict=True):
+                _draw_loss(loss, of.get(setting, {}))
+                _draw_accuracy(accuracy, of.get(setting, {}))
+            losses[0].set_ylabel(f"{setting}\ntraining loss", color=_INK)
+            accuracies[0].set_ylabel(f"{setting}\ntest accuracy, %", color=_INK)
+        for top, bottom, batch in zip(grid[0], grid[-1], panels, strict=True):
+            top.set_title(f"mini-batch {batch}", fontsize=9.5, color=_INK)
+            bottom.set_xlabel("epochs")
         lines = {line.get_label(): line for ax in grid.flat for line in ax.get_lines()}
         figure.legend(
             lines.values(), lines.keys(), loc="outside upper center", ncols=len(lines), frameon=False
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130, facecolor="white")
+        figure.savefig(path, dpi=110, facecolor="white")
         plt.close(figure)
 
 
@@ -68,6 +66,9 @@ def _draw_loss(ax: Axes, of: Mapping[str, Curves]) -> None:
         if curves.rate is not None:
             _band(ax, method, curves.epochs[1:], curves.mean_loss[1:], [seed[1:] for seed in curves.loss])
     ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
     _quiet(ax)
 
 
