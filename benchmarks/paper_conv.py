@@ -93,8 +93,8 @@ EFFORTS = {
     ),
     "reduced": Effort(
         {
-            "CNN": Task(_FASHION, 8, 3_000, 1_000, {128: 6, 8: 2, 2: 1}, seeds=2),
-            "ResNet-18": Task(CIFAR, 8, 2_000, 500, {128: 4, 8: 2, 2: 1}, seeds=1),
+            "CNN": Task(_FASHION, 8, 3_000, 500, {128: 6, 8: 2, 2: 1}, seeds=2),
+            "ResNet-18": Task(CIFAR, 8, 2_000, 300, {128: 4, 8: 2, 2: 1}, seeds=1),
         },
         rates=3,
         points=4,

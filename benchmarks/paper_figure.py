@@ -93,6 +93,7 @@ def _band(ax: Axes, method: str, epochs: list[float], mean: list[float], seeds: 
 
 
 def _quiet(ax: Axes) -> None:
+    ax.set_xlim(left=0.0)
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=7.5, colors=_INK, which="both")
     ax.grid(color="#e2e8f0", linewidth=0.6)
