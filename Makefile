@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run serve test lint types imports tests docs docs-serve audit format bench-quality bench-speed bench-http bench-conditioning bench-langevin bench-intervals bench-bandit bench-descendants torture fuzz test-docker wheels clean
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(MAKEFILE_LIST))
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,11 @@ bench-bandit: venv ## Regret of contextual bandits (docs/descendants.md)
 
 bench-descendants: venv ## Optimizers and regularizers over BNP, a sample a step (DATA_DIR=…: with MNIST; docs/descendants.md)
 	$(call DESCENDANT,descendants) $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
+
+bench-paper: venv ## The claims of the paper, reduced; needs DATA_DIR=… (docs/paper.md)
+	$(BIN)/python -m benchmarks.paper mlp $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
+	$(BIN)/python -m benchmarks.paper conv $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
+	$(BIN)/python -m benchmarks.paper cost
 
 test-docker: venv ## Build the image and test it with a real Docker engine
 	docker/test.sh

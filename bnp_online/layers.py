@@ -8,14 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
 from .errors import ConfigurationError
-from .moments import pool
+from .moments import mean_and_variance, pool
 
 StepScale = Literal["paper", "norm", "none"]
 
@@ -64,12 +64,6 @@ class Observation:
         return Observation(samples, positions, rows, mean, var, patch_mean, patch_var)
 
 
-def _moments(x: Tensor, dims: list[int]) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of `x` over some of its dimensions."""
-    var, mean = torch.var_mean(x, dim=dims, correction=0)
-    return mean, var
-
-
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
     """Precision of the statistics for parameters of `dtype`: float32 at the least."""
     return torch.promote_types(dtype, torch.float32)
@@ -92,15 +86,12 @@ class LayerAdapter(ABC):
     @property
     def weight(self) -> nn.Parameter:
         """Weight of the layer, of shape (outputs, inputs / groups, *kernel)."""
-        weight = self.module.weight
-        assert isinstance(weight, nn.Parameter)  # noqa: S101 (BNP takes only layers that have one)
-        return weight
+        return cast(nn.Parameter, self.module.weight)  # BNP takes only layers that have one
 
     @property
     def bias(self) -> nn.Parameter | None:
         """Bias of the layer, of shape (outputs,)."""
-        bias = self.module.bias
-        return bias if isinstance(bias, nn.Parameter) else None
+        return cast("nn.Parameter | None", self.module.bias)
 
     @property
     def channels(self) -> int:
@@ -142,7 +133,7 @@ class LinearAdapter(LayerAdapter):
         if rows.numel() == 0:  # no features yet: torch warns of a variance of nothing
             mean = var = rows[0]
         else:
-            mean, var = _moments(rows, [0])
+            mean, var = mean_and_variance(rows, [0])
         return Observation(count, count, count, mean, var, mean, var)
 
 
@@ -163,7 +154,7 @@ class ConvAdapter(LayerAdapter):
         if x.numel() == 0:
             return None
         dims = [0, *range(2, x.dim())]
-        mean, var = _moments(x, dims)
+        mean, var = mean_and_variance(x, dims)
         samples, positions = x.shape[0], x.numel() // x.shape[1]
         if not patches:
             return Observation(samples, positions, samples, mean, var, mean, var)
@@ -227,7 +218,7 @@ def damped(scale: Tensor, eps_rel: float, eps_abs: float) -> Tensor:
     """Return ``σ̃² = σ² + ε_rel · max(σ²) + ε_abs`` for variances (or second moments) of shape (n,)."""
     if scale.numel() == 0:
         return scale.clone()
-    return scale + (eps_rel * scale.max() + eps_abs)
+    return torch.add(scale, scale.max(), alpha=eps_rel).add_(eps_abs)
 
 
 def step_divisor(

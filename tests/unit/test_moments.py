@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnp_online.errors import ConfigurationError, StateError
-from bnp_online.moments import RunningMoments
+from bnp_online.moments import RunningMoments, mean_and_variance
 from tests.reference import Array, array, running_moments
 
 RHOS = st.sampled_from([0.0, 0.5, 0.9, 0.99, 1.0])
@@ -339,3 +339,26 @@ def test_arguments_out_of_range_are_refused(field: str, arguments: dict[str, Any
     with pytest.raises(ConfigurationError) as caught:
         RunningMoments(**{"num_features": 3, **arguments})
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 5), (2, 5), (1024, 5), (1025, 5), (40_000, 5), (3, 5, 7), (2, 5, 4, 4), (700, 5, 8, 8)]
+)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_mean_and_variance_in_float32_are_those_in_float64(shape: tuple[int, ...], transposed: bool) -> None:
+    """However many rows there are: some are added up by one kernel, more of them by parts."""
+    x = 30.0 + torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    if transposed:
+        x = x.mT.contiguous().mT
+    dims = [0, *range(2, x.dim())]
+    var, mean = torch.var_mean(x.double(), dim=dims, correction=0)
+    found_mean, found_var = mean_and_variance(x, dims)
+    torch.testing.assert_close(found_mean.double(), mean, rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(found_var.double(), var, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3000])
+def test_moments_of_no_features(rows: int) -> None:
+    moments = RunningMoments(0)
+    moments.update(torch.empty(rows, 0))
+    assert moments.weight == 2.0
