@@ -36,7 +36,7 @@ def draw(panels: Mapping[int, Mapping[str, Mapping[str, Curves]]], path: Path) -
         Of a PNG or SVG file.
     """
     mpl.use("Agg")
-    settings = list(dict.fromkeys(name for of in panels.values() for name in of))
+    settings = list(dict.fromkeys(name for of in panels.values() for name, curves in of.items() if curves))
     with plt.rc_context({"font.size": 8.5, "axes.edgecolor": _QUIET}):
         size = (3.0 * len(panels) + 0.4, 3.3 * len(settings) + 0.7)
         figure, grid = plt.subplots(
