@@ -234,7 +234,7 @@ def _seconds(of: Problem, steps: int) -> dict[str, float]:
 def measure(arguments: argparse.Namespace, console: Console) -> Results:
     """Return by task and sampler what it gives at each rate, and at its best one."""
     quick = arguments.quick
-    burn_in, steps = (50, 150) if quick else (1000, 4000)
+    burn_in, steps = (50, 150) if quick else (600, 2400)
     results: Results = {}
     with Progress(console=console) as progress:
         runs = sum(len(sampler.rates) for sampler in SAMPLERS.values()) * len(_TASKS)
