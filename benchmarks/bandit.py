@@ -33,7 +33,7 @@ from .program import Results, arguments_of, run
 from .report import Cell, Table
 
 Array = NDArray[np.float64]
-DECISIONS = 1000
+DECISIONS = 2000
 #: Context, mean reward of each arm, and the reward that it would give now.
 Round = tuple[dict[str, float], Array, Array]
 
