@@ -176,6 +176,7 @@ def draw(results: Results, path: Path) -> None:
         ax.set_xticks([0.75, 1.0, 1.5, 2.0], ["0.75", "1", "1.5", "2"], minor=False)
         ax.set_yscale("symlog", linthresh=4.0)
         ax.set_yticks([-30, -10, -2, 0, 2, 5], ["−30", "−10", "−2", "0", "2", "5"])
+        ax.set_ylim(-45.0, 9.0)
         ax.set_xlabel("mean width, in units of the quantile's")
         ax.set_ylabel("coverage minus level, points")
         ax.spines[["top", "right"]].set_visible(False)

@@ -87,7 +87,7 @@ class BNPThompsonSampling(ContextualPolicy):
         self,
         steps: int = 4,
         memory: int = 2000,
-        temperature: float = 0.3,
+        temperature: float = 0.1,
         max_features: int = 4096,
         reward_obj: RewardObj | None = None,
         reward_scaler: Any = None,
