@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Of the tests; what they wait for is seldom the processor.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' $(MAKEFILE_LIST))
@@ -38,7 +40,7 @@ imports: venv
 	$(BIN)/lint-imports
 
 tests: venv
-	$(BIN)/python -m pytest -m 'not docker and not fuzz'
+	$(BIN)/python -m pytest -m 'not docker and not fuzz' --numprocesses $(WORKERS) --dist loadfile
 
 # The variable keeps mkdocs-material's notice about MkDocs 2 out of what is printed; constraints.txt pins MkDocs 1.
 docs: venv ## Build the documentation into build/site
