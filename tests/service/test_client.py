@@ -228,6 +228,8 @@ def test_models_are_looked_after(client: Any, model: str, tmp_path: Path) -> Non
     client.learn_one({"a": 1.0}, 1, model=model)
     with pytest.raises(errors.InvalidSampleError, match="classes"):
         client.learn_one({"a": 1.0}, 2, model=model)
+    while client.describe(model).state == "rebuilding":
+        pass
     file = tmp_path / "model"
     file.write_bytes(client.export(model))
     loaded = bnp.load(file)

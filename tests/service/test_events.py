@@ -144,7 +144,7 @@ def test_who_comes_back_hears_what_was_missed(serve: Callable[..., Server]) -> N
     with listening(server) as events:
         server.learn({"a": 1}, "cat")
         last = events.next("learn")["id"]
-    wait_for(lambda: not listeners(server))
+    wait_for(lambda: server.catalog.feed._sampling is None)
     for i in range(5):
         server.learn({"a": i}, "cat")
     server.client.post("/models/default/checkpoints")
