@@ -79,9 +79,8 @@ class Intervals:
         self._params = np.zeros((2, inputs + 2))
         self._samples = np.zeros((window, 2, inputs + 2))
         self._factors = np.zeros(len(LEVELS))
-        nothing = np.zeros(
-            0
-        )  # compiles, or loads from the cache, what the first sample would have to wait for
+        # Compiles, or loads from the cache, what the first sample would have to wait for.
+        nothing = np.zeros(0)
         self.learn(np.zeros((0, inputs)), nothing, nothing, nothing)
 
     def grow(self, count: int) -> None:
