@@ -27,6 +27,8 @@ ABOVE = {
     "contributing.md": "CONTRIBUTING.md",
     "security.md": "SECURITY.md",
 }
+#: How a page from above links to one of these.
+_INTO_DOCS = re.compile(r"\]\((?:\.\./)?docs/")
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -39,7 +41,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are written from the code, and those from above."""
     for path, source in ABOVE.items():
-        files.append(File.generated(config, path, content=(ROOT / source).read_text(encoding="utf-8")))
+        content = _INTO_DOCS.sub("](", (ROOT / source).read_text(encoding="utf-8"))
+        files.append(File.generated(config, path, content=content))
     for path in PAGES:
         files.append(File.generated(config, path, content=_written(path)))
     return files
