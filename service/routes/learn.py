@@ -15,7 +15,8 @@ from service.openapi import Operation
 from service.streams import LineStream, is_ndjson
 from service.wire import LABEL, LEARN, read_body, read_fields, respond
 
-_SHARED = (
+#: Why a sample may be refused, whoever sends it.
+REFUSED = (
     errors.InvalidJsonError,
     errors.DuplicateKeyError,
     errors.UnknownModelError,
@@ -78,7 +79,7 @@ ROUTES = [
             "learning",
             schemas.LearnBody,
             schemas.LearnAnswer,
-            (*_SHARED, errors.TooManyFeaturesError, errors.IdConflictError, errors.ForgottenIdError),
+            (*REFUSED, errors.TooManyFeaturesError, errors.IdConflictError, errors.ForgottenIdError),
             lines=True,
         ),
     ),
@@ -90,7 +91,7 @@ ROUTES = [
             "learning",
             schemas.LabelBody,
             schemas.LearnAnswer,
-            (*_SHARED, errors.UnknownIdError, errors.AlreadyLabelledError),
+            (*REFUSED, errors.UnknownIdError, errors.AlreadyLabelledError),
         ),
     ),
 ]

@@ -7,7 +7,6 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-import bnp_online.errors as library
 from service import errors
 from service.access import JSON, needs
 from service.admission import Label, Learn, Predict
@@ -16,6 +15,7 @@ from service.hosted import Answer
 from service.hot import HotRoute
 from service.learner import Learner
 from service.openapi import Operation
+from service.routes.learn import REFUSED
 from service.routes.river_api import schemas
 from service.wire import FEATURES, OPTIONAL_TEXT, TARGET, TEXT, Shape, read_body, read_fields, respond
 
@@ -92,24 +92,7 @@ async def _read(scope: Scope, receive: Receive, shape: Shape, catalog: Models) -
     return read_fields(raw, shape, catalog.settings)
 
 
-_SHARED = (
-    errors.InvalidJsonError,
-    errors.DuplicateKeyError,
-    errors.UnknownModelError,
-    errors.AlreadyLabelledError,
-    errors.BodyTooLargeError,
-    errors.InvalidTypeError,
-    errors.MissingFieldError,
-    errors.UnknownFieldError,
-    errors.InvalidIdError,
-    library.SampleError,
-    library.NonFiniteStateError,
-    errors.QueueFullError,
-    errors.ModelFailedError,
-    errors.ShuttingDownError,
-    errors.StorageFullError,
-    errors.StorageError,
-)
+_SHARED = (*REFUSED, errors.AlreadyLabelledError)
 _TAG = "River API Spec"
 ROUTES = [
     HotRoute(
