@@ -138,7 +138,9 @@ class HostedModel:
 
     def _interval(self, x: Any, level: float) -> list[float] | None:
         if isinstance(self.estimator, BNPClassifier):
-            raise ConfigurationError("intervals", "a classification has none: it has probabilities")
+            raise ConfigurationError(
+                "interval", "a classification has probabilities, and no interval: leave it out"
+            )
         interval = self.estimator.predict_interval_one(x, level)
         return None if interval is None else [*interval]  # as it is read from the log
 

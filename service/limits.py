@@ -24,6 +24,9 @@ def complete(spec: ModelSpec, settings: Settings) -> ModelSpec:
     given = {"max_features": settings.max_features}
     if spec.task == "classification":
         given["max_classes"] = settings.max_classes
+        if spec.intervals is not None:
+            message = "a classification has probabilities, and no intervals: leave intervals out"
+            raise InvalidSpecError(message, "intervals")
     elif spec.max_classes is not None:
         raise InvalidSpecError("a regression has no classes: leave max_classes out", "max_classes")
     asked = {name: getattr(spec, name) for name in given}

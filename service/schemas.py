@@ -135,12 +135,6 @@ class ModelSpec(_Body):
         "number, and 0 or null gives none.",
     )
 
-    @model_validator(mode="after")
-    def _of_its_task(self) -> ModelSpec:
-        if self.intervals is not None and self.task == "classification":
-            raise ValueError("intervals are of a regression")
-        return self
-
 
 class LearnBody(_Body):
     """A sample with its label."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import jiter
 import orjson
@@ -232,10 +232,19 @@ async def read_model(request: Request, model: type[M]) -> M:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         # Names of the types of a union stand in the location too: they say nothing to the client.
-        where = [*first["loc"][:1], *(part for part in first["loc"][1:] if isinstance(part, int))]
+        start, *rest = first["loc"] or ("",)
+        named = _holds_model(model, start)
+        where = [start, *(part for part in rest if named or isinstance(part, int))]
         field = ".".join(map(str, where)) or None
         message = f"{field}: {first['msg']}" if field else first["msg"]
         raise InvalidSpecError(message, field) from None
+
+
+def _holds_model(model: type[BaseModel], name: Any) -> bool:
+    """Return whether a field of `model` holds a model, or None."""
+    field = model.model_fields.get(name)
+    kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+    return any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds)
 
 
 def encode(content: Any) -> bytes:

@@ -279,3 +279,22 @@ def test_a_change_that_cannot_be_logged_changes_nothing(tmp_path: Path) -> None:
         learner.history.log.append = append  # type: ignore[method-assign]
         assert server.fingerprint() == before
         assert server.get("/models/default")["drift"]["setting"]["detector"] == "adwin"
+
+
+@pytest.mark.parametrize(
+    ("drift", "field"),
+    [
+        ({"delta": 5}, "drift.delta"),
+        ({"action": "nothing"}, "drift.action"),
+        ({"detector": 1}, "drift.detector"),
+        ({"window": 3}, "drift.window"),
+        (3, "drift"),
+    ],
+)
+def test_what_is_wrong_in_the_setting_is_named(serve: Callable[..., Server], drift: Any, field: str) -> None:
+    server = serve()
+    before = server.fingerprint()
+    assert error(server.post("/models", name="other", drift=drift)) == (422, "invalid_spec", field)
+    answer = server.client.patch("/models/default", json={"drift": drift})
+    assert error(answer) == (422, "invalid_spec", field)
+    assert server.fingerprint() == before

@@ -72,16 +72,17 @@ def test_a_level_out_of_range_is_refused(server: Server, level: float) -> None:
 
 def test_a_model_without_intervals_has_none(server: Server) -> None:
     teach(server, "plain", intervals=0)
-    for name in ("plain", "default"):  # the default is a classification
+    for name, field in (("plain", "intervals"), ("default", "interval")):  # the default is a classification
         answer = server.post("/predict", x=X, model=name, interval=0.9)
-        assert error(answer) == (422, "invalid_spec", "intervals")
+        assert error(answer) == (422, "invalid_spec", field)
     [line] = post_lines(server, [{"x": X, "interval": 0.9}], "/predict")
     assert line["error"]["code"] == "invalid_spec"
 
 
 def test_a_classification_with_intervals_is_refused(server: Server) -> None:
     answer = server.post("/models", name="classes", intervals=4)
-    assert error(answer)[:2] == (422, "invalid_spec")
+    assert error(answer) == (422, "invalid_spec", "intervals")
+    assert "leave intervals out" in answer.json()["error"]["message"]
     assert server.client.get("/models/classes").status_code == 404
 
 
