@@ -27,7 +27,7 @@ from river.bandit.base import ArmID, ContextualPolicy, RewardObj
 
 from .checks import check_features, check_number
 from .encoding import FeatureIndex, Vector
-from .errors import ConfigurationError
+from .errors import ConfigurationError, SampleError
 
 #: Standardized contexts are clipped to ± this.
 _CLIP = 5.0
@@ -133,6 +133,9 @@ class BNPThompsonSampling(ContextualPolicy):
         SampleError
             If the context or the reward cannot be used; nothing was changed.
         """
+        if not reward_args:
+            message = "is missing: it is the third argument, without a name, as River's policies have it"
+            raise SampleError("invalid_label", "reward", message)
         features, reward = check_features(context), check_number(reward_args[0])
         self._grow(self._features.new(features))
         super().update(arm_id, context, *reward_args, **reward_kwargs)  # type: ignore[no-untyped-call]  # of River

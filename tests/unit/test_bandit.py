@@ -134,3 +134,11 @@ def test_arguments_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError) as error:
         BNPThompsonSampling(**options)
     assert error.value.field in options
+
+
+def test_a_reward_that_is_missing_is_asked_for() -> None:
+    policy = BNPThompsonSampling()
+    with pytest.raises(SampleError, match="third argument") as error:
+        policy.update("a", {"x": 1.0}, reward=1.0)
+    assert error.value.field == "reward"
+    policy.update("a", {"x": 1.0}, 1.0)  # nothing is in the way of the right call
