@@ -380,7 +380,11 @@ class OnlineLearner(Stateful):
 
     def _learn_grown(self, sample: Sample, *, predict: bool) -> Prediction | NonFiniteStateError:
         """Learn a sample with something new: on a copy, which takes the engine's place if it succeeds."""
-        prediction = self.predict(sample.features) if predict else NOTHING
+        try:
+            prediction = self.predict(sample.features) if predict else NOTHING
+            given = self._outputs(sample.features) if self._intervals is not None else None
+        except NonFiniteStateError as error:  # no copy is finite on it, and none could learn it
+            return error
         names, outputs = self._growth(sample)
         index = self._features
         if names:
@@ -390,7 +394,6 @@ class OnlineLearner(Stateful):
         engine.grow(names, outputs)
         target, weight = np.array([self._target(sample)[0]], np.float64), np.array([sample.weight])
         row = self._vector(sample.features, index)[None]
-        given = self._outputs(sample.features) if self._intervals is not None else None
         if engine.learn(row, target, weight)[0] == 0:
             return NonFiniteStateError(_REFUSED)
         if self._intervals is not None:

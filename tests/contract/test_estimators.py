@@ -737,6 +737,29 @@ def test_a_step_that_would_not_be_finite_changes_nothing(name: str) -> None:
     model.learn_one(x, y)
 
 
+@pytest.mark.parametrize("x", [{"a": 1e60}, {"a": 1e60, "new": 1.0}])
+def test_a_sample_with_a_new_class_on_which_nothing_is_finite_is_refused_alone(x: dict[str, float]) -> None:
+    model, other = BNPClassifier((4,), standardize=False), BNPClassifier((4,), standardize=False)
+    for each in (model, other):
+        each.learn_many([{"a": 1.0}, {"a": 2.0}], ["c", "a"])
+    preview = model.preview()
+    samples = [preview.check(x, "new"), preview.check({"a": 1.0}, "c")]
+    refused, learned = model.learn_samples(samples)
+    assert isinstance(refused, NonFiniteStateError)
+    assert isinstance(learned, tuple)
+    other.learn_one({"a": 1.0}, "c")
+    assert full_state(model) == full_state(other)
+
+
+def test_a_number_on_which_nothing_is_finite_is_refused_by_what_learns_intervals() -> None:
+    model = BNPRegressor((4,), standardize=False, intervals=4)
+    model.learn_many([{"a": 1.0}, {"a": 2.0}], [1.0, 2.0])
+    before = full_state(model)
+    with pytest.raises(NonFiniteStateError):
+        model.learn_many([{"a": 3.0}, {"a": 1e60, "new": 1.0}], [1.0, 1.0])
+    assert full_state(model) == before
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
