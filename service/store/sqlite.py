@@ -13,11 +13,14 @@ from typing import Any
 
 from service.errors import StorageFailedError, StorageFullError
 from service.store.base import Event, Group, Kind, Record, Segment
-from service.store.tables import FORMAT, INSERT, SELECT, SPECIAL, TABLES, Row, id_digest, to_record, to_row
+from service.store.tables import FORMAT, SELECT, SPECIAL, TABLES, Row, id_digest, insert, to_record, to_row
 
 _FILE = "events.sqlite3"
 #: Rows that one query reads or removes: others get their turn between two of them.
 _PAGE = 1000
+#: Rows that one statement adds. To make rows of events keeps other threads waiting; while the statement runs
+#: they go on, and then it may have to wait for them.
+_ROWS = 32
 
 
 class SqliteLog:
@@ -101,10 +104,12 @@ class SqliteLog:
     def _insert(self, model: int | None, branch: int, events: Sequence[Event]) -> int:
         now, first = self.now(), self._head + 1
         owner = first if model is None else model
-        rows = [to_row(seq, owner, branch, now, event) for seq, event in enumerate(events, first)]
-        self._writer.executemany(INSERT, rows)
-        self._head += len(rows)
-        self._length += len(rows)
+        for start in range(0, len(events), _ROWS):
+            some = enumerate(events[start : start + _ROWS], first + start)
+            values = [value for seq, event in some for value in to_row(seq, owner, branch, now, event)]
+            self._writer.execute(insert(min(_ROWS, len(events) - start)), values)
+        self._head += len(events)
+        self._length += len(events)
         return self._head
 
     def models(self) -> list[Record]:

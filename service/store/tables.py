@@ -38,10 +38,15 @@ CREATE TABLE probe (only INTEGER PRIMARY KEY, time REAL NOT NULL);
 PRAGMA user_version = {FORMAT};
 """
 COLUMNS = "seq, model, branch, kind, time, id, digest, body, checksum, refused, step"
-INSERT = f"INSERT INTO event ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+_MARKS = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 SELECT = f"SELECT {COLUMNS} FROM event"  # noqa: S608
 #: A row with this mark is left out, whatever it holds.
 DAMAGED = "damaged"
+
+
+def insert(rows: int) -> str:
+    """Return the statement that adds so many rows, their values one after the other."""
+    return f"INSERT INTO event ({COLUMNS}) VALUES {', '.join([_MARKS] * rows)}"  # noqa: S608 (question marks)
 
 
 def to_row(seq: int, model: int, branch: int, time: float, event: Event) -> Row:
