@@ -7,6 +7,7 @@ regression the *mean* of the targets so far, and the *last* target.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
@@ -97,6 +98,12 @@ class Baselines:
         if self.task == "classification":
             return {"majority": {"Accuracy": first, "LogLoss": loss}, "last": {"Accuracy": last}}
         return {"mean": {"MAE": first, "RMSE": math.sqrt(loss)}, "last": {"MAE": last}}
+
+    def copy(self) -> Baselines:
+        """Return the baselines as they are now."""
+        twin = copy.copy(self)
+        twin._counts, twin._latest = self._counts.copy(), self._latest.copy()
+        return twin
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that `update` changes, as JSON."""

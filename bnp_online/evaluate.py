@@ -278,7 +278,7 @@ class PrequentialMetrics:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that `update` changes, as JSON."""
-        latest = [[y, p, [list(item) for item in kept.items()]] for y, p, kept in self._latest]
+        latest = [[y, p, [*kept], [*kept.values()]] for y, p, kept in self._latest]
         return {"task": self.task, "window": self.window, "all": self._all.state_dict(), "latest": latest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -293,8 +293,10 @@ class PrequentialMetrics:
             raise StateError("the metrics are of another task or window")
         self._all.load_state_dict(state["all"])
         self._latest.clear()
-        for y, prediction, kept in state["latest"]:
-            self._latest.append((y, prediction, dict(kept)))
+        for y, prediction, *kept in state["latest"]:
+            # An earlier version kept pairs of a label and its probability.
+            pairs = kept[0] if len(kept) == 1 else zip(*kept, strict=True)
+            self._latest.append((y, prediction, dict(pairs)))
 
 
 @dataclass(frozen=True)

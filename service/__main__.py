@@ -11,9 +11,10 @@ from service.keys import make_first_key
 from service.security import Keyring, KeysError
 from service.settings import Settings, read_settings
 
-#: Seconds after which a thread hands the interpreter over to another that waits for it. The event loop and
-#: the threads of the models take turns; Python's default, 5 ms, is as long as ten calls of an estimator.
-_SWITCH_SECONDS = 0.0005
+#: Seconds after which a thread hands the interpreter over to another that waits for it. The event loop takes
+#: turns with threads that write the log and checkpoints; Python's default, 5 ms, is as long as 20 calls of an
+#: estimator.
+_SWITCH_SECONDS = 0.0001
 
 
 def main() -> None:

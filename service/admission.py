@@ -46,10 +46,21 @@ Request: TypeAlias = Learn | Label | Predict
 
 @dataclass(slots=True)
 class Fresh:
-    """A sample of this group that has an id; `step` is None until it is learned, and for what was refused."""
+    """A sample with an id that was admitted, and is not learned yet.
+
+    Attributes
+    ----------
+    digest : bytes
+        Of the body.
+    step : int or None
+        Where it led; None until it is learned, and for what was refused.
+    refusal : Exception or None
+        Why it was refused after all.
+    """
 
     digest: bytes | None
     step: int | None = None
+    refusal: Exception | None = None
 
 
 @dataclass(slots=True)
@@ -79,42 +90,64 @@ class Admitted:
     seq: int = 0
     learned: bool = False
 
+    def refuse(self, error: Exception) -> None:
+        """Note why it was not learned after all, for those who repeat it."""
+        self.learned = False
+        if self.fresh is not None:
+            self.fresh.step, self.fresh.refusal = None, error
+
 
 @dataclass(slots=True)
 class Kept:
-    """A prediction that was made: it is logged, kept for its label, and answered."""
+    """A prediction that was made: it is logged, kept for its label, and answered.
+
+    Attributes
+    ----------
+    refusal : Exception or None
+        Why it could not be logged.
+    """
 
     event: Event
     identifier: str
     pending: events.Pending
     seq: int = 0
+    refusal: Exception | None = None
+
+    def refuse(self, error: Exception) -> None:
+        """Note why it was not kept after all, for those who repeat it."""
+        self.refusal = error
 
 
 @dataclass(slots=True)
 class Repeated:
-    """A request that was granted before, and changes nothing now: its answer."""
+    """A prediction that was asked for before, and changes nothing now.
+
+    Attributes
+    ----------
+    answer : dict
+        The answer of the first time.
+    first : Kept or None
+        The first time, if that is not applied yet.
+    """
 
     answer: dict[str, Any]
+    first: Kept | None = None
 
 
 Entry: TypeAlias = Admitted | Kept | Repeated | Learned | Fresh | Exception
 
 
 class Admission:
-    """Checks the requests of one group; neither the model nor what it remembers changes.
+    """Checks requests in order, as if each one before had been learned; what they ask of does not change.
 
     Parameters
     ----------
     preview : Preview
         The model's check of samples to come.
     step : int
-        Samples learned before the group.
+        Samples that the model has learned.
     predict : callable
         Makes the prediction that `Predict` asks for.
-    known : dict of str to Learned
-        What was learned before, of all ids in the group.
-    forgotten : set of str
-        Which of the ids are of samples that were unlearned.
     pending : PendingPredictions
         What waits for its label.
     refusals : Counter of str
@@ -126,21 +159,43 @@ class Admission:
         preview: Preview,
         step: int,
         predict: Callable[[Predict], events.Pending],
-        known: Mapping[str, Learned],
-        forgotten: Set[str],
         pending: PendingPredictions,
         refusals: Counter[str],
     ) -> None:
         self._preview = preview
         self._step = step
         self._predict_one = predict
-        self._known = known
-        self._forgotten = forgotten
         self._pending = pending
         self._refusals = refusals
+        self._known: Mapping[str, Learned] = {}
+        self._forgotten: Set[str] = frozenset()
+        # What was admitted, and is neither in the model nor sure to be in the log.
         self._fresh: dict[str, Fresh] = {}
         self._labelled: set[str] = set()
         self._kept: dict[str, Kept] = {}
+
+    def look_up(self, known: Mapping[str, Learned], forgotten: Set[str]) -> None:
+        """Take what the log knows of the ids in the requests that come next.
+
+        Parameters
+        ----------
+        known : dict of str to Learned
+            What was learned.
+        forgotten : set of str
+            Which of them are of samples that were unlearned.
+        """
+        self._known, self._forgotten = known, forgotten
+
+    def settle(self, entries: Iterable[Entry]) -> None:
+        """Let go of what is in the log and in the model, or was refused: they know of it from now on."""
+        if not (self._fresh or self._labelled or self._kept):
+            return  # most often: no request had an id
+        for entry in entries:
+            if isinstance(entry, Admitted) and entry.event.id is not None:
+                self._fresh.pop(entry.event.id, None)
+                self._labelled.discard(entry.event.id)
+            elif isinstance(entry, Kept):
+                self._kept.pop(entry.identifier, None)
 
     def take(self, requests: Iterable[Request]) -> list[Entry]:
         """Return for each request what is to be done, what was done before, or why nothing is."""
@@ -193,7 +248,7 @@ class Admission:
         if (kept := self._kept.get(request.id)) is not None:
             if events.digest(kept.pending.x) != events.digest(request.x):
                 raise IdConflictError("a prediction for another x waits under this id", "id")
-            return Repeated(kept.pending.answer)
+            return Repeated(kept.pending.answer, kept)
         pending = self._predict_one(request)  # of the state before the group, as its answer says
         kept = Kept(events.predict_event(pending, request.id), request.id, pending)
         self._kept[request.id] = kept

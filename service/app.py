@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -129,6 +130,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             catalog.serve(*recovered)
         if opened.log.head == 0:  # a new folder; in any other the default model may have been deleted
             await catalog.create(settings.default_model)
+        gc.freeze()  # what is here stays: to search it for garbage would stop the server for 20 ms at a time
         yield
     finally:
         app.state.registry.unregister(collector)

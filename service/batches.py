@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -11,6 +10,7 @@ from service.errors import BodyTooLargeError, RequestError, ShuttingDownError, e
 from service.jobs import Outcomes
 from service.learner import Learner
 from service.lines import Line
+from service.passes import Passes
 from service.wire import encode_line
 
 T = TypeVar("T")
@@ -18,6 +18,8 @@ T = TypeVar("T")
 #: Lines that are decoded before other requests have a turn: an answer takes several turns to get out, so this
 #: decides how long a prediction takes while a stream comes in.
 _SLICE = 16
+#: Lines that are answered before other requests have a turn.
+_ANSWERS = 64
 
 Take: TypeAlias = Callable[[bytes], tuple[Learner, T]]
 """Decodes a line: which model it is for, and what to queue there; it may raise a `RequestError`."""
@@ -32,10 +34,13 @@ class Batch(Generic[T]):
     ----------
     lines : sequence of Line
         At most as many as a model learns as one group.
+    passes : Passes
+        Of the server.
     """
 
-    def __init__(self, lines: Sequence[Line]) -> None:
+    def __init__(self, lines: Sequence[Line], passes: Passes) -> None:
         self._lines = lines
+        self._passes = passes
         # What nobody queued when the stream was stopped was not learned.
         late = ShuttingDownError("the server is shutting down: send this line again")
         self._outcomes: list[Any] = [late] * len(lines)
@@ -51,7 +56,7 @@ class Batch(Generic[T]):
         by_learner: defaultdict[Learner, tuple[list[int], list[T]]] = defaultdict(lambda: ([], []))
         for i, line in enumerate(self._lines):
             if i % _SLICE == 0:
-                await asyncio.sleep(0)
+                await self._passes.next()
             try:
                 if line.raw is None:
                     raise BodyTooLargeError("the line is longer than a body may be (BNP_MAX_BODY_BYTES)")
@@ -82,10 +87,18 @@ class Batch(Generic[T]):
         for positions, outcomes in self._queued:
             for i, outcome in zip(positions, await outcomes, strict=True):
                 self._outcomes[i] = outcome
-        return b"".join(
-            error_line(outcome, line.number) if isinstance(outcome, Exception) else encode_line(outcome)
-            for line, outcome in zip(self._lines, self._outcomes, strict=True)
-        )
+        answers: list[bytes] = []
+        for start in range(0, len(self._lines), _ANSWERS):
+            await self._passes.next()
+            some = slice(start, start + _ANSWERS)
+            answers += map(_answer_line, self._lines[some], self._outcomes[some])
+        return b"".join(answers)
+
+
+def _answer_line(line: Line, outcome: Any) -> bytes:
+    if isinstance(outcome, Exception):
+        return error_line(outcome, line.number)
+    return encode_line(outcome)
 
 
 def error_line(error: Exception, number: int) -> bytes:

@@ -22,6 +22,7 @@ from service.learner import Learner
 from service.limits import complete
 from service.maintenance import Maintenance
 from service.metrics import LogMetrics
+from service.passes import Passes
 from service.past import Past
 from service.recovery import Recovery
 from service.schemas import DEFAULT_MODEL, ModelSpec
@@ -51,6 +52,7 @@ class Catalog:
         self._checkpoints = checkpoints
         self._committer = Committer(log, metrics)
         self._executor = ThreadPoolExecutor(1, "checkpoints")
+        self.passes = Passes()
         self._learners: dict[str, Learner] = {}
         self._maintenance: dict[str, Maintenance] = {}
         self._changing = asyncio.Lock()
@@ -118,7 +120,9 @@ class Catalog:
         keeper.begin(model)
         queue, group = settings.queue_size, settings.group_size
         tell = partial(self.feed.publish, "drift", name)
-        learner = Learner(model, history, self._committer, keeper, recovery.run, queue, group, tell)
+        learner = Learner(
+            model, history, self._committer, keeper, self.passes, recovery.run, queue, group, tell
+        )
         self._learners[name] = learner
         self._maintenance[name] = Maintenance(learner, keeper, recovery, settings, self.feed)
         return learner
@@ -172,6 +176,7 @@ class Models:
 
     def __init__(self, catalog: Catalog, caller: Key) -> None:
         self.settings = catalog.settings
+        self.passes = catalog.passes
         self._catalog = catalog
         self._caller = caller
 

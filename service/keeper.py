@@ -74,7 +74,7 @@ class Keeper:
         self.begin(model)
         where = (model.sequence, model.step, self._history.log.head)
         branch = self._history.branch
-        self._saving = self._executor.submit(self._save, branch, where, snapshot.take(model))
+        self._saving = self._executor.submit(self._save, branch, where, snapshot.taking(model))
         return self._saving
 
     def changed(self, model: HostedModel) -> bool:
@@ -95,9 +95,11 @@ class Keeper:
         """Remove all checkpoints."""
         self._checkpoints.drop(self._history.model)
 
-    def _save(self, branch: int, where: tuple[int, int, int], state: dict[str, Any]) -> Checkpoint:
+    def _save(
+        self, branch: int, where: tuple[int, int, int], state: Callable[[], dict[str, Any]]
+    ) -> Checkpoint:
         seq, step, head = where
-        kept = self._checkpoints.save(self._history.model, branch, seq, step, head, state)
+        kept = self._checkpoints.save(self._history.model, branch, seq, step, head, state())
         self._report(kept)
         self._retain()
         return kept

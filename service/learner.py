@@ -8,7 +8,6 @@ between two steps, never half of one.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter, deque
@@ -16,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from service.admission import Admitted, Entry, Fresh, Kept, Learn, Predict, Request
+from service.admission import Admission, Admitted, Entry, Learn, Predict, Request
 from service.committer import Committer
 from service.durations import Durations
 from service.errors import (
@@ -28,17 +27,21 @@ from service.errors import (
     StorageError,
     UnknownModelError,
 )
-from service.events import dumps
+from service.events import Pending
 from service.history import History
 from service.hosted import Answer, Applied, HostedModel, Outcome
-from service.jobs import Exclusive, Job, Outcomes, Room, settle
+from service.jobs import Exclusive, Job, Outcomes, Queue, Room
+from service.journal import Group, Journal
 from service.keeper import Keeper
+from service.passes import Passes
 from service.reads import Reads
 from service.soundness import Guard
-from service.store.base import Event
 from service.turns import Turns
 
 T = TypeVar("T")
+
+#: How many requests are checked before those who only read have a turn.
+_SLICE = 16
 
 _logger = logging.getLogger(__name__)
 
@@ -58,6 +61,8 @@ class Learner:
         Writes the log.
     keeper : Keeper
         Of the model's checkpoints.
+    passes : Passes
+        Of the server.
     rebuild : callable
         Returns the model as it was after an event, by its number.
     queue_size : int
@@ -83,6 +88,7 @@ class Learner:
         history: History,
         committer: Committer,
         keeper: Keeper,
+        passes: Passes,
         rebuild: Callable[[int], HostedModel],
         queue_size: int,
         group_size: int,
@@ -93,15 +99,18 @@ class Learner:
         self.history = history
         self._rebuild = rebuild
         self._guard = Guard()
-        self._committer = committer
+        self._journal = Journal(history, committer)
         self._keeper = keeper
-        self._group_size = group_size
+        self._passes = passes
         self._turns = Turns(f"model-{model.name}")
-        self.reads = Reads(self._turns, self._require_open, self._look, Room(queue_size), group_size)
+        self.reads = Reads(self._turns, passes, self._require_open, self._look, Room(queue_size), group_size)
         self.durations = Durations()
-        self._room = Room(queue_size)
-        self._jobs: deque[Job] = deque()  # a job leaves it when it is answered, whatever ends the task
-        self._bell = asyncio.Event()
+        self._queue = Queue(queue_size, group_size)
+        # One group is applied, one is logged, and one is checked.
+        self._logged: asyncio.Queue[Group | None] = asyncio.Queue(1)
+        self._applied: deque[list[Entry]] = deque()
+        self._admission: Admission | None = None
+        self._surprised = False  # what was admitted since then may have been checked against what never was
         self.refusals: Counter[str] = Counter()
         self._refusal: Callable[[], RequestError] | None = None
         self._discarded = False
@@ -133,25 +142,17 @@ class Learner:
     @property
     def samples_waiting(self) -> int:
         """How many samples wait, or whatever else has its turn among them."""
-        return self._room.taken
+        return self._queue.items
 
     async def learn(self, request: Request) -> Answer:
         """Learn a sample, or keep a prediction; returns once that is logged and applied."""
         self._require_open()
-        self._room.enter()
-        [outcome] = await self._add(request)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return cast(Answer, outcome)
+        return cast(Answer, await self._queue.enter(request))
 
     async def exclusive(self, do: Callable[[], T]) -> T:
         """Return what `do` does to the model between two groups, when its turn comes."""
         self._require_open()
-        self._room.take(1)
-        [outcome] = await self._add(Exclusive(do))
-        if isinstance(outcome, Exception):
-            raise outcome
-        return cast(T, outcome)
+        return cast(T, await self._queue.insist(Exclusive(do)))
 
     async def queue_samples(self, requests: Sequence[Request]) -> tuple[int, Outcomes]:
         """Queue many at once, and wait where `learn` refuses: until there is room for at least one.
@@ -163,10 +164,9 @@ class Learner:
         Future
             For each of those in order its answer, or what refused it.
         """
-        count = min(len(requests), await self._room.wait_for_share(), self._group_size)
+        some = requests[: await self._queue.room()]
         self._require_open()
-        self._room.take(count)
-        return count, self._add(*requests[:count])
+        return len(some), self._queue.add(some)
 
     async def close(self) -> None:
         """Answer all that waits, refuse what comes later, and end the task."""
@@ -191,7 +191,7 @@ class Learner:
         self._discarded = True
 
     async def _end(self) -> None:
-        self._bell.set()
+        self._queue.ring()
         await asyncio.wait([self._task])
         await self._turns.close()
 
@@ -207,42 +207,28 @@ class Learner:
             raise NotReadyError("the state of the model is being brought back: try again")
         return read(self.model)
 
-    def _add(self, *items: Request | Exclusive) -> Outcomes:
-        job = Job(items, asyncio.get_running_loop().create_future())
-        self._jobs.append(job)
-        self._bell.set()
-        return job.outcomes
-
     async def _run(self) -> None:
         try:
-            while await self._wait():
-                await self._next_group()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._admit_all())
+                tasks.create_task(self._apply_all())
         finally:
             # Reached by an unforeseen error too, which is then reported.
             self._abandon()
 
-    async def _wait(self) -> bool:
-        """Wait for jobs; return False when the task is to end."""
-        while not (self._jobs or self._refusal):
-            self._bell.clear()
-            await self._bell.wait()
-        return bool(self._jobs) and not self._discarded
-
-    async def _next_group(self) -> None:
-        """Do what is next: something exclusive, or a group of samples."""
-        if isinstance(first := self._jobs[0].items[0], Exclusive):
-            self._answer(self._jobs[0], [await self._try(first.do)])
-            return
-        group = self._group()
-        entries = await self._log(await self._admit([item for job in group for item in job.items]))
-        outcomes: list[Outcome] = []
-        async for applied in self._apply(entries):
-            outcomes += applied.outcomes
-            while group and len(outcomes) >= (size := len(group[0].items)):
-                self._answer(group.popleft(), outcomes[:size])
-                del outcomes[:size]
-        if self._keeper.due(self.model):
-            await self._turns.run(partial(self._keeper.keep, self.model))
+    async def _admit_all(self) -> None:
+        """Check what waits and have it logged, group by group, while the group before is applied."""
+        while await self._queue.wait(over=lambda: self._refusal is not None) and not self._discarded:
+            if self._queue.exclusive or self._surprised:
+                await self._logged.join()  # all that was admitted is applied
+                self._admission, self._surprised = None, False
+            jobs = self._queue.take()
+            if isinstance(first := jobs[0].items[0], Exclusive):
+                self._queue.answer([await self._try(first.do)])
+            else:
+                entries = await self._admit([item for job in jobs for item in job.items])
+                await self._logged.put(self._journal.group(jobs, entries))
+        await self._logged.put(None)
 
     async def _try(self, do: Callable[[], Any]) -> Any:
         try:
@@ -250,68 +236,63 @@ class Learner:
         except REFUSALS as error:
             return error
 
-    def _group(self) -> deque[Job]:
-        """Return the oldest jobs, of as many samples as a group may have, but at least one job."""
-        group: deque[Job] = deque()
-        left = self._group_size
-        for job in self._jobs:
-            left -= len(job.items)
-            if isinstance(job.items[0], Exclusive) or (group and left < 0):
-                break
-            group.append(job)
-        return group
-
     async def _admit(self, requests: list[Any]) -> list[Entry]:
         """Check the requests of a group; others have a turn between them."""
+        admission = self._admission = self._admission or self.model.admission(self._predict, self.refusals)
+        while self._applied:
+            admission.settle(self._applied.popleft())
         ids = {request.id for request in requests if isinstance(request, Learn) and request.id is not None}
         try:
             known, forgotten = await asyncio.to_thread(self.history.look_up, ids) if ids else ({}, set())
         except StorageError as error:
             return [error] * len(requests)
-        entries: list[Entry] = []
-        parts = self.model.admit(requests, known, forgotten, self.refusals)
+        admission.look_up(known, forgotten)
         short = self.reads.short or not any(isinstance(request, Predict) for request in requests)
-        while part := await self._turns.run(partial(next, parts, None), short=short):
-            entries += part
-            await asyncio.sleep(0)
+        entries: list[Entry] = []
+        for start in range(0, len(requests), _SLICE):
+            if len(requests) > _SLICE:
+                await self._passes.next()
+            take = partial(admission.take, requests[start : start + _SLICE])
+            entries += await self._turns.run(take, short=short)
         return entries
 
-    async def _log(self, entries: list[Entry]) -> list[Entry]:
-        """Return a group once it is logged; what could not be is refused."""
-        logged = [entry for entry in entries if isinstance(entry, Admitted | Kept)]
-        if not logged:
-            return entries
-        outcome = await self._commit([entry.event for entry in logged])
-        if isinstance(outcome, StorageError):
-            return [outcome if isinstance(entry, Admitted | Kept | Fresh) else entry for entry in entries]
-        for seq, entry in enumerate(logged, outcome - len(logged) + 1):
-            entry.seq = seq
-        return entries
+    def _predict(self, request: Predict) -> Pending:
+        return self._look(lambda model: model.predict_pending(request))
 
-    async def _commit(self, events: Sequence[Event]) -> int | StorageError:
-        """Return the number of the last event, or why none is kept."""
-        loop = asyncio.get_running_loop()
-        kept: asyncio.Future[int | StorageError] = loop.create_future()
-
-        def done(outcome: int | StorageError) -> None:
-            with contextlib.suppress(RuntimeError):  # a closed loop: the server was killed, nobody waits
-                loop.call_soon_threadsafe(settle, kept, outcome)
-
-        self._committer.submit(self.history.group(events), done)
-        return await kept
+    async def _apply_all(self) -> None:
+        """Apply what is logged, group by group, and answer."""
+        while (group := await self._logged.get()) is not None:
+            if await group.logged() is not None:
+                self._surprised = True
+            jobs, outcomes = deque(group.jobs), list[Outcome]()
+            async for applied in self._apply(group.entries):
+                outcomes += applied.outcomes
+                while jobs and len(outcomes) >= (size := len(jobs[0].items)):
+                    self._answer(jobs.popleft(), outcomes[:size])
+                    del outcomes[:size]
+            if self._keeper.due(self.model):
+                await self._turns.run(partial(self._keeper.keep, self.model))
+            self._applied.append(group.entries)
+            self._logged.task_done()
 
     async def _apply(self, entries: list[Entry]) -> AsyncIterator[Applied]:
         """Apply a group that was logged, in short calls; yields what came of the next requests."""
         start = 0
         while start < len(entries):
+            if len(entries) > _SLICE:
+                await self._passes.next()
             part = entries[start : start + self.model.room]
             if self.model.drift.ready(self.model.step) and any(isinstance(each, Admitted) for each in part):
                 await self._turns.run(self._keep_before_action)
             applied = await self._apply_part(part)
-            await self._correct(applied)
-            await self._note(applied)
+            self._surprised = self._surprised or applied.surprising
+            self.refusals.update(applied.refused.values())
+            await self._journal.correct(applied)
+            for step in applied.drifts:
+                setting = self.model.drift.setting
+                self._tell(step=step, detector=setting.detector, action=setting.action)
+            await self._journal.note_actions(self.model)
             yield applied
-            await asyncio.sleep(0)
             start += len(part)
 
     async def _apply_part(self, part: Sequence[Entry]) -> Applied:
@@ -336,44 +317,19 @@ class Learner:
         if self._keeper.changed(self.model):
             self._keeper.keep(self.model)
 
-    async def _note(self, applied: Applied) -> None:
-        """Tell of drifts that were found, and note in the log what was done about one."""
-        setting = self.model.drift.setting
-        for step in applied.drifts:
-            self._tell(step=step, detector=setting.detector, action=setting.action)
-        if noted := self.model.acted[:]:
-            outcome = await self._commit([Event("action", dumps(done)) for done in noted])
-            if isinstance(outcome, StorageError):  # the next group tries again
-                _logger.warning("an action could not be noted in the log: %s", outcome)
-            else:
-                del self.model.acted[: len(noted)]
-
-    async def _correct(self, applied: Applied) -> None:
-        """Note in the log what came out otherwise than was expected when it was logged."""
-        if not applied.refused and not applied.steps:
-            return
-        self.refusals.update(applied.refused.values())
-        try:
-            await asyncio.to_thread(self.history.log.correct, applied.refused, applied.steps)
-        except StorageError as error:  # a restart would find out by itself
-            _logger.warning("a refusal could not be noted in the log: %s", error)
-
-    def _answer(self, job: Job, outcomes: list[Any]) -> None:
-        """Answer the oldest job."""
-        self._jobs.popleft()
-        self._room.free(len(job.items))
-        settle(job.outcomes, outcomes)
+    def _answer(self, job: Job, outcomes: list[Outcome]) -> None:
+        """Answer a job, the oldest."""
+        self._queue.answer(outcomes)
         granted = sum(not isinstance(outcome, Exception) for outcome in outcomes)
-        if granted and not isinstance(first := job.items[0], Exclusive):
-            durations = self.reads.durations if isinstance(first, Predict) else self.durations
+        if granted:
+            durations = self.reads.durations if isinstance(job.items[0], Predict) else self.durations
             durations.note(time.perf_counter() - job.start, granted)
 
     def _abandon(self) -> None:
         if self._refusal is None:
             self._refusal = self._failure
             _logger.critical("the writer of model %r ended with an error", self.model.name)
-        while self._jobs:
-            self._answer(self._jobs[0], [self._refusal() for _ in self._jobs[0].items])
+        self._queue.abandon(self._refusal)
 
     def _failure(self) -> RequestError:
         return ModelFailedError(f"model {self.model.name!r} failed, the log says why: delete it", "model")
@@ -381,6 +337,8 @@ class Learner:
 
 def _report(task: asyncio.Task[None]) -> None:
     """Let the loop report an error that nobody foresaw."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        context = {"message": "the writer of a model ended", "exception": error, "task": task}
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    for each in error.exceptions if isinstance(error, BaseExceptionGroup) else [error]:
+        context = {"message": "the writer of a model ended", "exception": each, "task": task}
         task.get_loop().call_exception_handler(context)

@@ -1,11 +1,12 @@
-"""How many samples one call of the estimator takes."""
+"""How many samples are learned in one call."""
 
 from __future__ import annotations
 
 import math
 
-#: Half of the millisecond that other requests may wait for a call: a step can take twice what is expected.
-CALL_SECONDS = 0.0005
+#: A quarter of the millisecond that other requests may wait: they wait for two calls, and each can take twice
+#: what is expected.
+CALL_SECONDS = 0.00025
 
 _SHORTEST = 1e-7
 _RISE = 1.1

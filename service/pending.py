@@ -11,7 +11,7 @@ from service import events
 from service.errors import AlreadyLabelledError, IdConflictError, UnknownIdError
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Entry:
     """A prediction that waits; once it has its label only the trace that it had one."""
 
@@ -87,7 +87,13 @@ class PendingPredictions:
         """Note that a prediction has had its label, if it is still there."""
         if (entry := self._entries.get(identifier)) is not None:
             self._labelled += not entry.labelled
-            entry.labelled, entry.pending = True, entry.pending._replace(x=None)
+            self._entries[identifier] = _Entry(entry.pending._replace(x=None), entry.digest, labelled=True)
+
+    def copy(self) -> PendingPredictions:
+        """Return what waits now, which takes a fraction of the time of a `dump`."""
+        twin = PendingPredictions(self._limit, self._clock)
+        twin._entries, twin._labelled = self._entries.copy(), self._labelled
+        return twin
 
     def dump(self) -> list[Any]:
         """Return everything, as JSON can hold it."""

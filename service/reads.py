@@ -13,6 +13,7 @@ from service.errors import REFUSALS
 from service.hosted import Answer, HostedModel, Outcome
 from service.jobs import Outcomes, Room
 from service.pace import Pace
+from service.passes import Passes
 from service.turns import Turns
 
 T = TypeVar("T")
@@ -32,6 +33,8 @@ class Reads:
     ----------
     turns : Turns
         Of the model.
+    passes : Passes
+        Of the server.
     require_open : callable
         Raises what refuses all requests, if anything does.
     look : callable
@@ -48,9 +51,16 @@ class Reads:
     """
 
     def __init__(
-        self, turns: Turns, require_open: Callable[[], None], look: Look, room: Room, group_size: int
+        self,
+        turns: Turns,
+        passes: Passes,
+        require_open: Callable[[], None],
+        look: Look,
+        room: Room,
+        group_size: int,
     ) -> None:
         self._turns = turns
+        self._passes = passes
         self._require_open = require_open
         self._look = look
         self._room = room
@@ -101,7 +111,7 @@ class Reads:
         try:
             for i, asked in enumerate(samples):
                 if i % _SLICE == 0:
-                    await asyncio.sleep(0)
+                    await self._passes.next()
                 try:
                     outcomes.append(await self._predict(asked))
                 except REFUSALS as error:

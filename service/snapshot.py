@@ -24,20 +24,23 @@ _BESIDE = "service"
 _logger = logging.getLogger(__name__)
 
 
+def taking(model: HostedModel) -> Callable[[], dict[str, Any]]:
+    """Return what tells a model's state of this moment: at any time, in any thread.
+
+    Nobody sees the model meanwhile, and most of the time goes into what can be done later.
+    """
+    state, beside = model.estimator.state_dict(), model.keeping()
+    head = {"format": FORMAT, "spec": model.spec.model_dump(mode="json"), "sequence": model.sequence}
+    return lambda: {
+        **state,
+        "tensors": {**state["tensors"], _BESIDE: pack(events.dumps(beside()))},
+        _BESIDE: {**head, "versions": versions(), "processor": processor()},
+    }
+
+
 def take(model: HostedModel) -> dict[str, Any]:
     """Return a model's state, which does not change when the model goes on."""
-    state = model.estimator.state_dict()
-    return {
-        **state,
-        "tensors": {**state["tensors"], _BESIDE: pack(events.dumps(model.beside()))},
-        _BESIDE: {
-            "format": FORMAT,
-            "spec": model.spec.model_dump(mode="json"),
-            "sequence": model.sequence,
-            "versions": versions(),
-            "processor": processor(),
-        },
-    }
+    return taking(model)()
 
 
 def restore(state: State, settings: Settings, clock: Callable[[], float]) -> HostedModel:

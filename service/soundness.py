@@ -87,7 +87,6 @@ class Guard:
             return model, applied
         model = snapshot.restore(before, model.settings, model.clock)
         model.sequence, model.acted = entry.seq, acted
-        if entry.fresh is not None:
-            entry.fresh.step = None
         refusal = NonFiniteStateError("no prediction would be finite after this step: use a smaller lr")
+        entry.refuse(refusal)
         return model, Applied([refusal], {entry.seq: NON_FINITE})

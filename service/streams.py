@@ -22,6 +22,7 @@ from service.connection import connection_of
 from service.errors import RequestError, ShuttingDownError, StreamTimeoutError
 from service.headers import headers_of, media_type
 from service.lines import Line, Lines
+from service.passes import Passes
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -50,16 +51,26 @@ class LineStream(Generic[T]):
         The request.
     settings : Settings
         The limits.
+    passes : Passes
+        Of the server.
     take, queue : callable
         What a line asks for, and where that waits.
     """
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, settings: Settings, take: Take[T], queue: Queue[T]
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        settings: Settings,
+        passes: Passes,
+        take: Take[T],
+        queue: Queue[T],
     ) -> None:
         self._receive = receive
         self._send = send
         self._settings = settings
+        self._passes = passes
         self._take = take
         self._queue = queue
         self._connection = connection_of(scope)
@@ -129,7 +140,7 @@ class LineStream(Generic[T]):
         return chunk
 
     async def _queue_batch(self, lines: Sequence[Line]) -> None:
-        batch: Batch[T] = Batch(lines)
+        batch: Batch[T] = Batch(lines, self._passes)
         try:
             await batch.queue(self._take, self._queue)
         finally:  # when the reader is stopped in the middle, too: what was queued will be learned

@@ -54,7 +54,7 @@ async def learn(scope: Scope, receive: Receive, send: Send) -> None:
         return catalog.get(body.get("model")), request
 
     if is_ndjson(scope):
-        await LineStream(scope, receive, send, settings, take, Learner.queue_samples).run()
+        await LineStream(scope, receive, send, settings, catalog.passes, take, Learner.queue_samples).run()
     else:
         learner, request = take(await read_body(scope, receive, settings.max_body_bytes))
         await respond(send, await learner.learn(request))

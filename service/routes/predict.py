@@ -45,7 +45,7 @@ async def predict(scope: Scope, receive: Receive, send: Send) -> None:
         return catalog.get(body.get("model")), Asked(body["x"], body.get("id"), _level(body))
 
     if is_ndjson(scope):
-        await LineStream(scope, receive, send, settings, take, _queue).run()
+        await LineStream(scope, receive, send, settings, catalog.passes, take, _queue).run()
     else:
         learner, (x, identifier, level) = take(await read_body(scope, receive, settings.max_body_bytes))
         await respond(

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bnp_online.encoding import Sample
 from bnp_online.errors import NonFiniteStateError
-from service import events, report
+from service import events, report, snapshot
 from service.admission import Admitted, Kept, Label, Learn, Predict, Request
 from service.errors import AlreadyLabelledError, IdConflictError, UnknownIdError
 from service.history import History
@@ -42,9 +43,9 @@ class Model:
     def learn(self, *requests: Request) -> list[Any]:
         """Learn a group, and return what came of each request."""
         ids = {request.id for request in requests if isinstance(request, Learn) and request.id is not None}
-        known, forgotten = self.history.learned(ids), self.history.forgotten(ids)
-        parts = self.hosted.admit(requests, known, forgotten, self.refusals)
-        entries = [entry for part in parts for entry in part]
+        admission = self.hosted.admission(self.hosted.predict_pending, self.refusals)
+        admission.look_up(self.history.learned(ids), self.history.forgotten(ids))
+        entries = admission.take(requests)
         logged = [entry for entry in entries if isinstance(entry, Admitted | Kept)]
         if logged:
             [last] = self.log.append([self.history.group([entry.event for entry in logged])])
@@ -206,3 +207,20 @@ def test_predicting_changes_nothing(make: Callable[..., Model]) -> None:
     model.hosted.predict({"a": 1.0, "new": 2.0, "town": "Oslo"})
     model.one(Predict({"a": None}, "t"))
     assert model.fingerprint() == before
+
+
+def test_what_is_kept_is_of_the_moment_when_it_was_taken(make: Callable[..., Model]) -> None:
+    """The state is written by another thread, while the model goes on."""
+    model, twin = make(), make()
+    for each in (model, twin):
+        each.now = 1000.0
+        each.learn(*(Learn({"a": float(i % 5)}, ["cat", "dog"][i % 2]) for i in range(60)))
+        each.learn(Predict({"a": 1.0}, "first"), Predict({"a": 2.0}, "second"))
+    later = snapshot.taking(model.hosted)
+    model.learn(Label("first", "cow"), Predict({"a": 3.0}, "third"), Learn({"a": 1.0, "b": 2.0}, "cat"))
+    state, expected = later(), snapshot.take(twin.hosted)
+    assert state["tensors"].keys() == expected["tensors"].keys()
+    assert all(torch.equal(tensor, expected["tensors"][name]) for name, tensor in state["tensors"].items())
+    assert state["service"] == expected["service"]
+    restored = snapshot.restore(state, model.settings, model.clock)
+    assert report.fingerprint(restored) == twin.fingerprint() != model.fingerprint()

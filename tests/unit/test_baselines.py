@@ -76,6 +76,17 @@ def test_it_goes_on_from_its_state_as_if_nothing_had_been(kind: str) -> None:
     assert other.state_dict() == whole.state_dict()
 
 
+@pytest.mark.parametrize("kind", ["str", "regression"])
+def test_a_copy_stays_as_it_is(kind: str) -> None:
+    y, baselines = labels(kind), Baselines("regression" if kind == "regression" else "classification", 50)
+    for label in y[:70]:
+        baselines.update(label)
+    kept, state = baselines.copy(), baselines.state_dict()
+    for label in y[70:]:
+        baselines.update(label)
+    assert kept.state_dict() == state != baselines.state_dict()
+
+
 def test_a_state_of_another_kind_is_refused() -> None:
     with pytest.raises(StateError):
         Baselines("regression").load_state_dict(Baselines("classification").state_dict())

@@ -194,6 +194,21 @@ def test_the_state_survives_json_in_the_middle_of_a_stream(labels: list[Any] | N
     assert json.dumps(other.state_dict()) == json.dumps(scores.state_dict())
 
 
+def test_a_state_of_an_earlier_version_is_read() -> None:
+    """It kept pairs of a label and its probability."""
+    scores, other = PrequentialMetrics("classification", 60), PrequentialMetrics("classification", 60)
+    for y, prediction, probabilities in classified([True, False], 50):
+        scores.update(y, prediction, probabilities)
+    state = json.loads(json.dumps(scores.state_dict()))
+    state["latest"] = [
+        [y, p, [list(pair) for pair in zip(labels, values, strict=True)]]
+        for y, p, labels, values in state["latest"]
+    ]
+    other.load_state_dict(state)
+    assert other.report() == scores.report()
+    assert other.state_dict() == scores.state_dict()
+
+
 @pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", "c"], None])
 def test_a_copy_stays_as_it_is(labels: list[Any] | None) -> None:
     scores = PrequentialMetrics("classification" if labels else "regression", window=5)
