@@ -82,6 +82,8 @@ def check_weight(w: object) -> float:
     SampleError
         ``"invalid_weight"``.
     """
+    if type(w) is float and 0.0 <= w < math.inf:  # most often
+        return w
     if isinstance(w, int | float | np.integer | np.floating) and not isinstance(w, bool):
         try:
             weight = float(w)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ class Features:
     missing: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Array:
     """A validated ``x`` of a model with a fixed input shape, or of exactly the features known at the time.
 
@@ -56,8 +56,7 @@ class Array:
     values: Vector
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """A validated sample: features, target, weight."""
 
     features: Features | Array
@@ -169,6 +168,7 @@ class LabelIndex:
         self.max_classes = max_classes
         self.labels: list[Label] = []
         self._classes: dict[Label, int] = {}
+        self._type: type | None = None
         self._types: frozenset[type] = frozenset()
         for label in labels:
             self.add(label)
@@ -199,6 +199,8 @@ class LabelIndex:
             ``"invalid_label"``, ``"label_type"`` (another type than the labels before it) or
             ``"too_many_classes"``.
         """
+        if type(y) is self._type and y in self._classes:  # most often
+            return y
         label = _label(y)
         if self.labels and type(label) is not type(self.labels[0]):
             kind, first = type(label).__name__, self.labels[0]
@@ -218,7 +220,8 @@ class LabelIndex:
         if label not in self._classes:
             self._classes[label] = len(self.labels)
             self.labels.append(label)
-            self._types = _LABEL_TYPES[type(self.labels[0])]
+            self._type = type(self.labels[0])
+            self._types = _LABEL_TYPES[self._type]
 
 
 def _label(y: object) -> Label:

@@ -107,7 +107,7 @@ class Learner:
         self.durations = Durations()
         self._queue = Queue(queue_size, group_size)
         # One group is applied, one is logged, and one is checked.
-        self._logged: asyncio.Queue[Group | None] = asyncio.Queue(1)
+        self._logged: asyncio.Queue[Group | None] = asyncio.Queue(3)
         self._applied: deque[list[Entry]] = deque()
         self._admission: Admission | None = None
         self._surprised = False  # what was admitted since then may have been checked against what never was

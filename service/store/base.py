@@ -11,15 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 Kind: TypeAlias = Literal[
     "create", "learn", "label", "predict", "patch", "rollback", "forget", "import", "action", "delete"
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One thing that happened to a model, with all that is needed to make it happen again.
 
     Attributes

@@ -94,22 +94,27 @@ class SqliteLog:
     def create(self, event: Event) -> int:
         """Log the event that makes a model."""
         with self._transaction():
-            return self._insert(None, 0, [event])
+            return self._insert([(None, 0, event)])
 
     def append(self, groups: Sequence[Group]) -> list[int]:
         """Keep groups of events, all or none of them."""
-        with self._transaction():
-            return [self._insert(group.model, group.branch, group.events) for group in groups]
+        owned = [(group.model, group.branch, event) for group in groups for event in group.events]
+        with self._transaction(one_statement=len(owned) <= _ROWS):
+            first = self._head
+            self._insert(owned)
+        return [*itertools.accumulate((len(group.events) for group in groups), initial=first)][1:]
 
-    def _insert(self, model: int | None, branch: int, events: Sequence[Event]) -> int:
+    def _insert(self, owned: Sequence[tuple[int | None, int, Event]]) -> int:
+        """Add events, each with its model (None: it makes one) and branch; return the number of the last."""
         now, first = self.now(), self._head + 1
-        owner = first if model is None else model
-        for start in range(0, len(events), _ROWS):
-            some = enumerate(events[start : start + _ROWS], first + start)
-            values = [value for seq, event in some for value in to_row(seq, owner, branch, now, event)]
-            self._writer.execute(insert(min(_ROWS, len(events) - start)), values)
-        self._head += len(events)
-        self._length += len(events)
+        for start in range(0, len(owned), _ROWS):
+            some = owned[start : start + _ROWS]
+            values: list[Any] = []
+            for seq, (model, branch, event) in enumerate(some, first + start):
+                values += to_row(seq, seq if model is None else model, branch, now, event)
+            self._writer.execute(insert(len(some)), values)
+        self._head += len(owned)
+        self._length += len(owned)
         return self._head
 
     def models(self) -> list[Record]:
@@ -171,7 +176,7 @@ class SqliteLog:
             self._length -= self._writer.executemany(
                 "DELETE FROM event WHERE seq = ? AND model = ?", keys
             ).rowcount
-            return self._insert(model, branch, [event])
+            return self._insert([(model, branch, event)])
 
     def forgotten(self, model: int, ids: Collection[str]) -> set[str]:
         """Return which of the ids are those of events that were forgotten."""
@@ -221,7 +226,7 @@ class SqliteLog:
             self._length -= self._writer.execute("DELETE FROM event WHERE seq = ?", (model,)).rowcount
             for table in ("forgotten", "pruned"):
                 self._writer.execute(f"DELETE FROM {table} WHERE model = ?", (model,))  # noqa: S608
-            self._insert(model, 0, [Event("delete", b"{}")])
+            self._insert([(model, 0, Event("delete", b"{}"))])
         self._finish_drops()
 
     def _finish_drops(self) -> None:
@@ -247,14 +252,16 @@ class SqliteLog:
             self._writer.close()
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """Commit what the block writes, or nothing."""
+    def _transaction(self, *, one_statement: bool = False) -> Iterator[None]:
+        """Commit what the block writes, or nothing; a block of one statement needs no others around it."""
         with self._writing, _translated():
             before, committed = (self._head, self._length), False
-            self._writer.execute("BEGIN IMMEDIATE")
+            if not one_statement:
+                self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                self._writer.execute("COMMIT")
+                if not one_statement:
+                    self._writer.execute("COMMIT")
                 committed = True
             finally:
                 if not committed:
