@@ -40,6 +40,8 @@ from service.turns import Turns
 
 T = TypeVar("T")
 
+#: Groups that may be on their way to the log while one is applied: the disk pauses now and then.
+_AHEAD = 3
 #: How many requests are checked before those who only read have a turn.
 _SLICE = 16
 
@@ -106,8 +108,7 @@ class Learner:
         self.reads = Reads(self._turns, passes, self._require_open, self._look, Room(queue_size), group_size)
         self.durations = Durations()
         self._queue = Queue(queue_size, group_size)
-        # One group is applied, one is logged, and one is checked.
-        self._logged: asyncio.Queue[Group | None] = asyncio.Queue(3)
+        self._logged: asyncio.Queue[Group | None] = asyncio.Queue(_AHEAD)
         self._applied: deque[list[Entry]] = deque()
         self._admission: Admission | None = None
         self._surprised = False  # what was admitted since then may have been checked against what never was
@@ -306,6 +307,7 @@ class Learner:
         return await self._turns.run(partial(self._apply_carefully, part))
 
     def _bring_back(self, sequence: int) -> None:
+        self._surprised = True  # what was admitted since then was checked against a model that is no more
         with self._guard.bringing_back():
             self.model = self._rebuild(sequence)
 

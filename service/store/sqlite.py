@@ -20,7 +20,7 @@ _FILE = "events.sqlite3"
 _PAGE = 1000
 #: Rows that one statement adds. To make rows of events keeps other threads waiting; while the statement runs
 #: they go on, and then it may have to wait for them.
-_ROWS = 32
+_ROWS = 16
 
 
 class SqliteLog:

@@ -72,9 +72,7 @@ def to_record(row: Row) -> Record:
 
 
 def _checksum(key: tuple[Any, ...], body: bytes) -> bytes:
-    check = hashlib.blake2b(repr(key).encode(), digest_size=16)
-    check.update(body)
-    return check.digest()
+    return hashlib.blake2b(repr(key).encode() + body, digest_size=16).digest()
 
 
 def id_digest(model: int, identifier: str) -> bytes:
