@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from service.errors import BodyTooLargeError, RequestError, ShuttingDownError, envelope
+from service.errors import REFUSALS, BodyTooLargeError, RequestError, ShuttingDownError, envelope
 from service.jobs import Outcomes
 from service.learner import Learner
 from service.lines import Line
@@ -22,7 +22,7 @@ _SLICE = 16
 _ANSWERS = 64
 
 Take: TypeAlias = Callable[[bytes], tuple[Learner, T]]
-"""Decodes a line: which model it is for, and what to queue there; it may raise a `RequestError`."""
+"""Decodes a line: which model it is for, and what to queue there; it may raise one of `REFUSALS`."""
 Queue: TypeAlias = Callable[[Learner, Sequence[T]], Awaitable[tuple[int, Outcomes]]]
 """Queues the first of many items, as soon as there is room, and returns how many."""
 
@@ -61,7 +61,7 @@ class Batch(Generic[T]):
                 if line.raw is None:
                     raise BodyTooLargeError("the line is longer than a body may be (BNP_MAX_BODY_BYTES)")
                 learner, item = take(line.raw)
-            except RequestError as error:
+            except REFUSALS as error:
                 self._outcomes[i] = error
             else:
                 positions, items = by_learner[learner]

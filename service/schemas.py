@@ -18,6 +18,7 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     StrictStr,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic.config import JsonDict
@@ -41,6 +42,8 @@ def _whole(value: Any) -> Any:
 
 
 _WHOLE = BeforeValidator(_whole)  # after the bounds: the schema shows only those that stand before
+#: A schema by position, which pydantic writes for a tuple, is beyond some readers of OpenAPI.
+_TWO_NUMBERS: JsonDict = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
 Width: TypeAlias = Annotated[int, Field(ge=1, le=4096), _WHOLE]
 Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53), _WHOLE]  # what any client of JSON holds exactly
 Side: TypeAlias = Annotated[int, Field(ge=1, le=1024), _WHOLE]
@@ -227,7 +230,7 @@ class PredictAnswer(BaseModel):
     prediction: Target | None = Field(description="Null before the first label.")
     probabilities: dict[str, float] | None = Field(default=None, description="By class, as JSON writes it.")
     id: str | None
-    interval: tuple[float, float] | None = Field(
+    interval: Annotated[tuple[float, float], WithJsonSchema(_TWO_NUMBERS)] | None = Field(
         default=None, description="Low and high, if it was asked for; null before 20 errors were seen."
     )
 

@@ -70,6 +70,18 @@ def test_a_level_out_of_range_is_refused(server: Server, level: float) -> None:
     assert error(server.post("/predict", x=X, interval="0.9")) == (422, "invalid_type", "interval")
 
 
+def test_in_a_stream_a_level_out_of_range_is_an_error_of_its_line(server: Server) -> None:
+    teach(server, "many")
+    asked = [{"x": X, "model": "many", "interval": level} for level in (0.8, 0, 0.9)]
+    first, refused, last = post_lines(server, asked, "/predict")
+    assert (refused["error"]["code"], refused["error"]["field"], refused["line"]) == (
+        "invalid_level",
+        "interval",
+        2,
+    )
+    assert len(first["interval"]) == len(last["interval"]) == 2
+
+
 def test_a_model_without_intervals_has_none(server: Server) -> None:
     teach(server, "plain", intervals=0)
     for name, field in (("plain", "intervals"), ("default", "interval")):  # the default is a classification
