@@ -29,7 +29,8 @@ from service.refusal import is_river
 from service.schemas import ErrorAnswer, LineError, RiverError
 
 _SCHEME = "key"
-_REF = "#/components/schemas/{model}"
+#: Where the document keeps schemas; as pydantic takes it.
+REF = "#/components/schemas/{model}"
 _RETRY_AFTER = {
     "description": "Seconds after which to try again.",
     "required": True,
@@ -79,7 +80,7 @@ def operation_id(route: APIRoute) -> str:
 
 def request_body(model: type[BaseModel]) -> dict[str, Any]:
     """Return the ``openapi_extra`` of a FastAPI route that reads its body itself."""
-    schema = model.model_json_schema()
+    schema = model.model_json_schema(ref_template=REF)
     return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
 
 
@@ -116,9 +117,10 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         models |= {m for route in plain for m in (route.operation.body, route.operation.answer)}
         _, definitions = models_json_schema(
             [(m, "validation") for m in sorted(models, key=lambda m: m.__name__)],
-            ref_template=_REF,
+            ref_template=REF,
         )
         schemas.update(definitions["$defs"])
+        _gather_definitions(document)
         _drop_validation_errors(document)
         _describe_guards(document, app)
         _refuse_as_river(document)
@@ -163,7 +165,7 @@ def _lines(operation: Operation, *of_a_line: type[BaseModel]) -> dict[str, Any]:
 
 
 def _reference(model: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": _REF.format(model=model.__name__)}
+    return {"$ref": REF.format(model=model.__name__)}
 
 
 def _refuse_as_river(document: dict[str, Any]) -> None:
@@ -174,6 +176,15 @@ def _refuse_as_river(document: dict[str, Any]) -> None:
                 for status, response in operation["responses"].items():
                     if int(status) >= 400:
                         response["content"] = _content(RiverError)
+
+
+def _gather_definitions(document: dict[str, Any]) -> None:
+    """Put what the body of one operation defines where all references look for it."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                schema = content.get("schema", {})
+                document["components"]["schemas"].update(schema.pop("$defs", {}))
 
 
 def _drop_validation_errors(document: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 
 from service import errors, report, schemas
 from service.access import JSON, needs
@@ -85,7 +86,10 @@ async def get_metrics(request: Request, m: str) -> Response:
 
 
 @router.get(
-    "/models/{m}/dashboard", summary="Watch a model", response_model=schemas.Dashboard, responses=_ABSENT
+    "/models/{m}/dashboard",
+    summary="Watch a model",
+    response_model=schemas.Dashboard,
+    responses=error_responses(*_ASKED, RequestValidationError),
 )
 @needs("read")
 async def get_dashboard(

@@ -27,7 +27,7 @@ OF_A_SAMPLE = {
 }  # fmt: skip
 ANYWHERE = {"body_too_large", "not_kept"}
 #: Fields of a spec whose bounds are the server's, or depend on other fields.
-OF_A_SPEC = {"hidden", "input_shape", "max_classes", "max_features"}
+OF_A_SPEC = {"hidden", "input_shape", "intervals", "max_classes", "max_features"}
 
 
 def _file() -> bytes:
@@ -113,7 +113,8 @@ def filter_failure(context: Any, failure: Failure, case: Any, response: Any) -> 
 def _is_of_the_server(error: dict[str, Any], path: str) -> bool:
     code = error["code"]
     if path in ("/learn", "/predict", "/label"):
-        return code in OF_A_SAMPLE | ANYWHERE
+        # Whether a model has intervals to tell is for the model to say.
+        return code in OF_A_SAMPLE | ANYWHERE or error["field"] in ("interval", "intervals")
     if path.endswith("/import"):
         return code in ANYWHERE | {"invalid_checkpoint"}
     of_a_spec = code == "invalid_spec" and error["field"] in OF_A_SPEC

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 from pydantic.config import JsonDict
 
+from service.openapi import REF
 from service.schemas import DEFAULT_MODEL, Features, Identifier, ModelSpec, Target
 
 Flavor: TypeAlias = Literal["regression", "binary", "multiclass"]
@@ -132,7 +133,7 @@ class RiverToken(BaseModel):
 
 def spec_schema() -> dict[str, Any]:
     """Return the schema of a model's spec without what the path says of it."""
-    schema = ModelSpec.model_json_schema()
+    schema = ModelSpec.model_json_schema(ref_template=REF)
     for said in ("name", "task"):
         del schema["properties"][said]
     schema["examples"] = [{"hidden": [64, 64], "lr": 0.1}]
