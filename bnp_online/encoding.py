@@ -168,7 +168,6 @@ class LabelIndex:
         self.max_classes = max_classes
         self.labels: list[Label] = []
         self._classes: dict[Label, int] = {}
-        self._type: type | None = None
         self._types: frozenset[type] = frozenset()
         for label in labels:
             self.add(label)
@@ -199,7 +198,7 @@ class LabelIndex:
             ``"invalid_label"``, ``"label_type"`` (another type than the labels before it) or
             ``"too_many_classes"``.
         """
-        if type(y) is self._type and y in self._classes:  # most often
+        if self.labels and type(y) is type(self.labels[0]) and y in self._classes:  # most often
             return y
         label = _label(y)
         if self.labels and type(label) is not type(self.labels[0]):
@@ -220,8 +219,7 @@ class LabelIndex:
         if label not in self._classes:
             self._classes[label] = len(self.labels)
             self.labels.append(label)
-            self._type = type(self.labels[0])
-            self._types = _LABEL_TYPES[self._type]
+            self._types = _LABEL_TYPES[type(self.labels[0])]
 
 
 def _label(y: object) -> Label:

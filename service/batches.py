@@ -10,14 +10,11 @@ from service.errors import REFUSALS, BodyTooLargeError, RequestError, ShuttingDo
 from service.jobs import Outcomes
 from service.learner import Learner
 from service.lines import Line
-from service.passes import Passes
+from service.passes import SLICE, Passes
 from service.wire import encode_line
 
 T = TypeVar("T")
 
-#: Lines that are decoded before other requests have a turn: an answer takes several turns to get out, so this
-#: decides how long a prediction takes while a stream comes in.
-_SLICE = 16
 #: Lines that are answered before other requests have a turn.
 _ANSWERS = 64
 
@@ -55,7 +52,7 @@ class Batch(Generic[T]):
         """Return what is to be queued at each model, and for which lines."""
         by_learner: defaultdict[Learner, tuple[list[int], list[T]]] = defaultdict(lambda: ([], []))
         for i, line in enumerate(self._lines):
-            if i % _SLICE == 0:
+            if i % SLICE == 0:
                 await self._passes.next()
             try:
                 if line.raw is None:

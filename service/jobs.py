@@ -90,7 +90,7 @@ class Room:
             settle(waiter, None)
 
 
-class Queue:
+class Jobs:
     """The jobs of one writer, in order: each waits, is taken, and is answered, whatever ends the writer.
 
     Parameters

@@ -30,10 +30,10 @@ from service.errors import (
 from service.events import Pending
 from service.history import History
 from service.hosted import Answer, Applied, HostedModel, Outcome
-from service.jobs import Exclusive, Job, Outcomes, Queue, Room
+from service.jobs import Exclusive, Job, Jobs, Outcomes, Room
 from service.journal import Group, Journal
 from service.keeper import Keeper
-from service.passes import Passes
+from service.passes import SLICE, Passes
 from service.reads import Reads
 from service.soundness import Guard
 from service.turns import Turns
@@ -42,8 +42,6 @@ T = TypeVar("T")
 
 #: Groups that may be on their way to the log while one is applied: the disk pauses now and then.
 _AHEAD = 3
-#: How many requests are checked before those who only read have a turn.
-_SLICE = 16
 
 _logger = logging.getLogger(__name__)
 
@@ -107,7 +105,7 @@ class Learner:
         self._turns = Turns(f"model-{model.name}")
         self.reads = Reads(self._turns, passes, self._require_open, self._look, Room(queue_size), group_size)
         self.durations = Durations()
-        self._queue = Queue(queue_size, group_size)
+        self._jobs = Jobs(queue_size, group_size)
         self._logged: asyncio.Queue[Group | None] = asyncio.Queue(_AHEAD)
         self._applied: deque[list[Entry]] = deque()
         self._admission: Admission | None = None
@@ -143,17 +141,17 @@ class Learner:
     @property
     def samples_waiting(self) -> int:
         """How many samples wait, or whatever else has its turn among them."""
-        return self._queue.items
+        return self._jobs.items
 
     async def learn(self, request: Request) -> Answer:
         """Learn a sample, or keep a prediction; returns once that is logged and applied."""
         self._require_open()
-        return cast(Answer, await self._queue.enter(request))
+        return cast(Answer, await self._jobs.enter(request))
 
     async def exclusive(self, do: Callable[[], T]) -> T:
         """Return what `do` does to the model between two groups, when its turn comes."""
         self._require_open()
-        return cast(T, await self._queue.insist(Exclusive(do)))
+        return cast(T, await self._jobs.insist(Exclusive(do)))
 
     async def queue_samples(self, requests: Sequence[Request]) -> tuple[int, Outcomes]:
         """Queue many at once, and wait where `learn` refuses: until there is room for at least one.
@@ -165,9 +163,9 @@ class Learner:
         Future
             For each of those in order its answer, or what refused it.
         """
-        some = requests[: await self._queue.room()]
+        some = requests[: await self._jobs.room()]
         self._require_open()
-        return len(some), self._queue.add(some)
+        return len(some), self._jobs.add(some)
 
     async def close(self) -> None:
         """Answer all that waits, refuse what comes later, and end the task."""
@@ -192,7 +190,7 @@ class Learner:
         self._discarded = True
 
     async def _end(self) -> None:
-        self._queue.ring()
+        self._jobs.ring()
         await asyncio.wait([self._task])
         await self._turns.close()
 
@@ -219,13 +217,13 @@ class Learner:
 
     async def _admit_all(self) -> None:
         """Check what waits and have it logged, group by group, while the group before is applied."""
-        while await self._queue.wait(over=lambda: self._refusal is not None) and not self._discarded:
-            if self._queue.exclusive or self._surprised:
+        while await self._jobs.wait(over=lambda: self._refusal is not None) and not self._discarded:
+            if self._jobs.exclusive or self._surprised:
                 await self._logged.join()  # all that was admitted is applied
                 self._admission, self._surprised = None, False
-            jobs = self._queue.take()
+            jobs = self._jobs.take()
             if isinstance(first := jobs[0].items[0], Exclusive):
-                self._queue.answer([await self._try(first.do)])
+                self._jobs.answer([await self._try(first.do)])
             else:
                 entries = await self._admit([item for job in jobs for item in job.items])
                 await self._logged.put(self._journal.group(jobs, entries))
@@ -250,10 +248,10 @@ class Learner:
         admission.look_up(known, forgotten)
         short = self.reads.short or not any(isinstance(request, Predict) for request in requests)
         entries: list[Entry] = []
-        for start in range(0, len(requests), _SLICE):
-            if len(requests) > _SLICE:
+        for start in range(0, len(requests), SLICE):
+            if len(requests) > SLICE:
                 await self._passes.next()
-            take = partial(admission.take, requests[start : start + _SLICE])
+            take = partial(admission.take, requests[start : start + SLICE])
             entries += await self._turns.run(take, short=short)
         return entries
 
@@ -280,7 +278,7 @@ class Learner:
         """Apply a group that was logged, in short calls; yields what came of the next requests."""
         start = 0
         while start < len(entries):
-            if len(entries) > _SLICE:
+            if len(entries) > SLICE:
                 await self._passes.next()
             part = entries[start : start + self.model.room]
             if self.model.drift.ready(self.model.step) and any(isinstance(each, Admitted) for each in part):
@@ -321,7 +319,7 @@ class Learner:
 
     def _answer(self, job: Job, outcomes: list[Outcome]) -> None:
         """Answer a job, the oldest."""
-        self._queue.answer(outcomes)
+        self._jobs.answer(outcomes)
         granted = sum(not isinstance(outcome, Exception) for outcome in outcomes)
         if granted:
             durations = self.reads.durations if isinstance(job.items[0], Predict) else self.durations
@@ -331,7 +329,7 @@ class Learner:
         if self._refusal is None:
             self._refusal = self._failure
             _logger.critical("the writer of model %r ended with an error", self.model.name)
-        self._queue.abandon(self._refusal)
+        self._jobs.abandon(self._refusal)
 
     def _failure(self) -> RequestError:
         return ModelFailedError(f"model {self.model.name!r} failed, the log says why: delete it", "model")

@@ -13,7 +13,7 @@ from service.errors import REFUSALS
 from service.hosted import Answer, HostedModel, Outcome
 from service.jobs import Outcomes, Room
 from service.pace import Pace
-from service.passes import Passes
+from service.passes import SLICE, Passes
 from service.turns import Turns
 
 T = TypeVar("T")
@@ -21,9 +21,6 @@ Asked: TypeAlias = tuple[Any, float | None]
 """A sample, and the level of the interval that is asked for with its prediction, if any."""
 Look: TypeAlias = Callable[[Callable[[HostedModel], Any]], Any]
 """Returns what a function makes of the model as it is, or raises why nobody may see it now."""
-
-#: Predictions of a stream that are made before other requests have a turn.
-_SLICE = 16
 
 
 class Reads:
@@ -110,7 +107,7 @@ class Reads:
         outcomes: list[Outcome] = []
         try:
             for i, asked in enumerate(samples):
-                if i % _SLICE == 0:
+                if i % SLICE == 0:
                     await self._passes.next()
                 try:
                     outcomes.append(await self._predict(asked))

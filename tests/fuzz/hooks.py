@@ -114,7 +114,8 @@ def _is_of_the_server(error: dict[str, Any], path: str) -> bool:
     code = error["code"]
     if path in ("/learn", "/predict", "/label"):
         # Whether a model has intervals to tell is for the model to say.
-        return code in OF_A_SAMPLE | ANYWHERE or error["field"] in ("interval", "intervals")
+        without_intervals = code == "invalid_spec" and error["field"] in ("interval", "intervals")
+        return code in OF_A_SAMPLE | ANYWHERE or without_intervals
     if path.endswith("/import"):
         return code in ANYWHERE | {"invalid_checkpoint"}
     of_a_spec = code == "invalid_spec" and error["field"] in OF_A_SPEC
