@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 run: venv ## Start the server and watch it learn a real stream (ONCE=1: end after the stream)
-	@$(BIN)/python -m service.demo $(if $(ONCE),--once)
+	@$(BIN)/python -m service.cli.demo $(if $(ONCE),--once)
 
 serve: venv ## Start the server alone
 	@$(BIN)/python -m service

@@ -26,7 +26,7 @@ from rich.progress import Progress
 from river import bandit, preprocessing
 from river.bandit.base import ArmID, ContextualPolicy
 
-from bnp_online.bandit import BNPThompsonSampling
+from bnp_online.contrib.bandit import BNPThompsonSampling
 
 from . import streams
 from .program import Results, arguments_of, run

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from bnp_online.evaluate import Learner, prequential
+from bnp_online.evaluation.prequential import Learner, prequential
 
 from .streams import Stream
 

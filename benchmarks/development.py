@@ -23,7 +23,7 @@ from river.datasets import synth
 
 from bnp_online import BNPClassifier, BNPRegressor
 from bnp_online.engines.base import Task
-from bnp_online.evaluate import prequential
+from bnp_online.evaluation.prequential import prequential
 
 from . import report
 from .report import Cell, Table

@@ -20,8 +20,8 @@ from river.datasets import synth
 
 from bnp_online import BNPClassifier, BNPRegressor
 from bnp_online.engines.base import Task
-from bnp_online.evaluate import PrequentialMetrics
-from service.drift import Drift
+from bnp_online.evaluation.prequential import PrequentialMetrics
+from service.models.drift import Drift
 from service.schemas import DriftSpec
 
 from . import drift_figure, report

@@ -23,8 +23,8 @@ from torch import nn
 
 from bnp_online.engines.base import Engine, LearnerSpec
 from bnp_online.engines.choice import GPU_WORK, work
-from bnp_online.engines.compiled import CompiledEngine
-from bnp_online.engines.graphed import GraphedEngine
+from bnp_online.engines.numba_engine import CompiledEngine
+from bnp_online.engines.torch_engine import GraphedEngine
 
 from . import report
 from .report import Cell, Table

@@ -37,7 +37,7 @@ RIVALS = {IDIOMATIC: "idiomatic", "bare Starlette": "bare"}
 MODELS: dict[str, dict[str, Any]] = {"one copy": {"lr": 0.1}, "replay=0": {"replay": 0}, "default": {}}
 #: In place of a log that keeps events.
 _NO_LOG = """
-from service.store.sqlite import SqliteLog
+from service.storage.sqlite import SqliteLog
 def _number(self, model, branch, events):
     self._head += len(events)
     return self._head

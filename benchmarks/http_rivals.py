@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from service.serving import config
+from service.app import config
 from service.settings import Settings
 
 

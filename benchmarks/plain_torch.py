@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
 from bnp_online.engines.base import INPUT_CLIP
-from bnp_online.evaluate import PrequentialMetrics
+from bnp_online.evaluation.prequential import PrequentialMetrics
 
 from .contestant import Run, Setting, Tick
 from .streams import Array, Stream

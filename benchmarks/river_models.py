@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from river import base, dummy, forest, linear_model, multiclass, neighbors, preprocessing, stats, tree
 
-from bnp_online.evaluate import Learner
+from bnp_online.evaluation.prequential import Learner
 
 from .contestant import Run, Setting, Tick, run_samples
 from .ring_search import RingSearch

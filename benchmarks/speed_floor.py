@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bnp_online.compiling import jit
+from bnp_online.jit import jit
 
 from .report import Cell, Table
 from .speed_sides import NETWORKS, Effort, Steps, Tick, engine, fused, in_turns

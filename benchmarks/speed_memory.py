@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from bnp_online import BNPClassifier
-from bnp_online.engines.compiled import CompiledEngine
+from bnp_online.engines.numba_engine import CompiledEngine
 
 from .report import Cell, Table
 from .speed_sides import NETWORKS, Effort, Tick, engine, samples

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bnp_online import BNP, BNPClassifier
 from bnp_online.engines.base import Copy, LearnerSpec
-from bnp_online.engines.compiled import CompiledEngine
+from bnp_online.engines.numba_engine import CompiledEngine
 
 #: Takes a number of steps.
 Steps: TypeAlias = Callable[[int], object]

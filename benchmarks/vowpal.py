@@ -8,7 +8,7 @@ import numpy as np
 from vowpalwabbit import Workspace  # type: ignore[import-untyped]  # it ships no types
 
 from bnp_online.engines.base import INPUT_CLIP
-from bnp_online.evaluate import Learner
+from bnp_online.evaluation.prequential import Learner
 
 from .contestant import Run, Setting, Tick, run_samples
 from .plain_torch import standardized

@@ -1,5 +1,6 @@
 """Neural networks that learn from every example the moment it arrives."""
 
+from .contrib.langevin import SGLD
 from .errors import (
     BNPError,
     CheckpointError,
@@ -11,7 +12,6 @@ from .errors import (
     UnsupportedLayerError,
 )
 from .estimators import BNPClassifier, BNPRegressor, load
-from .langevin import SGLD
 from .moments import RunningMoments
 from .preconditioner import BNP
 

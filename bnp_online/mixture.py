@@ -28,7 +28,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiling import jit
+from .jit import jit
 
 #: Learning rates of the copies with ``lr="auto"``.
 RATES = (0.1, 0.3, 0.6)

@@ -275,8 +275,8 @@ class BNP:
         """Multiply white noise for the layers' parameters by ``P / q`` of the latest `step`, in place.
 
         Its covariance becomes ``P Pᵀ / q²``, by which that step multiplied the gradients: see
-        `bnp_online.langevin`. A layer that the step left alone gets none; noise for parameters that BNP does
-        not cover stays as it is.
+        `bnp_online.contrib.langevin`. A layer that the step left alone gets none; noise for parameters
+        that BNP does not cover stays as it is.
 
         Parameters
         ----------

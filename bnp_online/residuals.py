@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiling import jit
+from .jit import jit
 
 _Reals = NDArray[np.float64]
 

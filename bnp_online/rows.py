@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .compiling import jit
+from .jit import jit
 
 #: Types of which any value is a number, but for infinity and NaN: no subclass is one of them.
 _PLAIN = frozenset({bool, int, float, np.float64, np.float32, np.int64, np.int32})

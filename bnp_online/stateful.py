@@ -12,10 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from . import checkpoint
-from .adapting import with_short_memory, with_slowest_reset
+from .drift_response import with_short_memory, with_slowest_reset
 from .encoding import FeatureIndex
 from .engines.base import Engine
-from .engines.damage import MOST, check_tensors
+from .engines.state_validation import MOST, check_tensors
 from .errors import StateError
 from .intervals import Intervals, split
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import bnp_online as bnp
-from bnp_online.evaluate import prequential
+from bnp_online.evaluation.prequential import prequential
 
 DELAY = 500
 

@@ -7,9 +7,8 @@ import signal
 import sys
 from types import FrameType
 
-from service.keys import make_first_key
-from service.security import Keyring, KeysError
-from service.settings import Settings, read_settings
+from .auth.keys import Keyring, KeysError, make_first_key
+from .settings import Settings, read_settings
 
 #: Seconds after which a thread hands the interpreter over to another that waits for it. The event loop takes
 #: turns with threads that write the log and checkpoints; Python's default, 5 ms, is as long as 20 calls of an
@@ -28,7 +27,7 @@ def main() -> None:
     # Imported late, for torch takes seconds: wrong settings are refused before, and a signal ends the start.
     # What is imported stays: to search it for garbage, again and again, would take a tenth of the start.
     gc.disable()
-    from service.serving import serve
+    from .app import serve
 
     gc.freeze()
     gc.enable()

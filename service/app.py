@@ -1,12 +1,18 @@
-"""The application: `create_app` puts the rooms together; importing this does no work."""
+"""The application: `create_app` puts the rooms together; importing this does no work.
+
+uvicorn, as the server uses it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import logging.config
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.exceptions import HTTPException
@@ -16,27 +22,30 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp
+from uvicorn.config import STARTUP_FAILURE
 
 from bnp_online import __version__
-from service.access import UndeclaredRouteError
-from service.catalog import Catalog
-from service.errors import TABLE
-from service.guard import Door, GuardedRoute, PlainRoute
-from service.hot import HotRoutes
-from service.logs import report_loop_error
-from service.metrics import HttpMetrics, LogMetrics
-from service.observer import Observer
-from service.openapi import openapi
-from service.refusal import refusal
-from service.routes import dashboard, events, learn, models, ops, pages, predict, river_api, state
-from service.scrape import StoreCollector
-from service.security import Keyring
-from service.settings import Settings
-from service.startup import Opened, open_folder
-from service.wire import json_response
+
+from .api import dashboard, events, health, learn, models, pages, predict, river, state
+from .api.fast_path import HotRoutes
+from .api.openapi import openapi
+from .auth.guard import Door, GuardedRoute, PlainRoute
+from .auth.keys import Keyring
+from .auth.scopes import UndeclaredRouteError
+from .errors import TABLE
+from .http.requests import json_response
+from .http.responses import refusal
+from .http.uvicorn_protocol import protocol
+from .models.metrics import StoreCollector
+from .models.recovery import START_ERRORS, Opened, open_folder
+from .models.registry import Catalog
+from .settings import Settings
+from .telemetry.logs import catch_thread_errors, configuration, report_loop_error
+from .telemetry.metrics import HttpMetrics, LogMetrics
+from .telemetry.middleware import Observer
 
 #: In the order in which their routes are tried: the hot ones first.
-ROOMS = (learn, predict, models, state, events, ops, pages, dashboard, river_api)
+ROOMS = (learn, predict, models, state, events, health, pages, dashboard, river)
 
 _ABOUT = "Neural networks that learn from every example the moment it arrives."
 
@@ -93,7 +102,7 @@ def require_guards(routes: list[BaseRoute]) -> None:
     """Raise `UndeclaredRouteError` if a route is not behind a guard."""
     for route in routes:
         if not isinstance(route, GuardedRoute | PlainRoute):
-            raise UndeclaredRouteError(f"{route} is not behind a guard: make it a kind of service.guard")
+            raise UndeclaredRouteError(f"{route} is not behind a guard: make it a kind of service.auth.guard")
 
 
 class _App(FastAPI):
@@ -153,3 +162,34 @@ def _methods(request: Request) -> set[str]:
         if route.matches(request.scope)[0] is not Match.NONE
         for method in route.methods
     }
+
+
+def serve(settings: Settings, keyring: Keyring) -> int:
+    """Open the data folder, serve until a signal ends it, and return the exit code."""
+    logging.config.dictConfig(configuration(settings))
+    catch_thread_errors()
+    try:
+        opened = open_folder(settings)
+    except START_ERRORS as error:
+        print(f"The server cannot start: {error}", file=sys.stderr)
+        return 1
+    server = uvicorn.Server(config(create_app(settings, opened, keyring), settings))
+    server.run()
+    return 0 if server.started else STARTUP_FAILURE
+
+
+def config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """Return how uvicorn is to serve an application; `logging` is set up already."""
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=protocol(settings),
+        ws="none",
+        log_config=None,
+        log_level=settings.log_level,
+        access_log=False,  # the server writes its own, without paths and queries
+        server_header=False,
+        proxy_headers=False,  # nothing here depends on whom a proxy says it speaks for
+        timeout_graceful_shutdown=settings.shutdown_timeout,
+    )

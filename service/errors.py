@@ -197,7 +197,7 @@ class DamagedEventError(Exception):
     def __init__(self, seq: int) -> None:
         super().__init__(
             f"event {seq} of the log is damaged. To go on without it, which loses what it taught: "
-            f"python -m service.repair --skip {seq}"
+            f"python -m service.cli.repair --skip {seq}"
         )
         self.seq = seq
 

@@ -1,8 +1,8 @@
 """The JSON that goes over the wire, as pydantic models.
 
 The spec of a model is validated by its model here. The bodies of the hot routes are checked by hand
-(`service.wire`) and described here; a test keeps the two in agreement. Answers are described here and written
-as plain dicts.
+(`service.http.requests`) and described here; a test keeps the two in agreement. Answers are described
+here and written as plain dicts.
 """
 
 from __future__ import annotations

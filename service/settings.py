@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from service.schemas import DEFAULT_MODEL, ModelSpec
+from .schemas import DEFAULT_MODEL, ModelSpec
 
 
 def _split(value: Any) -> Any:

@@ -10,8 +10,8 @@ import torch
 from ..errors import ConfigurationError
 from .autograd import AutogradEngine
 from .base import Engine, LearnerSpec
-from .compiled import CompiledEngine
-from .graphed import GraphedEngine
+from .numba_engine import CompiledEngine
+from .torch_engine import GraphedEngine
 
 #: Multilayer perceptrons run on a GPU, where there is one, from so many parameter steps a sample on (`work`).
 #:

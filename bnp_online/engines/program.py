@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..encoding import Vector
 from .base import LearnerSpec
-from .batched import BatchedCopies
-from .capture import WARM_UPS, captured
-from .modular import ModularCopy
-from .staged import DRAWS, NEW_WEIGHTS, Copies, RowStep
+from .cuda_graph import WARM_UPS, captured
+from .mlp_ensemble import BatchedCopies
+from .module_member import ModularCopy
+from .torch_step import DRAWS, NEW_WEIGHTS, Copies, RowStep
 
 #: Most rows that are staged at a time, and most bytes that they may take.
 MOST_ROWS, MOST_BYTES = 1024, 1 << 24

@@ -12,8 +12,7 @@ import time
 from http.client import HTTPConnection
 from pathlib import Path
 
-from service.keys import add_key
-from service.security import KeysError, file_of, new_secret, parse_key
+from service.auth.keys import KeysError, add_key, file_of, new_secret, parse_key
 from service.settings import read_settings
 
 KEY = Path("/metrics-key/key")

@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run a command, and end with its exit code."""
     try:
-        from service.cli.application import run
+        from .application import run
     except KeyboardInterrupt:
         sys.exit(1)
     except ModuleNotFoundError as error:

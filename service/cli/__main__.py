@@ -1,6 +1,6 @@
 """``python -m service.cli``: the command line, without its entry point."""
 
-from service.cli import main
+from . import main
 
 if __name__ == "__main__":
     main()

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from service.cli.options import DEFAULT_MODEL, DEFAULT_URL, AsJson, Key, ModelArgument, ServerUrl, connected
-from service.cli.output import CommandError, show, show_rows, written
+from .options import DEFAULT_MODEL, DEFAULT_URL, AsJson, Key, ModelArgument, ServerUrl, connected
+from .output import CommandError, show, show_rows, written
 
 
 def models(

@@ -6,9 +6,9 @@ import sys
 
 import typer
 
-from service.cli import administration, bench, doctor, learning, replay, running
-from service.cli.output import CommandError
-from service.client import ClientError, errors
+from ..client import ClientError, errors
+from . import administration, bench, doctor, learning, replay, serve
+from .output import CommandError
 
 #: What typer ends with on Ctrl-C.
 _INTERRUPTED = 130
@@ -19,7 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command()(running.serve)
+app.command()(serve.serve)
 app.command()(learning.learn)
 app.command()(learning.predict)
 app.command()(replay.replay)
@@ -30,7 +30,7 @@ app.command()(administration.rollback)
 app.command()(administration.export)
 app.command("import")(administration.import_)
 app.command()(doctor.doctor)
-app.command()(running.version)
+app.command()(serve.version)
 
 
 def run() -> int:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.options import AsJson
-from service.cli.output import Bar, show_rows
+from .options import AsJson
+from .output import Bar, show_rows
 
 if TYPE_CHECKING:
     import bnp_online as bnp

@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from service.cli.options import AsJson, Key, Url, connected
-from service.cli.output import CommandError, show
-from service.client import ClientError
-from service.settings import Settings, read_settings
+from ..client import ClientError
+from ..settings import Settings, read_settings
+from .options import AsJson, Key, Url, connected
+from .output import CommandError, show
 
 _PACKAGES = {
     "library": ("bnp-online", "torch", "numba", "numpy", "river", "safetensors"),
@@ -57,9 +57,9 @@ def _computing(settings: Settings) -> dict[str, Any]:
 
 def _log(settings: Settings, problems: list[str]) -> str:
     """Try to write where a server would; what is not there is not made."""
-    from service.errors import StorageError  # late, as all that takes torch with it
-    from service.store.folder import FolderInUseError, lock
-    from service.store.sqlite import SqliteLog
+    from ..errors import StorageError  # late, as all that takes torch with it
+    from ..storage.data_dir import FolderInUseError, lock
+    from ..storage.sqlite import SqliteLog
 
     folder = settings.data_dir
     try:

@@ -12,15 +12,15 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from service.cli.options import DEFAULT_MODEL, AsJson, Key, Load, Model, Url, connected
-from service.cli.output import Bar, CommandError, show, written
-from service.cli.samples import Format, Line, format_of, opened
-from service.client.bulk import LINES
-from service.client.calls import probabilities
-from service.schemas import ModelSpec, Task
+from ..client.bulk import LINES
+from ..client.calls import probabilities
+from ..schemas import ModelSpec, Task
+from .options import DEFAULT_MODEL, AsJson, Key, Load, Model, Url, connected
+from .output import Bar, CommandError, show, written
+from .samples import Format, Line, format_of, opened
 
 if TYPE_CHECKING:
-    from service.cli.teaching import Report
+    from .teaching import Report
 
 File = Annotated[str, typer.Argument(help="CSV, Parquet or NDJSON; - is standard input.")]
 FileFormat = Annotated[Format | None, typer.Option("--format", help="By default as the name says.")]
@@ -64,7 +64,7 @@ def learn(
         raise CommandError("a server's model takes a file with `bnp-online import`: leave --load out", 2)
     new = read_spec(spec, task)
     source = opened(file, format_of(file, form), target, labelled=True)
-    from service.cli.teaching import Local, Remote, make_estimator, teach, teach_at_once  # late: torch
+    from .teaching import Local, Remote, make_estimator, teach, teach_at_once  # late: torch
 
     with source as lines, Bar(f"learning {file}", None) as bar:
         if url is None:
@@ -168,7 +168,7 @@ def _predictor(
                 (said := client.predict_one(line.x, model=model)).prediction, probabilities(said)
             )
     else:
-        from service.cli.teaching import library_errors, make_estimator
+        from .teaching import library_errors, make_estimator
 
         estimator = make_estimator(ModelSpec(), load)
         with library_errors():

@@ -7,10 +7,10 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from service.cli.output import CommandError
-from service.client import Client
-from service.client.clients import DEFAULT_URL
-from service.schemas import DEFAULT_MODEL
+from ..client import Client
+from ..client.clients import DEFAULT_URL
+from ..schemas import DEFAULT_MODEL
+from .output import CommandError
 
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Key: TypeAlias = Annotated[

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.learning import Delay, Save, Spec, finish, read_spec, result_of
-from service.cli.options import DEFAULT_MODEL, AsJson, Key, Model, Url, connected
-from service.cli.output import Bar, CommandError
-from service.cli.samples import Line, plain
-from service.client import Client
-from service.client.errors import ModelExistsError
-from service.schemas import ModelSpec, Task
+from ..client import Client
+from ..client.errors import ModelExistsError
+from ..schemas import ModelSpec, Task
+from .learning import Delay, Save, Spec, finish, read_spec, result_of
+from .options import DEFAULT_MODEL, AsJson, Key, Model, Url, connected
+from .output import Bar, CommandError
+from .samples import Line, plain
 
 if TYPE_CHECKING:
     from river.datasets.base import Dataset
@@ -68,7 +68,7 @@ def replay(
         raise CommandError(f"there is no data set {name!r}: take one of {names}", 2)
     if url is not None and save is not None:
         raise CommandError("with --url the server keeps the model: leave --save out, and use export", 2)
-    from service.cli.teaching import Local, Remote, make_estimator, teach, teach_at_once  # late: torch
+    from .teaching import Local, Remote, make_estimator, teach, teach_at_once  # late: torch
 
     stream = known[name.lower()]()
     total = stream.n_samples if limit is None else min(limit, stream.n_samples)

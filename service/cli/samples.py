@@ -15,7 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
 
-from service.cli.output import CommandError
+from .output import CommandError
 
 Format: TypeAlias = Literal["csv", "ndjson", "parquet"]
 Row: TypeAlias = dict[str, Any]

@@ -13,13 +13,14 @@ from typing import Any, Protocol, TypeAlias
 
 import bnp_online as bnp
 from bnp_online.errors import BNPError, NonFiniteStateError, SampleError
-from bnp_online.evaluate import PrequentialMetrics
-from service.cli.output import CommandError
-from service.cli.samples import Line
-from service.client import Client, Sample, ServerError
-from service.client.bulk import KEPT, LINES, Outcome
-from service.client.errors import AlreadyLabelledError, ConflictError, InvalidRequestError, UnknownIdError
-from service.schemas import ModelSpec
+from bnp_online.evaluation.prequential import PrequentialMetrics
+
+from ..client import Client, Sample, ServerError
+from ..client.bulk import KEPT, LINES, Outcome
+from ..client.errors import AlreadyLabelledError, ConflictError, InvalidRequestError, UnknownIdError
+from ..schemas import ModelSpec
+from .output import CommandError
+from .samples import Line
 
 Estimator: TypeAlias = bnp.BNPClassifier | bnp.BNPRegressor
 Advance: TypeAlias = Callable[[int], None]

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from service.client.bulk import LearnSummary, Sample
-from service.client.clients import AsyncClient, Client
-from service.client.errors import ClientError, NoAnswerError, ServerError, UnexpectedAnswerError
+from .bulk import LearnSummary, Sample
+from .clients import AsyncClient, Client
+from .errors import ClientError, NoAnswerError, ServerError, UnexpectedAnswerError
 
 if TYPE_CHECKING:
-    from service.client.remote import RemoteClassifier, RemoteRegressor
+    from .remote import RemoteClassifier, RemoteRegressor
 
 __all__ = [
     "AsyncClient",
@@ -37,7 +37,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import what needs river when it is asked for."""
     if name in ("RemoteClassifier", "RemoteRegressor"):
-        from service.client import remote
+        from . import remote
 
         return getattr(remote, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

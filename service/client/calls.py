@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from service import schemas
-from service.client.exchange import Call, Request, encode, reader
-from service.schemas import DEFAULT_MODEL
+from .. import schemas
+from ..schemas import DEFAULT_MODEL
+from .exchange import Call, Request, encode, reader
 
 Label: TypeAlias = bool | int | str
 

@@ -10,10 +10,10 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
-from service.client import calls
-from service.client.bulk import LINES, LearnSummary, Lines, Outcome, Sample, learn_lines
-from service.client.exchange import Call, Reply, Request, Steps, exchange
-from service.schemas import DEFAULT_MODEL
+from ..schemas import DEFAULT_MODEL
+from . import calls
+from .bulk import LINES, LearnSummary, Lines, Outcome, Sample, learn_lines
+from .exchange import Call, Reply, Request, Steps, exchange
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from service.client.errors import NoAnswerError, UnexpectedAnswerError, server_error
+from .errors import NoAnswerError, UnexpectedAnswerError, server_error
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)

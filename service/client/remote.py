@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Self, cast
 from pydantic import SecretStr
 from river import base
 
-from service.client.calls import Label, new_id
-from service.client.clients import DEFAULT_URL, Client
+from .calls import Label, new_id
+from .clients import DEFAULT_URL, Client
 
 
 class _Remote(base.Estimator):

@@ -12,8 +12,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.service.running import Json, Server
-from tests.service.streaming import post_lines
+from tests.support.running import Json, Server
+from tests.support.streaming import post_lines
 
 pytestmark = pytest.mark.browser
 

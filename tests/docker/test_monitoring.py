@@ -1,7 +1,8 @@
 """The profile "monitoring", with a real engine: Prometheus gets its key, and scrapes the server.
 
 There is no registry here. Prometheus is Debian's own, in an image that is made of it as the official one is
-made; Grafana cannot be had, so it is not run: its files are checked in `tests/service/test_monitoring.py`.
+made; Grafana cannot be had, so it is not run: its files are checked in
+`tests/service/telemetry/test_monitoring.py`.
 """
 
 import json

@@ -16,7 +16,7 @@ from service.errors import HTTP_CODES, TABLE
 from service.settings import Settings
 from tests.docs.blocks import ROOT
 from tests.docs.conftest import Page
-from tests.service.running import serving
+from tests.support.running import serving
 
 
 def test_no_page_needs_another_host(site: Path) -> None:

@@ -17,7 +17,7 @@ from schemathesis.openapi.checks import (
 )
 
 from bnp_online import BNPClassifier, checkpoint
-from service.refusal import is_river
+from service.http.responses import is_river
 
 LINES = "application/x-ndjson"
 #: Why a request may be refused that is as the document says: the state of the model, and the server's limits.

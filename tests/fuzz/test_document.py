@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from service.access import SCOPES
+from service.auth.keys import new_secret
+from service.auth.scopes import SCOPES
 from service.schemas import ModelSpec
-from service.security import new_secret
-from tests.service.running import serving
+from tests.support.running import serving
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"hidden": [4], "replay": 1, "memory": 10}

@@ -19,7 +19,7 @@ import pytest
 from service.schemas import ModelSpec
 from tests.fuzz.mutations import LINES, Request, bodies, small_state
 from tests.fuzz.twin import Json, Twin
-from tests.service.running import Server, serving
+from tests.support.running import Server, serving
 
 SPEC: Json = {"hidden": [3], "replay": 1, "memory": 10, "max_features": 20}
 SPECS: dict[str, Json] = {

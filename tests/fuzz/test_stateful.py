@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 
 from service.schemas import ModelSpec
 from tests.fuzz.twin import Json, RefusedError, Twin, attempt
-from tests.service.running import Server, error, serving
+from tests.support.running import Server, error, serving
 
 SMALL = {"replay": 1, "memory": 10}
 SPECS: list[Json] = [

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from service.client import Client
-from tests.recovery.process import logged, replayed, running, wait_until
+from tests.support.server_process import logged, replayed, running, wait_until
 
 SAMPLES = 3000
 

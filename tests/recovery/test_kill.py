@@ -14,8 +14,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.recovery.load import MODELS, Clients, Promises
-from tests.recovery.process import Json, ServerProcess, logged, replayed, running, wait_until
+from tests.support.load import MODELS, Clients, Promises
+from tests.support.server_process import Json, ServerProcess, logged, replayed, running, wait_until
 
 #: How often the server is killed; `make torture` does it fifty times.
 KILLS = int(os.environ.get("BNP_TEST_KILLS", "4"))
@@ -143,7 +143,7 @@ def test_a_damaged_event_stops_the_start_until_it_is_passed_over(tmp_path: Path)
             (seq,) = database.execute("SELECT seq FROM event WHERE id = '7'").fetchone()
             database.execute("UPDATE event SET body = x'00' WHERE seq = ?", (seq,))
         database.close()
-        command = f"-m service.repair --skip {seq}"
+        command = f"-m service.cli.repair --skip {seq}"
         assert command in server.refusal()
         environment = {**os.environ, "BNP_DATA_DIR": str(server.folder)}
         repaired = subprocess.run(

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.recovery.process import replayed, running
+from tests.support.server_process import replayed, running
 
 
 def learn(client: httpx.Client, i: int) -> httpx.Response:
@@ -64,7 +64,7 @@ def test_without_room_it_predicts_and_with_room_it_learns_again(tmp_path: Path) 
 def test_a_slow_store_is_felt_by_those_who_send_and_not_in_memory(tmp_path: Path) -> None:
     slow = """
 import time
-from service.store.sqlite import SqliteLog
+from service.storage.sqlite import SqliteLog
 append = SqliteLog.append
 def slowly(log, groups):
     time.sleep(0.3)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.running import Server, serving
+from tests.support.running import Server, serving
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import commands, errors, http, metrics, settings
+from tools.reference import commands, errors, http, metrics, settings
 
 #: By the path of a page in the folder of the documentation.
 PAGES: dict[str, Callable[[], str]] = {

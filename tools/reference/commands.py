@@ -7,8 +7,7 @@ from typing import Any
 import typer
 
 from service.cli.application import app
-
-from .markdown import document, table
+from tools.reference.markdown import document, table
 
 _INTRODUCTION = """\
 # Command line
@@ -19,7 +18,7 @@ Ctrl-C leaves no file half written, `--install-completion` teaches the shell. Py
 is `python -m service.cli`.
 
 Three more programs belong to the server: `python -m service` runs it as `serve` does, `python -m
-service.keys new` makes [keys](../how-to/secure.md), and `python -m service.repair` [passes over a damaged
+service.keys new` makes [keys](../how-to/secure.md), and `python -m service.cli.repair` [passes over a damaged
 event](../how-to/recover.md).
 """
 

@@ -11,8 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from bnp_online.errors import SampleError
 from service.errors import HTTP_CODES, TABLE, Row
-
-from .markdown import document, table
+from tools.reference.markdown import document, table
 
 _INTRODUCTION = """\
 # Errors

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from benchmarks.results import read
 from benchmarks.summary import mean_ranks
-
-from .markdown import table
+from tools.reference.markdown import table
 
 _RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks"
 _OURS = "BNP"

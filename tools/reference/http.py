@@ -7,9 +7,8 @@ from typing import Any
 
 from service.app import create_app
 from service.settings import Settings
-
-from .markdown import document, table
-from .schemas import Schema, example, fields, kind
+from tools.reference.markdown import document, table
+from tools.reference.schemas import Schema, example, fields, kind
 
 _INTRODUCTION = """\
 # HTTP

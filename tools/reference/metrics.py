@@ -12,8 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.app import create_app
 from service.settings import Settings
-
-from .markdown import document, table
+from tools.reference.markdown import document, table
 
 _INTRODUCTION = """\
 # Metrics

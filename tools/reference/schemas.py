@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from .markdown import table
+from tools.reference.markdown import table
 
 Schema = dict[str, Any]
 

@@ -9,9 +9,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from service.settings import Settings
-
-from .markdown import code, document, table
-from .schemas import kind
+from tools.reference.markdown import code, document, table
+from tools.reference.schemas import kind
 
 _INTRODUCTION = """\
 # Settings

@@ -1,0 +1,1 @@
+"""Algorithms that build on BNP: Langevin sampling and a contextual bandit."""

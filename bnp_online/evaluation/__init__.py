@@ -1,0 +1,1 @@
+"""Prequential evaluation, baselines and drift detectors."""

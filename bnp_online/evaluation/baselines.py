@@ -1,0 +1,138 @@
+"""What a model has to beat: predictions that need no features at all.
+
+Of a classification the *majority* (the label that came most often so far; its log loss is that of the labels'
+frequencies, with one more of each kind, and of an unknown kind, than were seen) and the *last* label. Of a
+regression the *mean* of the targets so far, and the *last* target.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..encoding import Label
+from ..engines.base import Task
+from ..errors import StateError
+
+_Scored = tuple[float, float, float]
+_START = (0.0, 0.0, 0.0)
+
+
+class Baselines:
+    """Scores of predictions that use the labels alone: cumulative, and over a window.
+
+    The first label is not scored, as nothing could predict it. All state is plain numbers and labels, and
+    follows from the labels in their order.
+
+    Parameters
+    ----------
+    task : {"classification", "regression"}
+        What the labels are.
+    window : int
+        Number of latest labels in the windowed values.
+
+    Examples
+    --------
+    >>> baselines = Baselines("classification")
+    >>> for label in ("cat", "cat", "dog", "cat"):
+    ...     baselines.update(label)
+    >>> scores = baselines.report()["cumulative"]
+    >>> round(scores["majority"]["Accuracy"], 2), round(scores["last"]["Accuracy"], 2)
+    (0.67, 0.33)
+    """
+
+    def __init__(self, task: Task, window: int = 1000) -> None:
+        self.task = task
+        self.window = window
+        self.n = 0
+        self._seen = 0
+        self._last: Any = None
+        self._counts: Counter[Label] = Counter()
+        self._majority: Any = None
+        self._mean = 0.0
+        self._sums = _START
+        self._latest: deque[_Scored] = deque(maxlen=window)
+
+    def update(self, y: Any) -> None:
+        """Score the predictions of a label, or of a target, and take it in."""
+        if self._seen:
+            scored = self._score_class(y) if self.task == "classification" else self._score_number(y)
+            self.n += 1
+            a, b, c = self._sums
+            self._sums = (a + scored[0], b + scored[1], c + scored[2])
+            self._latest.append(scored)
+        self._seen += 1
+        self._last = y
+        if self.task == "classification":
+            self._counts[y] += 1
+            if self._counts[y] > self._counts[self._majority]:
+                self._majority = y
+        else:
+            self._mean += (y - self._mean) / self._seen
+
+    def _score_class(self, y: Label) -> _Scored:
+        """Return whether the majority and the last label were right, and the log loss of the frequencies."""
+        counts = self._counts
+        loss = math.log((self._seen + len(counts) + 1) / (counts.get(y, 0) + 1))
+        return float(y == self._majority), float(y == self._last), loss
+
+    def _score_number(self, y: float) -> _Scored:
+        """Return the absolute errors of the mean and of the last target, and the squared one of the mean."""
+        error = y - self._mean
+        return abs(error), abs(y - self._last), error * error
+
+    def report(self) -> dict[str, Any]:
+        """Return ``{"n", "cumulative": {"majority" or "mean": {...}, "last": {...}}, "window": {...}}``."""
+        latest = tuple(map(sum, zip(*self._latest, strict=True))) if self._latest else _START
+        return {
+            "n": self.n,
+            "cumulative": self._named(self._sums, self.n),
+            "window": self._named(latest, len(self._latest)),
+        }
+
+    def _named(self, sums: Iterable[float], count: int) -> dict[str, dict[str, float]]:
+        first, last, loss = (each / max(count, 1) for each in sums)
+        if self.task == "classification":
+            return {"majority": {"Accuracy": first, "LogLoss": loss}, "last": {"Accuracy": last}}
+        return {"mean": {"MAE": first, "RMSE": math.sqrt(loss)}, "last": {"MAE": last}}
+
+    def copy(self) -> Baselines:
+        """Return the baselines as they are now."""
+        twin = copy.copy(self)
+        twin._counts, twin._latest = self._counts.copy(), self._latest.copy()
+        return twin
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that `update` changes, as JSON."""
+        return {
+            "task": self.task,
+            "window": self.window,
+            "n": self.n,
+            "seen": self._seen,
+            "last": self._last,
+            "counts": [list(item) for item in self._counts.items()],
+            "majority": self._majority,
+            "mean": self._mean,
+            "sums": list(self._sums),
+            "latest": [list(scored) for scored in self._latest],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises
+        ------
+        StateError
+            If it is of another task or window.
+        """
+        if (state.get("task"), state.get("window")) != (self.task, self.window):
+            raise StateError("the baselines are of another task or window")
+        self.n, self._seen, self._last = state["n"], state["seen"], state["last"]
+        self._counts = Counter(dict(state["counts"]))
+        self._majority, self._mean = state["majority"], float(state["mean"])
+        a, b, c = map(float, state["sums"])
+        self._sums = (a, b, c)
+        self._latest = deque(((float(p), float(q), float(r)) for p, q, r in state["latest"]), self.window)

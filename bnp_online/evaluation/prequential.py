@@ -1,0 +1,382 @@
+"""Prequential evaluation (test, then train), with the metrics of River.
+
+They are computed here, from counts: importing ``river.metrics`` takes a third as long as importing torch,
+and a server would wait for it at its start. The tests hold them to River's values.
+"""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import itertools
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from ..encoding import Label
+from ..engines.base import Task
+from ..errors import StateError
+
+Probabilities: TypeAlias = Mapping[Label, float]
+
+
+class Learner(Protocol):
+    """Any River classifier or regressor."""
+
+    def learn_one(self, x: Any, y: Any) -> None:
+        """Learn one sample."""
+
+    def predict_one(self, x: Any) -> Any:
+        """Predict the target of a sample, or None."""
+
+
+#: Probabilities are kept this far from 0 and 1 before their logarithm is taken, as in River.
+_CLAMP = 1e-15
+#: Those of ``river.metrics.ROCAUC``.
+_THRESHOLDS = (-1e-7, *(i / 9 for i in range(1, 9)), 1.0 + 1e-7)
+
+
+def log_loss(y: Label, probabilities: Probabilities) -> float:
+    """Return ``−log p(y)`` in nats, p clamped to 1e-15; a class that was not predicted had p = 0."""
+    return -math.log(min(max(probabilities.get(y, 0.0), _CLAMP), 1 - _CLAMP))
+
+
+class _Classification:
+    """Counts behind Accuracy, MacroF1, LogLoss and, while there are two classes, ROCAUC."""
+
+    def __init__(self) -> None:
+        self.confusion: Counter[tuple[Label, Label]] = Counter()
+        self.loss_sum = 0.0
+        self.classes: list[Label] = []
+        # How often a target came with a probability of each class: exact until the second class appears,
+        # then by ROCAUC's thresholds.
+        self.levels: Counter[tuple[Label, int]] = Counter()
+        self.early: Counter[tuple[Label, float]] = Counter()
+
+    def update(self, y: Label, prediction: Label, probabilities: Probabilities) -> float:
+        self.confusion[y, prediction] += 1
+        loss = log_loss(y, probabilities)
+        self.loss_sum += loss
+        if len(self.classes) <= 2:  # with a third one ROCAUC is over for good
+            self.classes += [label for label in {**probabilities, y: 0.0} if label not in self.classes][:3]
+        if len(self.classes) == 1:
+            self.early[y, probabilities.get(y, 0.0)] += 1
+        elif len(self.classes) == 2:
+            self._rank(y, probabilities)
+        return loss
+
+    def _rank(self, y: Label, probabilities: Probabilities) -> None:
+        positive = max(self.classes)
+        for (early, p), count in self.early.items():
+            p_positive = p if early == positive else 1.0 - p
+            self.levels[early, bisect.bisect_left(_THRESHOLDS, p_positive)] += count
+        self.early.clear()
+        self.levels[y, bisect.bisect_left(_THRESHOLDS, probabilities.get(positive, 0.0))] += 1
+
+    def get(self) -> dict[str, float]:
+        n = max(self.confusion.total(), 1)
+        of_label: Counter[Label] = Counter()  # how often it came, or was predicted
+        right: Counter[Label] = Counter()
+        for (y, prediction), count in self.confusion.items():
+            of_label[y] += count
+            of_label[prediction] += count
+            if y == prediction:
+                right[y] += count
+        f1 = sum(2 * right[label] / count for label, count in of_label.items())
+        values = {
+            "Accuracy": right.total() / n,
+            "MacroF1": f1 / max(len(of_label), 1),
+            "LogLoss": self.loss_sum / n,
+        }
+        if len(self.classes) == 2:
+            values["ROCAUC"] = self._area()
+        return values
+
+    def _area(self) -> float:
+        """Return the area under the curve of true and false positive rates over the thresholds."""
+        tpr, fpr = self._shares_above(max(self.classes)), self._shares_above(min(self.classes))
+        steps = zip(itertools.pairwise(fpr), itertools.pairwise(tpr), strict=True)
+        return sum((f0 - f1) * (t0 + t1) / 2 for (f0, f1), (t0, t1) in steps)
+
+    def _shares_above(self, label: Label) -> list[float]:
+        """Return the share of the predictions for a label's samples that are above each threshold."""
+        counts = [(level, count) for (y, level), count in self.levels.items() if y == label]
+        total = max(sum(count for _, count in counts), 1)
+        above = (sum(count for level, count in counts if level > i) for i in range(len(_THRESHOLDS)))
+        return [count / total for count in above]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "confusion": [[y, p, n] for (y, p), n in self.confusion.items()],
+            "loss_sum": self.loss_sum,
+            "classes": self.classes[:],
+            "levels": [[y, level, n] for (y, level), n in self.levels.items()],
+            "early": [[y, p, n] for (y, p), n in self.early.items()],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.confusion = Counter({(y, p): n for y, p, n in state["confusion"]})
+        self.loss_sum = float(state["loss_sum"])
+        self.classes = list(state["classes"])
+        self.levels = Counter({(y, level): n for y, level, n in state["levels"]})
+        self.early = Counter({(y, p): n for y, p, n in state["early"]})
+
+
+class _Regression:
+    """Sums behind MAE, RMSE and R2."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.absolute_sum = 0.0
+        self.squared_sum = 0.0
+        self.mean = 0.0
+        self.deviations = 0.0  # sum of squared deviations of the targets from their mean
+
+    def update(self, y: float, prediction: float, probabilities: Probabilities) -> float:
+        error = y - prediction
+        self.n += 1
+        self.absolute_sum += abs(error)
+        self.squared_sum += error * error
+        difference = y - self.mean
+        self.mean += difference / self.n
+        self.deviations += difference * (y - self.mean)
+        return error * error
+
+    def get(self) -> dict[str, float]:
+        n = max(self.n, 1)
+        explained = 1.0 - self.squared_sum / self.deviations if self.n > 1 and self.deviations > 0 else 0.0
+        return {"MAE": self.absolute_sum / n, "RMSE": math.sqrt(self.squared_sum / n), "R2": explained}
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        vars(self).update({name: type(value)(state[name]) for name, value in vars(self).items()})
+
+
+def _counts(task: Task) -> _Classification | _Regression:
+    return _Classification() if task == "classification" else _Regression()
+
+
+class PrequentialMetrics:
+    """Metrics of predictions made before their labels were learned: cumulative, and over a window.
+
+    Classification: Accuracy, MacroF1, LogLoss and, while there are two classes, ROCAUC (the greater label is
+    the positive one). Regression: MAE, RMSE, R2. The values are those of ``river.metrics``; a class that a
+    prediction did not name has the probability 0, clamped to 1e-15. All state is plain numbers.
+
+    Parameters
+    ----------
+    task : {"classification", "regression"}
+        What the predictions are.
+    window : int
+        Number of latest predictions in the windowed values.
+
+    Examples
+    --------
+    >>> scores = PrequentialMetrics("regression")
+    >>> scores.update(3.0, 2.0)
+    1.0
+    >>> scores.report()["cumulative"]["MAE"]
+    1.0
+    """
+
+    def __init__(self, task: Task, window: int = 1000) -> None:
+        self.task = task
+        self.window = window
+        self._all = _counts(task)
+        self._latest: deque[tuple[Any, Any, dict[Label, float]]] = deque(maxlen=window)
+
+    @property
+    def n(self) -> int:
+        """Number of predictions scored."""
+        return self._all.confusion.total() if isinstance(self._all, _Classification) else self._all.n
+
+    @property
+    def target_variance(self) -> float | None:
+        """Variance of the targets scored, 0 while there are none; None for a classification."""
+        counts = self._all
+        return None if isinstance(counts, _Classification) else counts.deviations / max(counts.n, 1)
+
+    @property
+    def latest(self) -> tuple[Any, Any] | None:
+        """The last target, and what had been predicted for it; None while nothing was scored."""
+        return self._latest[-1][:2] if self._latest else None
+
+    def update(self, y: Any, prediction: Any, probabilities: Probabilities | None = None) -> float | None:
+        """Score a prediction.
+
+        Parameters
+        ----------
+        y : label or number
+            The target.
+        prediction : label, number or None
+            What was predicted; None (nothing was known yet) is not scored.
+        probabilities : dict of label to float
+            Of a classification; without them the predicted label counts as certain.
+
+        Returns
+        -------
+        float or None
+            The loss: ``−log p(y)`` in nats, or the squared error; None if nothing was scored.
+        """
+        if prediction is None:
+            return None
+        if self.task == "classification" and not probabilities:
+            probabilities = {prediction: 1.0}
+        kept = dict(probabilities or {})
+        self._latest.append((y, prediction, kept))
+        return self._all.update(y, prediction, kept)
+
+    def confusion(self, most: int) -> dict[str, Any]:
+        """Return how often which class was predicted for which, in the window.
+
+        Parameters
+        ----------
+        most : int
+            Classes in the table at most, those that came most often in the window.
+
+        Returns
+        -------
+        dict
+            ``labels``; ``counts``, of shape (labels, labels), by what was the case and what was predicted;
+            ``other``, the number of predictions that concern other classes.
+        """
+        pairs = Counter((y, prediction) for y, prediction, _ in self._latest)
+        frequency: Counter[Label] = Counter()
+        for (y, prediction), count in pairs.items():
+            frequency[y] += count
+            frequency[prediction] += count
+        labels = [label for label, _ in frequency.most_common(most)]
+        counts = [[pairs[y, prediction] for prediction in labels] for y in labels]
+        return {"labels": labels, "counts": counts, "other": len(self._latest) - sum(map(sum, counts))}
+
+    def cumulative(self) -> dict[str, float]:
+        """Return the metrics of all predictions, by name."""
+        return self._all.get()
+
+    def report(self) -> dict[str, Any]:
+        """Return ``{"n", "cumulative": {...}, "window": {"size", "n", ...}}``."""
+        windowed = _counts(self.task)
+        for scored in self._latest:
+            windowed.update(*scored)
+        return {
+            "n": self.n,
+            "cumulative": self._all.get(),
+            "window": {"size": self.window, "n": len(self._latest), **windowed.get()},
+        }
+
+    def copy(self) -> PrequentialMetrics:
+        """Return the metrics as they are now, which takes a fraction of the time of a `report`."""
+        twin = PrequentialMetrics(self.task, self.window)
+        vars(twin._all).update({name: copy.copy(value) for name, value in vars(self._all).items()})
+        twin._latest = self._latest.copy()
+        return twin
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that `update` changes, as JSON."""
+        latest = [[y, p, [*kept], [*kept.values()]] for y, p, kept in self._latest]
+        return {"task": self.task, "window": self.window, "all": self._all.state_dict(), "latest": latest}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises
+        ------
+        StateError
+            If it is of another task or window.
+        """
+        if (state.get("task"), state.get("window")) != (self.task, self.window):
+            raise StateError("the metrics are of another task or window")
+        self._all.load_state_dict(state["all"])
+        self._latest.clear()
+        for y, prediction, *kept in state["latest"]:
+            # An earlier version kept pairs of a label and its probability.
+            pairs = kept[0] if len(kept) == 1 else zip(*kept, strict=True)
+            self._latest.append((y, prediction, dict(pairs)))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `prequential` found.
+
+    Attributes
+    ----------
+    metrics : dict of str to float
+        Cumulative values at the end of the stream.
+    n : int
+        Samples in the stream.
+    seconds : float
+        Time spent in predicting and learning.
+    curve : list of (int, dict)
+        Number of labels seen, and the windowed values then.
+    """
+
+    metrics: dict[str, float]
+    n: int
+    seconds: float
+    curve: list[tuple[int, dict[str, float]]]
+
+
+def prequential(
+    samples: Iterable[tuple[Any, Any]],
+    model: Learner,
+    task: Task,
+    *,
+    delay: int | None = None,
+    window: int = 1000,
+    every: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Result:
+    """Predict each sample when it arrives, and learn it when its label does.
+
+    Parameters
+    ----------
+    samples : iterable of (x, y)
+        The stream.
+    model : River classifier or regressor
+        Learns in place.
+    task : {"classification", "regression"}
+        Which metrics to compute.
+    delay : int
+        How many samples later the label arrives (``river.stream.simulate_qa``); None: at once.
+    window : int
+        Size of the window behind `Result.curve`.
+    every : int
+        Distance of the points of the curve, in labels; None: no curve.
+    progress : callable
+        Called with the number of labels seen after each.
+    """
+    from river import stream  # late: it imports pandas and scikit-learn
+
+    scores = PrequentialMetrics(task, window)
+    predict_proba = getattr(model, "predict_proba_one", None) if task == "classification" else None
+    waiting: dict[int, tuple[Any, Probabilities | None]] = {}
+    curve: list[tuple[int, dict[str, float]]] = []
+    n = 0
+    seconds = 0.0
+    for i, x, y in stream.simulate_qa(samples, moment=None, delay=delay):
+        start = time.perf_counter()
+        if y is None:
+            probabilities = predict_proba(x) if predict_proba is not None else None
+            if probabilities is None:
+                waiting[i] = model.predict_one(x), None
+            else:
+                waiting[i] = (
+                    (max(probabilities, key=probabilities.get) if probabilities else None),
+                    probabilities,
+                )
+            seconds += time.perf_counter() - start
+            continue
+        model.learn_one(x, y)
+        seconds += time.perf_counter() - start
+        n += 1
+        scores.update(y, *waiting.pop(i))
+        if every is not None and n % every == 0:
+            curve.append((n, scores.report()["window"]))
+        if progress is not None:
+            progress(n)
+    return Result(scores.report()["cumulative"], n, seconds, curve)

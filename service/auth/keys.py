@@ -1,0 +1,353 @@
+"""API keys: how they are written down, where they are kept, and what each allows.
+
+A key is random, with at least 128 bits, so its plain SHA-256 cannot be guessed back: the hash is all that is
+kept. No message here ever quotes a word of an entry, for it could be the key.
+
+``python -m service.keys new``: make an API key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import hmac
+import ipaddress
+import logging
+import os
+import re
+import secrets
+import socket
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import cast
+
+from ..schemas import NAME_PATTERN
+from ..settings import Settings, read_settings
+from .scopes import SCOPES, Scope
+
+_PREFIX = "bnp_"  # so that people and secret scanners know one when they see it
+_SHORTEST = 32
+_HASHED = re.compile(r"sha256:([0-9a-f]{64})")
+
+_logger = logging.getLogger(__name__)
+
+
+class KeysError(Exception):
+    """The server cannot be started with these keys, or without any; the message says what to set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key that the server knows.
+
+    Attributes
+    ----------
+    name : str
+        For people and for the log.
+    scopes : frozenset of str
+        What it allows; none includes another.
+    digest : bytes
+        SHA-256 of the key.
+    models : frozenset of str or None
+        The models that it is for; None for all.
+    expires : date or None
+        The day (UTC) from which it is not valid any more.
+    """
+
+    name: str
+    scopes: frozenset[Scope]
+    digest: bytes
+    models: frozenset[str] | None = None
+    expires: date | None = None
+
+    @property
+    def expired(self) -> bool:
+        """Whether its time is over."""
+        return self.expires is not None and datetime.now(UTC).date() >= self.expires
+
+    def covers(self, model: str) -> bool:
+        """Return whether the key is for a model."""
+        return self.models is None or model in self.models
+
+    def line(self) -> str:
+        """Return the key as it stands in a file."""
+        words = [self.name, ",".join(scope for scope in SCOPES if scope in self.scopes)]
+        words.append(f"sha256:{self.digest.hex()}")
+        if self.models is not None:
+            words.append(f"models={','.join(sorted(self.models))}")
+        if self.expires is not None:
+            words.append(f"expires={self.expires.isoformat()}")
+        return " ".join(words)
+
+
+ANYBODY = Key("", frozenset(SCOPES), b"")
+"""Who comes to a server without keys, or to a route that needs none."""
+
+
+def new_secret() -> str:
+    """Return a new key with 256 random bits."""
+    return _PREFIX + secrets.token_urlsafe(32)
+
+
+def digest_of(secret: bytes) -> bytes:
+    """Return what is kept of a key."""
+    return hashlib.sha256(secret).digest()
+
+
+def parse_key(entry: str, *, hashed: bool) -> Key:
+    """Read ``NAME SCOPES KEY [models=A,B] [expires=YYYY-MM-DD]``.
+
+    Parameters
+    ----------
+    entry : str
+        KEY is ``sha256:`` with 64 hexadecimal digits, or the key itself.
+    hashed : bool
+        Whether it must be the hash.
+
+    Raises
+    ------
+    KeysError
+        What is wrong, without quoting any of it.
+
+    Examples
+    --------
+    >>> key = parse_key("pump-7 learn,predict " + new_secret() + " models=pumps", hashed=False)
+    >>> sorted(key.scopes), key.covers("pumps"), key.covers("default")
+    (['learn', 'predict'], True, False)
+    """
+    words = entry.split()
+    if len(words) < 3:
+        raise KeysError("it must be NAME SCOPES KEY, and then, where wanted, models=… and expires=…")
+    name, scopes, secret, *options = words
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise KeysError("its name (the first word) must be of letters, digits, and . _ -")
+    granted = scopes.split(",")
+    if not set(granted) <= set(SCOPES):
+        raise KeysError(f"its scopes (the second word) must be some of {','.join(SCOPES)}")
+    models, expires = _options(options)
+    return Key(name, frozenset(cast(list[Scope], granted)), _digest(secret, hashed), models, expires)
+
+
+def _digest(secret: str, hashed: bool) -> bytes:
+    if found := _HASHED.fullmatch(secret):
+        return bytes.fromhex(found[1])
+    if hashed:
+        raise KeysError(
+            "its key (the third word) must be sha256: and 64 hexadecimal digits, not the key itself"
+        )
+    if len(secret) < _SHORTEST or not secret.isascii():
+        raise KeysError(f"its key (the third word) must have {_SHORTEST} random characters at least")
+    return digest_of(secret.encode())
+
+
+def _options(words: Iterable[str]) -> tuple[frozenset[str] | None, date | None]:
+    models: frozenset[str] | None = None
+    expires: date | None = None
+    for word in words:
+        option, _, value = word.partition("=")
+        if option == "models":
+            models = frozenset(value.split(","))
+            if not all(re.fullmatch(NAME_PATTERN, model) for model in models):
+                raise KeysError("models= must list names of models, with commas between them")
+        elif option == "expires":
+            try:
+                expires = date.fromisoformat(value)
+            except ValueError:
+                raise KeysError("expires= must be a day, as in 2030-12-31") from None
+        else:
+            raise KeysError("what follows the key must be models=… or expires=…")
+    return models, expires
+
+
+def file_of(settings: Settings) -> Path:
+    """Return where the server looks for its keys."""
+    return settings.data_dir / "keys" if settings.keys_file is None else settings.keys_file
+
+
+class Keyring:
+    """All keys of a server, from its environment and its file.
+
+    Parameters
+    ----------
+    settings : Settings
+        Where the keys are.
+
+    Raises
+    ------
+    KeysError
+        If they cannot be read, or if there is none and the server is to listen beyond loopback.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        path = file_of(settings)
+        self.file = path if settings.keys_file is not None or path.exists() else None
+        self._keys = self._read()
+        if not self._keys and not is_loopback(settings.host):
+            raise KeysError(
+                f"BNP_HOST: {settings.host} can be reached from other machines, and there is no API key. "
+                f"`python -m service.keys new --name NAME --scopes {','.join(SCOPES)}` makes one in {path}; "
+                "BNP_MAKE_KEY=1 lets the server make one; BNP_API_KEYS and BNP_KEYS_FILE name others. "
+                "Or set BNP_HOST to 127.0.0.1."
+            )
+
+    @property
+    def needed(self) -> bool:
+        """Whether a request needs a key."""
+        return bool(self._keys)
+
+    def find(self, secret: bytes) -> Key | None:
+        """Return the key that this is, None if it is unknown.
+
+        It is compared with every key, each in constant time, so that the time tells nothing of them.
+        """
+        digest = digest_of(secret)
+        found: Key | None = None
+        for key in self._keys:
+            if hmac.compare_digest(key.digest, digest):
+                found = key
+        return found
+
+    def reload(self) -> None:
+        """Read the file again; if that fails, the keys stay as they were, and the log says why."""
+        try:
+            keys = self._read()
+        except KeysError as error:
+            _logger.error("The API keys stay as they were: %s", error)  # noqa: TRY400 (no traceback is wanted)
+        else:
+            self._keys = keys
+            _logger.info("The API keys are now: %s", ", ".join(key.name for key in keys))
+
+    def _read(self) -> tuple[Key, ...]:
+        keys = [*self._from_environment(), *(read_keys(self.file) if self.file is not None else ())]
+        names = [key.name for key in keys]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise KeysError(f"the name of an API key stands twice: {', '.join(sorted(twice))}")
+        if self.file is not None and not keys:
+            raise KeysError(f"{self.file}: it has no key in it; take the file away to do without keys")
+        return tuple(keys)
+
+    def _from_environment(self) -> Iterator[Key]:
+        given = self._settings.api_keys
+        entries = [] if given is None else re.split(r"[;\n]", given.get_secret_value())
+        for i, entry in enumerate(filter(str.strip, entries), 1):
+            try:
+                yield parse_key(entry, hashed=False)
+            except KeysError as error:
+                raise KeysError(f"BNP_API_KEYS, entry {i}: {error}") from None
+
+
+def read_keys(path: Path) -> list[Key]:
+    """Read a file of keys: one a line, hashed; what follows a # is a comment.
+
+    Raises
+    ------
+    KeysError
+        Naming the line, if it is one.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise KeysError(f"BNP_KEYS_FILE: {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise KeysError(f"BNP_KEYS_FILE: {path}: it is not text") from None
+    keys = []
+    for i, line in enumerate(text.splitlines(), 1):
+        entry = line.partition("#")[0]
+        if entry.strip():
+            try:
+                keys.append(parse_key(entry, hashed=True))
+            except KeysError as error:
+                raise KeysError(f"{path}, line {i}: {error}") from None
+    return keys
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address to listen on can be reached from this machine only.
+
+    Examples
+    --------
+    >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("0.0.0.0"), is_loopback("")
+    (True, True, False, False)
+    """
+    try:
+        found = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        return False  # a name that nothing answers to: not known to be safe
+    return all(ipaddress.ip_address(str(address[4][0])).is_loopback for address in found)
+
+
+def main() -> None:
+    """Make a key, keep its hash in the file of keys, and print it: the only time that it is seen."""
+    arguments = _arguments()
+    path = arguments.file or file_of(read_settings())
+    secret = new_secret()
+    words = [arguments.name, arguments.scopes, secret]
+    words += [f"models={arguments.models}"] if arguments.models else []
+    words += [f"expires={arguments.expires}"] if arguments.expires else []
+    try:
+        add_key(parse_key(" ".join(words), hashed=False), path)
+    except KeysError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    print(secret)
+    print(f"Its hash is in {path}. A running server takes it on SIGHUP.", file=sys.stderr)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m service.keys", description="API keys of the server.")
+    new = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "new", help="make a key: it is printed once, and its hash is added to the file of keys"
+    )
+    new.add_argument("--name", required=True, help="for people and for the log")
+    new.add_argument("--scopes", required=True, help=f"some of {','.join(SCOPES)}, with commas between them")
+    new.add_argument("--models", help="names of models, with commas between them; by default all")
+    new.add_argument("--expires", type=date.fromisoformat, help="the day from which it is not valid any more")
+    new.add_argument("--file", type=Path, help="by default BNP_KEYS_FILE, or keys in BNP_DATA_DIR")
+    return parser.parse_args()
+
+
+def add_key(key: Key, path: Path) -> None:
+    """Add a key to a file of keys, which is made if it is not there, for its owner alone.
+
+    Raises
+    ------
+    KeysError
+        If the file has a key of that name, or cannot be read or written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "r+b") as file:
+            if any(known.name == key.name for known in read_keys(path)):
+                raise KeysError(f"{path} has a key of the name {key.name}: take another name")
+            text = file.read()
+            file.write(b"" if not text or text.endswith(b"\n") else b"\n")
+            file.write(f"{key.line()}\n".encode())
+            file.flush()
+            os.fsync(descriptor)
+    except OSError as error:
+        raise KeysError(f"{path}: {error.strerror}") from None
+
+
+def make_first_key(settings: Settings) -> str | None:
+    """Make a key with all scopes for a server that has none, and return it; None if the server has one.
+
+    Raises
+    ------
+    KeysError
+        If its hash cannot be kept.
+    """
+    path = settings.data_dir / "keys"
+    if settings.api_keys is not None or settings.keys_file is not None or path.exists():
+        return None
+    secret = new_secret()
+    add_key(parse_key(f"first {','.join(SCOPES)} {secret}", hashed=False), path)
+    return secret
+
+
+if __name__ == "__main__":
+    main()

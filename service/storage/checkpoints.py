@@ -1,0 +1,90 @@
+"""Checkpoints as safetensors files, one folder a model: written to the side, flushed, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bnp_online import checkpoint as format_
+
+from ..errors import StorageFailedError, StorageFullError
+from .interfaces import Checkpoint
+
+_NAME = re.compile(r"step(\d+)-branch(\d+)-event(\d+)-head(\d+)\.safetensors")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_logger = logging.getLogger(__name__)
+
+
+class CheckpointFiles:
+    """`Checkpoints` in a folder.
+
+    A file's name says all that is needed to choose it, so that a damaged one can still be told from others.
+
+    Parameters
+    ----------
+    folder : path
+        Made with the first checkpoint.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save(
+        self, model: int, branch: int, seq: int, step: int, head: int, state: Mapping[str, Any]
+    ) -> Checkpoint:
+        """Keep a state before returning."""
+        path = self._of(model) / f"step{step}-branch{branch}-event{seq}-head{head}.safetensors"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            format_.save(path, state)
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise StorageFullError("there is no room for a checkpoint: free some space") from error
+            raise StorageFailedError(f"the checkpoint cannot be written: {error.strerror}") from error
+        return _describe(model, path)
+
+    def list(self, model: int) -> list[Checkpoint]:
+        """Return what is kept of a model, the newest first."""
+        found = [_describe(model, path) for path in self._of(model).glob("*") if _NAME.fullmatch(path.name)]
+        return sorted(found, key=lambda checkpoint: (checkpoint.seq, checkpoint.head), reverse=True)
+
+    def load(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Return a state."""
+        return format_.load(self._path(checkpoint))
+
+    def delete(self, checkpoint: Checkpoint) -> None:
+        """Remove a state."""
+        self._path(checkpoint).unlink(missing_ok=True)
+
+    def drop(self, model: int) -> None:
+        """Remove all states of a model."""
+        shutil.rmtree(self._of(model), ignore_errors=True)
+
+    def tidy(self, models: set[int]) -> None:
+        """Remove what a killed server left: half-written files, and folders of models that are gone."""
+        for folder in self._folder.glob("*"):
+            if folder.name.isdecimal() and int(folder.name) not in models:
+                _logger.info("removing the checkpoints of a model that was deleted: %s", folder)
+                shutil.rmtree(folder, ignore_errors=True)
+            for path in folder.glob(".*.safetensors.*"):
+                path.unlink(missing_ok=True)
+
+    def _of(self, model: int) -> Path:
+        return self._folder / str(model)
+
+    def _path(self, checkpoint: Checkpoint) -> Path:
+        return self._of(checkpoint.model) / f"{checkpoint.name}.safetensors"
+
+
+def _describe(model: int, path: Path) -> Checkpoint:
+    match = _NAME.fullmatch(path.name)
+    assert match is not None  # noqa: S101 (callers have seen to it)
+    step, branch, seq, head = map(int, match.groups())
+    status = path.stat()
+    return Checkpoint(path.stem, model, branch, seq, step, head, status.st_mtime, status.st_size)

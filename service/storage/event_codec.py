@@ -1,0 +1,120 @@
+"""What the server logs, as JSON: each event holds all that is needed to make it happen again.
+
+Numbers come back as they went in, to the last bit; so do the types of labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, NamedTuple, TypeAlias
+
+import jiter
+import orjson
+
+from .interfaces import Event
+
+Given: TypeAlias = "tuple[Any, dict[Any, float] | None]"
+"""A prediction and, of a classification, its probabilities."""
+
+
+class Sample(NamedTuple):
+    """A sample as it came, and for a label the prediction that was given at the time."""
+
+    x: Any
+    y: Any
+    w: Any = 1.0
+    given: Given | None = None
+
+
+class Pending(NamedTuple):
+    """A prediction that waits for its label: the sample, the answer that was given, and when it expires."""
+
+    x: Any
+    answer: dict[str, Any]
+    expires: float
+
+
+def digest(x: Any, *rest: Any) -> bytes:
+    """Return a digest of a body: equal for equal bodies, in whatever order the keys of `x` stand.
+
+    Examples
+    --------
+    >>> digest({"a": 1, "b": 2}, "cat") == digest({"b": 2, "a": 1}, "cat")
+    True
+    >>> digest({"a": 1}, 1) == digest({"a": 1}, True)
+    False
+    """
+    return hashlib.blake2b(dumps([x, *rest], orjson.OPT_SORT_KEYS), digest_size=16).digest()
+
+
+def learn_event(x: Any, y: Any, w: Any, identifier: str | None, step: int, raw: bytes | None = None) -> Event:
+    """Return the event of a sample that came whole, and perhaps as JSON; that need not be written again."""
+    body = dumps([x, y, w]) if raw is None else raw
+    return Event("learn", body, identifier, None if identifier is None else digest(x, y, w), step)
+
+
+def label_event(x: Any, y: Any, given: Given, identifier: str, step: int) -> Event:
+    """Return the event of the label of an earlier prediction."""
+    prediction, probabilities = given
+    return Event("label", dumps([x, y, prediction, _pairs(probabilities)]), identifier, None, step)
+
+
+def predict_event(pending: Pending, identifier: str) -> Event:
+    """Return the event of a prediction that is to wait for its label."""
+    return Event("predict", dumps(pack(pending)), identifier)
+
+
+def read_sample(event: Event) -> Sample:
+    """Return the sample of a ``"learn"`` or a ``"label"``."""
+    body = loads(event.body)
+    if isinstance(body, dict):  # as it came
+        weight = body.get("w")
+        return Sample(body["x"], body["y"], 1.0 if weight is None else weight)
+    if event.kind == "learn":
+        return Sample(*body)
+    x, y, prediction, pairs = body
+    return Sample(x, y, given=(prediction, _dict(pairs)))
+
+
+def read_pending(event: Event) -> Pending:
+    """Return the prediction of a ``"predict"``."""
+    return unpack(loads(event.body))
+
+
+def pack(pending: Pending) -> list[Any]:
+    """Return a pending prediction as JSON can hold it."""
+    answer = pending.answer
+    if "probabilities" in answer:
+        answer = {**answer, "probabilities": _pairs(answer["probabilities"])}
+    return [pending.x, answer, pending.expires]
+
+
+def unpack(packed: list[Any]) -> Pending:
+    """Return what `pack` was given."""
+    x, answer, expires = packed
+    if "probabilities" in answer:
+        answer = {**answer, "probabilities": _dict(answer["probabilities"])}
+    return Pending(x, answer, expires)
+
+
+def _pairs(probabilities: dict[Any, float] | None) -> list[Any] | None:
+    """Return a dict whose keys may be of any type that a label has: JSON has strings alone."""
+    return None if probabilities is None else [list(pair) for pair in probabilities.items()]
+
+
+def _dict(pairs: list[Any] | None) -> dict[Any, float] | None:
+    return None if pairs is None else dict(pairs)
+
+
+def dumps(value: Any, option: int = 0) -> bytes:
+    """Return a value as JSON; numbers read back to the last bit."""
+    try:
+        return orjson.dumps(value, option=option)
+    except TypeError:  # an integer of more than 64 bits, which is a feature like any other
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def loads(body: bytes) -> Any:
+    """Return the value that `dumps` was given; a tuple is a list now."""
+    return jiter.from_json(body, allow_inf_nan=False)

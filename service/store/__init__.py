@@ -1,1 +1,0 @@
-"""Where a model's events go; the protocol is in ``base``, one implementation a module."""

@@ -1,0 +1,4 @@
+"""Logs, Prometheus metrics of requests and commits, progress of long work, and their middleware.
+
+It may import `http`, `settings`, `schemas` and `errors`.
+"""

@@ -1,0 +1,105 @@
+"""The log: one line an event, as text or JSON, with the id of the request; never what a request brought.
+
+Whatever an exception says may quote the request that caused it, so a traceback has its lines and the names of
+the exceptions, but never their messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import traceback
+from contextvars import ContextVar
+from typing import Any
+
+import orjson
+
+from ..settings import Settings
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""The id of the request that is being answered, empty outside of one."""
+
+_logger = logging.getLogger(__name__)
+
+
+class _Formatter(logging.Formatter):
+    """What both forms share."""
+
+    def fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        """Return what a line has, in its order."""
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, Any] = {
+            "time": f"{moment}.{record.msecs:03.0f}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if identifier := REQUEST_ID.get():
+            line["request_id"] = identifier
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info and record.exc_info[1] is not None:
+            line["traceback"] = "".join(self._traceback(record.exc_info[1]))
+        return line
+
+    def _traceback(self, error: BaseException) -> list[str]:
+        before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        lines = [] if before is None else [*self._traceback(before), "\nThat led to:\n"]
+        lines += traceback.format_tb(error.__traceback__)
+        lines.append(f"{type(error).__module__}.{type(error).__qualname__}\n")
+        if isinstance(error, BaseExceptionGroup):
+            lines += [line for inner in error.exceptions for line in self._traceback(inner)]
+        return lines
+
+
+class JsonFormatter(_Formatter):
+    """A JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return orjson.dumps(self.fields(record), default=str).decode()
+
+
+class TextFormatter(_Formatter):
+    """A line for people; only a traceback goes over several."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        fields = self.fields(record)
+        trace = fields.pop("traceback", "")
+        moment, level, logger, message = (fields.pop(name) for name in ("time", "level", "logger", "message"))
+        # A line break or an escape sequence in a message would be a line of the log that nobody wrote.
+        message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        rest = "".join(f" {name}={value}" for name, value in fields.items())
+        return f"{moment} {level:<8} {logger}: {message}{rest}" + (f"\n{trace.rstrip()}" if trace else "")
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """Return what `logging.config.dictConfig` takes: the level is the server's, other packages only warn."""
+    formatter = JsonFormatter if settings.log_format == "json" else TextFormatter
+    level = settings.log_level.upper()
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"()": formatter}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "root": {"handlers": ["stderr"], "level": level if level in ("ERROR", "CRITICAL") else "WARNING"},
+        "loggers": {name: {"level": level} for name in ("service", "bnp_online", "uvicorn")},
+    }
+
+
+def catch_thread_errors() -> None:
+    """Write what ends a thread to the log, in place of Python's own report, which has no such discretion."""
+
+    def report(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None and args.exc_type is not SystemExit:
+            name = "" if args.thread is None else args.thread.name
+            _logger.critical("The thread %s ended with an error", name, exc_info=args.exc_value)
+
+    threading.excepthook = report
+
+
+def report_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Write what went wrong on the event loop to the log: an exception handler for the loop."""
+    _logger.error("On the event loop: %s", context["message"], exc_info=context.get("exception"))

@@ -1,0 +1,534 @@
+"""What the graphed engine promises beyond the contract of every engine; on the CPU without a graph."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bnp_online import BNPClassifier, BNPRegressor, ConfigurationError
+from bnp_online.checkpoint import digest
+from bnp_online.engines import choice, program, torch_engine
+from bnp_online.engines.autograd import AutogradEngine, input_layout
+from bnp_online.engines.base import Engine, LearnerSpec
+from bnp_online.engines.cuda_graph import captured
+from bnp_online.engines.program import Program, Size
+from bnp_online.engines.torch_engine import GraphedEngine, room
+from tests.support.engines import CUDA, ENGINES, needs_cuda
+
+Vector = NDArray[np.float64]
+Rows = tuple[Vector, Vector, Vector]
+
+
+class Blurred(nn.Module):
+    """A module of one's own: buffers that learning moves, a layer used twice, one without a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.mixed = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.conv(x)).relu().flatten(2).mT
+        out: Tensor = self.mixed(self.mixed(h).tanh()).flatten(1)
+        return out
+
+
+def module() -> nn.Module:
+    torch.manual_seed(0)
+    return Blurred()
+
+
+MLP = LearnerSpec(
+    task="classification",
+    hidden=(6, 5),
+    activation="relu",
+    lr="auto",
+    replay=2,
+    memory=30,
+    rho=0.99,
+    eps_rel=1e-2,
+    eps_abs=1e-4,
+    step_scale="norm",
+    standardize=True,
+    input_shape=None,
+    network="mlp",
+    seed=4,
+)
+CNN = replace(MLP, network="cnn", input_shape=(2, 5, 5), lr=0.1, activation="tanh")
+SPECS = {
+    "mlp": MLP,
+    "mlp regression": replace(MLP, task="regression", activation="gelu"),
+    "one copy, raw inputs": replace(MLP, lr=0.03, standardize=False, step_scale="paper", activation="tanh"),
+    "linear": replace(MLP, hidden=(), replay=0, step_scale="none", lr=0.03),
+    "cnn": CNN,
+    "cnn regression": replace(CNN, task="regression", lr=0.03),
+    "module": replace(CNN, network=module()),
+    "module regression": replace(CNN, network=module(), task="regression", lr=0.03),
+}
+MODULAR = [name for name, spec in SPECS.items() if spec.network != "mlp"]
+DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
+
+
+def made(spec: LearnerSpec, make: Callable[..., Engine], **options: Any) -> Engine:
+    """An engine for three classes (or one number), with inputs."""
+    engine = make(spec, **options)
+    engine.grow([] if spec.input_shape else ["a", "b", "c", "d"], 3 if spec.task == "classification" else 1)
+    return engine
+
+
+def stream(spec: LearnerSpec, count: int, seed: int = 0) -> Rows:
+    """Noisy samples that can be learned, with missing values and weights."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(2.0, 3.0, size=(count, *(spec.input_shape or (4,))))
+    flat = x.reshape(count, -1)
+    score = flat[:, 0] - flat[:, 1] + rng.normal(size=count) * 0.5
+    y = np.digitize(score, [-1.0, 1.0]).astype(np.float64) if spec.task == "classification" else 7.0 + score
+    flat[rng.random(flat.shape) < 0.05] = np.nan
+    return x, y, rng.choice([0.5, 1.0], size=count)
+
+
+def each(rows: Rows) -> Iterator[Rows]:
+    x, y, w = rows
+    return ((x[i : i + 1], y[i : i + 1], w[i : i + 1]) for i in range(len(y)))
+
+
+def fingerprint(engine: Engine) -> str:
+    return digest({}, engine.state_dict())
+
+
+def assert_close(one: Engine, other: Engine, tolerance: float) -> None:
+    """Norm-wise, every tensor of the state."""
+    state, expected = one.state_dict(), other.state_dict()
+    assert state.keys() == expected.keys()
+    for name, value in expected.items():
+        assert state[name].shape == value.shape, name
+        assert state[name].dtype == value.dtype, name
+        difference = (state[name].double() - value.double()).norm() / value.double().norm().clamp(min=1e-3)
+        assert difference <= tolerance, name
+
+
+# --- what a graph can capture
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # it has no types
+    """Notes every kernel that touches a tensor elsewhere than on the device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
+        self.kernels = 0
+        self.elsewhere: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = [t for t in _pytree.tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)]
+        self.kernels += 1
+        if any(t.device.type != "meta" for t in tensors):
+            self.elsewhere.append(str(func))
+        return out
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_row_never_needs_the_host(name: str) -> None:
+    """On "meta", tensors have no values: what reads one fails, and what mixes in one of the CPU is seen.
+
+    A CUDA graph allows neither.
+    """
+    spec = SPECS[name]
+    channels, positions = input_layout(spec)
+    size = Size(channels or 4, positions, 8 if spec.task == "classification" else 1)
+    rows = Program(spec, size, spec.replay if spec.lr == "auto" else 0, "meta", torch.float32)
+    works = [rows.learn_row, rows.predict_row]
+    if any(copy.averages for copy in spec.copies):
+        works.append(rows.average_row)
+    for work in works:
+        work()  # what is made once, such as the coverage of a convolution
+        with _Watch() as watch:
+            work()
+        assert watch.kernels > (2 if work == rows.average_row else 20)
+        assert watch.elsewhere == []
+
+
+# --- equal to the reference
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("name", SPECS)
+def test_follows_the_autograd_engine(name: str, dtype: torch.dtype, tolerance: float, device: str) -> None:
+    spec = replace(SPECS[name], lr=0.03)
+    reference = made(spec, AutogradEngine, dtype=dtype)
+    engine = made(spec, GraphedEngine, device=device, dtype=dtype)
+    x, y, w = stream(spec, 120)
+    for part in (slice(0, 50), slice(50, 120)):
+        _, expected = reference.learn(x[part], y[part], w[part], predict=True)
+        done, predicted = engine.learn(x[part], y[part], w[part], predict=True)
+        assert done == len(y[part])
+        # Before the first target a regression has no range to predict in.
+        np.testing.assert_allclose(predicted[1:], expected[1:], rtol=100 * tolerance, atol=tolerance)
+        np.testing.assert_allclose(
+            engine.predict(x[0]), reference.predict(x[0]), rtol=100 * tolerance, atol=tolerance
+        )
+    assert_close(engine, reference, tolerance)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", MODULAR)
+def test_many_rows_are_the_loop_to_the_last_bit(name: str, device: str) -> None:
+    spec = SPECS[name]
+    one, many = (made(spec, GraphedEngine, device=device) for _ in range(2))
+    rows = stream(spec, 40)
+    assert [one.learn(*row)[0] for row in each(rows)] == [1] * 40
+    assert many.learn(*rows)[0] == 40
+    assert fingerprint(one) == fingerprint(many)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["mlp", "mlp regression", "cnn"])
+def test_more_rows_than_are_staged_at_a_time(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = SPECS[name]
+    whole = made(spec, GraphedEngine, device=device)
+    rows = stream(spec, 40)
+    _, expected = whole.learn(*rows, predict=True)
+    monkeypatch.setattr(program, "MOST_ROWS", 7)
+    parts = made(spec, GraphedEngine, device=device)
+    done, predicted = parts.learn(*rows, predict=True)
+    assert done == 40
+    np.testing.assert_array_equal(predicted, expected)
+    assert fingerprint(parts) == fingerprint(whole)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("other", ["autograd", "compiled"])
+@pytest.mark.parametrize("name", SPECS)
+def test_engines_read_each_others_state(name: str, other: str, device: str) -> None:
+    spec = SPECS[name]
+    if other == "compiled" and spec.network != "mlp":
+        other = "autograd"
+    rows, more = stream(spec, 30), stream(spec, 20, seed=1)
+    donor = made(spec, ENGINES[other])
+    donor.learn(*rows)
+    engine = GraphedEngine(spec, device=device)
+    engine.load_state_dict(donor.state_dict())
+    assert fingerprint(engine) == fingerprint(donor)
+    engine.learn(*more)
+    back = ENGINES[other](spec)
+    back.load_state_dict(engine.state_dict())
+    assert fingerprint(back) == fingerprint(engine)
+    assert back.num_parameters == engine.num_parameters
+    assert back.learn(*more)[0] == 20
+
+
+# --- refusal
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", SPECS)
+def test_a_refused_row_stops_the_block_and_changes_nothing(name: str, device: str) -> None:
+    spec = SPECS[name]
+    engine, clean = (made(spec, GraphedEngine, device=device) for _ in range(2))
+    for each_engine in (engine, clean):
+        each_engine.learn(*stream(spec, 35))  # the memory is full: a place in it would be overwritten
+    x, y, w = stream(spec, 16, seed=1)  # the 48th sample would be counted into running means
+    clean.learn(x[:5], y[:5], w[:5])
+    w[5] = 1e300
+    done, predicted = engine.learn(x, y, w, predict=True)
+    assert done == 5
+    assert np.isfinite(predicted[:5]).all()
+    assert fingerprint(engine) == fingerprint(clean)
+    assert engine.learn(x[5:6], y[5:6], w[5:6])[0] == 0  # as the first of a block, too
+    for each_engine in (engine, clean):
+        assert each_engine.learn(x[6:], y[6:], w[6:])[0] == 10
+    assert fingerprint(engine) == fingerprint(clean)
+
+
+# --- growth
+
+
+def test_room_depends_on_the_size_alone_and_is_rarely_left() -> None:
+    for least in (8, 32):
+        rooms = [room(size, least) for size in range(1, 5000)]
+        for size, found in enumerate(rooms, start=1):
+            assert size <= found < size + max(least, (size + 2) // 3 + 1)
+        assert rooms == sorted(rooms)
+        assert len(set(rooms)) < 40
+        assert room(0, least) == 0
+
+
+def learn_growing(engine: Engine, spec: LearnerSpec) -> Engine:
+    """A stream that grows to 90 inputs and 20 outputs, each on a fork as a learner does it."""
+    rng = np.random.default_rng(3)
+    columns = outputs = 0
+    for t in range(100):
+        names = [f"f{i}" for i in range(columns, min(90, 2 + t))]
+        new = int(outputs < 20 and t % 5 == 0)
+        columns, outputs = columns + len(names), outputs + new
+        if names or new:
+            engine = engine.fork()
+            engine.grow(names, new if spec.task == "classification" else int(t == 0))
+        y = float(rng.integers(outputs)) if spec.task == "classification" else float(rng.normal())
+        assert engine.learn(rng.normal(size=(1, columns)), np.array([y]), np.ones(1))[0] == 1
+    return engine
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["mlp", "mlp regression", "one copy, raw inputs", "linear"])
+def test_room_for_growth_cannot_be_seen(name: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = SPECS[name]
+    if spec.lr == "auto":  # at rate 1 a rounding error grows to 1 in 120 steps
+        spec = replace(spec, lr=0.1)
+    roomy = learn_growing(GraphedEngine(spec, device=device, dtype=torch.float64), spec)
+    monkeypatch.setattr(torch_engine, "room", lambda size, least: size)
+    exact = learn_growing(GraphedEngine(spec, device=device, dtype=torch.float64), spec)
+    assert_close(roomy, exact, 1e-10)
+    reference = learn_growing(AutogradEngine(spec, dtype=torch.float64), spec)
+    assert_close(roomy, reference, 1e-10)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_growth_rarely_captures(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    captures: list[str] = []
+    real = captured
+
+    def counted(function: Callable[[], None], where: str) -> Callable[[], None]:
+        captures.append(function.__name__)
+        return real(function, where)
+
+    monkeypatch.setattr("bnp_online.engines.program.captured", counted)
+    engine = learn_growing(GraphedEngine(MLP, device=device), MLP)
+    for work in ("learn_row", "average_row"):
+        assert 1 < captures.count(work) <= 6  # three rooms for inputs, three for outputs
+    before = len(captures)
+    engine.load_state_dict(engine.state_dict())
+    engine.learn(np.ones((8, 90)), np.zeros(8), np.ones(8))
+    assert len(captures) == before
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("hidden", [(6, 5), ()])
+def test_inputs_may_be_late(hidden: tuple[int, ...], device: str) -> None:
+    """A sample without features is one, and teaches the biases."""
+    spec = replace(MLP, hidden=hidden, lr=0.1)
+    exact = torch.float64
+    one: Engine = GraphedEngine(spec, device=device, dtype=exact)
+    other: Engine = AutogradEngine(spec, dtype=exact)
+    for engine in (one, other):
+        engine.grow([], 2)
+        for t in range(6):
+            assert engine.learn(np.zeros((1, 0)), np.array([float(t % 2)]), np.ones(1))[0] == 1
+        engine.grow(["a"], 0)
+        assert engine.learn(np.array([[2.0]]), np.zeros(1), np.ones(1))[0] == 1
+    assert_close(one, other, 1e-10)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["cnn", "module"])
+def test_classes_come_to_a_module(name: str, device: str) -> None:
+    spec = SPECS[name]
+    engine: Engine = GraphedEngine(spec, device=device, dtype=torch.float64)
+    reference: Engine = AutogradEngine(spec, dtype=torch.float64)
+    for t, (x, y, w) in enumerate(each(stream(spec, 60))):
+        if t % 4 == 0 and t < 40:
+            engine, reference = engine.fork(), reference.fork()
+            engine.grow([], 1)
+            reference.grow([], 1)
+        label = np.minimum(y, t // 4)
+        assert engine.learn(x, label, w)[0] == reference.learn(x, label, w)[0] == 1
+    assert_close(engine, reference, 1e-9)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["mlp", "module"])
+def test_a_fork_goes_its_own_way(name: str, device: str) -> None:
+    spec = SPECS[name]
+    engine = made(spec, GraphedEngine, device=device)
+    engine.learn(*stream(spec, 20))
+    before, x = fingerprint(engine), stream(spec, 1)[0][0]
+    predicted = engine.predict(x)
+    fork = engine.fork()
+    assert fingerprint(fork) == before
+    fork.learn(*stream(spec, 20, seed=1))
+    changed = fingerprint(fork)
+    assert changed != before == fingerprint(engine)
+    np.testing.assert_array_equal(engine.predict(x), predicted)
+    engine.learn(*stream(spec, 20, seed=1))
+    assert fingerprint(engine) == changed == fingerprint(fork)
+    del engine
+    fork.learn(*stream(spec, 5, seed=2))
+    assert fingerprint(fork) != changed
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_nothing_stays_of_a_fork_that_was_refused(device: str) -> None:
+    """It grew within the room that both have: what it staged in its columns must not be seen by the other."""
+    spec = replace(MLP, standardize=False, lr=0.03)
+    engine, clean = (made(spec, GraphedEngine, device=device) for _ in range(2))
+    x, y, w = stream(spec, 20)
+    for t, row in enumerate(each((x, y, w))):
+        if t == 10:
+            fork = engine.fork()
+            fork.grow(["new", "newer"], 1)
+            poison = np.append(row[0], [[1e3, -1e3]], axis=1)
+            assert fork.learn(poison, np.array([3.0]), np.array([1e300]))[0] == 0
+        assert engine.learn(*row)[0] == clean.learn(*row)[0] == 1
+    assert fingerprint(engine) == fingerprint(clean)
+    np.testing.assert_array_equal(engine.predict(x[0]), clean.predict(x[0]))
+
+
+# --- choice
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Says which engine is chosen, and where, on a machine with a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("GraphedEngine", "AutogradEngine", "CompiledEngine"):
+        kind = name.removesuffix("Engine").lower()
+        monkeypatch.setattr(choice, name, lambda spec, where="cpu", kind=kind: f"{kind} on {where}")
+    return lambda spec, engine="auto", device="auto": str(choice.make_engine(spec, engine, device))
+
+
+LARGE = replace(MLP, hidden=(1024, 1024), replay=3)
+
+
+def test_the_device_is_chosen_by_the_size_of_the_network(chosen: Callable[..., str]) -> None:
+    assert chosen(MLP) == "compiled on cpu"
+    assert chosen(replace(MLP, hidden=(100, 100), replay=3)) == "compiled on cpu"
+    assert chosen(LARGE) == "graphed on cuda"
+    assert chosen(replace(LARGE, lr=0.1)) == "compiled on cpu"  # one copy
+    assert chosen(replace(MLP, hidden=(100,), input_shape=(300, 300), replay=3)) == "graphed on cuda"
+    assert chosen(CNN) == "graphed on cuda"
+    # A module may do what no graph can repeat.
+    assert chosen(SPECS["module"]) == "autograd on cuda"
+
+
+def test_what_is_asked_for_comes_first(chosen: Callable[..., str]) -> None:
+    assert chosen(MLP, "graphed") == "graphed on cuda"
+    assert chosen(MLP, device="cuda") == "graphed on cuda"
+    assert chosen(SPECS["module"], "graphed") == "graphed on cuda"
+    assert chosen(LARGE, "compiled") == "compiled on cpu"
+    assert chosen(LARGE, device="cpu") == "compiled on cpu"
+    assert chosen(MLP, "autograd", "cuda") == "autograd on cuda"
+    for engine, device in (("graphed", "cpu"), ("compiled", "cuda")):
+        with pytest.raises(ConfigurationError):
+            chosen(MLP, engine, device)
+
+
+@pytest.mark.parametrize("kind", [BNPClassifier, BNPRegressor])
+def test_without_a_gpu_it_is_refused(
+    kind: type[BNPClassifier] | type[BNPRegressor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigurationError, match="CUDA") as caught:
+        kind(engine="graphed")
+    assert caught.value.field == "engine"
+    assert kind((1024, 1024)).engine_name == "compiled"
+
+
+# --- what only a GPU shows
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", ["mlp", "mlp regression", "cnn", "module"])
+def test_the_host_waits_once_a_call(name: str) -> None:
+    spec = SPECS[name]
+    engine = made(spec, GraphedEngine)
+    rows = stream(spec, 50)
+    engine.learn(*rows)  # captures
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as waits:
+            warnings.simplefilter("always")
+            assert engine.learn(*rows, predict=True)[0] == 50
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([w for w in waits if "synchronizing" in str(w.message)]) == 1
+
+
+UNDECIDED = """
+import numpy as np, torch
+from torch import nn
+from bnp_online import BNPClassifier, ConfigurationError
+
+class Undecided(nn.Module):
+    def forward(self, x):
+        return x if bool(x.sum() > 0) else -x
+
+body = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), Undecided())
+model = BNPClassifier(input_shape=(2, 3), network=body, engine="graphed")
+try:
+    model.learn_one(np.ones((2, 3)), 1)
+except ConfigurationError as error:
+    print(model.step, error)
+"""
+
+
+@needs_cuda
+def test_a_module_that_cannot_be_captured_says_what_to_do() -> None:
+    """In a process of its own: a capture that fails may leave torch's allocator in disorder."""
+    command = [sys.executable, "-c", UNDECIDED]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert printed.startswith("0 engine:")
+    assert "engine='autograd'" in printed
+
+
+@needs_cuda
+def test_learners_capture_in_threads_of_their_own() -> None:
+    specs = [replace(MLP, seed=seed) for seed in range(4)]
+    expected = []
+    for spec in specs:
+        engine = made(spec, GraphedEngine)
+        engine.learn(*stream(spec, 60, seed=spec.seed))
+        expected.append(fingerprint(engine))
+    found: dict[int, str] = {}
+
+    def run(spec: LearnerSpec) -> None:
+        engine = made(spec, GraphedEngine)
+        for row in each(stream(spec, 60, seed=spec.seed)):
+            engine.learn(*row)
+        found[spec.seed] = fingerprint(engine)
+
+    threads = [threading.Thread(target=run, args=(spec,)) for spec in specs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[spec.seed] for spec in specs] == expected
+
+
+@needs_cuda
+@pytest.mark.parametrize("kind", [BNPClassifier, BNPRegressor])
+def test_an_estimator_learns_a_growing_stream_on_a_gpu(
+    kind: type[BNPClassifier] | type[BNPRegressor],
+) -> None:
+    rng = np.random.default_rng(0)
+    model, reference = (kind((8,), lr=0.1, engine=engine) for engine in ("graphed", "compiled"))
+    for t in range(150):
+        x = {f"f{i}": rng.normal() for i in range(3 + t // 3)}
+        y = int(x["f0"] > x["f1"]) + int(t > 100)
+        for each_model in (model, reference):
+            each_model.learn_one(x, y)
+    assert (model.engine_name, model.device_name) == ("graphed", "cuda")
+    probe = {"f0": 1.0, "f1": -1.0}
+    if isinstance(model, BNPClassifier) and isinstance(reference, BNPClassifier):
+        assert model.predict_proba_one(probe) == pytest.approx(reference.predict_proba_one(probe), abs=1e-3)
+    else:
+        assert model.predict_one(probe) == pytest.approx(reference.predict_one(probe), abs=1e-2)
+    before = model.fingerprint()
+    with pytest.raises(ArithmeticError):
+        model.learn_sample(model.preview().check({"f0": 5.0, "new": 1.0}, 1, 1e300))
+    assert model.fingerprint() == before

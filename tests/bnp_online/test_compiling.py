@@ -1,0 +1,97 @@
+"""The compiled code is cached where that is possible, and works where it is not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bnp_online import BNPClassifier, BNPRegressor, jit, rows
+from bnp_online.engines import numba_step
+from bnp_online.jit import announced
+
+ROOT = Path(__file__).parents[2]
+#: A small function of the kind that the library compiles: the library itself takes half a minute.
+PROGRAM = """
+import sys
+sys.path.insert(0, {root!r})
+from bnp_online.jit import jit
+
+@jit
+def double(x: float) -> float:
+    return 2.0 * x
+
+assert double(2.0) == 4.0
+print(sum(double.stats.cache_hits.values()))
+"""
+
+
+def run(folder: Path, cache: Path) -> str:
+    program = folder / "program.py"
+    if not program.exists():
+        program.write_text(PROGRAM.format(root=str(ROOT)))
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "TMPDIR": str(folder)}
+    command = [sys.executable, "-W", "error", str(program)]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return answer.stdout.strip()
+
+
+def test_the_next_process_finds_compiled_code(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert [run(tmp_path, cache), run(tmp_path, cache)] == ["0", "1"]
+
+
+def test_a_cache_that_cannot_be_written_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an image's read-only root needs; tests/docker sees it there."""
+    cache = tmp_path / "cache"
+    run(tmp_path, cache)
+    monkeypatch.setattr(jit.config, "CACHE_DIR", str(cache))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    jit._use_read_only_cache()
+    copy = Path(jit.config.CACHE_DIR)
+    assert copy != cache
+    assert run(tmp_path, copy) == "1"
+
+
+def test_no_folder_for_a_cache_stops_nobody(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    assert run(tmp_path, file / "cache") == "0"
+
+
+def test_a_learner_compiles_nothing_but_when_it_is_made() -> None:
+    """What an image's cache has to hold: a server that compiles at its first request stands still."""
+    samples, labels = [{"a": 1.0, "b": 2.0}] * 3, [0, 1, 0]
+    array = np.ones((3, 2), np.float32)
+    made = BNPClassifier((3,)), BNPRegressor((3,)), BNPClassifier((3,), input_shape=(2,))
+    kernels: list[Any] = [numba_step.learn, numba_step.predict, rows._within]
+    before = [list(kernel.signatures) for kernel in kernels]
+    for model in made:
+        x: Any = array if model.input_shape else samples
+        preview = model.preview()
+        model.learn_samples([preview.check(*sample) for sample in zip(x, labels, strict=True)])
+        model.learn_one(x[0], labels[0])
+        model.learn_many(x, labels)
+        model.learn_many(np.asfortranarray(array) if model.input_shape else samples, np.array(labels))
+        model.learn_many(array[:, ::-1] if model.input_shape else samples, np.array(labels))
+        model.predict_many(x)
+    assert [list(kernel.signatures) for kernel in kernels] == before
+
+
+def test_says_that_it_compiles_only_if_that_takes_long(caplog: pytest.LogCaptureFixture) -> None:
+    with announced(seconds=30.0):
+        pass
+    assert not caplog.messages
+    with announced(seconds=0.01):
+        deadline = time.monotonic() + 10.0
+        while not caplog.messages and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert "Compiling" in caplog.messages[0]

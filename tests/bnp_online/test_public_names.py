@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import bnp_online
+from bnp_online import errors
+
+PACKAGE = Path(bnp_online.__file__).parent
+
+
+def test_the_public_names_are_these() -> None:
+    assert bnp_online.__all__ == [
+        "BNP",
+        "SGLD",
+        "BNPClassifier",
+        "BNPError",
+        "BNPRegressor",
+        "CheckpointError",
+        "ConfigurationError",
+        "NonFiniteStateError",
+        "RunningMoments",
+        "SampleError",
+        "StateError",
+        "UnobservedLayerError",
+        "UnsupportedLayerError",
+        "load",
+    ]
+    assert all(inspect.getdoc(getattr(bnp_online, name)) for name in bnp_online.__all__)
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level packages that a file imports, wherever in the file."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(str(node.module).partition(".")[0])
+    return names
+
+
+def test_river_is_imported_by_three_files() -> None:
+    users = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if "river" in imported(path)}
+    assert users == {"contrib/bandit.py", "estimators.py", "evaluation/prequential.py"}
+
+
+#: A branch of the picture: what stands before it, the class, and the base that it has beside its parent.
+BRANCH = re.compile(r"(?P<stem>.*)── (?P<name>\w+)(?: \((?P<base>\w+)\))?")
+
+
+def test_every_error_is_drawn_where_it_stands() -> None:
+    assert errors.__doc__ is not None
+    parents: list[type] = [errors.BNPError]
+    seen = {"BNPError"}
+    for match in BRANCH.finditer(errors.__doc__):
+        depth, kind = (len(match["stem"]) - 5) // 4, getattr(errors, match["name"])
+        del parents[depth + 1 :]
+        bases = [each.__name__ for each in kind.__bases__]
+        assert bases == [parents[depth].__name__, *([match["base"]] if match["base"] else [])]
+        parents.append(kind)
+        seen.add(match["name"])
+    classes = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
+    assert seen == classes
+    assert classes <= set(bnp_online.__all__)
+
+
+def test_every_error_says_what_it_is() -> None:
+    for name, kind in vars(errors).items():
+        if isinstance(kind, type):
+            assert issubclass(kind, errors.BNPError)
+            assert kind.__doc__, name
+
+
+def test_an_error_with_a_field_begins_its_message_with_it() -> None:
+    sample = errors.SampleError("invalid_feature", "x.a", "must be a number")
+    assert str(sample) == "x.a: must be a number"
+    assert (sample.code, sample.field, sample.message) == ("invalid_feature", "x.a", "must be a number")
+    configuration = errors.ConfigurationError("lr", "is not > 0")
+    assert str(configuration) == "lr: is not > 0"
+    assert (configuration.field, configuration.message) == ("lr", "is not > 0")

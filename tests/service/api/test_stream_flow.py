@@ -1,0 +1,270 @@
+"""How streams behave while they run: both ways at once, waiting, leaving, and ending."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from bnp_online import BNPClassifier
+from tests.support.running import Json, Server, error
+from tests.support.streaming import Stream, post_lines, refusals, streaming
+
+
+def sample(i: int, **more: Any) -> Json:
+    return {"x": {"a": i % 7, "b": float(i % 5)}, "y": "cat" if i % 3 else "dog", **more}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever a client does, it is no error of the server."""
+    yield
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def tasks(server: Server) -> int:
+    async def count() -> int:
+        return len(asyncio.all_tasks())
+
+    return server.on_loop(count())
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    while not condition():
+        threading.Event().wait(0.01)
+
+
+def test_answers_come_while_the_body_does(serve: Callable[..., Server]) -> None:
+    server = serve()
+    with streaming(server) as stream:
+        for i in range(5):
+            stream.send(sample(i))
+            assert stream.read()["step"] == i + 1
+        stream.send(json.dumps(sample(5)).encode())
+        stream.send(b"\n", sample(6), b'{"x":')
+        assert [stream.read()["step"] for _ in range(2)] == [6, 7]
+        stream.end()
+        assert refusals(stream.rest()) == {8: "invalid_json"}
+
+
+def test_predictions_are_answered_while_a_stream_learns(serve: Callable[..., Server]) -> None:
+    server = serve()
+    lines = [sample(i) for i in range(4000)]
+    with ThreadPoolExecutor() as pool:
+        learning = pool.submit(post_lines, server, lines)
+        steps = []
+        while not learning.done():
+            steps.append(server.predict({"a": 1})["step"])
+        assert [answer["step"] for answer in learning.result()] == list(range(1, 4001))
+    assert steps == sorted(steps)
+    assert len({step for step in steps if 0 < step < 4000}) > 3
+
+
+def test_predictions_go_between_the_calls_of_a_group(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+    learner = server.catalog.get()
+    learn_samples = learner.model.estimator.learn_samples
+    begun, asked = threading.Event(), threading.Event()
+
+    def learn_slowly(samples: Any) -> Any:
+        begun.set()
+        asked.wait(60)
+        return learn_samples(samples)
+
+    monkeypatch.setattr(learner.model.estimator, "learn_samples", learn_slowly)
+    with ThreadPoolExecutor() as pool, streaming(server) as stream:
+        stream.send(*[sample(i) for i in range(10)])
+        begun.wait(60)
+        predicting = pool.submit(server.predict, {"a": 1})
+        server.wait_for_queue(11)
+        asked.set()
+        assert predicting.result()["step"] == 1  # the first call of a new model takes one sample
+        stream.end()
+        assert [answer["step"] for answer in stream.rest()] == list(range(1, 11))
+
+
+def test_two_streams_and_a_loop_make_one_order(serve: Callable[..., Server]) -> None:
+    server = serve(group_size=7)
+    parts = [[sample(i + 100 * k) for i in range(60)] for k in range(3)]
+    with ThreadPoolExecutor() as pool:
+        streams = [pool.submit(post_lines, server, part) for part in parts[:2]]
+        looped = [server.learn(**line) for line in parts[2]]
+        answered = [*(stream.result() for stream in streams), looped]
+    for answers in answered:
+        assert [answer["step"] for answer in answers] == sorted(answer["step"] for answer in answers)
+    learned = sorted(
+        (answer["step"], line["x"], line["y"], answer["prediction"])
+        for answers, part in zip(answered, parts, strict=True)
+        for answer, line in zip(answers, part, strict=True)
+    )
+    local = BNPClassifier(device="cpu")
+    for step, x, y, prediction in learned:
+        assert local.predict_one(x) == prediction
+        local.learn_one(x, y)
+        assert local.step == step
+    assert server.fingerprint()["model_sha256"] == local.fingerprint()
+
+
+def test_a_stream_waits_and_leaves_half_of_the_places(serve: Callable[..., Server]) -> None:
+    server = serve(queue_size=4)
+    with streaming(server) as stream, ThreadPoolExecutor() as pool:
+        with server.held():
+            stream.send(*[sample(i) for i in range(50)])
+            server.wait_for_queue(3)
+            single = [pool.submit(server.post, "/learn", **sample(i)) for i in (50, 51)]
+            server.wait_for_queue(5)
+            assert error(server.post("/learn", **sample(0)))[:2] == (429, "queue_full")
+            assert server.catalog.get().queue_depth == 5
+        steps = [stream.read()["step"] for _ in range(50)]
+        steps += [answer.result().json()["step"] for answer in single]
+        assert sorted(steps) == list(range(1, 53))
+        assert steps[:50] == sorted(steps[:50])
+        stream.end()
+        assert stream.rest() == []
+
+
+def test_a_client_that_leaves_half_way(serve: Callable[..., Server]) -> None:
+    server = serve()
+    before = tasks(server)
+    with streaming(server) as stream:
+        stream.send(*[sample(i) for i in range(10)], b'{"x": {"a": 1}, "y": "cat"}')
+        assert [stream.read()["step"] for _ in range(10)] == list(range(1, 11))
+    wait_for(lambda: tasks(server) == before)
+    assert server.fingerprint()["step"] == 10  # not the line that had not ended
+    assert 'route="/learn",status="200"} 1.0' in server.client.get("/metrics").text
+
+
+def test_a_client_that_leaves_before_its_answers(serve: Callable[..., Server]) -> None:
+    server = serve()
+    before = tasks(server)
+    with server.held():
+        with streaming(server) as stream:
+            stream.send(*[sample(i) for i in range(10)])
+            server.wait_for_queue(11)
+        wait_for(lambda: len(server.connections) <= 1)  # none but that of the test's own client
+    wait_for(lambda: tasks(server) == before)
+    assert server.fingerprint()["step"] == 10  # they were taken, so they were learned
+
+
+def test_a_client_that_leaves_without_a_line(serve: Callable[..., Server]) -> None:
+    server = serve()
+    before = tasks(server)
+    with streaming(server) as stream:
+        stream.send(b'{"x"')
+    wait_for(lambda: 'route="/learn",status="400"} 1.0' in server.client.get("/metrics").text)
+    assert tasks(server) == before
+
+
+def send_until_it_blocks(stream: Stream, lines: Sequence[Json], notice: Callable[[], object]) -> None:
+    stream.socket.settimeout(0.5)
+    try:
+        while True:
+            stream.send(*lines)
+            notice()
+    except TimeoutError:
+        return
+
+
+def test_a_client_that_does_not_read(serve: Callable[..., Server]) -> None:
+    server = serve(stream_timeout=1.5, queue_size=100)
+    before = tasks(server)
+    depths: list[int] = []
+    lines = [{"x": {"a": 1}, "id": "t" * 120 + str(i)} for i in range(100)]
+    with streaming(server, "/predict", receive_buffer=4096) as stream:
+        send_until_it_blocks(stream, lines, lambda: depths.append(server.catalog.get().queue_depth))
+        assert tasks(server) > before
+        assert server.learn({"a": 1}, "cat")["step"] == 1  # others are served
+        wait_for(lambda: tasks(server) == before)  # and it is disconnected
+    assert max(depths) <= 100
+    assert server.catalog.get().queue_depth == 0
+
+
+def test_a_client_that_does_not_send(serve: Callable[..., Server]) -> None:
+    server = serve(stream_timeout=0.2)
+    before = tasks(server)
+    with streaming(server) as stream:
+        stream.send(sample(0))
+        assert stream.read()["step"] == 1
+        assert refusals(stream.rest()) == {2: "stream_timeout"}
+        assert stream.socket.recv(1) == b""
+    wait_for(lambda: tasks(server) == before)
+
+
+def test_a_model_that_is_deleted_while_a_stream_learns(serve: Callable[..., Server]) -> None:
+    server = serve()
+    server.create(name="gone")
+    with streaming(server) as stream:
+        stream.send(sample(0, model="gone"))
+        assert stream.read()["step"] == 1
+        assert server.client.delete("/models/gone").status_code == 204
+        stream.send(sample(1, model="gone"), sample(2))
+        stream.end()
+        refused, learned = stream.rest()
+        assert refusals([refused]) == {2: "unknown_model"}
+        assert learned["step"] == 1
+
+
+def test_lines_that_wait_for_a_model_that_is_deleted(serve: Callable[..., Server]) -> None:
+    server = serve(queue_size=2)
+    server.create(name="gone")
+    with ThreadPoolExecutor() as pool, streaming(server) as stream:
+        with server.held("gone"):
+            stream.send(*[sample(i, model="gone") for i in range(5)])
+            server.wait_for_queue(2, "gone")
+            deleting = pool.submit(server.client.delete, "/models/gone")
+            server.wait_for_queue(3, "gone")
+        assert deleting.result().status_code == 204
+        stream.end()
+        learned, *refused = stream.rest()
+        assert learned["step"] == 1  # it came before
+        assert refusals(refused) == dict.fromkeys(range(2, 6), "unknown_model")
+
+
+def learn_until_it_ends(stream: Stream) -> int:
+    """Send samples until the server stops, and return how many were sent."""
+    sent = 0
+    try:
+        while True:
+            stream.send(sample(sent))
+            sent += 1
+    except OSError:  # it has hung up
+        return sent
+
+
+def test_stopping_ends_a_stream(serve: Callable[..., Server]) -> None:
+    server = serve()
+    model = server.catalog.get().model
+    with ThreadPoolExecutor() as pool, streaming(server) as stream:
+        sending = pool.submit(learn_until_it_ends, stream)
+        answers = [stream.read() for _ in range(200)]
+        server.ask_to_stop()
+        answers += stream.rest()
+        stream.close()
+        sending.result()
+    server.join()
+    learned = [answer["step"] for answer in answers if "step" in answer]
+    assert learned == list(range(1, model.step + 1))
+    refused = refusals(answers)
+    assert set(refused.values()) == {"shutting_down"}
+    assert list(refused) == list(range(len(learned) + 1, len(answers) + 1))
+
+
+def test_stopping_ends_a_stream_that_waits(serve: Callable[..., Server]) -> None:
+    server = serve(queue_size=3)
+    with streaming(server) as stream:
+        with server.held():
+            stream.send(*[sample(i) for i in range(8)])
+            server.wait_for_queue(3)
+            server.ask_to_stop()
+            wait_for(lambda: not server.listens())
+        answers = stream.rest()
+    assert [answer["step"] for answer in answers[:2]] == [1, 2]
+    assert refusals(answers[2:]) == dict.fromkeys(range(3, 10), "shutting_down")

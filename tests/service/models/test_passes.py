@@ -1,0 +1,63 @@
+"""Who has much to do takes turns, and lets others in between."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from service.models.scheduling import Passes
+
+
+def test_one_goes_on_in_each_pass_in_the_order_in_which_they_came() -> None:
+    passes, log = Passes(), list[tuple[int, str]]()
+    now = 0
+
+    async def work(name: str, slices: int) -> None:
+        for _ in range(slices):
+            await passes.next()
+            log.append((now, name))
+
+    async def count_passes(until: asyncio.Future[Any]) -> None:
+        nonlocal now
+        while not until.done():
+            now += 1
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        await count_passes(asyncio.gather(work("a", 3), work("b", 2), work("c", 3)))
+
+    asyncio.run(main())
+    assert [name for _, name in log] == ["a", "b", "c", "a", "b", "c", "a", "c"]
+    when = [pass_ for pass_, _ in log]
+    assert when == sorted(set(when))  # never two in one
+
+
+def test_who_waits_alone_has_every_pass() -> None:
+    async def main() -> int:
+        passes, others = Passes(), 0
+
+        async def other() -> None:
+            nonlocal others
+            while True:
+                others += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        for _ in range(10):
+            await passes.next()
+        task.cancel()
+        return others
+
+    assert 9 <= asyncio.run(main()) <= 11
+
+
+def test_one_that_is_cancelled_holds_nobody_up() -> None:
+    async def main() -> None:
+        passes = Passes()
+        waiting = [asyncio.create_task(passes.next()) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        waiting[1].cancel()
+        await asyncio.wait_for(waiting[2], 5)
+
+    asyncio.run(main())

@@ -1,0 +1,166 @@
+"""A real server in a thread of the test's process: real socket, real writers, and a way to reach in."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+
+from service.app import config, create_app
+from service.models.registry import Catalog
+from service.settings import Settings
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+
+class Server:
+    """A running server and a client of it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.app: FastAPI = create_app(settings)
+        self._uvicorn = uvicorn.Server(config(self.app, settings))
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="server")
+
+    def _run(self) -> None:
+        async def serve() -> None:
+            self._loop = asyncio.get_running_loop()
+            await self._uvicorn.serve()
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve())
+
+    def start(self) -> None:
+        self._thread.start()
+        while not self._uvicorn.started:
+            assert self._thread.is_alive(), "the server did not start"
+            threading.Event().wait(0.005)
+        host, port = self._uvicorn.servers[0].sockets[0].getsockname()[:2]
+        self.host, self.port, self.url = host, port, f"http://{host}:{port}"
+        self.client = httpx.Client(base_url=self.url, timeout=60.0)
+
+    def ask_to_stop(self) -> None:
+        self._uvicorn.should_exit = True
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def stop(self) -> None:
+        self.client.close()
+        self.ask_to_stop()
+        self.join()
+
+    def listens(self) -> bool:
+        """Whether it takes new connections, as it does until it begins to stop."""
+        return any(listener.is_serving() for listener in self._uvicorn.servers)
+
+    @property
+    def connections(self) -> set[Any]:
+        """Those that are open."""
+        return set(self._uvicorn.server_state.connections)
+
+    @property
+    def catalog(self) -> Catalog:
+        catalog: Catalog = self.app.state.catalog
+        return catalog
+
+    def on_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the server's event loop."""
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+
+    @contextmanager
+    def held(self, model: str = "default") -> Iterator[None]:
+        """Hold a model's writer, so that what comes in meanwhile waits."""
+        reached, release = threading.Event(), threading.Event()
+
+        def hold(_: object) -> None:
+            reached.set()
+            release.wait(60)
+
+        assert self._loop is not None
+        waiting = asyncio.run_coroutine_threadsafe(self.catalog.get(model).reads.ask(hold), self._loop)
+        reached.wait(60)
+        try:
+            yield
+        finally:
+            release.set()
+            waiting.result(60)
+
+    def wait_for_queue(self, depth: int, model: str = "default") -> None:
+        """Wait until so many jobs wait for a model, the one that holds it counted."""
+        while self.catalog.get(model).queue_depth < depth:
+            threading.Event().wait(0.005)
+
+    def post(self, path: str, **body: Any) -> httpx.Response:
+        return self.client.post(path, json=body)
+
+    def learn(self, x: Any, y: Any, **more: Any) -> Json:
+        return self._done(self.post("/learn", x=x, y=y, **more))
+
+    def predict(self, x: Any, **more: Any) -> Json:
+        return self._done(self.post("/predict", x=x, **more))
+
+    def label(self, identifier: str, y: Any, **more: Any) -> Json:
+        return self._done(self.post("/label", id=identifier, y=y, **more))
+
+    def create(self, **spec: Any) -> Json:
+        answer = self.post("/models", **spec)
+        assert answer.status_code == 201, answer.text
+        created: Json = answer.json()
+        return created
+
+    def get(self, path: str) -> Json:
+        return self._done(self.client.get(path))
+
+    def fingerprint(self, model: str = "default") -> Json:
+        return self.get(f"/models/{model}/fingerprint")
+
+    @staticmethod
+    def _done(answer: httpx.Response) -> Json:
+        assert answer.status_code == 200, answer.text
+        body: Json = answer.json()
+        return body
+
+
+@contextmanager
+def serving(data_dir: Path, **settings: Any) -> Iterator[Server]:
+    """Run a server while the block lasts."""
+    server = Server(
+        Settings(**{"data_dir": data_dir, "device": "cpu", "port": 0, "log_level": "critical", **settings})
+    )
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def error(answer: httpx.Response) -> tuple[int, str, str | None]:
+    """Return the status, code and field of an error, and check that it is in the one envelope."""
+    body = answer.json()
+    assert body.keys() == {"error"}
+    assert body["error"].keys() == {"code", "message", "field"}
+    assert body["error"]["message"]
+    return answer.status_code, body["error"]["code"], body["error"]["field"]
+
+
+def head(path: str, length: int, method: str = "POST", **headers: str) -> bytes:
+    """Return the head of a request with a JSON body, as it goes over the wire."""
+    lines = {
+        "host": "localhost",
+        "content-type": "application/json",
+        "content-length": str(length),
+        **headers,
+    }
+    rest = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"{method} {path} HTTP/1.1\r\n{rest}\r\n".encode()
