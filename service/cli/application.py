@@ -6,7 +6,8 @@ import sys
 
 import typer
 
-from ..client import ClientError, errors
+from bnp_online.client import ClientError, errors
+
 from . import administration, bench, doctor, learning, replay, serve
 from .output import CommandError
 

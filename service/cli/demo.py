@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 from river import datasets, dummy, linear_model, multiclass, preprocessing
 
+from bnp_online.client import Client, NoAnswerError
+from bnp_online.client.errors import AccessError, UnknownModelError
 from bnp_online.evaluation.prequential import prequential
 
-from ..client import Client, NoAnswerError
-from ..client.errors import AccessError, UnknownModelError
 from ..settings import Settings
 from .output import Bar
 

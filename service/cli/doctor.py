@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..client import ClientError
+from bnp_online.client import ClientError
+
 from ..settings import Settings, read_settings
 from .options import AsJson, Key, Url, connected
 from .output import CommandError, show

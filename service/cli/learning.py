@@ -12,8 +12,9 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from ..client.bulk import LINES
-from ..client.calls import probabilities
+from bnp_online.client.bulk import LINES
+from bnp_online.client.calls import probabilities
+
 from ..schemas import ModelSpec, Task
 from .options import DEFAULT_MODEL, AsJson, Key, Load, Model, Url, connected
 from .output import Bar, CommandError, show, written

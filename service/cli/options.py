@@ -7,8 +7,9 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from ..client import Client
-from ..client.clients import DEFAULT_URL
+from bnp_online.client import Client
+from bnp_online.client.clients import DEFAULT_URL
+
 from ..schemas import DEFAULT_MODEL
 from .output import CommandError
 

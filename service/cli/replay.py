@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..client import Client
-from ..client.errors import ModelExistsError
+from bnp_online.client import Client
+from bnp_online.client.errors import ModelExistsError
+
 from ..schemas import ModelSpec, Task
 from .learning import Delay, Save, Spec, finish, read_spec, result_of
 from .options import DEFAULT_MODEL, AsJson, Key, Model, Url, connected

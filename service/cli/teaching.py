@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import bnp_online as bnp
+from bnp_online.client import Client, Sample, ServerError
+from bnp_online.client.bulk import KEPT, LINES, Outcome
+from bnp_online.client.errors import AlreadyLabelledError, ConflictError, InvalidRequestError, UnknownIdError
 from bnp_online.errors import BNPError, NonFiniteStateError, SampleError
 from bnp_online.evaluation.prequential import PrequentialMetrics
 
-from ..client import Client, Sample, ServerError
-from ..client.bulk import KEPT, LINES, Outcome
-from ..client.errors import AlreadyLabelledError, ConflictError, InvalidRequestError, UnknownIdError
 from ..schemas import ModelSpec
 from .output import CommandError
 from .samples import Line

@@ -3,6 +3,8 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import bnp_online
@@ -31,6 +33,18 @@ def test_the_public_names_are_these() -> None:
     assert all(inspect.getdoc(getattr(bnp_online, name)) for name in bnp_online.__all__)
 
 
+def test_names_are_imported_on_first_use() -> None:
+    code = (
+        "import sys, bnp_online; assert 'torch' not in sys.modules;"
+        "assert {*bnp_online.__all__} < {*dir(bnp_online)};"
+        "from bnp_online import *; assert BNP is bnp_online.preconditioner.BNP;"
+        "assert 'torch' in sys.modules;"
+        "assert not hasattr(bnp_online, 'nothing'); print(bnp_online.errors.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["bnp_online.errors"]
+
+
 def imported(path: Path) -> set[str]:
     """The top-level packages that a file imports, wherever in the file."""
     names: set[str] = set()
@@ -42,9 +56,9 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def test_river_is_imported_by_three_files() -> None:
+def test_river_is_imported_by_four_files() -> None:
     users = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if "river" in imported(path)}
-    assert users == {"contrib/bandit.py", "estimators.py", "evaluation/prequential.py"}
+    assert users == {"client/remote.py", "contrib/bandit.py", "estimators.py", "evaluation/prequential.py"}
 
 
 #: A branch of the picture: what stands before it, the class, and the base that it has beside its parent.

@@ -56,7 +56,7 @@ def _script(commands: list[Block]) -> str:
 def _programs(folder: Path, url: str) -> str:
     """Make ``bnp-online`` and ``python`` those of this environment, and return the path to find them on."""
     # The command line's own default is port 8000, which may be taken here.
-    command = f"from service.client import clients; clients.DEFAULT_URL = '{url}'; "
+    command = f"from bnp_online.client import clients; clients.DEFAULT_URL = '{url}'; "
     command += "from service.cli import main; main()"
     for name, arguments in {"bnp-online": f'-c "{command}"', "python": ""}.items():
         program = folder / name

@@ -9,9 +9,9 @@ import typer
 from prometheus_client.parser import text_string_to_metric_families
 
 import bnp_online
+from bnp_online.client import Client
 from service.app import create_app
 from service.cli.application import app as commands
-from service.client import Client
 from service.errors import HTTP_CODES, TABLE
 from service.settings import Settings
 from tests.docs.blocks import ROOT

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.client import Client
+from bnp_online.client import Client
 from tests.support.server_process import logged, replayed, running, wait_until
 
 SAMPLES = 3000

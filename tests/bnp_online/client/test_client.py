@@ -20,8 +20,7 @@ import pytest
 from pydantic import SecretStr
 
 import bnp_online as bnp
-from service.auth.scopes import SCOPES
-from service.client import (
+from bnp_online.client import (
     AsyncClient,
     Client,
     ClientError,
@@ -32,8 +31,10 @@ from service.client import (
     calls,
     errors,
 )
-from service.client.exchange import Reply, Request
+from bnp_online.client.exchange import Reply, Request
+from service.auth.scopes import SCOPES
 from service.errors import HTTP_CODES, TABLE
+from tests.support.processes import ROOT
 from tests.support.running import Server
 
 SMALL: dict[str, Any] = {"hidden": [6], "replay": 0}
@@ -409,15 +410,27 @@ def test_a_sample_that_cannot_be_written_is_named(client: Any) -> None:
 
 def test_the_client_needs_no_server_installed() -> None:
     code = (
-        "import sys; import service.client; "
-        "print(*{'fastapi', 'starlette', 'torch', 'river', 'uvicorn', 'bnp_online'} & set(sys.modules))"
+        "import sys; from bnp_online.client import AsyncClient, Client, Sample; "
+        "print(*{'fastapi', 'numba', 'starlette', 'torch', 'river', 'service', 'uvicorn'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 
 
+def test_the_former_place_of_the_client_warns() -> None:
+    code = (
+        "import bnp_online.client.errors as now; from service.client import Client, RemoteRegressor; "
+        "from service.client.errors import QueueFullError as former; assert former is now.QueueFullError"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert "service.client is now bnp_online.client" in done.stderr
+
+
 def test_pauses_grow_and_obey_the_server() -> None:
-    from service.client.exchange import Patience
+    from bnp_online.client.exchange import Patience
 
     patience = Patience(1e6)
     waits = [patience.pause() for _ in range(12)]

@@ -11,7 +11,7 @@ import pytest
 from river import checks, datasets, metrics
 
 from bnp_online import BNPClassifier, BNPRegressor
-from service.client import RemoteClassifier, RemoteRegressor
+from bnp_online.client import RemoteClassifier, RemoteRegressor
 from tests.support.running import Server, serving
 
 SPEC = {"hidden": [6], "replay": 0}

@@ -19,7 +19,7 @@ from tests.support.running import Json, Server
 ALL_SCHEMAS = {
     name: cls
     for name, cls in vars(schemas).items()
-    if isinstance(cls, type) and issubclass(cls, BaseModel) and cls.__module__ == schemas.__name__
+    if isinstance(cls, type) and issubclass(cls, BaseModel) and cls.__module__.endswith(".schemas")
 }
 OF_THE_PAGES = {route.path for room in (pages, dashboard) for route in room.ROUTES}
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bnp_online import BNPRegressor
-from service.client import Client, RemoteRegressor
-from service.client.errors import ClientError
+from bnp_online.client import Client, RemoteRegressor
+from bnp_online.client.errors import ClientError
 from tests.support.running import Json, Server, error, serving
 from tests.support.streaming import post_lines
 

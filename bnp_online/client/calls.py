@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from .. import schemas
-from ..schemas import DEFAULT_MODEL
+from . import schemas
 from .exchange import Call, Request, encode, reader
+from .schemas import DEFAULT_MODEL
 
 Label: TypeAlias = bool | int | str
 

@@ -10,10 +10,10 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
-from ..schemas import DEFAULT_MODEL
 from . import calls
 from .bulk import LINES, LearnSummary, Lines, Outcome, Sample, learn_lines
 from .exchange import Call, Reply, Request, Steps, exchange
+from .schemas import DEFAULT_MODEL
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class Client(_Settings):
 
     A call is tried again, with growing pauses, while the server is gone or busy. That is safe: every sample
     carries an id, and what may not be done twice is not sent twice. What a call takes is told by
-    `service.client.calls`, what it raises by `service.client.errors`.
+    `bnp_online.client.calls`, what it raises by `bnp_online.client.errors`.
 
     Parameters
     ----------

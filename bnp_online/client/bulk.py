@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 from pydantic import ValidationError
 
-from ..schemas import LearnAnswer
 from .calls import learn_body
 from .errors import ServerError, UnavailableError, UnexpectedAnswerError, server_error
 from .exchange import Patience, Reply, Request, Steps, encode, read_json, refusal
+from .schemas import LearnAnswer
 
 NDJSON = "application/x-ndjson"
 #: Lines, and about how many bytes, of one request.
