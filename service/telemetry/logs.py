@@ -21,6 +21,9 @@ from ..settings import Settings
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the request that is being answered, empty outside of one."""
 
+#: ``service`` in a checkout, ``bnp_online_server`` where it is installed.
+_PACKAGE = __name__.partition(".")[0]
+
 _logger = logging.getLogger(__name__)
 
 
@@ -85,7 +88,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "formatters": {"line": {"()": formatter}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
         "root": {"handlers": ["stderr"], "level": level if level in ("ERROR", "CRITICAL") else "WARNING"},
-        "loggers": {name: {"level": level} for name in ("service", "bnp_online", "uvicorn")},
+        "loggers": {name: {"level": level} for name in ("service", _PACKAGE, "bnp_online", "uvicorn")},
     }
 
 
