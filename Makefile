@@ -54,7 +54,7 @@ audit: venv ## Known vulnerabilities and licences of all that is installed (need
 	$(BIN)/python -m tools.audit
 
 bench-conditioning: venv ## The Hessian's condition along training (docs/method.md)
-	$(BIN)/python -m benchmarks.conditioning
+	$(BIN)/python -m benchmarks conditioning
 
 torture: venv ## Kill the server fifty times under load (some minutes)
 	BNP_TEST_KILLS=50 $(BIN)/python -m pytest tests/recovery/test_kill.py -k again_and_again --timeout 3600 -s
@@ -67,15 +67,15 @@ format: venv ## Format the code
 	$(BIN)/ruff format .
 
 bench-quality: venv ## Prequential quality against the rivals (DATA_DIR=…: with MNIST; docs/benchmarks.md)
-	$(BIN)/python -m benchmarks.quality $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
+	$(BIN)/python -m benchmarks quality $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
 
 bench-speed: venv ## Speed, memory and start of the compiled engine (docs/benchmarks.md)
-	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks speed
 
 bench-http: venv ## The server against endpoints that do nothing; needs wrk (docs/benchmarks.md)
-	$(BIN)/python -m benchmarks.http
+	$(BIN)/python -m benchmarks http
 
-DESCENDANT = $(BIN)/python -m benchmarks.$(1) --out docs/benchmarks/$(1).json --figure docs/benchmarks/$(1).png \
+DESCENDANT = $(BIN)/python -m benchmarks $(1) --out docs/benchmarks/$(1).json --figure docs/benchmarks/$(1).png \
 	--markdown docs/descendants.md
 
 bench-langevin: venv ## Effective samples a second of Langevin samplers (docs/descendants.md)
@@ -88,12 +88,12 @@ bench-bandit: venv ## Regret of contextual bandits (docs/descendants.md)
 	$(call DESCENDANT,bandit)
 
 bench-descendants: venv ## Optimizers and regularizers over BNP, a sample a step (DATA_DIR=…: with MNIST; docs/descendants.md)
-	$(call DESCENDANT,descendants) $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
+	$(call DESCENDANT,optimizers) $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
 
 bench-paper: venv ## The claims of the paper, reduced; needs DATA_DIR=… (docs/paper.md)
-	$(BIN)/python -m benchmarks.paper mlp $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
-	$(BIN)/python -m benchmarks.paper conv $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
-	$(BIN)/python -m benchmarks.paper cost
+	$(BIN)/python -m benchmarks paper mlp $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
+	$(BIN)/python -m benchmarks paper conv $(if $(DATA_DIR),--data-dir '$(DATA_DIR)')
+	$(BIN)/python -m benchmarks paper cost
 
 test-docker: venv ## Build the image and test it with a real Docker engine
 	docker/test.sh

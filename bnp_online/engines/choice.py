@@ -15,7 +15,7 @@ from .torch_engine import GraphedEngine
 
 #: Multilayer perceptrons run on a GPU, where there is one, from so many parameter steps a sample on (`work`).
 #:
-#: An estimate, until `benchmarks/gpu.py` has run on a GPU (it prints what to write here). The compiled engine
+#: An estimate, until `benchmarks.gpu` has run on a GPU (it prints what to write here). The compiled engine
 #: takes 0.3 to 0.9 ns a parameter step (docs/benchmarks/speed.json: 189 µs for the 0.67 million of XL with
 #: one copy, 9.2 ms for the 11 million of XL by default). A graph takes 100 kernels for a sample with one
 #: copy and 350 by default, at 2 µs each: 0.2 and 0.7 ms, hardly more for large networks. They meet below

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import bnp_online as bnp
-from benchmarks import streams
+from benchmarks.common import streams
 from bnp_online import checkpoint
 from bnp_online.errors import ConfigurationError, SampleError, StateError
 from bnp_online.intervals import Intervals

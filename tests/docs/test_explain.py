@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.docs.blocks import DOCS, ROOT
+from tests.docs.blocks import DOCS
+from tests.support.programs import benchmark
 
 
 def test_the_figures_are_drawn_by_their_program(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.explain", "--samples", "300", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = benchmark("explain", "--samples", "300", "--out", tmp_path)
     drawn = {file.name for file in tmp_path.glob("*.svg")}
     assert drawn == {"columns.svg", "curves.svg", "mixture.svg"}
     page = (DOCS / "algorithm.md").read_text(encoding="utf-8")

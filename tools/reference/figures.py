@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.results import read
-from benchmarks.summary import mean_ranks
+from benchmarks.quality.results import read
+from benchmarks.quality.summary import mean_ranks
 from tools.reference.markdown import table
 
 _RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks"

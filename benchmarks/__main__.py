@@ -1,0 +1,53 @@
+"""``python -m benchmarks NAME``: runs a benchmark program; without a name, lists the programs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+#: By name: the module, whose ``main`` takes the other arguments, and one line for the list.
+PROGRAMS = {
+    "quality": (
+        "quality.main",
+        "prequential quality on real streams, against River, Vowpal Wabbit, SGD and Adam",
+    ),
+    "development": ("quality.development", "prequential quality on generated streams"),
+    "explain": ("quality.algorithm_figures", "figures of docs/algorithm.md, from a generated stream"),
+    "speed": ("speed.main", "time, memory and start of the numba engine"),
+    "http": ("serving.throughput", "requests a second, against endpoints that do nothing (needs wrk)"),
+    "load": ("serving.load", "one minute of mixed requests, then a crash and a recovery"),
+    "page": ("serving.page", "frames and blocking of the dashboard (needs Chromium)"),
+    "paper": ("paper.main", "experiments of the paper, with a verdict on each claim"),
+    "conditioning": ("paper.conditioning", "condition number of the Hessian during training"),
+    "langevin": ("extensions.langevin", "effective samples a second of Langevin samplers"),
+    "intervals": ("extensions.intervals", "coverage and width of predictive intervals"),
+    "bandit": ("extensions.bandit", "regret of contextual bandits"),
+    "optimizers": ("extensions.optimizers", "momentum, Adam and regularizers on top of BNP"),
+    "drift": ("drift.main", "detection of drift, and the gain of each response"),
+    "gpu": ("gpu.steps", "the step on a GPU, against plain SGD and the CPU (needs CUDA)"),
+}
+
+
+def usage() -> str:
+    """Return the list of programs."""
+    width = max(map(len, PROGRAMS))
+    lines = [f"  {name:{width}}  {about}" for name, (_, about) in PROGRAMS.items()]
+    return "\n".join(
+        ["usage: python -m benchmarks NAME [options]; NAME --help lists the options", "", *lines]
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Run the program that the first argument names; exit code 2 if there is no such program."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return
+    name, *options = argv
+    if name not in PROGRAMS:
+        print(f"unknown program {name!r}\n{usage()}", file=sys.stderr)
+        sys.exit(2)
+    importlib.import_module(f"benchmarks.{PROGRAMS[name][0]}").main(options)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Streams whose distribution changes at a known sample."""

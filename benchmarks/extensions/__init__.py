@@ -1,0 +1,1 @@
+"""Methods that build on BNP: samplers, intervals, bandits, optimizers."""

@@ -1,0 +1,1 @@
+"""The learning step on a GPU."""

@@ -1,0 +1,1 @@
+"""Prequential quality of the learner, against other learners."""

@@ -1,0 +1,151 @@
+"""The JSON of the quality benchmark: every run, saved as it comes, so that an interrupted program goes on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ..common import report
+from ..common.streams import NAMES
+from .contestant import Contestant, Setting
+from .summary import Entry, summarize
+
+#: One run as JSON, with the number of its environment.
+Record: TypeAlias = dict[str, Any]
+
+
+def same_versions(contestant: Contestant, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether two environments have the same of all that has a say in a contestant's results."""
+    if contestant.ours and before["library"] != now["library"]:
+        return False
+    return all(before["versions"].get(name) == now["versions"][name] for name in contestant.packages)
+
+
+def _key(stream: str, model: str, setting: Setting, seed: int | None) -> tuple[str, str, str, int | None]:
+    return stream, model, json.dumps(setting, sort_keys=True), seed
+
+
+class Results:
+    """Runs so far, in this program and, if they are kept, in those before it.
+
+    Parameters
+    ----------
+    path : path
+        Of the JSON.
+    facts : dict
+        By name of stream: `Stream.describe`.
+    contestants : sequence of Contestant
+        All that there are, whether they run this time or not.
+    quick : bool
+        Whether streams were cut short.
+    save_every : float
+        Seconds between two times that `add` saves.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        facts: Mapping[str, Any],
+        contestants: Sequence[Contestant],
+        *,
+        quick: bool = False,
+        save_every: float = 5.0,
+    ) -> None:
+        self._path = path
+        self._contestants = {contestant.name: contestant for contestant in contestants}
+        self._quick = quick
+        self._save_every = save_every
+        self._environments: list[dict[str, Any]] = [report.environment()]
+        self._facts = dict(facts)
+        self._runs: dict[tuple[str, str, str, int | None], Record] = {}
+        self._saved = time.monotonic()
+
+    def keep(self) -> None:
+        """Take over the runs in the file, but for those of other samples, or of settings no longer tried."""
+        if not self._path.exists():
+            return
+        content = json.loads(self._path.read_text(encoding="utf-8"))
+        for name, facts in content["streams"].items():
+            self._facts.setdefault(name, facts)
+        before = len(self._environments)
+        self._environments += content["environments"]
+        for record in content["runs"]:
+            name, contestant = record["stream"], self._contestants.get(record["model"])
+            if self._facts[name] != content["streams"][name] or contestant is None:
+                continue
+            if record["setting"] in contestant.settings(self._facts[name]["features"]):
+                self._put({**record, "environment": before + record["environment"]})
+
+    def _put(self, record: Record) -> None:
+        key = _key(record["stream"], record["model"], record["setting"], record["seed"])
+        self._runs[key] = record
+
+    def has(self, stream: str, contestant: Contestant, setting: Setting, seed: int | None) -> bool:
+        """Return whether a run stands, with the versions of today."""
+        record = self._runs.get(_key(stream, contestant.name, setting, seed))
+        if record is None:
+            return False
+        return same_versions(contestant, self._environments[record["environment"]], self._environments[0])
+
+    def add(self, record: Record) -> None:
+        """Take a run of today, and save all of them if that was last done some seconds ago."""
+        self._put({**record, "environment": 0})
+        if time.monotonic() - self._saved > self._save_every:
+            self.save()
+
+    def entries(self) -> list[Entry]:
+        """Return the summary, of the streams that most models have finished."""
+        return summarize(self._records(), self._facts, list(self._contestants.values()))
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Streams that some model has yet to finish."""
+        finished = Counter(entry.stream for entry in self.entries())
+        models = len({entry.model for entry in self.entries()})
+        return [name for name in NAMES if name in self._facts and finished[name] < max(models, 1)]
+
+    def _records(self) -> list[Record]:
+        """Return the runs in the order of streams, models, settings and seeds, whoever was first."""
+        models = list(self._contestants)
+
+        def place(record: Record) -> tuple[int, int, int, int]:
+            contestant = self._contestants[record["model"]]
+            settings = contestant.settings(self._facts[record["stream"]]["features"])
+            return (
+                NAMES.index(record["stream"]),
+                models.index(record["model"]),
+                settings.index(record["setting"]),
+                record["seed"] or 0,
+            )
+
+        return sorted(self._runs.values(), key=place)
+
+    def save(self) -> None:
+        """Write the file."""
+        runs = self._records()
+        used = list(dict.fromkeys(record["environment"] for record in runs))
+        content = {
+            "benchmark": "quality",
+            "quick": self._quick,
+            "environments": [self._environments[i] for i in used],
+            "streams": {name: self._facts[name] for name in NAMES if name in self._facts},
+            "models": {
+                c.name: {"about": c.about, "packages": c.packages, "grid": c.grid}
+                for c in self._contestants.values()
+            },
+            "summary": [asdict(entry) for entry in self.entries()],
+            "runs": [{**record, "environment": used.index(record["environment"])} for record in runs],
+        }
+        report.write_json(self._path, content)
+        self._saved = time.monotonic()
+
+
+def read(path: Path) -> list[Entry]:
+    """Return the summary in a JSON that `Results` wrote."""
+    entries = json.loads(path.read_text(encoding="utf-8"))["summary"]
+    return [Entry(**{**entry, "by_seed": tuple(entry["by_seed"])}) for entry in entries]

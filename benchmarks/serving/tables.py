@@ -1,0 +1,73 @@
+"""The figures of ``benchmarks.http`` as tables."""
+
+from __future__ import annotations
+
+from ..common.report import Cell, Table
+
+IDIOMATIC = "idiomatic FastAPI"
+LINES = "lines"
+IDLE = "idle"
+FLOOD = {"lines": "while 2 streams learn", "json": "while 16 connections learn"}
+
+#: By what was sent, by side, by name of the figure.
+Figures = dict[str, dict[str, dict[str, float]]]
+
+_LOGS = {
+    "full": "every sample on the disk before its answer (the default)",
+    "relaxed": "every sample written before its answer, but not awaited on the disk",
+    "none": "without a log",
+}
+
+
+def tables(durability: str, figures: Figures) -> list[Table]:
+    """Return requests a second, and latencies of predictions."""
+    return [_rates(durability, figures), _latencies(durability, figures)]
+
+
+def durability_table(results: dict[str, Figures]) -> Table:
+    """Return what logging costs: rates of learning, as multiples of the idiomatic one's in the same run."""
+    rows = []
+    for what in (what for what in results["none"] if what.startswith("/learn ")):
+        for side in results["none"][what]:
+            by_log = {log: figures[what] for log, figures in results.items()}
+            multiples = {log: found[side]["rate"] / found[IDIOMATIC]["rate"] for log, found in by_log.items()}
+            if side in results["none"][LINES]:
+                shown = [_share(multiples[log], multiples["none"]) for log in results]
+                rows.append([Cell(f"{side}: {what}"), *shown])
+    return Table("What durability costs: learning, × idiomatic FastAPI (of no log)", ["", *results], rows)
+
+
+def _share(multiple: float, reference: float) -> Cell:
+    return Cell(f"{multiple:.2f}× ({multiple / reference:.2f})")
+
+
+def _rates(durability: str, figures: Figures) -> Table:
+    """Return rates; in parentheses, as a multiple of the idiomatic endpoint's with as many connections."""
+    sent = [what for what in figures if what not in (LINES, IDLE, *FLOOD.values())]
+    sides = list(figures[sent[0]])
+    rows = []
+    for what in sent:
+        reference = figures[what][IDIOMATIC]["rate"]
+        rows.append([Cell(what), *(_multiple(figures[what][side]["rate"], reference) for side in sides)])
+    of = "/learn 16" if "/learn 16" in figures else sent[0]
+    reference = figures[of][IDIOMATIC]["rate"]
+    lines = [figures[LINES].get(side) for side in sides]
+    rows.append([Cell("/learn, lines"), *(_multiple(f["rate"], reference) if f else Cell("") for f in lines)])
+    title = f"Samples a second, {_LOGS[durability]} (× idiomatic FastAPI; lines: × its {of})"
+    return Table(title, ["route, connections", *sides], rows)
+
+
+def _multiple(rate: float, reference: float) -> Cell:
+    return Cell(f"{rate:,.0f} ({rate / reference:.2f}×)")
+
+
+def _latencies(durability: str, figures: Figures) -> Table:
+    rows = []
+    for side, idle in figures[IDLE].items():
+        for what in (IDLE, *FLOOD.values()):
+            found = figures[what][side]
+            marks = [Cell(f"{found[name]:.2f}") for name in ("p50", "p95", "p99")]
+            ratio = Cell("" if what == IDLE else f"{found['p99'] / idle['p99']:.1f}×")
+            rows.append([Cell(f"{side}: {what}"), *marks, ratio])
+    title = f"Latency of one client's predictions in ms, {_LOGS[durability]}"
+    return Table(title, ["", "p50", "p95", "p99", "p99 / idle"], rows)

@@ -1,0 +1,195 @@
+"""The server against endpoints that do nothing, over a real socket; ``--help`` has the options.
+
+Every claim is a ratio: all sides run at the same time, are sent requests in turns, and medians are compared.
+Nothing but this machine is sent anything. Needs wrk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from ..common.program import Blocks, Content, arguments_of, run
+from . import wrk
+from .server import Served, serve, serve_module
+from .tables import FLOOD, IDIOMATIC, IDLE, LINES, durability_table, tables
+from .wrk import Load, Result
+
+FEATURES, CLASSES, SAMPLES = 64, 10, 4000
+#: Samples in a request of lines.
+LINES_A_REQUEST = 1000
+#: Connections that send lines.
+STREAMS = 4
+RIVALS = {IDIOMATIC: "idiomatic", "bare Starlette": "bare"}
+MODELS: dict[str, dict[str, Any]] = {"one copy": {"lr": 0.1}, "replay=0": {"replay": 0}, "default": {}}
+#: In place of a log that keeps events.
+_NO_LOG = """
+from service.storage.sqlite import SqliteLog
+def _number(self, model, branch, events):
+    self._head += len(events)
+    return self._head
+def append(self, groups):
+    return [_number(self, group.model, group.branch, group.events) for group in groups]
+SqliteLog.append = append
+"""
+
+Results = dict[str, dict[str, list[Result]]]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured.
+
+    Attributes
+    ----------
+    models : sequence of str
+        Of our server.
+    connections : sequence of int
+        That send samples one by one.
+    repeats : int
+        Of which the median is taken.
+    seconds : int
+        Each takes.
+    """
+
+    models: Sequence[str]
+    connections: Sequence[int]
+    repeats: int
+    seconds: int
+
+
+def write_bodies(folder: Path) -> tuple[Path, Path]:
+    """Write samples that can be learned, each about 900 bytes: with their labels, and without."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(SAMPLES, FEATURES))
+    y = (x @ rng.normal(size=(FEATURES, CLASSES))).argmax(axis=1)
+    learn, predict = folder / "learn.ndjson", folder / "predict.ndjson"
+    with learn.open("w") as learned, predict.open("w") as predicted:
+        for row, label in zip(x.round(4).tolist(), y.tolist(), strict=True):
+            features = {f"f{i:02}": value for i, value in enumerate(row)}
+            learned.write(json.dumps({"x": features, "y": label}, separators=(",", ":")) + "\n")
+            predicted.write(json.dumps({"x": features}, separators=(",", ":")) + "\n")
+    return learn, predict
+
+
+@contextmanager
+def all_sides(models: Sequence[str], durability: str) -> Iterator[dict[str, Served]]:
+    """Run the rivals and our server, once with each model."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        sides = {}
+        for side, rival in RIVALS.items():
+            running = serve_module("benchmarks.serving.endpoints", rival, log=folder / f"{rival}.log")
+            sides[side] = stack.enter_context(running)
+        logged = {"prefix": _NO_LOG} if durability == "none" else {"BNP_DURABILITY": durability}
+        for i, model in enumerate(models):
+            (data := folder / f"data{i}").mkdir()
+            spec = json.dumps(MODELS[model])
+            sides[model] = stack.enter_context(serve(data, BNP_DEFAULT_MODEL=spec, **logged))
+        yield sides
+
+
+def kinds(learn: Path, predict: Path, effort: Effort) -> Mapping[str, Callable[[str], Result]]:
+    """Return what is measured, by name: each takes the address of a server."""
+
+    def load(path: str, connections: int, seconds: int = effort.seconds, lines: int = 1) -> Load:
+        return Load(path, predict if path == "/predict" else learn, connections, seconds, lines)
+
+    streams = load("/learn", STREAMS, effort.seconds + 2, LINES_A_REQUEST)
+    floods = {
+        FLOOD["lines"]: load("/learn", 2, effort.seconds + 1, LINES_A_REQUEST),
+        FLOOD["json"]: load("/learn", 16, effort.seconds + 1),
+    }
+    sent = {f"{path} {n}": load(path, n) for path in ("/learn", "/predict") for n in effort.connections}
+    sent |= {LINES: streams, IDLE: load("/predict", 1)}
+    return {what: partial(wrk.run, load=of) for what, of in sent.items()} | {
+        what: partial(_ask_during, ask=load("/predict", 1), flood=flood) for what, flood in floods.items()
+    }
+
+
+def _ask_during(url: str, ask: Load, flood: Load) -> Result:
+    """Return how long predictions take while the server learns all that it can."""
+    flooding = wrk.start(url, flood)
+    time.sleep(0.5)
+    asked = wrk.run(url, ask)
+    wrk.finish(flooding, flood)
+    return asked
+
+
+def send(effort: Effort, durability: str, console: Console) -> Results:
+    """Return every single run, by what was sent and by side."""
+    found: defaultdict[str, defaultdict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    with (
+        tempfile.TemporaryDirectory() as name,
+        all_sides(effort.models, durability) as sides,
+        Progress(console=console) as bar,
+    ):
+        learn, predict = write_bodies(Path(name))
+        for served in sides.values():  # a warm-up, and something to know
+            wrk.run(served.url, Load("/learn", learn, 16, 2))
+        sent = kinds(learn, predict, effort)
+        task = bar.add_task(f"log: {durability}", total=effort.repeats * len(sent))
+        for _ in range(effort.repeats):
+            for what, measured in sent.items():
+                for side, served in sides.items():
+                    if side in MODELS or what.startswith(("/learn ", "/predict ")):
+                        found[what][side].append(measured(served.url))
+                bar.advance(task)
+    return {what: dict(by_side) for what, by_side in found.items()}
+
+
+def medians(results: Results) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the median of each figure over the repeats."""
+    return {
+        what: {
+            side: {
+                name: round(statistics.median(asdict(run)[name] for run in runs), 3)
+                for name in asdict(runs[0])
+            }
+            for side, runs in by_side.items()
+        }
+        for what, by_side in results.items()
+    }
+
+
+def measure(arguments: argparse.Namespace, console: Console) -> Content:
+    """Return the medians by durability of the log, request and side."""
+    wrk.require()
+    effort = Effort(arguments.models, arguments.connections, arguments.repeats, arguments.seconds)
+    results = {durability: medians(send(effort, durability, console)) for durability in arguments.log}
+    about = {"client": "wrk", "repeats": effort.repeats, "seconds": effort.seconds, "models": MODELS}
+    return {**about, "results": results}
+
+
+def blocks(content: Content) -> Blocks:
+    """Return rates and latencies by durability, and the cost of durability."""
+    results = content["results"]
+    shown = [table for durability, of in results.items() for table in tables(durability, of)]
+    if "none" in results and len(results) > 1:
+        shown.append(durability_table(results))
+    return {"http": shown}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the program."""
+    parser = arguments_of("http", __doc__)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--connections", nargs="+", type=int, default=[1, 16, 64])
+    parser.add_argument("--log", nargs="+", choices=["full", "relaxed", "none"], default=["full", "none"])
+    parser.add_argument("--repeats", type=int, default=5, help="of which the median is taken")
+    parser.add_argument("--seconds", type=int, default=1, help="duration of each")
+    run("http", parser.parse_args(argv), measure, blocks)

@@ -1,0 +1,1 @@
+"""Time and memory of one learning step, and start of the server."""
