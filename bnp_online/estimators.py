@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -15,9 +16,8 @@ from .checks import check_number
 from .encoding import LARGEST, Label, LabelIndex, Sample, Vector
 from .engines.base import Task
 from .errors import CheckpointError, ConfigurationError, SampleError, StateError
-from .intervals import Intervals
-from .layers import StepScale
 from .learner import OnlineLearner, Prediction, Preview
+from .parameters import documented
 
 
 class _Estimator(OnlineLearner, base.Estimator):
@@ -31,6 +31,8 @@ class _Estimator(OnlineLearner, base.Estimator):
         return parameters
 
 
+@documented
+@dataclass(eq=False, repr=False)
 class BNPClassifier(_Estimator, base.Classifier):
     """Neural network that learns to classify, one sample at a time.
 
@@ -38,49 +40,7 @@ class BNPClassifier(_Estimator, base.Classifier):
 
     Parameters
     ----------
-    hidden : tuple of int
-        Widths of the hidden layers; ``()`` is the linear model.
-    activation : {"relu", "tanh", "gelu"}
-        Nonlinearity of the hidden layers.
-    lr : "auto" or float
-        "auto": copies of the network at the rates 0.1, 0.3 and 0.6, and one that predicts with the running
-        mean of its weights, run side by side; predictions are their mean, weighted by how well each predicts
-        (`mixture`). Networks other than "mlp" run one copy at 0.3. A number > 0: one copy at this rate.
-    replay : int
-        With ``lr="auto"``: how many remembered samples a second set of copies, which predict with running
-        means, learns again after each new one; 0 leaves that set out, and is about four times as fast.
-    memory : int
-        How many of the latest samples are remembered, ≥ 1.
-    rho : float
-        Retention weight ρ of the running moments, in [0, 1].
-    eps_rel : float
-        Damping of the variances: ``σ̃² = σ² + eps_rel · max(σ²) + eps_abs``.
-    eps_abs : float
-        The part of it that does not depend on them.
-    step_scale : {"norm", "paper", "none"}
-        Divisor of the step; see `BNP`.
-    standardize : bool
-        Whether inputs are standardized on line, with cumulative moments, and clipped to ±5: each by itself,
-        or, for ``network="cnn"`` and modules, by channel (the first of three or more axes).
-    input_shape : tuple of int or None
-        None: ``x`` is a dict, and new features may appear at any time. A shape: ``x`` is an array or a nested
-        list of that shape.
-    network : {"mlp", "cnn"} or torch.nn.Module
-        What to train. A module maps (N, *input_shape) to (N, features); it is copied, and a linear layer that
-        grows with the outputs is put on top.
-    max_features : int
-        Features beyond this many are ignored, and counted in `ignored_features`.
-    max_classes : int
-        One more class than this is a `SampleError`.
-    engine : {"auto", "autograd", "compiled", "graphed"}
-        What computes the step: "auto" compiles multilayer perceptrons on the CPU, captures them and
-        ``network="cnn"`` in a CUDA graph on a GPU, and runs everything else through autograd. "graphed"
-        captures a module of your own as well, if it does the same work for every input.
-    device : {"auto", "cpu", "cuda"}
-        Where: "auto" is a GPU where there is one, but the CPU for multilayer perceptrons that are not large
-        (a fixed rule on `hidden`, `input_shape` and the copies; never a measurement).
-    seed : int
-        Of the random start. Equal seeds and equal samples give equal bits on machines of one kind.
+    {parameters}
 
     References
     ----------
@@ -97,48 +57,9 @@ class BNPClassifier(_Estimator, base.Classifier):
 
     task: ClassVar[Task] = "classification"
 
-    def __init__(
-        self,
-        hidden: tuple[int, ...] = (100, 100),
-        activation: str = "relu",
-        lr: float | str = "auto",
-        replay: int = 3,
-        memory: int = 5000,
-        rho: float = 0.99,
-        eps_rel: float = 1e-2,
-        eps_abs: float = 1e-4,
-        step_scale: StepScale = "norm",
-        standardize: bool = True,
-        input_shape: tuple[int, ...] | None = None,
-        network: str | nn.Module = "mlp",
-        max_features: int = 4096,
-        max_classes: int = 1024,
-        engine: str = "auto",
-        device: str = "auto",
-        seed: int = 0,
-    ) -> None:
-        self.hidden = tuple(hidden)
-        self.activation = activation
-        self.lr = lr
-        self.replay = replay
-        self.memory = memory
-        self.rho = rho
-        self.eps_rel = eps_rel
-        self.eps_abs = eps_abs
-        self.step_scale = step_scale
-        self.standardize = standardize
-        self.input_shape = input_shape
-        self.network = network
-        self.max_features = max_features
-        self.max_classes = max_classes
-        self.engine = engine
-        self.device = device
-        self.seed = seed
-        self._begin()
+    intervals: int = field(default=0, init=False)
 
     def _begin(self) -> None:
-        if self.max_classes < 1:
-            raise ConfigurationError("max_classes", f"{self.max_classes} is not ≥ 1")
         super()._begin()
         self._labels = LabelIndex(self.max_classes)
 
@@ -231,19 +152,18 @@ class BNPClassifier(_Estimator, base.Classifier):
         self._labels = labels
 
 
+@documented
+@dataclass(eq=False, repr=False)
 class BNPRegressor(_Estimator, base.Regressor):
     """Neural network that learns to predict a number, one sample at a time.
 
     The target is standardized by running moments of its own; errors are clipped to 5 standard deviations
     (Huber), each layer's step is divided by its gain on the way to the output, and predictions are kept
-    within the range of targets seen, widened by half. The parameters are those of `BNPClassifier`, without
-    `max_classes`, and one more.
+    within the range of targets seen, widened by half.
 
     Parameters
     ----------
-    intervals : int
-        How many samples of the parameters of a small model of its errors are kept for predictive intervals
-        (`predict_interval_one`); 32 is a good number. 0: no intervals, and no cost.
+    {parameters}
 
     References
     ----------
@@ -260,49 +180,7 @@ class BNPRegressor(_Estimator, base.Regressor):
 
     task: ClassVar[Task] = "regression"
 
-    def __init__(
-        self,
-        hidden: tuple[int, ...] = (100, 100),
-        activation: str = "relu",
-        lr: float | str = "auto",
-        replay: int = 3,
-        memory: int = 5000,
-        rho: float = 0.99,
-        eps_rel: float = 1e-2,
-        eps_abs: float = 1e-4,
-        step_scale: StepScale = "norm",
-        standardize: bool = True,
-        input_shape: tuple[int, ...] | None = None,
-        network: str | nn.Module = "mlp",
-        max_features: int = 4096,
-        engine: str = "auto",
-        device: str = "auto",
-        seed: int = 0,
-        intervals: int = 0,
-    ) -> None:
-        self.hidden = tuple(hidden)
-        self.activation = activation
-        self.lr = lr
-        self.replay = replay
-        self.memory = memory
-        self.rho = rho
-        self.eps_rel = eps_rel
-        self.eps_abs = eps_abs
-        self.step_scale = step_scale
-        self.standardize = standardize
-        self.input_shape = input_shape
-        self.network = network
-        self.max_features = max_features
-        self.engine = engine
-        self.device = device
-        self.seed = seed
-        self.intervals = intervals
-        self._begin()
-
-    def _make_intervals(self, inputs: int) -> Intervals | None:
-        if self.intervals < 0:
-            raise ConfigurationError("intervals", f"{self.intervals} is not ≥ 0")
-        return Intervals(self.intervals, self.seed, inputs) if self.intervals else None
+    max_classes: int = field(default=0, init=False)
 
     def preview(self) -> Preview:
         """Return a validator of samples to come."""

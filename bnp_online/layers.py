@@ -8,26 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
-from .errors import ConfigurationError
 from .moments import mean_and_variance, pool
-
-StepScale = Literal["paper", "norm", "none"]
-
-
-def check_hyperparameters(rho: float, eps_rel: float, eps_abs: float, step_scale: str) -> None:
-    """Raise `ConfigurationError` for a hyperparameter of BNP that is out of range."""
-    if not 0.0 <= rho <= 1.0:
-        raise ConfigurationError("rho", f"{rho} is not in [0, 1]")
-    if not (eps_rel >= 0.0 and eps_abs >= 0.0 and eps_rel + eps_abs > 0.0):
-        raise ConfigurationError("eps_rel, eps_abs", "must be ≥ 0 and not both 0")
-    if step_scale not in ("paper", "norm", "none"):
-        raise ConfigurationError("step_scale", f"{step_scale!r} is not 'paper', 'norm' or 'none'")
+from .parameters import StepScale
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from torch import nn
 
 from .checks import check_array, check_features, check_number, check_weight
 from .diagnostics import Diagnosis, diagnose
@@ -19,7 +18,6 @@ from .engines.base import LearnerSpec, Task
 from .engines.choice import make_engine
 from .errors import ConfigurationError, NonFiniteStateError, SampleError
 from .intervals import Intervals
-from .layers import StepScale
 from .rows import prepare, read_array
 from .stateful import Stateful
 
@@ -82,54 +80,22 @@ class OnlineLearner(Stateful):
     """What `BNPClassifier` and `BNPRegressor` share: validation, growth, steps and state."""
 
     task: ClassVar[Task]
-    hidden: tuple[int, ...]
-    activation: str
-    lr: float | str
-    replay: int
-    memory: int
-    rho: float
-    eps_rel: float
-    eps_abs: float
-    step_scale: StepScale
-    standardize: bool
-    input_shape: tuple[int, ...] | None
-    network: str | nn.Module
-    max_features: int
-    engine: str
-    device: str
-    seed: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._begin()
 
     def _begin(self) -> None:
-        """Check the parameters and make an untrained learner."""
-        if self.max_features < 1:
-            raise ConfigurationError("max_features", f"{self.max_features} is not ≥ 1")
-        spec = LearnerSpec(
-            task=self.task,
-            hidden=tuple(self.hidden),
-            activation=self.activation,
-            lr=self.lr,
-            replay=self.replay,
-            memory=self.memory,
-            rho=self.rho,
-            eps_rel=self.eps_rel,
-            eps_abs=self.eps_abs,
-            step_scale=self.step_scale,
-            standardize=self.standardize,
-            input_shape=None if self.input_shape is None else tuple(self.input_shape),
-            network=self.network,
-            seed=self.seed,
-        )
+        """Make an untrained learner."""
+        spec = LearnerSpec(task=self.task, **self._parameters())
         prepare()
         self._target_of_one = np.empty(1)  # for `learn_one`, which would spend a tenth of a step on making it
         self._shape = spec.input_shape
         self._step = 0
         self._features = FeatureIndex(self.max_features)
         self._engine = make_engine(spec, self.engine, self.device)
-        self._intervals = self._make_intervals(0 if self._shape is None else math.prod(self._shape))
-
-    def _make_intervals(self, inputs: int) -> Intervals | None:
-        """Return what is to learn intervals for so many features; None where nothing is."""
-        return None
+        inputs = 0 if self._shape is None else math.prod(self._shape)
+        self._intervals = Intervals(self.intervals, self.seed, inputs) if self.intervals else None
 
     @property
     def step(self) -> int:

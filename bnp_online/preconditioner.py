@@ -18,8 +18,6 @@ from .layers import (
     ADAPTERS,
     LayerAdapter,
     Observation,
-    StepScale,
-    check_hyperparameters,
     damped,
     precondition_,
     statistics_dtype,
@@ -27,6 +25,7 @@ from .layers import (
     transform_,
 )
 from .moments import RunningMoments
+from .parameters import StepScale, check_parameters
 
 #: Normalization layers condition their own input; BNP leaves their parameters alone.
 _NORMALIZATIONS = (
@@ -164,7 +163,7 @@ class BNP:
         step_scale: StepScale = "paper",
         skip: Collection[str | type[nn.Module]] = (),
     ) -> None:
-        check_hyperparameters(rho, eps_rel, eps_abs, step_scale)
+        check_parameters(rho=rho, eps_rel=eps_rel, eps_abs=eps_abs, step_scale=step_scale)
         self.rho = rho
         self.eps_rel = eps_rel
         self.eps_abs = eps_abs

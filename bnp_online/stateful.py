@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 from abc import ABC, abstractmethod
@@ -18,14 +17,12 @@ from .engines.base import Engine
 from .engines.state_validation import MOST, check_tensors
 from .errors import StateError
 from .intervals import Intervals, split
+from .parameters import Parameters
 
 
-class Stateful(ABC):
+class Stateful(Parameters, ABC):
     """The part of an `OnlineLearner` that knows its state."""
 
-    input_shape: tuple[int, ...] | None
-    network: str | nn.Module
-    max_features: int
     _step: int
     _features: FeatureIndex
     _engine: Engine
@@ -34,10 +31,6 @@ class Stateful(ABC):
     @abstractmethod
     def _begin(self) -> None:
         """Check the parameters and make an untrained learner."""
-
-    def _parameters(self) -> dict[str, Any]:
-        """Return the arguments of the constructor by name."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def _state_of_learning(self) -> dict[str, Any]:
         """Everything that learning changes but the tensors, as JSON."""

@@ -108,7 +108,7 @@ def eager(sizes: Sequence[int], *, hooks: bool) -> Steps:
     return steps
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class CopiesSpec(LearnerSpec):
     """A learner of so many copies at one rate, without replay."""
 

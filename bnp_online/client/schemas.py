@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+import dataclasses
+import functools
+import operator
+from types import GenericAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -14,8 +18,11 @@ from pydantic import (
     StrictInt,
     StrictStr,
     WithJsonSchema,
+    create_model,
 )
 from pydantic.config import JsonDict
+
+from ..parameters import Parameters
 
 DEFAULT_MODEL = "default"
 MAX_ID_LENGTH = 128
@@ -38,9 +45,7 @@ def _whole(value: Any) -> Any:
 _WHOLE = BeforeValidator(_whole)  # after the bounds: the schema shows only those that stand before
 #: A schema by position, which pydantic writes for a tuple, is beyond some readers of OpenAPI.
 _TWO_NUMBERS: JsonDict = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
-Width: TypeAlias = Annotated[int, Field(ge=1, le=4096), _WHOLE]
 Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53), _WHOLE]  # what any client of JSON holds exactly
-Side: TypeAlias = Annotated[int, Field(ge=1, le=1024), _WHOLE]
 MaxFeatures: TypeAlias = Annotated[int, Field(ge=1), _WHOLE]
 MaxClasses: TypeAlias = Annotated[int, Field(ge=2), _WHOLE]
 
@@ -79,8 +84,67 @@ class DriftSpec(Body):
     )
 
 
-class ModelSpec(Body):
-    """How to make a model; what is left out has the library's default."""
+#: Parameters that the server sets, not the specification of a model.
+_PLACE = ("engine", "device")
+#: Limits that a server adds to the ranges of the library.
+_LIMITS: dict[str, dict[str, Any]] = {
+    "hidden": {"le": 4096, "max_length": 8},
+    "replay": {"le": 100},
+    "memory": {"le": 1_000_000},
+    "rho": {"le": None, "lt": 1},
+    "eps_abs": {"ge": None, "gt": 0},
+    "input_shape": {"le": 1024, "max_length": 4},
+    "max_classes": {"ge": 2},
+    "seed": {"ge": 0, "lt": 2**63},
+    "intervals": {"le": 256},
+}
+
+
+def _field(each: dataclasses.Field[Any]) -> tuple[Any, Any]:
+    """Return the type and the field for the declaration of a parameter."""
+    about = {**each.metadata, **_LIMITS.get(each.name, {})}
+    bounds = {key: about[key] for key in ("ge", "gt", "le", "lt") if about.get(key) is not None}
+    whole: Any = Annotated[int, Field(**bounds), _WHOLE]
+    types: dict[str, Any] = {
+        "bool": bool,
+        "float": Annotated[float, Field(**bounds)],
+        "int": whole,
+        "tuple[int, ...]": GenericAlias(tuple, (whole, ...)),
+        "None": None,
+    }
+    kinds = [types[name] for name in str(each.type).split(" | ") if name in types]
+    choices, default = about.get("choices"), each.default
+    if choices:
+        kinds.append(Literal[choices])
+    if each.name in ("max_features", "max_classes", "intervals"):  # the server's own, or of one task only
+        default = None
+        kinds.append(None)
+    options = {key: about[key] for key in ("min_length", "max_length") if key in about}
+    if choices and len(kinds) > 1:
+        options["union_mode"] = "left_to_right"
+    field = Field(default=default, description=about["doc"].replace("``", "`"), **options)
+    return functools.reduce(operator.or_, kinds), field
+
+
+class _Named(Body):
+    name: ModelName = DEFAULT_MODEL
+    task: Task = "classification"
+
+
+if TYPE_CHECKING:
+
+    class _Options(Parameters, _Named): ...
+
+else:
+    _Options = create_model(
+        "_Options",
+        __base__=_Named,
+        **{each.name: _field(each) for each in dataclasses.fields(Parameters) if each.name not in _PLACE},
+    )
+
+
+class ModelSpec(_Options):
+    """Specification of a model; a field that is left out has the library's default."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -89,48 +153,11 @@ class ModelSpec(Body):
         },
     )
 
-    name: ModelName = DEFAULT_MODEL
-    task: Task = "classification"
-    hidden: tuple[Width, ...] = Field(
-        default=(100, 100), max_length=8, description="Widths of the hidden layers."
-    )
-    activation: Literal["relu", "tanh", "gelu"] = "relu"
-    lr: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
-        default="auto",
-        union_mode="left_to_right",
-        description="Learning rate; auto runs copies at several and weighs them.",
-    )
-    replay: Annotated[int, Field(ge=0, le=100), _WHOLE] = Field(
-        default=3, description="With auto: remembered samples learned again after each."
-    )
-    memory: Annotated[int, Field(ge=1, le=1_000_000), _WHOLE] = Field(
-        default=5000, description="How many samples are remembered."
-    )
-    rho: float = Field(default=0.99, ge=0, lt=1, description="What the running statistics keep at each step.")
-    eps_rel: float = Field(
-        default=1e-2, ge=0, description="Added to each variance, relative to the layer's largest."
-    )
-    eps_abs: float = Field(default=1e-4, gt=0, description="Added to each variance.")
-    step_scale: Literal["norm", "paper", "none"] = "norm"
-    standardize: bool = Field(default=True, description="Whether inputs are standardized on line.")
-    seed: Annotated[int, Field(ge=0, lt=2**63), _WHOLE] = 0
-    input_shape: tuple[Side, ...] | None = Field(
-        default=None,
-        min_length=1,
-        max_length=4,
-        description="Shape of x as nested lists; without it x is an object.",
-    )
-    network: Literal["mlp", "cnn"] = "mlp"
-    max_features: MaxFeatures | None = Field(
-        default=None, description="Columns beyond this many are ignored."
-    )
-    max_classes: MaxClasses | None = Field(default=None, description="A further class is refused.")
     drift: DriftSpec = DriftSpec()
-    intervals: Annotated[int, Field(ge=0, le=256), _WHOLE] | None = Field(
-        default=None,
-        description="Of a regression: samples of parameters behind predictive intervals; 32 is a good "
-        "number, and 0 or null gives none.",
-    )
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments of the estimator's constructor."""
+        return self.model_dump(exclude={*_Named.model_fields, "drift"}, exclude_none=True)
 
 
 class LearnAnswer(BaseModel):

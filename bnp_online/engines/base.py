@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..encoding import Vector
-from ..errors import ConfigurationError
-from ..layers import StepScale, check_hyperparameters
 from ..mixture import RATES, SINGLE_RATE
-from ..network import ACTIVATIONS, sizes_of_cnn
+from ..network import sizes_of_cnn
+from ..parameters import Parameters
 
 Task = Literal["classification", "regression"]
 
@@ -44,27 +43,17 @@ class Copy(NamedTuple):
     averages: bool = False
 
 
-@dataclass(frozen=True)
-class LearnerSpec:
+@dataclass(kw_only=True)
+class LearnerSpec(Parameters):
     """Everything about a learner that is fixed when it is made.
 
-    See `BNPClassifier` for the meaning and range of each field.
+    Attributes
+    ----------
+    task : {"classification", "regression"}
+        Kind of the targets; the other attributes are the parameters of the estimator.
     """
 
     task: Task
-    hidden: tuple[int, ...]
-    activation: str
-    lr: float | str
-    replay: int
-    memory: int
-    rho: float
-    eps_rel: float
-    eps_abs: float
-    step_scale: StepScale
-    standardize: bool
-    input_shape: tuple[int, ...] | None
-    network: str | nn.Module
-    seed: int
 
     @property
     def copies(self) -> list[Copy]:
@@ -94,23 +83,9 @@ class LearnerSpec:
         return len(self.copies) * (convolutions + dense)
 
     def __post_init__(self) -> None:
-        if any(width < 1 for width in self.hidden):
-            raise ConfigurationError("hidden", f"{self.hidden} has a layer of width < 1")
-        if self.activation not in ACTIVATIONS:
-            raise ConfigurationError("activation", f"{self.activation!r} is not one of {sorted(ACTIVATIONS)}")
-        if self.lr != "auto" and (isinstance(self.lr, str) or not 0.0 < self.lr < float("inf")):
-            raise ConfigurationError("lr", f"{self.lr!r} is not 'auto' or a finite number > 0")
-        check_hyperparameters(self.rho, self.eps_rel, self.eps_abs, self.step_scale)
-        if self.replay < 0:
-            raise ConfigurationError("replay", f"{self.replay} is not ≥ 0")
-        if self.memory < 1:
-            raise ConfigurationError("memory", f"{self.memory} is not ≥ 1")
-        if self.input_shape is not None and (not self.input_shape or min(self.input_shape) < 1):
-            raise ConfigurationError("input_shape", f"{self.input_shape} is not a shape")
-        if isinstance(self.network, str) and self.network not in ("mlp", "cnn"):
-            raise ConfigurationError("network", f"{self.network!r} is not 'mlp', 'cnn' or a torch module")
-        if self.network != "mlp" and self.input_shape is None:
-            raise ConfigurationError("input_shape", "this network needs one, such as (1, 28, 28)")
+        super().__post_init__()
+        if self.input_shape is not None:
+            self.input_shape = tuple(self.input_shape)
 
 
 class Engine(Protocol):

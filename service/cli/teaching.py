@@ -104,8 +104,8 @@ def make_estimator(spec: ModelSpec, load: Path | None) -> Estimator:
     with library_errors():
         if load is not None:
             return bnp.load(load)
-        options = spec.model_dump(exclude={"name", "task", "drift"}, exclude_none=True)
-        return (bnp.BNPClassifier if spec.task == "classification" else bnp.BNPRegressor)(**options)
+        make = bnp.BNPClassifier if spec.task == "classification" else bnp.BNPRegressor
+        return make(**spec.options())
 
 
 @contextlib.contextmanager

@@ -341,6 +341,5 @@ def _readmitted(record: Record, preview: Preview) -> Admitted | Kept:
 
 
 def _estimator(spec: ModelSpec, device: str) -> BNPClassifier | BNPRegressor:
-    options = spec.model_dump(exclude={"name", "task", "drift"}, exclude_none=True)
     make = BNPClassifier if spec.task == "classification" else BNPRegressor
-    return make(device=device, **options)
+    return make(device=device, **spec.options())

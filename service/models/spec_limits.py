@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 
 from bnp_online.engines.base import LearnerSpec
 
@@ -63,5 +62,5 @@ def _check(spec: ModelSpec, asked: Mapping[str, int], settings: Settings) -> Non
 
 def _parameters(spec: ModelSpec) -> int:
     """Return how many weights and biases a model has once it is as large as it may become."""
-    learner = LearnerSpec(**{each.name: getattr(spec, each.name) for each in fields(LearnerSpec)})
+    learner = LearnerSpec(task=spec.task, **spec.options())
     return learner.parameters(spec.max_features or 0, spec.max_classes or 1)

@@ -13,7 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bnp_online.layers import ADAPTERS, StepScale, transform_
+from bnp_online.layers import ADAPTERS, transform_
+from bnp_online.parameters import StepScale
 from bnp_online.preconditioner import BNP
 from tests.support.reference import (
     Array,

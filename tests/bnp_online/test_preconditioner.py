@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations, spectral_norm
 from torch.utils.checkpoint import checkpoint
 
 from bnp_online.errors import ConfigurationError, StateError, UnobservedLayerError, UnsupportedLayerError
-from bnp_online.layers import StepScale
+from bnp_online.parameters import StepScale
 from bnp_online.preconditioner import BNP
 from tests.support.reference import Reference, ReferenceModel, array, gradients, relative_error
 
