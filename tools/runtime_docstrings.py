@@ -16,7 +16,8 @@ class RuntimeDocstrings(griffe.Extension):
         if cls.docstring is None or "{parameters}" not in cls.docstring.value:
             return
         runtime = griffe.dynamic_import(cls.path)
-        cls.decorators = []  # so that Griffe does not derive a constructor from the fields
+        cls.decorators = []  # Griffe would derive a constructor from the fields
+        cls.labels.discard("dataclass")
         cls.docstring.value = inspect.getdoc(runtime) or ""
         kind = griffe.ParameterKind.positional_or_keyword
         parameters = [
