@@ -1,7 +1,4 @@
-"""The application: `create_app` puts the rooms together; importing this does no work.
-
-uvicorn, as the server uses it.
-"""
+"""The application: `create_app` assembles routes, middleware and lifespan; `serve` runs it with uvicorn."""
 
 from __future__ import annotations
 
@@ -27,25 +24,24 @@ from uvicorn.config import STARTUP_FAILURE
 from bnp_online import __version__
 
 from .api import dashboard, events, health, learn, models, pages, predict, river, state
-from .api.fast_path import HotRoutes
+from .api.fast_path import FastPath
 from .api.openapi import openapi
-from .auth.guard import Door, GuardedRoute, PlainRoute
+from .auth.guard import Guard, GuardedRoute, PlainRoute
 from .auth.keys import Keyring
 from .auth.scopes import UndeclaredRouteError
 from .errors import TABLE
-from .http.requests import json_response
-from .http.responses import refusal
-from .http.uvicorn_protocol import protocol
+from .http.responses import error_response
+from .http.uvicorn_protocol import uvicorn_config
 from .models.metrics import StoreCollector
 from .models.recovery import START_ERRORS, Opened, open_folder
 from .models.registry import Catalog
 from .settings import Settings
 from .telemetry.logs import catch_thread_errors, configuration, report_loop_error
 from .telemetry.metrics import HttpMetrics, LogMetrics
-from .telemetry.middleware import Observer
+from .telemetry.middleware import TelemetryMiddleware
 
-#: In the order in which their routes are tried: the hot ones first.
-ROOMS = (learn, predict, models, state, events, health, pages, dashboard, river)
+#: Modules with routes, in the order in which the router tries them.
+ROUTE_MODULES = (learn, predict, models, state, events, health, pages, dashboard, river)
 
 _ABOUT = "Neural networks that learn from every example the moment it arrives."
 
@@ -58,36 +54,36 @@ def create_app(
     Parameters
     ----------
     settings : Settings, optional
-        By default they are read from the environment.
+        By default read from the environment.
     opened : Opened, optional
-        The data folder; by default it is opened when the application starts.
+        The data folder; by default opened when the application starts.
     keyring : Keyring, optional
-        By default the keys that the settings name.
+        By default the keys of the settings.
 
     Raises
     ------
     KeysError
-        If the keys cannot be read, or if there is none and the server is to listen beyond loopback.
+        If the keys cannot be read, or if there are none and the server would listen beyond loopback.
     UndeclaredRouteError
-        If a route does not say who may use it.
+        If a route has no declared scope.
     """
     settings = Settings() if settings is None else settings
     app = _App(
         title="bnp-online",
         version=__version__,
         description=_ABOUT,
-        routes=[route for room in ROOMS for route in room.ROUTES],
+        routes=[route for module in ROUTE_MODULES for route in module.ROUTES],
         lifespan=_lifespan,
         openapi_url=None,
         redirect_slashes=False,
-        # The metrics are Prometheus'; to look for providers of OpenTelemetry's takes time on each request.
+        # The server has its own metrics; FastAPI's search for OpenTelemetry would cost time on each request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     require_guards(app.routes)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]  # the way FastAPI documents
     app.state.settings = settings
     app.state.keyring = Keyring(settings) if keyring is None else keyring
-    app.state.door = Door(settings, app.state.keyring)
+    app.state.guard = Guard(settings, app.state.keyring)
     app.state.opened = opened
     app.state.registry = CollectorRegistry()
     ProcessCollector(registry=app.state.registry)
@@ -99,22 +95,22 @@ def create_app(
 
 
 def require_guards(routes: list[BaseRoute]) -> None:
-    """Raise `UndeclaredRouteError` if a route is not behind a guard."""
+    """Raise `UndeclaredRouteError` if a route is not behind the guard."""
     for route in routes:
         if not isinstance(route, GuardedRoute | PlainRoute):
-            raise UndeclaredRouteError(f"{route} is not behind a guard: make it a kind of service.auth.guard")
+            raise UndeclaredRouteError(f"{route} is not behind the guard: use a class of service.auth.guard")
 
 
 class _App(FastAPI):
-    """FastAPI, with a short way to the hot routes."""
+    """FastAPI with a fast path for hot routes."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Put what every request needs before the hot routes, and all else behind them.
+        """Return the middleware: telemetry, unexpected errors, CORS, the fast path, then FastAPI's own.
 
-        The observer is the outermost, so that it sees what an unforeseen error answers too.
+        Telemetry is the outermost, so that it includes the responses to unexpected errors.
         """
         settings: Settings = self.state.settings
-        stack: ASGIApp = HotRoutes(super().build_middleware_stack(), self.routes)
+        stack: ASGIApp = FastPath(super().build_middleware_stack(), self.routes)
         if settings.cors_origins:
             stack = CORSMiddleware(
                 stack,
@@ -123,7 +119,7 @@ class _App(FastAPI):
                 allow_headers=("Authorization", "X-Request-ID"),
                 expose_headers=("X-Request-ID", "Retry-After"),
             )
-        return Observer(ServerErrorMiddleware(stack, handler=_refuse), self.state.http_metrics)
+        return TelemetryMiddleware(ServerErrorMiddleware(stack, handler=_refuse), self.state.http_metrics)
 
 
 @asynccontextmanager
@@ -139,7 +135,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             catalog.serve(*recovered)
         if opened.log.head == 0:  # a new folder; in any other the default model may have been deleted
             await catalog.create(settings.default_model)
-        gc.freeze()  # what is here stays: to search it for garbage would stop the server for 20 ms at a time
+        gc.freeze()  # a garbage collection that includes these objects would stop the server for 20 ms
         yield
     finally:
         app.state.registry.unregister(collector)
@@ -148,24 +144,20 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    status, body, headers = refusal(request.scope, error)
-    if status == 405:  # the router names the methods of one route, and a path may have several
-        headers["Allow"] = ", ".join(sorted(_methods(request)))
-    return json_response(body, status, headers)
-
-
-def _methods(request: Request) -> set[str]:
-    """Return the methods that the path of a request takes."""
-    return {
-        method
-        for route in request.app.routes
-        if route.matches(request.scope)[0] is not Match.NONE
-        for method in route.methods
-    }
+    response = error_response(request.scope, error)
+    if response.status_code == 405:  # the router names the methods of one route; a path may have several
+        methods = {
+            method
+            for route in request.app.routes
+            if route.matches(request.scope)[0] is not Match.NONE
+            for method in route.methods
+        }
+        response.headers["Allow"] = ", ".join(sorted(methods))
+    return response
 
 
 def serve(settings: Settings, keyring: Keyring) -> int:
-    """Open the data folder, serve until a signal ends it, and return the exit code."""
+    """Open the data folder, serve until a signal, and return the exit code."""
     logging.config.dictConfig(configuration(settings))
     catch_thread_errors()
     try:
@@ -173,23 +165,6 @@ def serve(settings: Settings, keyring: Keyring) -> int:
     except START_ERRORS as error:
         print(f"The server cannot start: {error}", file=sys.stderr)
         return 1
-    server = uvicorn.Server(config(create_app(settings, opened, keyring), settings))
+    server = uvicorn.Server(uvicorn_config(create_app(settings, opened, keyring), settings))
     server.run()
     return 0 if server.started else STARTUP_FAILURE
-
-
-def config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
-    """Return how uvicorn is to serve an application; `logging` is set up already."""
-    return uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        http=protocol(settings),
-        ws="none",
-        log_config=None,
-        log_level=settings.log_level,
-        access_log=False,  # the server writes its own, without paths and queries
-        server_header=False,
-        proxy_headers=False,  # nothing here depends on whom a proxy says it speaks for
-        timeout_graceful_shutdown=settings.shutdown_timeout,
-    )

@@ -1,29 +1,27 @@
-"""Every error that the server answers, and the one table that gives each its status and code.
+"""Errors of the server: their HTTP status and code, and the layer of a request that raises each.
 
-To add one: a class (here or in the library), and a row.
+A new error needs a class (here or in the library), a row in `TABLE`, and a place in `Layer`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import bnp_online.errors as library
 
-_LONGEST = 500  # a field's name comes from the client, and an answer should not grow with it
-
 
 class RequestError(Exception):
-    """A request that cannot be granted; it has changed nothing.
+    """A request that was refused and changed nothing.
 
     Parameters
     ----------
     message : str
-        What is wrong and what to do.
+        What is wrong and how to correct it.
     field : str, optional
         The part of the request at fault.
     """
@@ -39,19 +37,19 @@ class InvalidJsonError(RequestError):
 
 
 class DuplicateKeyError(RequestError):
-    """An object in the body has a key twice."""
+    """An object in the body contains the same key twice."""
 
 
 class InvalidTypeError(RequestError):
-    """A field, or the body itself, is of another JSON type than it must be."""
+    """The body or one of its fields has the wrong JSON type."""
 
 
 class MissingFieldError(RequestError):
-    """A field that must be there is not."""
+    """A required field is missing."""
 
 
 class UnknownFieldError(RequestError):
-    """A field has a name that the route does not know."""
+    """The body has a field that the route does not define."""
 
 
 class InvalidIdError(RequestError):
@@ -59,94 +57,94 @@ class InvalidIdError(RequestError):
 
 
 class InvalidSpecError(RequestError):
-    """A model cannot be made from this spec."""
+    """The model specification, or another JSON body of an administrative route, is invalid."""
 
 
 class TooManyFeaturesError(RequestError):
-    """One sample has more features than the server takes."""
+    """A sample has more features than the server allows."""
 
 
 class BodyTooLargeError(RequestError):
-    """The body is longer than the server takes."""
+    """The body is larger than the server allows."""
 
 
 class BodyTimeoutError(RequestError):
-    """The body did not arrive in time."""
+    """The body did not arrive within the time limit."""
 
 
 class UnsupportedMediaTypeError(RequestError):
-    """The body is of a type that the route does not take."""
+    """The route does not accept the media type of the body."""
 
 
 class PickledModelError(RequestError):
-    """A model came pickled, as the River API Spec has it: to load one is to run whatever is in it."""
+    """A pickled model, as the River API Spec sends it: unpickling would execute code of the client."""
 
     def __init__(self, message: str) -> None:
         super().__init__(
-            "a pickled model is never loaded here. Send the spec of a model as JSON with the header "
+            "pickled models are not accepted. Send a model specification as JSON with the header "
             'Content-Type: application/json, as in {"hidden": [64, 64], "seed": 7}; /docs lists its fields'
             f" ({message})"
         )
 
 
 class StringTooLongError(RequestError):
-    """A feature's name, a string value, or a label is longer than the server takes."""
+    """A feature name, a string value or a label is longer than the server allows."""
 
 
 class UnauthorizedError(RequestError):
-    """The request has no key, or one that is unknown or has expired."""
+    """The request has no API key, or its key is unknown or expired."""
 
 
 class ForbiddenError(RequestError):
-    """The key does not allow this."""
+    """The API key does not permit this request."""
 
 
 class UnknownHostError(RequestError):
-    """A server without keys was reached under a name that is not its own, as DNS rebinding does."""
+    """The Host header does not name this machine, and the server has no API keys (DNS rebinding)."""
 
 
 class ForeignOriginError(RequestError):
-    """A web page of another origin called a server without keys."""
+    """A web page of another origin sent the request, and the server has no API keys."""
 
 
 class TooManyConnectionsError(RequestError):
-    """As many connections are open as may be."""
+    """The maximum number of connections is open."""
 
 
 class UnknownModelError(RequestError):
-    """There is no model of this name, or it was deleted while the request waited."""
+    """No model has this name, or it was deleted while the request waited."""
 
 
 class ModelExistsError(RequestError):
-    """A model of this name is there."""
+    """A model with this name exists."""
 
 
 class TooManyModelsError(RequestError):
-    """The server has as many models as it may."""
+    """The maximum number of models exists."""
 
 
 class UnknownIdError(RequestError):
-    """No prediction waits for its label under this id: never made, expired, or pushed out by newer ones."""
+    """No pending prediction has this id: it was never made, it expired, or newer predictions replaced it."""
 
 
 class AlreadyLabelledError(RequestError):
-    """The prediction under this id has had its label."""
+    """The prediction with this id already has its label."""
 
 
 class IdConflictError(RequestError):
-    """The id was used with another body."""
+    """The id was already used with another body."""
 
 
 class UnknownCheckpointError(RequestError):
-    """There is no such step or checkpoint to go back to."""
+    """The step or the checkpoint is not available."""
 
 
 class NotKeptError(RequestError):
-    """What is asked for lies further back than what is kept."""
+    """The requested part of the history is no longer kept."""
 
 
 class ForgottenIdError(RequestError):
-    """The sample of this id was unlearned."""
+    """The sample with this id was unlearned."""
 
 
 class RebuildingError(RequestError):
@@ -154,70 +152,70 @@ class RebuildingError(RequestError):
 
 
 class QueueFullError(RequestError):
-    """As many requests wait for the model as may."""
+    """The queue of the model is full."""
 
 
 class StreamTimeoutError(RequestError):
-    """The client of a stream sent nothing for too long."""
+    """The client of a stream sent nothing within the time limit."""
 
 
 class ModelFailedError(RequestError):
-    """The model's writer ended with an error that nobody foresaw; its state is not to be trusted."""
+    """The writer of the model ended with an unexpected error: its state may be inconsistent."""
 
 
 class ShuttingDownError(RequestError):
-    """The server is about to end."""
+    """The server is shutting down."""
 
 
 class NotReadyError(RequestError):
-    """A model does not answer."""
+    """A model or the event log does not answer."""
 
 
 class StorageError(RequestError):
-    """What must be kept before it is done was not kept; nothing was done."""
+    """The event log or a checkpoint could not be written or read; the request changed nothing."""
 
 
 class StorageFullError(StorageError):
-    """There is no room."""
+    """The disk is full."""
 
 
 class StorageFailedError(StorageError):
-    """The store cannot be read or written."""
+    """The storage cannot be read or written."""
 
 
 class DamagedEventError(Exception):
-    """An event of the log is not as it was written.
+    """A damaged event in the log.
 
     Parameters
     ----------
     seq : int
-        Its number.
+        Sequence number of the event.
     """
 
     def __init__(self, seq: int) -> None:
         super().__init__(
-            f"event {seq} of the log is damaged. To go on without it, which loses what it taught: "
-            f"python -m service.cli.repair --skip {seq}"
+            f"event {seq} of the log is damaged. To continue without it and lose what the model learned from "
+            f"it: python -m service.cli.repair --skip {seq}"
         )
         self.seq = seq
 
 
 REFUSALS = (RequestError, library.SampleError, library.NonFiniteStateError, library.ConfigurationError)
-"""What refuses one request and leaves the model as it was; all else that its writer raises ends that."""
+"""Errors that refuse one request and leave the model unchanged; any other error ends the writer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """How an error is answered.
+    """HTTP response of an error class.
 
     Attributes
     ----------
     status : int
         HTTP status.
     code : str or None
-        A word for programs; None where the error carries its own.
+        Error code, for programs; None where the exception carries its own.
     retry_after : int or None
-        Seconds after which to try again.
+        Seconds after which the client may retry.
     headers : mapping of str to str
         Further headers.
     """
@@ -279,12 +277,69 @@ TABLE: dict[type[Exception], Row] = {
     NotReadyError: Row(503, "not_ready", retry_after=1),
 }
 
+
+class Layer(Enum):
+    """A layer that a request passes through, with the errors that it may raise.
+
+    The OpenAPI document lists the errors of a route from its layers (`service.api.openapi`).
+    """
+
+    HOST = (UnknownHostError, ForeignOriginError)
+    KEY = (UnauthorizedError, ForbiddenError)
+    BODY = (BodyTimeoutError, BodyTooLargeError)
+    JSON = (InvalidJsonError, DuplicateKeyError)
+    FORM = (DuplicateKeyError, MissingFieldError, UnknownFieldError)
+    FIELDS = (InvalidTypeError, MissingFieldError, UnknownFieldError)
+    IDENTIFIER = (InvalidIdError,)
+    FEATURES = (TooManyFeaturesError, StringTooLongError)
+    TARGET = (StringTooLongError,)
+    SPEC = (InvalidSpecError,)
+    PARAMETERS = (RequestValidationError,)
+    TOKEN = (UnauthorizedError,)
+    #: Lookup of a model by its name.
+    MODEL = (UnknownModelError,)
+    #: Creation of a model.
+    CREATION = (ModelExistsError, TooManyModelsError)
+    #: A question that the model answers between two samples.
+    READ = (QueueFullError, NotReadyError, ModelFailedError, ShuttingDownError)
+    #: The predictive interval of a regression model.
+    INTERVAL = (library.ConfigurationError,)
+    #: A sample, a label or a kept prediction, in the queue of the writer and in the log.
+    WRITER = (
+        library.SampleError,
+        library.NonFiniteStateError,
+        QueueFullError,
+        ModelFailedError,
+        ShuttingDownError,
+        StorageFullError,
+        StorageFailedError,
+    )
+    #: The id of a sample, which makes the request safe to repeat.
+    SAMPLE_ID = (IdConflictError, ForgottenIdError)
+    #: The id of a prediction that is kept for its label.
+    PREDICTION_ID = (IdConflictError, AlreadyLabelledError)
+    #: The id of a kept prediction, for its label.
+    LABEL = (UnknownIdError,)
+    LABELLED = (AlreadyLabelledError,)
+    #: A change of the whole model, between two groups of samples.
+    EXCLUSIVE = (ModelFailedError, ShuttingDownError)
+    #: A write to the event log or of a checkpoint.
+    WRITE = (StorageFullError, StorageFailedError)
+    #: A read from the event log or of the checkpoints.
+    STORAGE = (StorageFailedError,)
+    REBUILDING = (RebuildingError,)
+    ROLLBACK = (UnknownCheckpointError, NotKeptError)
+    UNLEARNING = (UnknownIdError, NotKeptError)
+    IMPORT = (InvalidSpecError, library.CheckpointError, library.StateError)
+    PROBE = (NotReadyError,)
+
+
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
-"""Codes of the errors that the framework raises by status alone."""
+"""Codes of the errors that Starlette raises with a status alone."""
 
 
 def row(error: type[Exception]) -> Row:
-    """Return the row of an error's class, or of the nearest class above it.
+    """Return the row of an error class, or of its nearest base class in the table.
 
     Examples
     --------
@@ -295,7 +350,7 @@ def row(error: type[Exception]) -> Row:
 
 
 def code_of(error: Exception) -> str:
-    """Return the word for programs that an error is answered with.
+    """Return the code of an error.
 
     Examples
     --------
@@ -303,31 +358,3 @@ def code_of(error: Exception) -> str:
     'non_finite_feature'
     """
     return error.code if isinstance(error, library.SampleError) else str(row(type(error)).code)
-
-
-def envelope(error: Exception) -> tuple[int, dict[str, dict[str, object]], dict[str, str]]:
-    """Return the status, body and headers that answer an error.
-
-    Examples
-    --------
-    >>> envelope(UnknownIdError("no such id", "id"))
-    (404, {'error': {'code': 'unknown_id', 'message': 'no such id', 'field': 'id'}}, {})
-    """
-    if isinstance(error, HTTPException):
-        code = HTTP_CODES.get(error.status_code, "http_error")
-        return error.status_code, _body(code, str(error.detail), None), dict(error.headers or {})
-    if isinstance(error, RequestValidationError):  # of a parameter in the path or the query
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"][1:]))
-        error = RequestError(f"{field}: {first['msg']}", field)
-    found, code = row(type(error)), code_of(error)
-    headers = dict(found.headers)
-    if found.retry_after is not None:
-        headers["retry-after"] = str(found.retry_after)
-    # What an unforeseen error says is for the log, not for strangers.
-    message = "the server failed; its log says why" if found.status == 500 else str(error)
-    return found.status, _body(code, message, getattr(error, "field", None)), headers
-
-
-def _body(code: str, message: str, field: str | None) -> dict[str, dict[str, object]]:
-    return {"error": {"code": code, "message": message[:_LONGEST], "field": field and field[:_LONGEST]}}

@@ -1,4 +1,4 @@
-"""The routes, one module per subject; `service.app` puts them together.
+"""Routes of the server, one module per subject; `service.app` assembles them.
 
 It may import everything except `cli` and `app`.
 """

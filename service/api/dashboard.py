@@ -1,4 +1,4 @@
-"""The dashboard at /: a page, its style and its scripts, all from this server."""
+"""The dashboard at /: the page, its style sheets and its scripts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .pages import PAGE_HEADERS
 
 _FOLDER = Path(__file__).parents[1] / "dashboard"
 
-#: What the page loads, and as which type.
+#: Assets of the page, and their media types.
 _ASSETS = {
     "style.css": "text/css",
     "app.js": "text/javascript",
@@ -27,24 +27,24 @@ _ASSETS = {
     "uplot/uPlot.iife.min.js": "text/javascript",
     "uplot/uPlot.min.css": "text/css",
 }
-#: As for every page, and stricter: this one has no style that stands in it.
+#: Headers of every page, with a stricter policy: the dashboard has no inline style.
 _HEADERS = {
     **PAGE_HEADERS,
     "content-security-policy": PAGE_HEADERS["content-security-policy"].replace(" 'unsafe-inline'", ""),
-    "cache-control": "no-cache",  # another version of the server has another page
+    "cache-control": "no-cache",  # other versions of the server have other pages
 }
 
 
 @needs(None)
 async def dashboard(request: Request) -> Response:
-    """Show the models as they learn."""
+    """Return the dashboard."""
     return FileResponse(_FOLDER / "index.html", headers=_HEADERS, media_type="text/html")
 
 
 def _asset(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
     @needs(None)
     async def asset(request: Request) -> Response:
-        """Return what the page loads."""
+        """Return an asset of the page."""
         return FileResponse(_FOLDER / name, headers=_HEADERS, media_type=media_type)
 
     return asset

@@ -1,42 +1,132 @@
-"""The short way to the routes that are called for each sample.
+"""The fast path: routes that are called once per sample, served without FastAPI's and Starlette's layers.
 
-A request passes seven layers of FastAPI and Starlette before its endpoint sees it; these routes need none.
+FastAPI documents these routes as all others, from the signatures of their endpoints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from inspect import signature
+from typing import Any, Generic, TypeVar, get_args
 
+from pydantic import BaseModel, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..auth.guard import Guard
-from ..errors import TABLE
-from ..http.requests import respond
-from ..http.responses import refusal
-from .openapi import DocumentedRoute, Operation
+from ..auth.scopes import NDJSON
+from ..errors import TABLE, Layer
+from ..http.requests import Shape, headers_of, media_type, read_body, read_fields
+from ..http.responses import error_response, respond
+from ..models.registry import Models, catalog_of
+from ..models.worker import Learner
+from .ndjson import LineStream, Queue
+from .openapi import ApiRoute, lines_of
 
-#: What is answered here; whatever else is raised, nobody foresaw.
-_FORESEEN = tuple(error for error in TABLE if error is not Exception)
+M = TypeVar("M", bound=BaseModel)
 
-
-class HotRoute(DocumentedRoute):
-    """A route, POST only and without parameters, whose endpoint is an ASGI application."""
-
-    def __init__(self, path: str, endpoint: ASGIApp, operation: Operation) -> None:
-        super().__init__(path, endpoint, operation)
-        self.app = Guard(endpoint, self.access)  # what Starlette makes of a function awaits a request
+#: All other exceptions are unexpected.
+_EXPECTED = tuple(error for error in TABLE if error is not Exception)
 
 
-class HotRoutes:
-    """ASGI middleware that takes the requests of hot routes, and passes on all others.
+class FastRequest(Generic[M]):
+    """A request of a hot route.
+
+    Its body is documented by the pydantic model `M`, and checked by `service.http.requests.Shape`.
+
+    Attributes
+    ----------
+    learner : Learner
+        The model that the body names.
+    fields : dict
+        Fields of the body; an optional field is absent or None.
+    raw : bytes
+        The body.
+    """
+
+    __slots__ = ("fields", "learner", "raw")
+
+    def __init__(self, learner: Learner, fields: dict[str, Any], raw: bytes) -> None:
+        self.learner = learner
+        self.fields = fields
+        self.raw = raw
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return the schema of the body."""
+        return handler(get_args(source)[0])
+
+
+class HotRoute(ApiRoute):
+    """A POST route of the fast path.
+
+    Parameters
+    ----------
+    path : str
+        Path without parameters.
+    endpoint : callable
+        Async function of a `FastRequest`; what it returns is sent as JSON.
+    lines : tuple of callable, optional
+        For a route that takes NDJSON: what turns a `FastRequest` into an item, and what queues such items.
+    options
+        As of `fastapi.routing.APIRoute`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        endpoint: Callable[[FastRequest[Any]], Awaitable[Any]],
+        *,
+        lines: tuple[Callable[[FastRequest[Any]], Any], Queue[Any]] | None = None,
+        **options: Any,
+    ) -> None:
+        (parameter,) = signature(endpoint, eval_str=True).parameters.values()
+        (body,) = get_args(parameter.annotation)
+        self._shape = Shape.of(body)
+        if lines is not None:
+            options |= lines_of(body, options["response_model"])
+        super().__init__(path, endpoint, layers=_layers(self._shape), methods=["POST"], **options)
+        self.app = self.serve  # in place of FastAPI's
+        self._lines = lines
+        self._status = options.get("status_code", 200)
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request; what refuses it is raised."""
+        scope["app"].state.guard.admit(scope, self.access)
+        models = catalog_of(scope)
+        if self._lines and media_type(headers_of(scope).get(b"content-type", b"")) == NDJSON:
+            item, queue = self._lines
+
+            def take(raw: bytes) -> tuple[Learner, Any]:
+                request = self._read(raw, models)
+                return request.learner, item(request)
+
+            await LineStream(scope, receive, send, models.settings, models.passes, take, queue).run()
+        else:
+            raw = await read_body(scope, receive, models.settings.max_body_bytes)
+            await respond(send, await self.endpoint(self._read(raw, models)), self._status)
+
+    def _read(self, raw: bytes, models: Models) -> FastRequest[Any]:
+        fields = read_fields(raw, self._shape, models.settings)
+        return FastRequest(models.get(fields.get("model")), fields, raw)
+
+
+def _layers(shape: Shape) -> list[Layer]:
+    layers = [Layer.FIELDS, Layer.MODEL]
+    layers += [Layer.IDENTIFIER] if shape.id else []
+    layers += [Layer.FEATURES] if shape.x else []
+    return [*layers, Layer.TARGET] if shape.y else layers
+
+
+class FastPath:
+    """ASGI middleware that serves the hot routes, and passes on all other requests.
 
     Parameters
     ----------
     app : ASGI application
-        Gets the others; it has the hot routes too, for all but POST.
+        Serves the other requests.
     routes : iterable of BaseRoute
-        Those that are a `HotRoute` are served here.
+        All routes; those that are a `HotRoute` are served here.
     """
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
@@ -44,14 +134,13 @@ class HotRoutes:
         self._routes = {route.path: route for route in routes if isinstance(route, HotRoute)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the request, or pass it on."""
+        """Serve a request, or pass it on."""
         route = self._routes.get(scope["path"]) if scope.get("method") == "POST" else None
         if route is None:
             await self._app(scope, receive, send)
             return
         scope["route"] = route
         try:
-            await route.app(scope, receive, send)
-        except _FORESEEN as error:
-            status, body, headers = refusal(scope, error)
-            await respond(send, body, status, headers)
+            await route.serve(scope, receive, send)
+        except _EXPECTED as error:
+            await error_response(scope, error)(scope, receive, send)

@@ -1,4 +1,4 @@
-"""For operators: health and metrics."""
+"""Routes for operators: health and Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -7,38 +7,32 @@ import logging
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import PlainTextResponse
 
 from .. import errors, schemas
-from ..auth.guard import GuardedRoute
 from ..auth.scopes import needs
-from ..http.requests import json_response
+from ..errors import Layer
+from ..http.responses import json_response
 from ..models.metrics import scrape
 from ..models.registry import catalog_of
 from ..models.worker import Learner
-from .openapi import error_responses, operation_id
+from .openapi import ApiRoute
 
 _logger = logging.getLogger(__name__)
 
-router = APIRouter(tags=["operations"], generate_unique_id_function=operation_id, route_class=GuardedRoute)
+router = APIRouter(tags=["operations"], route_class=ApiRoute)
 
 
-@router.get("/health/live", summary="Is it alive", response_model=schemas.Health)
+@router.get("/health/live", summary="Liveness", response_model=schemas.Health)
 @needs(None)
 async def live(request: Request) -> Response:
-    """Answer, which is all that it takes to be alive."""
+    """Respond, which shows that the event loop runs."""
     return json_response({"status": "alive"})
 
 
-@router.get(
-    "/health/ready",
-    summary="Is it ready",
-    response_model=schemas.Health,
-    responses=error_responses(errors.NotReadyError),
-)
-@needs(None)
+@router.get("/health/ready", summary="Readiness", response_model=schemas.Health)
+@needs(None, Layer.PROBE)
 async def ready(request: Request) -> Response:
-    """Ask every model's writer for a sign of life, and the event log whether it can be written."""
+    """Check that the event log can be written and that every model answers."""
     catalog = catalog_of(request.scope)
     try:
         await catalog.probe()
@@ -48,26 +42,31 @@ async def ready(request: Request) -> Response:
     return json_response({"status": "ready"})
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 @needs("read", whole_server=True)
 async def metrics(request: Request) -> Response:
-    """Return all metrics in Prometheus' text format."""
+    """Return all metrics in the text format of Prometheus."""
     text = await scrape(request.app.state.registry, catalog_of(request.scope))
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 async def _probe(learner: Learner, timeout: float) -> None:
-    reason = await _what_is_wrong(learner, timeout)
+    reason = await _fault(learner, timeout)
     if reason is not None:
-        # The route needs no key, so its answer names no model.
+        # The route needs no key, so its response must not name a model.
         _logger.warning("Not ready: %s", reason)
-        raise errors.NotReadyError("a model does not answer; the log says which and why")
+        raise errors.NotReadyError("a model does not answer: see the log of the server")
 
 
-async def _what_is_wrong(learner: Learner, timeout: float) -> str | None:
+async def _fault(learner: Learner, timeout: float) -> str | None:
     name = learner.model.name
     if learner.poisoned:
-        return f"the state of model {name!r} is being brought back"
+        return f"model {name!r} is being restored"
     try:
         async with asyncio.timeout(timeout):
             await learner.reads.ask(lambda model: model.step)
@@ -76,7 +75,7 @@ async def _what_is_wrong(learner: Learner, timeout: float) -> str | None:
     except (errors.ModelFailedError, errors.QueueFullError, errors.ShuttingDownError) as error:
         return error.message
     except errors.UnknownModelError:
-        return None  # deleted meanwhile: nothing that could be unready
+        return None  # deleted meanwhile
     return None
 
 

@@ -1,98 +1,55 @@
-"""Learning: a sample with its label, or the label of an earlier prediction."""
+"""Routes that learn: samples with labels, and labels of earlier predictions."""
 
 from __future__ import annotations
 
-from starlette.types import Receive, Scope, Send
-
-import bnp_online.errors as library
-
-from .. import errors, schemas
+from .. import schemas
 from ..auth.scopes import JSON, NDJSON, needs
-from ..http.requests import LABEL, LEARN, read_body, read_fields, respond
-from ..models.registry import catalog_of
+from ..errors import Layer
+from ..models.hosted import Answer
 from ..models.validation import Label, Learn
 from ..models.worker import Learner
-from .fast_path import HotRoute
-from .ndjson import LineStream, is_ndjson
-from .openapi import Operation
-
-#: Why a sample may be refused, whoever sends it.
-REFUSED = (
-    errors.InvalidJsonError,
-    errors.DuplicateKeyError,
-    errors.UnknownModelError,
-    errors.BodyTooLargeError,
-    errors.InvalidTypeError,
-    errors.MissingFieldError,
-    errors.UnknownFieldError,
-    errors.InvalidIdError,
-    library.SampleError,
-    library.NonFiniteStateError,
-    errors.QueueFullError,
-    errors.ModelFailedError,
-    errors.ShuttingDownError,
-    errors.StorageFullError,
-    errors.StorageError,
-)
+from .fast_path import FastRequest, HotRoute
 
 
-@needs("learn", takes=(JSON, NDJSON))
-async def learn(scope: Scope, receive: Receive, send: Send) -> None:
-    """Predict a sample, score the prediction, learn the sample, and answer once all that is done.
+def _sample(request: FastRequest[schemas.LearnBody]) -> Learn:
+    body = request.fields
+    weight = body.get("w")
+    return Learn(body["x"], body["y"], 1.0 if weight is None else weight, body.get("id"), request.raw)
 
-    With an `id` the request is safe to repeat: the same body changes nothing and answers the original step.
-    As `application/x-ndjson` it takes a sample a line, learns them one at a time in order, and answers a line
-    for each, in order, while the body is still coming in. A line that cannot be learned is answered by an
-    error with its number (from 1; blank lines count, and have no answer), and learning goes on.
+
+@needs("learn", Layer.WRITER, Layer.SAMPLE_ID, takes=(JSON, NDJSON))
+async def learn(request: FastRequest[schemas.LearnBody]) -> Answer:
+    """Predict a sample, score the prediction, learn the sample, and respond once it is on the disk.
+
+    With an `id` the request is safe to repeat: the same body changes nothing and returns the original step.
+    As `application/x-ndjson` the body has one sample per line. The samples are learned one at a time, in
+    order. Each is answered by a line, in order, while the body is still being sent. A line that cannot be
+    learned is skipped and answered by an error with its number (from 1; blank lines count, and have no
+    answer).
     """
-    catalog = catalog_of(scope)
-    settings = catalog.settings
-
-    def take(raw: bytes) -> tuple[Learner, Learn]:
-        body = read_fields(raw, LEARN, settings)
-        weight = body.get("w")
-        request = Learn(body["x"], body["y"], 1.0 if weight is None else weight, body.get("id"), raw)
-        return catalog.get(body.get("model")), request
-
-    if is_ndjson(scope):
-        await LineStream(scope, receive, send, settings, catalog.passes, take, Learner.queue_samples).run()
-    else:
-        learner, request = take(await read_body(scope, receive, settings.max_body_bytes))
-        await respond(send, await learner.learn(request))
+    return await request.learner.learn(_sample(request))
 
 
-@needs("learn", takes=(JSON,))
-async def label(scope: Scope, receive: Receive, send: Send) -> None:
+@needs("learn", Layer.WRITER, Layer.LABEL, Layer.LABELLED, takes=(JSON,))
+async def label(request: FastRequest[schemas.LabelBody]) -> Answer:
     """Learn the label of an earlier prediction, which is scored as it was given at the time."""
-    catalog = catalog_of(scope)
-    raw = await read_body(scope, receive, catalog.settings.max_body_bytes)
-    body = read_fields(raw, LABEL, catalog.settings)
-    learner = catalog.get(body.get("model"))
-    await respond(send, await learner.learn(Label(body["id"], body["y"])))
+    return await request.learner.learn(Label(request.fields["id"], request.fields["y"]))
 
 
 ROUTES = [
     HotRoute(
         "/learn",
         learn,
-        Operation(
-            "Learn one sample",
-            "learning",
-            schemas.LearnBody,
-            schemas.LearnAnswer,
-            (*REFUSED, errors.TooManyFeaturesError, errors.IdConflictError, errors.ForgottenIdError),
-            lines=True,
-        ),
+        summary="Learn one sample",
+        tags=["learning"],
+        response_model=schemas.LearnAnswer,
+        lines=(_sample, Learner.queue_samples),
     ),
     HotRoute(
         "/label",
         label,
-        Operation(
-            "Label an earlier prediction",
-            "learning",
-            schemas.LabelBody,
-            schemas.LearnAnswer,
-            (*REFUSED, errors.UnknownIdError, errors.AlreadyLabelledError),
-        ),
+        summary="Label an earlier prediction",
+        tags=["learning"],
+        response_model=schemas.LearnAnswer,
     ),
 ]

@@ -1,4 +1,4 @@
-"""The models: list, make, look at, delete."""
+"""Routes of models: list, create, describe, delete."""
 
 from __future__ import annotations
 
@@ -6,33 +6,25 @@ import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
 
-from .. import errors, schemas
-from ..auth.guard import GuardedRoute
+from .. import schemas
 from ..auth.scopes import JSON, needs
-from ..http.requests import json_response, read_model
+from ..errors import Layer
+from ..http.requests import read_model
+from ..http.responses import json_response
 from ..models import report
 from ..models.registry import catalog_of
 from ..models.worker import Learner
 from ..telemetry.metrics import HttpMetrics
-from .openapi import DocumentedRoute, Operation, error_responses, operation_id
+from .openapi import ApiRoute
 
-_ASKED = (
-    errors.UnknownModelError,
-    errors.QueueFullError,
-    errors.ModelFailedError,
-    errors.ShuttingDownError,
-)
-_ABSENT = error_responses(*_ASKED)
-
-router = APIRouter(tags=["models"], generate_unique_id_function=operation_id, route_class=GuardedRoute)
+router = APIRouter(tags=["models"], route_class=ApiRoute)
 
 
-@router.get("/models", summary="List the models", response_model=schemas.ModelList)
+@router.get("/models", summary="List models", response_model=schemas.ModelList)
 @needs("read")
 async def list_models(request: Request) -> Response:
-    """List all models, in the order in which they were made."""
+    """List all models, in order of creation."""
     return json_response(
         {
             "models": [
@@ -48,57 +40,44 @@ async def list_models(request: Request) -> Response:
     )
 
 
-@needs("admin", takes=(JSON,))
+@router.post("/models", summary="Create a model", status_code=201, response_model=schemas.ModelDescription)
+@needs("admin", Layer.CREATION, Layer.READ, Layer.WRITE, takes=(JSON,), body=schemas.ModelSpec)
 async def create_model(request: Request) -> Response:
-    """Make a model from a JSON spec; features and classes come from the data."""
-    catalog = catalog_of(request.scope)
+    """Create a model from a JSON specification; features and classes come from the data."""
     spec = await read_model(request, schemas.ModelSpec)
-    learner = await catalog.create(spec)
-    return json_response(await description(learner), 201)
+    return json_response(await description(await catalog_of(request.scope).create(spec)), 201)
 
 
-@router.get(
-    "/models/{m}", summary="Look at a model", response_model=schemas.ModelDescription, responses=_ABSENT
-)
-@needs("read")
+@router.get("/models/{m}", summary="Describe a model", response_model=schemas.ModelDescription)
+@needs("read", Layer.MODEL, Layer.READ)
 async def get_model(request: Request, m: str) -> Response:
-    """Tell what the model was told to be, and what it became."""
+    """Return the specification and the current state of a model."""
     return json_response(await description(catalog_of(request.scope).get(m)))
 
 
-@router.delete(
-    "/models/{m}",
-    summary="Delete a model",
-    status_code=204,
-    responses=error_responses(*_ASKED, errors.StorageFullError, errors.StorageError),
-)
-@needs("admin")
+@router.delete("/models/{m}", summary="Delete a model", status_code=204)
+@needs("admin", Layer.MODEL, Layer.EXCLUSIVE, Layer.WRITE)
 async def delete_model(request: Request, m: str) -> Response:
-    """Delete a model and every trace of what it learned, in its turn; what waits behind it is refused."""
+    """Delete a model and all that it learned; requests that wait for it are refused."""
     await catalog_of(request.scope).delete(m)
     return Response(status_code=204)
 
 
-@router.get("/models/{m}/metrics", summary="Score a model", response_model=schemas.Scores, responses=_ABSENT)
-@needs("read")
+@router.get("/models/{m}/metrics", summary="Score a model", response_model=schemas.Scores)
+@needs("read", Layer.MODEL, Layer.READ)
 async def get_metrics(request: Request, m: str) -> Response:
-    """Tell how good the predictions were: each was made before its sample was learned."""
+    """Return the prequential metrics: each sample was predicted before it was learned."""
     return json_response(await catalog_of(request.scope).get(m).reads.ask(report.scores))
 
 
-@router.get(
-    "/models/{m}/dashboard",
-    summary="Watch a model",
-    response_model=schemas.Dashboard,
-    responses=error_responses(*_ASKED, RequestValidationError),
-)
-@needs("read")
+@router.get("/models/{m}/dashboard", summary="Watch a model", response_model=schemas.Dashboard)
+@needs("read", Layer.MODEL, Layer.READ)
 async def get_dashboard(
     request: Request,
     m: str,
-    history: Annotated[bool, Query(description="Tell how the scores came to be as well.")] = False,
+    history: Annotated[bool, Query(description="Include the history of the scores.")] = False,
 ) -> Response:
-    """Tell all that the page at `/` shows of a model, of one moment between two steps."""
+    """Return what the dashboard shows of a model, at one moment between two steps."""
     catalog = catalog_of(request.scope)
     learner = catalog.get(m)
     shown = await learner.reads.ask(report.dashboard)
@@ -111,7 +90,7 @@ async def get_dashboard(
 
 
 def _latency(request: Request) -> dict[str, Any]:
-    """Return the distribution of the times of answers; it is of all models together."""
+    """Return the latency histograms, which cover all models."""
     metrics: HttpMetrics = request.app.state.http_metrics
     learn, predict = (dict(metrics.durations(route)) for route in ("/learn", "/predict"))
     bounds = sorted(learn | predict)
@@ -122,45 +101,16 @@ def _latency(request: Request) -> dict[str, Any]:
     }
 
 
-@router.get(
-    "/models/{m}/fingerprint",
-    summary="Fingerprint a model",
-    response_model=schemas.Fingerprint,
-    responses=_ABSENT,
-)
-@needs("read")
+@router.get("/models/{m}/fingerprint", summary="Fingerprint a model", response_model=schemas.Fingerprint)
+@needs("read", Layer.MODEL, Layer.READ)
 async def get_fingerprint(request: Request, m: str) -> Response:
-    """Digest all that learning changes: equal digests, equal states."""
+    """Return digests of all that learning changes: equal digests, equal states."""
     return json_response(await catalog_of(request.scope).get(m).reads.ask(report.fingerprint))
 
 
 async def description(learner: Learner) -> dict[str, Any]:
-    """Return what a model was told to be, and what it became."""
+    """Return the specification and the current state of a model."""
     return {**await learner.reads.ask(report.describe), "state": learner.state}
 
 
-ROUTES = [
-    *router.routes,
-    DocumentedRoute(
-        "/models",
-        create_model,
-        Operation(
-            "Make a model",
-            "models",
-            schemas.ModelSpec,
-            schemas.ModelDescription,
-            (
-                errors.InvalidJsonError,
-                errors.DuplicateKeyError,
-                errors.ModelExistsError,
-                errors.TooManyModelsError,
-                errors.BodyTooLargeError,
-                errors.InvalidSpecError,
-                errors.ShuttingDownError,
-                errors.StorageFullError,
-                errors.StorageError,
-            ),
-            status=201,
-        ),
-    ),
-]
+ROUTES = router.routes

@@ -1,12 +1,8 @@
-"""From chunks of bytes, cut anywhere, to lines of bounded length.
+"""NDJSON: requests of many JSON lines, each answered by a line, in order, while the body is being sent.
 
-Lines of a stream that are decoded, queued and answered together.
-
-Streams of lines: JSON in, an answer line for each, in order, while the body is still coming in.
-
-Two coroutines run at a time. The reader takes what the client sends, decodes it, and queues it at the models;
-it waits while too much is unanswered or a queue is full, and TCP makes the client wait. The writer awaits
-what became of each line, and sends it.
+`LineStream` serves a request with two coroutines. The reader splits the body into lines, decodes them in
+batches, and queues them at the models; it waits while too many batches are unanswered or a queue is full, so
+that TCP slows the client down. The writer awaits the outcomes of each batch and sends its answers.
 """
 
 from __future__ import annotations
@@ -22,51 +18,58 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from ..auth.scopes import NDJSON
-from ..errors import (
-    REFUSALS,
-    BodyTooLargeError,
-    RequestError,
-    ShuttingDownError,
-    StreamTimeoutError,
-    envelope,
-)
+from ..errors import REFUSALS, BodyTooLargeError, RequestError, ShuttingDownError, StreamTimeoutError
 from ..http.connection import connection_of
-from ..http.requests import encode_line, headers_of, media_type
+from ..http.responses import encode_line, envelope
 from ..models.queue import Outcomes
 from ..models.scheduling import SLICE, Passes
 from ..models.worker import Learner
 from ..settings import Settings
 
+T = TypeVar("T")
+
+Take: TypeAlias = Callable[[bytes], tuple[Learner, T]]
+"""Decodes a line into the model that it names and the item to queue there; may raise one of `REFUSALS`."""
+Queue: TypeAlias = Callable[[Learner, Sequence[T]], Awaitable[tuple[int, Outcomes]]]
+"""Queues the first of several items once the queue has room; returns how many, and their outcomes."""
+
+#: Lines that are encoded before other requests may run.
+_ANSWERS = 64
+#: Batches that may be unanswered: one is learned, one is sent, and two wait.
+_BATCHES = 4
+#: Seconds in which a client may stop sending when the server ends its stream; what it sends is discarded.
+_LINGER = 2.0
+
 
 class Line(NamedTuple):
-    """A line that is not blank.
+    """A line of the body that is not blank.
 
     Attributes
     ----------
     number : int
-        From 1; blank lines count.
+        Number from 1; blank lines count.
     raw : bytes or None
-        Without its end; None if it was too long.
+        The line without its line break; None if it is too long.
     """
 
     number: int
     raw: bytes | None
 
 
-class Lines:
-    r"""Splits a stream into lines, and keeps no more of it than the beginning of one.
+class LineSplitter:
+    r"""Splitter of a stream of chunks into lines; it stores at most the beginning of one line.
 
     Parameters
     ----------
     limit : int
-        Bytes of the longest line; of a longer one nothing is kept.
+        Maximum length of a line in bytes; longer lines are not stored.
 
     Examples
     --------
-    >>> lines = Lines(limit=3)
-    >>> list(lines.feed(b"1\n\n2"))
+    >>> splitter = LineSplitter(limit=3)
+    >>> list(splitter.feed(b"1\n\n2"))
     [Line(number=1, raw=b'1')]
-    >>> list(lines.feed(b"2\n3333", last=True))
+    >>> list(splitter.feed(b"2\n3333", last=True))
     [Line(number=3, raw=b'22'), Line(number=4, raw=None)]
     """
 
@@ -77,7 +80,7 @@ class Lines:
         self._size = 0
 
     def feed(self, chunk: bytes, last: bool = False) -> Iterator[Line]:
-        """Yield the lines that end in this chunk; after the last chunk a line needs no end."""
+        """Yield the lines that end in a chunk; the last line needs no line break."""
         start = 0
         while (stop := chunk.find(b"\n", start)) >= 0:
             raw = self._end(chunk[start:stop])
@@ -96,7 +99,7 @@ class Lines:
             self._begun.clear()
 
     def _end(self, part: bytes) -> bytes | None:
-        """Return the line that ends with `part`, None if it is too long."""
+        """Return the line that ends with `part`; None if it is too long."""
         self._number += 1
         if not self._size:
             return part if len(part) <= self._limit else None
@@ -107,43 +110,32 @@ class Lines:
         return raw
 
 
-T = TypeVar("T")
-
-#: Lines that are answered before other requests have a turn.
-_ANSWERS = 64
-
-Take: TypeAlias = Callable[[bytes], tuple[Learner, T]]
-"""Decodes a line: which model it is for, and what to queue there; it may raise one of `REFUSALS`."""
-Queue: TypeAlias = Callable[[Learner, Sequence[T]], Awaitable[tuple[int, Outcomes]]]
-"""Queues the first of many items, as soon as there is room, and returns how many."""
-
-
 class Batch(Generic[T]):
-    """Some lines, and for each what became of it: an answer or an error.
+    """A batch of lines with the outcome of each: an answer or an error.
 
     Parameters
     ----------
     lines : sequence of Line
         At most as many as a model learns as one group.
     passes : Passes
-        Of the server.
+        The server's, which shares the event loop among requests.
     """
 
     def __init__(self, lines: Sequence[Line], passes: Passes) -> None:
         self._lines = lines
         self._passes = passes
-        # What nobody queued when the stream was stopped was not learned.
+        # The outcome of lines that are not queued when the stream stops: they are not learned.
         late = ShuttingDownError("the server is shutting down: send this line again")
         self._outcomes: list[Any] = [late] * len(lines)
         self._queued: list[tuple[Sequence[int], Outcomes]] = []
 
     async def queue(self, take: Take[T], queue: Queue[T]) -> None:
-        """Decode the lines, and queue them at their models: at each in order, once there is room."""
+        """Decode the lines, and queue them at their models, in order for each model."""
         for learner, (positions, items) in (await self._decode(take)).items():
             await self._queue_at(learner, positions, items, queue)
 
     async def _decode(self, take: Take[T]) -> dict[Learner, tuple[list[int], list[T]]]:
-        """Return what is to be queued at each model, and for which lines."""
+        """Return the items to queue at each model, and the positions of their lines."""
         by_learner: defaultdict[Learner, tuple[list[int], list[T]]] = defaultdict(lambda: ([], []))
         for i, line in enumerate(self._lines):
             if i % SLICE == 0:
@@ -174,7 +166,7 @@ class Batch(Generic[T]):
             positions, items = positions[count:], items[count:]
 
     async def answer(self) -> bytes:
-        """Return a line for each line, in order, once all that is queued is done."""
+        """Return the answers to the lines, in order, once all outcomes are known."""
         for positions, outcomes in self._queued:
             for i, outcome in zip(positions, await outcomes, strict=True):
                 self._outcomes[i] = outcome
@@ -182,50 +174,35 @@ class Batch(Generic[T]):
         for start in range(0, len(self._lines), _ANSWERS):
             await self._passes.next()
             some = slice(start, start + _ANSWERS)
-            answers += map(_answer_line, self._lines[some], self._outcomes[some])
+            for line, outcome in zip(self._lines[some], self._outcomes[some], strict=True):
+                failed = isinstance(outcome, Exception)
+                answers.append(error_line(outcome, line.number) if failed else encode_line(outcome))
         return b"".join(answers)
 
 
-def _answer_line(line: Line, outcome: Any) -> bytes:
-    if isinstance(outcome, Exception):
-        return error_line(outcome, line.number)
-    return encode_line(outcome)
-
-
 def error_line(error: Exception, number: int) -> bytes:
-    """Return the line that answers a line of this number with an error."""
+    """Return the answer to a line that was refused."""
     _, body, _ = envelope(error)
     return encode_line({**body, "line": number})
 
 
-#: Batches that may be unanswered: one is learned, one is sent, and the rest bridges the time in between.
-_BATCHES = 4
-#: Seconds that a client has to stop sending when the server ends its stream; what still comes is dropped.
-_LINGER = 2.0
-
-
 class _UnreadError(Exception):
-    """The client has not read for too long."""
-
-
-def is_ndjson(scope: Scope) -> bool:
-    """Whether the body of a request is a stream of lines."""
-    return media_type(headers_of(scope)) == NDJSON
+    """The client did not read within the time limit."""
 
 
 class LineStream(Generic[T]):
-    """One request with a body of lines.
+    """A request with an NDJSON body.
 
     Parameters
     ----------
     scope, receive, send
-        The request.
+        The ASGI request.
     settings : Settings
-        The limits.
+        Limits.
     passes : Passes
-        Of the server.
+        The server's, which shares the event loop among requests.
     take, queue : callable
-        What a line asks for, and where that waits.
+        Decoder of a line, and queue of decoded lines; see `Take` and `Queue`.
     """
 
     def __init__(
@@ -249,21 +226,21 @@ class LineStream(Generic[T]):
         self._room = asyncio.Semaphore(_BATCHES)
         self._started = False
         self._more = True
-        self._line = 0  # the last that is in a batch
+        self._line = 0  # number of the last line in a batch
         self._end: RequestError | ClientDisconnect | None = None
 
     async def run(self) -> None:
-        """Answer all lines; returns when that is done, or the client has gone.
+        """Answer all lines; return when all are answered or the client has disconnected.
 
         Raises
         ------
         ClientDisconnect
-            If it left before the first answer.
+            If the client disconnects before the first answer.
         """
         reader, unread = asyncio.create_task(self._read()), False
         try:
             await self._write_answers()
-            await reader  # if it failed, the answer must not look complete
+            await reader  # if it failed, the response must not look complete
             await self._write_end()
         except _UnreadError:
             unread = True
@@ -276,7 +253,7 @@ class LineStream(Generic[T]):
             await self._drop(until_gone=True)
 
     async def _read(self) -> None:
-        """Read and queue until there is nothing more to read, for whatever reason."""
+        """Read and queue lines until the body ends, the client disconnects, or the server shuts down."""
         if (this := asyncio.current_task()) is not None:
             self._connection.on_stop(this.cancel)
         try:
@@ -289,10 +266,10 @@ class LineStream(Generic[T]):
             self._batches.put_nowait(None)
 
     async def _read_lines(self) -> None:
-        lines, size = Lines(self._settings.max_body_bytes), self._settings.group_size
+        splitter, size = LineSplitter(self._settings.max_body_bytes), self._settings.group_size
         while self._more:
             chunk = await self._read_chunk()
-            complete = lines.feed(chunk, last=not self._more)
+            complete = splitter.feed(chunk, last=not self._more)
             while some := list(itertools.islice(complete, size)):
                 await self._room.acquire()
                 await self._queue_batch(some)
@@ -301,20 +278,21 @@ class LineStream(Generic[T]):
         patience = self._settings.stream_timeout
         try:
             async with asyncio.timeout(patience):
-                message = await self._receive()
+                received = await self._receive()
         except TimeoutError:
-            raise StreamTimeoutError(f"nothing came for {patience:g} s (BNP_STREAM_TIMEOUT)") from None
-        if message["type"] == "http.disconnect":
+            message = f"the client sent nothing for {patience:g} s (BNP_STREAM_TIMEOUT)"
+            raise StreamTimeoutError(message) from None
+        if received["type"] == "http.disconnect":
             raise ClientDisconnect
-        self._more = message.get("more_body", False)
-        chunk: bytes = message.get("body", b"")
+        self._more = received.get("more_body", False)
+        chunk: bytes = received.get("body", b"")
         return chunk
 
     async def _queue_batch(self, lines: Sequence[Line]) -> None:
         batch: Batch[T] = Batch(lines, self._passes)
         try:
             await batch.queue(self._take, self._queue)
-        finally:  # when the reader is stopped in the middle, too: what was queued will be learned
+        finally:  # also when the reader is cancelled: queued lines are learned and must be answered
             self._line = lines[-1].number
             self._batches.put_nowait(batch)
 
@@ -329,7 +307,7 @@ class LineStream(Generic[T]):
                 raise self._end
         elif self._end is not None:
             await self._send_body(error_line(self._end, self._line + 1))
-            # To close what still has bytes to read would take the last answers with it.
+            # Closing a socket with unread bytes resets it, and the client would lose the last answers.
             await self._drop(until_gone=False)
             await self._send_body(b"", more=False)
             self._connection.close()
@@ -348,7 +326,7 @@ class LineStream(Generic[T]):
             raise _UnreadError from None
 
     async def _drop(self, *, until_gone: bool) -> None:
-        """Read on, and make nothing of it, until the body ends or the client has gone."""
+        """Read and discard the body until it ends or the client disconnects."""
         with contextlib.suppress(TimeoutError, StreamTimeoutError, ClientDisconnect):
             async with asyncio.timeout(_LINGER):
                 while self._more or until_gone:

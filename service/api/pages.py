@@ -1,6 +1,6 @@
-"""The pages: /docs, with everything that it loads, and the OpenAPI document that it shows.
+"""The page /docs with its assets, and the OpenAPI document.
 
-All of it comes from this server, so the pages work without a network and may load nothing from elsewhere.
+The page loads everything from this server: it works without a network, and its policy forbids other sources.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 
 from ..auth.guard import PlainRoute
 from ..auth.scopes import needs
-from ..http.requests import json_response
+from ..http.responses import json_response
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -40,8 +40,8 @@ _START = """SwaggerUIBundle({
 });
 """
 
-# What a page of this server may do: load its own scripts, call its own routes; no other page may frame it.
-# Swagger UI sets styles from its script, and draws its icons from data: URLs.
+# Pages may load scripts of this server and call its routes; no other page may frame them. Swagger UI sets
+# styles from its script, and has its icons in data: URLs.
 PAGE_HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -53,25 +53,25 @@ PAGE_HEADERS = {
 
 @needs(None)
 async def docs(request: Request) -> Response:
-    """Show the routes, and try them."""
+    """Return the page of the routes."""
     return HTMLResponse(_PAGE, headers=PAGE_HEADERS)
 
 
 @needs(None)
 async def start_docs(request: Request) -> Response:
-    """Start Swagger UI: a script of its own, since the page may run none that stands in it."""
+    """Return the script that starts Swagger UI; the policy forbids inline scripts."""
     return Response(_START, media_type="text/javascript")
 
 
 @needs(None)
 async def swagger_script(request: Request) -> Response:
-    """Return Swagger UI."""
+    """Return the script of Swagger UI."""
     return FileResponse(_swagger() / "swagger-ui-bundle.js")
 
 
 @needs(None)
 async def swagger_style(request: Request) -> Response:
-    """Return the style of Swagger UI."""
+    """Return the style sheet of Swagger UI."""
     return FileResponse(_swagger() / "swagger-ui.css")
 
 
@@ -82,7 +82,7 @@ async def document(request: Request) -> Response:
 
 
 def _swagger() -> Path:
-    """Return the folder of a package that is here for its copy of Swagger UI alone; it is not imported."""
+    """Return the folder with Swagger UI, in a package that is installed for it and never imported."""
     found = find_spec("fastapi_offline")
     if found is None or found.origin is None:
         raise FileNotFoundError("the package fastapi-offline is not installed")

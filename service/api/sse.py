@@ -1,14 +1,13 @@
-"""Server-Sent Events: an answer that goes on for as long as its client listens.
+"""Server-Sent Events: a response that lasts as long as its client listens.
 
-It ends when the client leaves, when the server shuts down, when the client's key is taken away, and when the
-client does not read: then what waits for it is dropped, and it is told so once it does.
+It ends when the client disconnects, when the server shuts down, and when the client's key is revoked. It also
+ends when the client does not read: its events are dropped, and a notice says so.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from starlette.responses import Response
@@ -16,57 +15,50 @@ from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import RequestError
 from ..http.connection import connection_of
-from ..http.requests import encode
-from ..models.feed import Event, Feed, Listener
+from ..http.responses import encode
+from ..models.feed import Event, Listener
+from ..models.registry import catalog_of
 
-#: Seconds after which an idle stream says that it is alive; the key is looked at again as often.
+#: Seconds between signs of life on an idle stream, and between two checks of the key.
 HEARTBEAT = 15.0
-#: Milliseconds after which a client that was cut off comes back.
+#: Milliseconds after which a disconnected client reconnects.
 _RETRY = 1000
 
 
 class EventStream(Response):
-    """The answer to `GET /events`; a subclass may write it otherwise.
+    """The response of `GET /events`; subclasses have other formats.
 
     Parameters
     ----------
-    feed : Feed
-        What happens.
-    listen : callable
-        Returns a context with the listener.
-    check : callable
-        Raises `RequestError` once the client may listen no longer.
-    timeout : float
-        Seconds in which the client must read something.
+    scope : Scope
+        ASGI scope of the request.
+    model : str, optional
+        Name of the model; by default all models that the key covers.
+    after : str, optional
+        Id of the last event that the client received.
 
     Attributes
     ----------
     opening, alive : bytes
-        What is sent first, and what is sent when there has been nothing to send for long; neither is empty.
+        Beginning of the stream, and sign of life of an idle stream; neither is empty.
     """
 
     media_type = "text/event-stream"
     opening: ClassVar[bytes] = b"retry: %d\n\n" % _RETRY
     alive: ClassVar[bytes] = b": alive\n\n"
 
-    def __init__(
-        self,
-        feed: Feed,
-        listen: Callable[[], contextlib.AbstractContextManager[Listener]],
-        check: Callable[[], None],
-        timeout: float,
-    ) -> None:
+    def __init__(self, scope: Scope, model: str | None = None, after: str | None = None) -> None:
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._feed = feed
-        self._listen = listen
-        self._check = check
-        self._timeout = timeout
+        self.models = catalog_of(scope)
+        self._scope = scope
+        self._model = model
+        self._after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send events until there is a reason to end."""
+        """Send events until the stream ends."""
         connection = connection_of(scope)
-        with self._listen() as listener:
+        with self.models.listen(self._model, self._after) as listener:
             watching = asyncio.create_task(_watch(receive, listener))
             connection.on_stop(listener.end)
             try:
@@ -84,9 +76,7 @@ class EventStream(Response):
         clock = asyncio.get_running_loop()
         block, checked, more = self.opening, clock.time(), True
         if listener.missed:
-            block += self.notice(
-                "missed", "some events since the last one that you had are not kept any more"
-            )
+            block += self.notice("missed", "some events since the last one you received are no longer kept")
         while True:
             await self._send(send, {"type": "http.response.body", "body": block, "more_body": more})
             if not more:
@@ -98,44 +88,44 @@ class EventStream(Response):
                 checked, refusal = clock.time(), self._refusal()
             if listener.slow:
                 block += self.notice(
-                    "slow", "you did not read: come again with the id of the last event you had"
+                    "slow", "you did not read: reconnect with the id of the last event you received"
                 )
             elif listener.over:
-                block += self.notice("shutting_down", "the server is shutting down: come again")
+                block += self.notice("shutting_down", "the server is shutting down: reconnect")
             elif refusal is not None:
                 block += self.notice("refused", refusal)
             more = not listener.over and refusal is None
             block = block or self.alive
 
     async def written(self, events: Sequence[Event]) -> bytes:
-        """Return events as they go over the wire."""
-        return b"".join(_block(e.kind, e.data, self._feed.identifier(e)) for e in events)
+        """Return the encoded events."""
+        return b"".join(_block(e.kind, e.data, self.models.feed.identifier(e)) for e in events)
 
     def notice(self, reason: str, message: str) -> bytes:
-        """Return word of something that is about the stream itself."""
+        """Return an encoded notice about the stream itself."""
         return _block("notice", {"reason": reason, "message": message})
 
     def _refusal(self) -> str | None:
-        """Return why the client may listen no longer."""
+        """Return why the client is no longer authorized, None if it is."""
         try:
-            self._check()
+            self._scope["app"].state.guard.admit(self._scope, self._scope["route"].access)
         except RequestError as error:
             return error.message
         return None
 
     async def _send(self, send: Send, message: Message) -> None:
-        async with asyncio.timeout(self._timeout):
+        async with asyncio.timeout(self.models.settings.stream_timeout):
             await send(message)
 
 
 async def _watch(receive: Receive, listener: Listener) -> None:
-    """End a listener once its client has gone."""
+    """End a listener when its client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
     listener.end()
 
 
 def _block(kind: str, data: Any, identifier: str | None = None) -> bytes:
-    """Return an event as it goes over the wire; JSON has no line break in it."""
+    """Return an encoded event; its JSON contains no line break."""
     first = b"" if identifier is None else b"id: %b\n" % identifier.encode()
     return b"%bevent: %b\ndata: %b\n\n" % (first, kind.encode(), encode(data))

@@ -1,4 +1,4 @@
-"""A model as a whole: checkpoints, rollback, unlearning, export and import, limits."""
+"""Administration of a model: checkpoints, rollback, unlearning, export, import, limits."""
 
 from __future__ import annotations
 
@@ -7,44 +7,34 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
 
-from bnp_online.errors import CheckpointError, StateError
-
-from .. import errors, schemas
-from ..auth.guard import GuardedRoute
+from .. import schemas
 from ..auth.scopes import BYTES, JSON, needs
-from ..http.requests import json_response, read_body, read_model
+from ..errors import Layer
+from ..http.requests import read_body, read_model
+from ..http.responses import json_response
 from ..models.operations import export
 from ..models.registry import catalog_of
 from ..models.worker import Learner
 from ..storage import event_codec
 from ..storage.interfaces import Checkpoint, Record
 from .models import description
-from .openapi import error_responses, operation_id, request_body
+from .openapi import ApiRoute
 
-_ABSENT = (
-    errors.UnknownModelError,
-    errors.QueueFullError,
-    errors.ModelFailedError,
-    errors.ShuttingDownError,
-    errors.StorageError,
-)
-_BODY = (errors.InvalidJsonError, errors.DuplicateKeyError, errors.BodyTooLargeError, errors.InvalidSpecError)
-_STORED = (errors.StorageFullError,)
+#: Layers of a change of a whole model.
+_CHANGE = (Layer.MODEL, Layer.EXCLUSIVE, Layer.WRITE)
 
-router = APIRouter(tags=["models"], route_class=GuardedRoute, generate_unique_id_function=operation_id)
+router = APIRouter(tags=["models"], route_class=ApiRoute)
 
 
 @router.get(
     "/models/{m}/checkpoints",
     summary="List checkpoints",
     response_model=schemas.CheckpointList,
-    responses=error_responses(*_ABSENT),
 )
-@needs("admin")
+@needs("admin", Layer.MODEL, Layer.STORAGE)
 async def list_checkpoints(request: Request, m: str) -> Response:
-    """List the checkpoints that are kept, the newest first."""
+    """List the stored checkpoints, the newest first."""
     kept = await catalog_of(request.scope).maintenance(m).checkpoints()
     return json_response({"checkpoints": [_checkpoint(each, current) for each, current in kept]})
 
@@ -54,24 +44,21 @@ async def list_checkpoints(request: Request, m: str) -> Response:
     summary="Take a checkpoint",
     status_code=201,
     response_model=schemas.CheckpointAnswer,
-    responses=error_responses(*_ABSENT, *_STORED, errors.RebuildingError),
 )
-@needs("admin")
+@needs("admin", *_CHANGE, Layer.REBUILDING)
 async def take_checkpoint(request: Request, m: str) -> Response:
-    """Keep the state as it is, and answer once it is on the disk."""
+    """Write a checkpoint of the current state, and respond once it is on the disk."""
     return json_response(_checkpoint(await catalog_of(request.scope).maintenance(m).checkpoint(), True), 201)
 
 
 @router.post(
     "/models/{m}/rollback",
-    summary="Go back to an earlier state",
+    summary="Return to an earlier state",
     response_model=schemas.RollbackAnswer,
-    responses=error_responses(*_ABSENT, *_BODY, *_STORED, errors.UnknownCheckpointError, errors.NotKeptError),
-    openapi_extra=request_body(schemas.RollbackBody),
 )
-@needs("admin", takes=(JSON,))
+@needs("admin", *_CHANGE, Layer.ROLLBACK, takes=(JSON,), body=schemas.RollbackBody)
 async def roll_back(request: Request, m: str) -> Response:
-    """Go back to a step or a checkpoint, exactly; what follows is a new branch of the model's history."""
+    """Return exactly to a step or a checkpoint, and start a new branch of the model's history."""
     body = await read_model(request, schemas.RollbackBody)
     model = await catalog_of(request.scope).maintenance(m).roll_back(body.step, body.checkpoint)
     branch = catalog_of(request.scope).get(m).history.branch
@@ -83,14 +70,13 @@ async def roll_back(request: Request, m: str) -> Response:
     summary="Unlearn samples",
     status_code=202,
     response_model=schemas.ForgetAnswer,
-    responses=error_responses(*_ABSENT, *_BODY, *_STORED, errors.UnknownIdError, errors.NotKeptError),
-    openapi_extra=request_body(schemas.ForgetBody),
 )
-@needs("admin", takes=(JSON,))
+@needs("admin", *_CHANGE, Layer.UNLEARNING, takes=(JSON,), body=schemas.ForgetBody)
 async def forget(request: Request, m: str) -> Response:
-    """Unlearn samples by their ids: they are out of the log at once, and out of the model once it is rebuilt.
+    """Unlearn samples by their ids: the log drops them at once, the model once it is rebuilt without them.
 
-    The model serves and learns meanwhile; its `state` says when that is done. The ids are not learned again.
+    The model keeps serving and learning; its `state` is `rebuilding` until then. The ids are not learned
+    again.
     """
     body = await read_model(request, schemas.ForgetBody)
     maintenance = catalog_of(request.scope).maintenance(m)
@@ -102,11 +88,10 @@ async def forget(request: Request, m: str) -> Response:
     "/models/{m}/branches",
     summary="List branches",
     response_model=schemas.BranchList,
-    responses=error_responses(*_ABSENT),
 )
-@needs("read")
+@needs("read", Layer.MODEL)
 async def list_branches(request: Request, m: str) -> Response:
-    """List the branches of a model's history, one more for each rollback; the last is the one that counts."""
+    """List the branches of a model's history; each rollback adds one, and the last is the current one."""
     branches = await catalog_of(request.scope).maintenance(m).branches()
     return json_response({"branches": [asdict(branch) for branch in branches]})
 
@@ -115,9 +100,8 @@ async def list_branches(request: Request, m: str) -> Response:
     "/models/{m}/events",
     summary="List logged events",
     response_model=schemas.EventList,
-    responses=error_responses(*_ABSENT, RequestValidationError),
 )
-@needs("admin")
+@needs("admin", Layer.MODEL, Layer.STORAGE)
 async def list_events(
     request: Request,
     m: str,
@@ -125,7 +109,7 @@ async def list_events(
     after: schemas.Count = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
-    """List what is logged of a model, without the samples themselves: of one branch, or what counts."""
+    """List the logged events of a model without their samples: of a branch, or of the current history."""
     records = await catalog_of(request.scope).maintenance(m).events(branch, after, limit)
     return json_response({"events": [_event(record) for record in records]})
 
@@ -134,16 +118,16 @@ async def list_events(
     "/models/{m}/export",
     summary="Export a model",
     response_class=Response,
-    responses={200: {"content": {BYTES: {}}}, **error_responses(*_ABSENT)},
+    responses={200: {"content": {BYTES: {}}}},
 )
-@needs("admin")
+@needs("admin", Layer.MODEL, Layer.READ)
 async def export_model(request: Request, m: str) -> Response:
-    """Return the model as one safetensors file, which `bnp_online.load` reads."""
+    """Return the model as a safetensors file, which `bnp_online.load` reads."""
     return await download(catalog_of(request.scope).get(m))
 
 
 async def download(learner: Learner) -> Response:
-    """Return a model as a file to keep."""
+    """Return a model as a file to download."""
     body = await learner.reads.ask(export)
     name = f'attachment; filename="{learner.model.name}.safetensors"'
     return Response(body, media_type=BYTES, headers={"content-disposition": name})
@@ -153,16 +137,12 @@ async def download(learner: Learner) -> Response:
     "/models/{m}/import",
     summary="Import a model",
     response_model=schemas.ModelDescription,
-    responses=error_responses(
-        *_ABSENT, *_STORED, errors.BodyTooLargeError, errors.InvalidSpecError, CheckpointError, StateError
-    ),
-    openapi_extra={"requestBody": {"required": True, "content": {BYTES: {}}}},
 )
-@needs("admin", takes=(BYTES,))
+@needs("admin", *_CHANGE, Layer.READ, Layer.IMPORT, takes=(BYTES,))
 async def import_model(request: Request, m: str) -> Response:
-    """Put the model in a file, as export or `save` in Python wrote it, in the place of this one.
+    """Replace the model by that of a file, which export or `save` in Python wrote.
 
-    Its spec becomes that of the file; its prequential metrics begin anew.
+    Its specification becomes that of the file; its prequential metrics start again.
     """
     catalog = catalog_of(request.scope)
     body = await read_body(request.scope, request.receive, catalog.settings.max_import_bytes)
@@ -172,14 +152,12 @@ async def import_model(request: Request, m: str) -> Response:
 
 @router.patch(
     "/models/{m}",
-    summary="Change a model's limits, or how it is watched for drift",
+    summary="Change the limits or the drift setting of a model",
     response_model=schemas.ModelDescription,
-    responses=error_responses(*_ABSENT, *_BODY, *_STORED),
-    openapi_extra=request_body(schemas.ModelPatch),
 )
-@needs("admin", takes=(JSON,))
+@needs("admin", *_CHANGE, Layer.READ, takes=(JSON,), body=schemas.ModelPatch)
 async def patch_model(request: Request, m: str) -> Response:
-    """Change what may change while a model lives."""
+    """Change the settings that may change on a live model."""
     changes = await read_model(request, schemas.ModelPatch)
     await catalog_of(request.scope).maintenance(m).patch(changes)
     return json_response(await description(catalog_of(request.scope).get(m)))

@@ -1,4 +1,4 @@
-"""Who may call a route: scopes, API keys, and the checks before every route.
+"""Access control: scopes of routes, API keys, and the guard before every route.
 
 It may import `http`, `settings`, `schemas` and `errors`.
 """

@@ -1,14 +1,14 @@
-"""What stands before every route: who may come in, from where, and with what kind of body.
+"""Checks before every route: host, origin, API key, and media type of the body.
 
-On a server with keys a request needs one. Without keys the server listens to this machine alone, where the
-danger is a web page elsewhere that makes the browser here call it. Such a page can send what needs no leave
-of the server (a form, a body without a JSON type), or point a host name of its own at this machine (DNS
-rebinding). So the name under which the server was reached, the page's origin and the body's type are checked.
+A server with keys requires one on each request. A server without keys listens on loopback only; the danger
+is then a web page elsewhere that makes a browser on this machine call it. Such a page can send requests that
+need no preflight (a form, a body without a JSON type), or point a host name of its own at this machine (DNS
+rebinding). The guard therefore checks the Host header, the origin and the media type.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Any
 
@@ -27,15 +27,15 @@ from .scopes import Access, access_of
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 
-class Door:
-    """Lets requests in to the routes of one server.
+class Guard:
+    """Guard of all routes of a server.
 
     Parameters
     ----------
     settings : Settings
         Further hosts and origins.
     keyring : Keyring
-        The keys.
+        The API keys.
     """
 
     def __init__(self, settings: Settings, keyring: Keyring) -> None:
@@ -44,144 +44,123 @@ class Door:
         self._hosts = frozenset(name.lower() for name in (*_LOOPBACK, own, *settings.allowed_hosts))
         self._origins = frozenset(settings.cors_origins)
 
-    def admit(self, headers: Mapping[bytes, bytes], access: Access) -> Key:
-        """Return whose a request is, if it may pass.
+    def admit(self, scope: Scope, access: Access) -> Key:
+        """Check a request, and return its key, which also becomes ``scope["caller"]``.
 
         Parameters
         ----------
-        headers : mapping
-            By their names in lower case.
+        scope : Scope
+            ASGI scope of the request.
         access : Access
-            What the route demands.
+            Access declaration of the route.
 
         Raises
         ------
         UnauthorizedError, ForbiddenError
-            For want of a key, or of its scope.
+            If the key is missing or unknown, or lacks the scope.
         UnknownHostError, ForeignOriginError
             On a server without keys.
         UnsupportedMediaTypeError
-            If there is a body of a type that the route does not take.
+            If the body has a media type that the route does not take.
         """
+        headers = headers_of(scope)
         caller = ANYBODY
-        if not self._keyring.needed:
-            self._check_host(headers.get(b"host", b""))
+        if not self._keyring.keys:
+            if _name(host := headers.get(b"host", b"")) not in self._hosts:
+                raise UnknownHostError(
+                    f"a server without API keys accepts the hosts {', '.join(_LOOPBACK)}, not "
+                    f"{host.decode('latin-1')!r:.80}: create a key, or add the host to BNP_ALLOWED_HOSTS"
+                )
             if (origin := headers.get(b"origin")) is not None:
-                self._check_origin(origin.decode("latin-1").lower(), headers)
+                self._check_origin(origin.decode("latin-1").lower(), host.decode("latin-1").lower())
         elif access.scope is not None:
             caller = self._authenticate(headers.get(b"authorization", b""))
             _check_scope(caller, access)
         if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
-            _check_type(media_type(headers), access)
+            found = media_type(headers.get(b"content-type", b""))
+            if found not in access.takes:
+                takes = " or ".join(access.takes)
+                wanted = f"send it with Content-Type: {takes}" if takes else "this route takes no body"
+                raise access.otherwise(f"the media type of the body is {found!r:.80}: {wanted}")
+        scope["caller"] = caller
         return caller
 
     def _authenticate(self, header: bytes) -> Key:
         kind, _, secret = header.partition(b" ")
         if kind.lower() != b"bearer":
-            raise UnauthorizedError("this server needs a key: send the header Authorization: Bearer KEY")
+            raise UnauthorizedError("this server requires a key: send the header Authorization: Bearer KEY")
         return self.find(secret.strip())
 
     def find(self, secret: bytes) -> Key:
-        """Return the key that this is.
+        """Return the key with this secret.
 
         Raises
         ------
         UnauthorizedError
-            If it is unknown, or has expired.
+            If it is unknown or expired.
         """
         key = self._keyring.find(secret)
         if key is None:
-            raise UnauthorizedError("this key is not known here")
+            raise UnauthorizedError("the API key is unknown")
         if key.expired:
-            raise UnauthorizedError(f"this key expired on {key.expires}")
+            raise UnauthorizedError(f"the API key expired on {key.expires}")
         return key
 
-    def _check_host(self, host: bytes) -> None:
-        if _name(host) not in self._hosts:
-            raise UnknownHostError(
-                f"a server without API keys answers to {', '.join(_LOOPBACK)}, not to "
-                f"{host.decode('latin-1')!r:.80}: set a key, or name the host in BNP_ALLOWED_HOSTS"
-            )
-
-    def _check_origin(self, origin: str, headers: Mapping[bytes, bytes]) -> None:
-        own = headers.get(b"host", b"").decode("latin-1").lower()
-        if origin.partition("://")[2] != own and origin not in self._origins:
+    def _check_origin(self, origin: str, host: str) -> None:
+        if origin.partition("://")[2] != host and origin not in self._origins:
             raise ForeignOriginError(
-                f"a page of {origin!r:.80} may not call this server: name its origin in BNP_CORS_ORIGINS"
+                f"pages of the origin {origin!r:.80} may not call this server: add it to BNP_CORS_ORIGINS"
             )
 
 
 def _check_scope(caller: Key, access: Access) -> None:
     if access.scope not in caller.scopes:
-        raise ForbiddenError(f"this needs a key with the scope {access.scope}; yours does not have it")
+        raise ForbiddenError(f"this request needs the scope {access.scope}, which your key does not have")
     if access.whole_server and caller.models is not None:
-        raise ForbiddenError("this tells of all models, and your key is for some of them")
+        raise ForbiddenError("this endpoint covers all models; your key is restricted to some")
 
 
-def _check_type(found: str, access: Access) -> None:
-    if found not in access.takes:
-        takes = access.takes
-        wanted = f"send it with Content-Type: {' or '.join(takes)}" if takes else "this route takes none"
-        raise access.otherwise(f"the request has a body of type {found!r:.80}: {wanted}")
-
-
-@lru_cache(32)  # clients send the same ones again and again
+@lru_cache(32)  # clients repeat few different values
 def _name(host: bytes) -> str:
-    """Return the name in a Host header; what has no port that could be one is no name of ours."""
+    """Return the host name in a Host header; all of the header if what follows the colon is no port."""
     written = host.decode("latin-1").lower()
     name, colon, port = written.rpartition(":")
     return name if colon and port.isdecimal() else written
 
 
 def require_model(caller: Key, name: str) -> None:
-    """Raise `ForbiddenError` if a key is not for a model, whether it is there or not."""
+    """Raise `ForbiddenError` if a key does not cover a model, whether or not the model exists."""
     if not caller.covers(name):
-        raise ForbiddenError(f"this key is not for the model {name!r:.80}", "model")
+        raise ForbiddenError(f"your key is not for the model {name!r:.80}", "model")
 
 
-class Guard:
-    """The way into one route.
+def _guarded(app: ASGIApp, access: Access) -> ASGIApp:
+    """Return an ASGI application that checks each request before `app` gets it."""
 
-    Parameters
-    ----------
-    app : ASGIApp
-        The route's own.
-    access : Access
-        What it demands.
-
-    Notes
-    -----
-    It leaves the key in ``scope["caller"]``, where `service.models.registry.catalog_of` looks for it.
-    """
-
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self._app = app
-        self._access = access
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request in, or raise what refuses it."""
-        door: Door = scope["app"].state.door
-        scope["caller"] = caller = door.admit(headers_of(scope), self._access)
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        caller = scope["app"].state.guard.admit(scope, access)
         if (model := scope.get("path_params", {}).get("m")) is not None:
             require_model(caller, model)  # before the body is read
-        await self._app(scope, receive, send)
+        await app(scope, receive, send)
+
+    return guarded
 
 
 class GuardedRoute(APIRoute):
-    """A FastAPI route behind its guard: the ``route_class`` of every router here."""
+    """A FastAPI route behind the guard: a ``route_class`` for routers."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
         self.access = access_of(endpoint)
-        self.app = Guard(self.app, self.access)
+        self.app = _guarded(self.app, self.access)
 
 
 class PlainRoute(Route):
-    """A plain Starlette route behind its guard."""
+    """A Starlette route behind the guard, for pages that the OpenAPI document leaves out."""
 
     def __init__(
         self, path: str, endpoint: Callable[[Request], Awaitable[Response]], methods: list[str]
     ) -> None:
         super().__init__(path, endpoint, methods=methods)
         self.access = access_of(endpoint)
-        self.app = Guard(self.app, self.access)
+        self.app = _guarded(self.app, self.access)

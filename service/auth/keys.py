@@ -1,7 +1,7 @@
-"""API keys: how they are written down, where they are kept, and what each allows.
+"""API keys: their file format, the keyring of a server, and generation.
 
-A key is random, with at least 128 bits, so its plain SHA-256 cannot be guessed back: the hash is all that is
-kept. No message here ever quotes a word of an entry, for it could be the key.
+A key has at least 128 random bits, so guessing cannot invert its plain SHA-256. Only this hash is stored.
+No message quotes a word of an entry, which could be the key.
 
 ``python -m service.keys new``: make an API key.
 """
@@ -28,7 +28,7 @@ from ..schemas import NAME_PATTERN
 from ..settings import Settings, read_settings
 from .scopes import SCOPES, Scope
 
-_PREFIX = "bnp_"  # so that people and secret scanners know one when they see it
+_PREFIX = "bnp_"  # recognisable for people and secret scanners
 _SHORTEST = 32
 _HASHED = re.compile(r"sha256:([0-9a-f]{64})")
 
@@ -36,25 +36,25 @@ _logger = logging.getLogger(__name__)
 
 
 class KeysError(Exception):
-    """The server cannot be started with these keys, or without any; the message says what to set."""
+    """The server cannot start with the configured keys, or without keys; the message says what to set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key that the server knows.
+    """An API key of the server.
 
     Attributes
     ----------
     name : str
-        For people and for the log.
+        Name, for people and the log.
     scopes : frozenset of str
-        What it allows; none includes another.
+        Scopes that it grants; no scope includes another.
     digest : bytes
         SHA-256 of the key.
     models : frozenset of str or None
-        The models that it is for; None for all.
+        Models that it covers; None for all.
     expires : date or None
-        The day (UTC) from which it is not valid any more.
+        First day (UTC) on which it is no longer valid.
     """
 
     name: str
@@ -65,15 +65,15 @@ class Key:
 
     @property
     def expired(self) -> bool:
-        """Whether its time is over."""
+        """Whether the key has expired."""
         return self.expires is not None and datetime.now(UTC).date() >= self.expires
 
     def covers(self, model: str) -> bool:
-        """Return whether the key is for a model."""
+        """Return whether the key covers a model."""
         return self.models is None or model in self.models
 
     def line(self) -> str:
-        """Return the key as it stands in a file."""
+        """Return the line of the key in a file of keys."""
         words = [self.name, ",".join(scope for scope in SCOPES if scope in self.scopes)]
         words.append(f"sha256:{self.digest.hex()}")
         if self.models is not None:
@@ -84,33 +84,33 @@ class Key:
 
 
 ANYBODY = Key("", frozenset(SCOPES), b"")
-"""Who comes to a server without keys, or to a route that needs none."""
+"""Key of a request that needs none: on a server without keys, or to a public route."""
 
 
 def new_secret() -> str:
-    """Return a new key with 256 random bits."""
+    """Return a new key of 256 random bits."""
     return _PREFIX + secrets.token_urlsafe(32)
 
 
 def digest_of(secret: bytes) -> bytes:
-    """Return what is kept of a key."""
+    """Return the SHA-256 of a key, the only part of it that is stored."""
     return hashlib.sha256(secret).digest()
 
 
 def parse_key(entry: str, *, hashed: bool) -> Key:
-    """Read ``NAME SCOPES KEY [models=A,B] [expires=YYYY-MM-DD]``.
+    """Parse ``NAME SCOPES KEY [models=A,B] [expires=YYYY-MM-DD]``.
 
     Parameters
     ----------
     entry : str
         KEY is ``sha256:`` with 64 hexadecimal digits, or the key itself.
     hashed : bool
-        Whether it must be the hash.
+        Whether KEY must be a hash.
 
     Raises
     ------
     KeysError
-        What is wrong, without quoting any of it.
+        If the entry is invalid; the message quotes nothing of it.
 
     Examples
     --------
@@ -120,13 +120,13 @@ def parse_key(entry: str, *, hashed: bool) -> Key:
     """
     words = entry.split()
     if len(words) < 3:
-        raise KeysError("it must be NAME SCOPES KEY, and then, where wanted, models=… and expires=…")
+        raise KeysError("it must be NAME SCOPES KEY, optionally followed by models=… and expires=…")
     name, scopes, secret, *options = words
     if not re.fullmatch(NAME_PATTERN, name):
-        raise KeysError("its name (the first word) must be of letters, digits, and . _ -")
+        raise KeysError("its name (the first word) may contain letters, digits, and . _ -")
     granted = scopes.split(",")
     if not set(granted) <= set(SCOPES):
-        raise KeysError(f"its scopes (the second word) must be some of {','.join(SCOPES)}")
+        raise KeysError(f"its scopes (the second word) must be from {','.join(SCOPES)}")
     models, expires = _options(options)
     return Key(name, frozenset(cast(list[Scope], granted)), _digest(secret, hashed), models, expires)
 
@@ -139,7 +139,7 @@ def _digest(secret: str, hashed: bool) -> bytes:
             "its key (the third word) must be sha256: and 64 hexadecimal digits, not the key itself"
         )
     if len(secret) < _SHORTEST or not secret.isascii():
-        raise KeysError(f"its key (the third word) must have {_SHORTEST} random characters at least")
+        raise KeysError(f"its key (the third word) must have at least {_SHORTEST} random characters")
     return digest_of(secret.encode())
 
 
@@ -151,83 +151,86 @@ def _options(words: Iterable[str]) -> tuple[frozenset[str] | None, date | None]:
         if option == "models":
             models = frozenset(value.split(","))
             if not all(re.fullmatch(NAME_PATTERN, model) for model in models):
-                raise KeysError("models= must list names of models, with commas between them")
+                raise KeysError("models= must list names of models, separated by commas")
         elif option == "expires":
             try:
                 expires = date.fromisoformat(value)
             except ValueError:
-                raise KeysError("expires= must be a day, as in 2030-12-31") from None
+                raise KeysError("expires= must be a date such as 2030-12-31") from None
         else:
-            raise KeysError("what follows the key must be models=… or expires=…")
+            raise KeysError("only models=… and expires=… may follow the key")
     return models, expires
 
 
 def file_of(settings: Settings) -> Path:
-    """Return where the server looks for its keys."""
+    """Return the path of the file of keys."""
     return settings.data_dir / "keys" if settings.keys_file is None else settings.keys_file
 
 
 class Keyring:
-    """All keys of a server, from its environment and its file.
+    """API keys of a server, from its environment and its file.
 
     Parameters
     ----------
     settings : Settings
-        Where the keys are.
+        Location of the keys.
 
     Raises
     ------
     KeysError
-        If they cannot be read, or if there is none and the server is to listen beyond loopback.
+        If the keys cannot be read, or if there are none and the server would listen beyond loopback.
+
+    Attributes
+    ----------
+    keys : tuple of Key
+        All keys; empty on a server without keys.
+    file : Path or None
+        File of keys, if there is one.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         path = file_of(settings)
         self.file = path if settings.keys_file is not None or path.exists() else None
-        self._keys = self._read()
-        if not self._keys and not is_loopback(settings.host):
+        self.keys = self._read()
+        if not self.keys and not is_loopback(settings.host):
             raise KeysError(
-                f"BNP_HOST: {settings.host} can be reached from other machines, and there is no API key. "
-                f"`python -m service.keys new --name NAME --scopes {','.join(SCOPES)}` makes one in {path}; "
-                "BNP_MAKE_KEY=1 lets the server make one; BNP_API_KEYS and BNP_KEYS_FILE name others. "
+                f"BNP_HOST: {settings.host} is reachable from other machines, and there is no API key. "
+                f"`python -m service.keys new --name NAME --scopes {','.join(SCOPES)}` creates one "
+                f"in {path}; with BNP_MAKE_KEY=1 the server creates one itself; "
+                "BNP_API_KEYS and BNP_KEYS_FILE name others. "
                 "Or set BNP_HOST to 127.0.0.1."
             )
 
-    @property
-    def needed(self) -> bool:
-        """Whether a request needs a key."""
-        return bool(self._keys)
-
     def find(self, secret: bytes) -> Key | None:
-        """Return the key that this is, None if it is unknown.
+        """Return the key with this secret, None if it is unknown.
 
-        It is compared with every key, each in constant time, so that the time tells nothing of them.
+        The secret is compared with every key in constant time, so the duration reveals nothing.
         """
         digest = digest_of(secret)
         found: Key | None = None
-        for key in self._keys:
+        for key in self.keys:
             if hmac.compare_digest(key.digest, digest):
                 found = key
         return found
 
     def reload(self) -> None:
-        """Read the file again; if that fails, the keys stay as they were, and the log says why."""
+        """Read the keys again; on an error keep the current ones and log the reason."""
         try:
             keys = self._read()
         except KeysError as error:
-            _logger.error("The API keys stay as they were: %s", error)  # noqa: TRY400 (no traceback is wanted)
+            _logger.error("API keys not reloaded: %s", error)  # noqa: TRY400 (no traceback is wanted)
         else:
-            self._keys = keys
-            _logger.info("The API keys are now: %s", ", ".join(key.name for key in keys))
+            self.keys = keys
+            _logger.info("API keys reloaded: %s", ", ".join(key.name for key in keys))
 
     def _read(self) -> tuple[Key, ...]:
         keys = [*self._from_environment(), *(read_keys(self.file) if self.file is not None else ())]
         names = [key.name for key in keys]
         if twice := {name for name in names if names.count(name) > 1}:
-            raise KeysError(f"the name of an API key stands twice: {', '.join(sorted(twice))}")
+            raise KeysError(f"several API keys have the same name: {', '.join(sorted(twice))}")
         if self.file is not None and not keys:
-            raise KeysError(f"{self.file}: it has no key in it; take the file away to do without keys")
+            raise KeysError(f"{self.file}: the file contains no key; remove it to run without keys")
         return tuple(keys)
 
     def _from_environment(self) -> Iterator[Key]:
@@ -241,19 +244,19 @@ class Keyring:
 
 
 def read_keys(path: Path) -> list[Key]:
-    """Read a file of keys: one a line, hashed; what follows a # is a comment.
+    """Read a file of keys: one hashed key per line; # starts a comment.
 
     Raises
     ------
     KeysError
-        Naming the line, if it is one.
+        With the number of an invalid line.
     """
     try:
         text = path.read_text("utf-8")
     except OSError as error:
         raise KeysError(f"BNP_KEYS_FILE: {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise KeysError(f"BNP_KEYS_FILE: {path}: it is not text") from None
+        raise KeysError(f"BNP_KEYS_FILE: {path}: not a text file") from None
     keys = []
     for i, line in enumerate(text.splitlines(), 1):
         entry = line.partition("#")[0]
@@ -266,7 +269,7 @@ def read_keys(path: Path) -> list[Key]:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether an address to listen on can be reached from this machine only.
+    """Return whether an address to listen on is reachable from this machine only.
 
     Examples
     --------
@@ -276,7 +279,7 @@ def is_loopback(host: str) -> bool:
     try:
         found = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError:
-        return False  # a name that nothing answers to: not known to be safe
+        return False  # an unknown name: not known to be safe
     return all(ipaddress.ip_address(str(address[4][0])).is_loopback for address in found)
 
 
@@ -311,19 +314,19 @@ def _arguments() -> argparse.Namespace:
 
 
 def add_key(key: Key, path: Path) -> None:
-    """Add a key to a file of keys, which is made if it is not there, for its owner alone.
+    """Add a key to a file of keys, which is created with mode 0600 if it does not exist.
 
     Raises
     ------
     KeysError
-        If the file has a key of that name, or cannot be read or written.
+        If the file has a key with that name, or cannot be read or written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "r+b") as file:
             if any(known.name == key.name for known in read_keys(path)):
-                raise KeysError(f"{path} has a key of the name {key.name}: take another name")
+                raise KeysError(f"{path} has a key with the name {key.name}: choose another name")
             text = file.read()
             file.write(b"" if not text or text.endswith(b"\n") else b"\n")
             file.write(f"{key.line()}\n".encode())
@@ -334,12 +337,12 @@ def add_key(key: Key, path: Path) -> None:
 
 
 def make_first_key(settings: Settings) -> str | None:
-    """Make a key with all scopes for a server that has none, and return it; None if the server has one.
+    """Create a key with all scopes for a server without keys, and return it; None if the server has one.
 
     Raises
     ------
     KeysError
-        If its hash cannot be kept.
+        If its hash cannot be stored.
     """
     path = settings.data_dir / "keys"
     if settings.api_keys is not None or settings.keys_file is not None or path.exists():

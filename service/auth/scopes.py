@@ -1,4 +1,4 @@
-"""What a route demands of a request, declared where the route is defined.
+"""Access declarations of endpoints: the scope of the API key, the media types of the body, the layers.
 
 >>> @needs("learn", takes=(JSON,))
 ... async def learn(request): ...
@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
-from ..errors import RequestError, UnsupportedMediaTypeError
+from pydantic import BaseModel
+
+from ..errors import Layer, RequestError, UnsupportedMediaTypeError
 
 Scope: TypeAlias = Literal["learn", "predict", "read", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -20,34 +22,40 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 BYTES = "application/octet-stream"
-#: For the method DELETE alone: a page elsewhere can send a form by POST without asking, but none by DELETE.
+#: For DELETE only: web pages of other origins can send forms by POST without a preflight, but not by DELETE.
 FORM = "application/x-www-form-urlencoded"
 
 E = TypeVar("E", bound=Callable[..., Any])
 
 
 class UndeclaredRouteError(Exception):
-    """A route does not say who may use it, so no application is made with it."""
+    """A route without a declared scope: no application is created with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a request must bring.
+    """Access declaration of an endpoint.
 
     Attributes
     ----------
     scope : {"learn", "predict", "read", "admin"} or None
-        What its key must allow; None where anybody may come, even on a server with keys.
+        Scope that the API key must have; None if the route needs no key.
     takes : tuple of str
-        Media types that its body may have; empty for a route that takes no body.
+        Media types that the body may have; empty for a route without a body.
+    body : type of BaseModel, optional
+        The body, as the endpoint reads it; a hot route declares it in its signature instead.
+    layers : tuple of Layer
+        Layers behind the guard and the body; see `service.errors.Layer`.
     whole_server : bool
-        Whether the answer is about all models at once, so that a key for some of them is not enough.
+        Whether the response covers all models, so that a key for some models is not enough.
     otherwise : type of RequestError
-        What refuses a body of another type.
+        Error for a body of another media type.
     """
 
     scope: Scope | None
     takes: tuple[str, ...] = ()
+    body: type[BaseModel] | None = None
+    layers: tuple[Layer, ...] = ()
     whole_server: bool = False
     otherwise: type[RequestError] = UnsupportedMediaTypeError
 
@@ -57,30 +65,31 @@ _declared: dict[Callable[..., Any], Access] = {}
 
 def needs(
     scope: Scope | None,
-    *,
+    *layers: Layer,
     takes: tuple[str, ...] = (),
+    body: type[BaseModel] | None = None,
     whole_server: bool = False,
     otherwise: type[RequestError] = UnsupportedMediaTypeError,
 ) -> Callable[[E], E]:
-    """Declare what an endpoint demands; see `Access`. It stands next to the function, below the route."""
+    """Declare the access of an endpoint; see `Access`."""
 
     def declare(endpoint: E) -> E:
-        _declared[endpoint] = Access(scope, takes, whole_server, otherwise)
+        _declared[endpoint] = Access(scope, takes, body, layers, whole_server, otherwise)
         return endpoint
 
     return declare
 
 
 def access_of(endpoint: Callable[..., Any]) -> Access:
-    """Return what an endpoint demands.
+    """Return the access declaration of an endpoint.
 
     Raises
     ------
     UndeclaredRouteError
-        If it does not say.
+        If it has none.
     """
     access = _declared.get(endpoint)
     if access is None:
         name = getattr(endpoint, "__qualname__", repr(endpoint))
-        raise UndeclaredRouteError(f"{name} does not say who may use it: put @needs(...) on it")
+        raise UndeclaredRouteError(f"{name} does not declare its scope: decorate it with @needs(...)")
     return access

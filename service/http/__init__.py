@@ -1,4 +1,4 @@
-"""Bytes in, bytes out: the connection and its limits, bounded bodies, JSON, error envelopes.
+"""HTTP: connections and their limits, requests (head, bounded body, JSON), responses and error envelopes.
 
-It knows nothing of models. It may import `settings`, `schemas` and `errors`.
+It does not depend on models. It may import `settings`, `schemas` and `errors`.
 """

@@ -1,7 +1,7 @@
-"""What becomes of the connection that a request came by.
+"""Connection of a request: forced disconnection, and notice of a shutdown.
 
-ASGI has no word for either: a client that reads nothing can only be disconnected by force, and who answers a
-long stream must hear that the server is about to end.
+ASGI offers neither. A client that does not read can only be disconnected by force, and a long stream must end
+when the server shuts down.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ EXTENSION = "bnp.connection"
 
 
 class Connection:
-    """The connection that a request came by.
+    """Connection of a request.
 
     Parameters
     ----------
     transport : asyncio.Transport, optional
-        None under another server's protocol: the connection is never closed from here, then.
+        None under the protocol of another server; `close` and `abort` then do nothing.
     """
 
     def __init__(self, transport: asyncio.Transport | None = None) -> None:
@@ -30,19 +30,19 @@ class Connection:
         self._callback: Callable[[], Any] | None = None
 
     def on_stop(self, callback: Callable[[], Any] | None) -> None:
-        """Call back once the server begins to shut down, or at once if it has."""
+        """Set a callback for the start of a shutdown; it is called at once if the shutdown has started."""
         self._callback = callback
         if self._stopping and callback is not None:
             callback()
 
     def stop(self) -> None:
-        """Tell the application that the server begins to shut down."""
+        """Start the shutdown: call the callback."""
         self._stopping = True
         if self._callback is not None:
             self._callback()
 
     def close(self) -> None:
-        """Close the connection once all that was sent has been read."""
+        """Close the connection after all sent data was transmitted."""
         if self._transport is not None:
             self._transport.close()
 
@@ -53,6 +53,6 @@ class Connection:
 
 
 def connection_of(scope: Scope) -> Connection:
-    """Return the connection that a request came by."""
+    """Return the connection of a request."""
     found = scope.get("extensions", {}).get(EXTENSION, {}).get("connection")
     return found if isinstance(found, Connection) else Connection()

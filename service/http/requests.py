@@ -1,10 +1,6 @@
-"""The headers of a request, looked up in one way by all that look.
+"""HTTP requests: head, bounded body, JSON, and checks of fields.
 
-Where a header stands twice, the guard must not check the one while a route uses the other.
-
-From raw bytes to checked bodies, and from answers to bytes.
-
-The hot routes come here instead of to pydantic: an idiomatic FastAPI body costs several times as much.
+The hot routes use this module in place of FastAPI's body parsing, which costs several times as much.
 """
 
 from __future__ import annotations
@@ -13,14 +9,14 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar, cast, get_args
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
 import jiter
 import orjson
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Scope
 
 from ..errors import (
     BodyTimeoutError,
@@ -38,80 +34,40 @@ from ..errors import (
 from ..schemas import MAX_ID_LENGTH
 from ..settings import Settings
 
-_KEY = "bnp.headers"
+_HEADERS = "bnp.headers"
+
+ARRIVED = "bnp.arrived"
+"""Key of the ASGI scope that the protocol sets once it has received the whole request."""
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def headers_of(scope: Scope) -> Mapping[bytes, bytes]:
-    """Return the headers by their names in lower case; of those that stand twice the first, as in Starlette.
+    """Return the headers of a request by lower-case name; of a repeated header the first, as in Starlette.
+
+    Every check and every use of a header reads it here, so that both see the same value.
 
     Examples
     --------
     >>> headers_of({"headers": [(b"host", b"a"), (b"host", b"b")]})[b"host"]
     b'a'
     """
-    found = scope.get(_KEY)
+    found = scope.get(_HEADERS)
     if found is None:
-        found = scope[_KEY] = dict(reversed(scope["headers"]))
+        found = scope[_HEADERS] = dict(reversed(scope["headers"]))
     return cast(Mapping[bytes, bytes], found)
 
 
-def media_type(headers: Mapping[bytes, bytes]) -> str:
-    """Return the type of a body, without its parameters.
+@lru_cache(32)  # clients repeat few different values
+def media_type(content_type: bytes) -> str:
+    """Return the media type in a Content-Type header, without its parameters.
 
     Examples
     --------
-    >>> media_type({b"content-type": b"Application/JSON; charset=utf-8"})
+    >>> media_type(b"Application/JSON; charset=utf-8")
     'application/json'
     """
-    return _media_type(headers.get(b"content-type", b""))
-
-
-@lru_cache(32)  # clients send the same ones again and again
-def _media_type(header: bytes) -> str:
-    return header.partition(b";")[0].strip().lower().decode("latin-1")
-
-
-M = TypeVar("M", bound=BaseModel)
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """The JSON types that a field may have, as the decoder gives them, and their names for people."""
-
-    types: tuple[type, ...]
-    expected: str
-
-
-ARRIVED = "bnp.arrived"
-"""Key of the ASGI scope that the protocol sets once the whole request is here."""
-
-FEATURES = Kind((dict, list), "an object, or nested lists")
-TARGET = Kind((bool, int, float, str), "a boolean, a number or a string")
-TEXT = Kind((str,), "a string")
-# A client that has no id to send often sends null: it stands for an absent field.
-OPTIONAL_TEXT = Kind((str, type(None)), "a string")
-OPTIONAL_NUMBER = Kind((int, float, type(None)), "a number")
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The fields of a body, and what it calls those that are looked into."""
-
-    fields: Mapping[str, Kind]
-    required: tuple[str, ...]
-    x: str = "x"
-    y: str = "y"
-    id: str = "id"
-
-
-LEARN = Shape(
-    {"x": FEATURES, "y": TARGET, "model": OPTIONAL_TEXT, "id": OPTIONAL_TEXT, "w": OPTIONAL_NUMBER},
-    ("x", "y"),
-)
-LABEL = Shape({"id": TEXT, "y": TARGET, "model": OPTIONAL_TEXT}, ("id", "y"))
-PREDICT = Shape(
-    {"x": FEATURES, "model": OPTIONAL_TEXT, "id": OPTIONAL_TEXT, "interval": OPTIONAL_NUMBER}, ("x",)
-)
+    return content_type.partition(b";")[0].strip().lower().decode("latin-1")
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
@@ -120,20 +76,22 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     Raises
     ------
     BodyTooLargeError
-        As soon as more than `limit` bytes were announced or have come.
+        As soon as more than `limit` bytes were announced or received.
     BodyTimeoutError
-        If it has not come in time.
+        If the body is incomplete after `BNP_RECEIVE_TIMEOUT` seconds.
     ClientDisconnect
-        If the client has left.
+        If the client closed the connection.
     """
-    if ARRIVED in scope:  # most often; a timer costs more than everything else here
+    if ARRIVED in scope:  # the common case: a timer would cost more than all the rest of this function
         return await _read(scope, receive, limit)
     seconds: float = scope["app"].state.settings.receive_timeout
     try:
         async with asyncio.timeout(seconds):
             return await _read(scope, receive, limit)
     except TimeoutError:
-        raise BodyTimeoutError(f"the body did not come within {seconds:g} s (BNP_RECEIVE_TIMEOUT)") from None
+        raise BodyTimeoutError(
+            f"the body was not complete after {seconds:g} s (BNP_RECEIVE_TIMEOUT)"
+        ) from None
 
 
 async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
@@ -153,32 +111,32 @@ async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
 
 
 def decode(raw: bytes, sample: str = "x") -> Any:
-    """Return the JSON value in `raw`; what has a `sample` of plain values is read fast.
+    """Return the JSON value in `raw`; an object whose field `sample` has plain values is decoded faster.
 
     Raises
     ------
     InvalidJsonError
         Also for NaN and Infinity, for nesting deeper than 200, and for strings that are not Unicode.
     DuplicateKeyError
-        If an object has a key twice: to keep one of them would be to guess.
+        If an object contains a key twice.
 
     Notes
     -----
-    A number beyond the range of float64 becomes infinity: whoever takes it checks that it is finite. An
-    integer beyond 64 bits may come as the float next to it.
+    A number beyond the range of float64 becomes infinity; the checks of a sample refuse it. An integer
+    beyond 64 bits may become the nearest float.
 
     Examples
     --------
     >>> decode(b'{"x": {"a": 1.5}}')
     {'x': {'a': 1.5}}
     """
-    # To check for duplicate keys makes a decoder three times as slow (10 µs instead of 3.5 for 64 features).
-    # For an `x` of plain values counting does: a key takes a colon, so as many colons as there are keys in
-    # the end leave none for a second one of the same name. A bracket may be the first of too many.
+    # A decoder that checks for duplicate keys is three times as slow (10 µs instead of 3.5 for 64 features).
+    # For an `x` of plain values it is enough to count: each key has a colon, so with as many colons as there
+    # are keys in the result, no key was dropped as a duplicate. A bracket may begin deeper nesting.
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        body = None  # or a number beyond float64, which is JSON
+        body = None  # or a number beyond float64, which is valid JSON
     if (
         type(body) is dict
         and type(x := body.get(sample)) is dict
@@ -192,34 +150,95 @@ def decode(raw: bytes, sample: str = "x") -> Any:
         message = str(error)
         if message.startswith("Detected duplicate key"):
             raise DuplicateKeyError(message) from None
-        raise InvalidJsonError(f"this is not JSON: {message}") from None
+        raise InvalidJsonError(f"the body is not valid JSON: {message}") from None
+
+
+_NAMES = {
+    dict: "an object",
+    list: "nested lists",
+    bool: "a boolean",
+    float: "a number",
+    str: "a string",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Fields of a JSON body and their types, for checks that cost less than pydantic's.
+
+    Attributes
+    ----------
+    fields : dict of str to tuple of type
+        For each field the types that the JSON decoder may return.
+    required : tuple of str
+        Names of the required fields.
+    x, y, id : str
+        Names of the features, the target and the id; empty if the body has none.
+    """
+
+    fields: Mapping[str, tuple[type, ...]]
+    required: tuple[str, ...]
+    x: str = ""
+    y: str = ""
+    id: str = ""
+
+    @classmethod
+    def of(cls, model: type[BaseModel]) -> Shape:
+        """Return the shape of the bodies that a pydantic model accepts.
+
+        Examples
+        --------
+        >>> from service.schemas import LabelBody
+        >>> Shape.of(LabelBody).required
+        ('id', 'y')
+        """
+        fields = {name: _types(field.annotation) for name, field in model.model_fields.items()}
+        return cls(
+            fields,
+            tuple(name for name, field in model.model_fields.items() if field.is_required()),
+            next((name for name, types in fields.items() if dict in types), ""),
+            next((name for name, types in fields.items() if bool in types), ""),
+            next((name for name in ("id", "identifier") if name in fields), ""),
+        )
+
+
+def _types(annotation: Any) -> tuple[type, ...]:
+    """Return the types of the values that JSON decodes to for an annotation."""
+    origin = get_origin(annotation) or annotation
+    if origin is Annotated:
+        return _types(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return tuple(dict.fromkeys(each for part in get_args(annotation) for each in _types(part)))
+    return (int, float) if origin is float else (origin,)
 
 
 def read_fields(raw: bytes, shape: Shape, settings: Settings) -> dict[str, Any]:
-    """Return the JSON object in `raw` if its fields are those of `shape`; raises as `decode` and `check`."""
+    """Return the JSON object in `raw` if it has the given shape; raises as `decode` and `check`."""
     body = check(decode(raw, shape.x), shape, settings)
-    if len(raw) > settings.max_string_length:  # else no string in it is too long either
+    if len(raw) > settings.max_string_length:  # otherwise no string in it can be too long
         _check_lengths(body, shape, settings.max_string_length)
     return body
 
 
 def check(body: Any, shape: Shape, settings: Settings) -> dict[str, Any]:
-    """Return `body` if its fields are those of `shape`; what is in them is for the model to judge.
+    """Return `body` if it has the given shape; the model checks the values of the features itself.
 
     Raises
     ------
     InvalidTypeError, UnknownFieldError, MissingFieldError, InvalidIdError, TooManyFeaturesError
-        Naming the field.
+        With the name of the field.
     """
     if type(body) is not dict:
         raise InvalidTypeError("the body must be a JSON object")
     for name, value in body.items():
-        kind = shape.fields.get(name)
-        if kind is None:
+        types = shape.fields.get(name)
+        if types is None:
             known = ", ".join(shape.fields)
             raise UnknownFieldError(f"{name[:80]!r} is not a field of this route; it has {known}", name)
-        if type(value) not in kind.types:
-            raise InvalidTypeError(f"{name} must be {kind.expected}", name)
+        if type(value) not in types:
+            *first, last = (text for kind, text in _NAMES.items() if kind in types)
+            expected = f"{', '.join(first)} or {last}" if first else last
+            raise InvalidTypeError(f"{name} must be {expected}", name)
     for name in shape.required:
         if name not in body:
             raise MissingFieldError(f"{name} is missing", name)
@@ -228,15 +247,14 @@ def check(body: Any, shape: Shape, settings: Settings) -> dict[str, Any]:
     x = body.get(shape.x)
     if type(x) is dict and len(x) > settings.max_features:
         raise TooManyFeaturesError(
-            f"{shape.x} has {len(x)} features, but this server takes {settings.max_features} "
-            "(BNP_MAX_FEATURES)",
+            f"{shape.x} has {len(x)} features; the limit is {settings.max_features} (BNP_MAX_FEATURES)",
             shape.x,
         )
     return body
 
 
 def _check_lengths(body: dict[str, Any], shape: Shape, longest: int) -> None:
-    """Refuse strings that a model would have to keep; those in nested lists it refuses itself."""
+    """Refuse strings that a model would have to store; it refuses strings in nested lists itself."""
     x, y = body.get(shape.x), body.get(shape.y)
     if type(y) is str and len(y) > longest:
         raise StringTooLongError(f"a label has at most {longest} characters (BNP_MAX_STRING_LENGTH)", shape.y)
@@ -257,18 +275,18 @@ async def read_model(request: Request, model: type[M]) -> M:
 
     Raises
     ------
-    InvalidJsonError, DuplicateKeyError, BodyTooLargeError
-        It is no JSON that is taken here.
-    RequestError
-        A field is wrong, or missing; named.
+    InvalidJsonError, DuplicateKeyError, BodyTooLargeError, BodyTimeoutError
+        If the body cannot be read or decoded.
+    InvalidSpecError
+        If a field is invalid or missing; with its name.
     """
     raw = await read_body(request.scope, request.receive, request.app.state.settings.max_body_bytes)
-    decode(raw)  # refuses what pydantic lets pass: a key that stands twice
+    decode(raw)  # pydantic accepts duplicate keys
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        # Names of the types of a union stand in the location too: they say nothing to the client.
+        # The location includes the types of a union, which are no part of the field's name.
         start, *rest = first["loc"] or ("",)
         named = _holds_model(model, start)
         where = [start, *(part for part in rest if named or isinstance(part, int))]
@@ -278,36 +296,7 @@ async def read_model(request: Request, model: type[M]) -> M:
 
 
 def _holds_model(model: type[BaseModel], name: Any) -> bool:
-    """Return whether a field of `model` holds a model, or None."""
+    """Return whether the value of a field is a pydantic model, or such a model or None."""
     field = model.model_fields.get(name)
     kinds = () if field is None else (field.annotation, *get_args(field.annotation))
     return any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds)
-
-
-def encode(content: Any) -> bytes:
-    """Return JSON; floats read back to the last bit, non-finite ones are null.
-
-    Keys that are booleans or integers are written as JSON writes them as values.
-    """
-    return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)
-
-
-def encode_line(content: Any) -> bytes:
-    """Return JSON as `encode` does, and the end of a line."""
-    return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE)
-
-
-async def respond(
-    send: Send, content: Any, status: int = 200, headers: Mapping[str, str] | None = None
-) -> None:
-    """Answer a request with JSON."""
-    body = encode(content)
-    raw = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    raw += [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-    await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
-
-
-def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a JSON answer for Starlette to send."""
-    return Response(encode(content), status, headers, media_type="application/json")

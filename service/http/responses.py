@@ -1,44 +1,104 @@
-"""How a request is refused: in the envelope of the native routes, or as clients of the River API Spec expect.
+"""HTTP responses: JSON, and the envelopes of errors.
 
-Whatever refuses a request comes through here, wherever it was raised: at a route, at its guard, by the
-router, or because too many connections are open.
+Every error response is made here, for an error of a route, of the guard, of the router or of the protocol.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
-from starlette.types import Scope
+import orjson
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import Scope, Send
 
-from ..errors import envelope
+from ..errors import HTTP_CODES, RequestError, code_of, row
 from .requests import headers_of
 
 RIVER = "/api/"
-"""What the paths of the River API Spec begin with."""
+"""Prefix of the paths of the River API Spec."""
 
 _HOST = re.compile(rb"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+_LONGEST = 500  # characters: messages and fields quote names of the client, which have any length
 
 
-def refusal(scope: Scope, error: Exception) -> tuple[int, Mapping[str, object], dict[str, str]]:
-    """Return the status, body and headers that answer an error to a request.
+def encode(content: Any) -> bytes:
+    """Return JSON; floats are written with all their bits, non-finite floats as null.
+
+    Keys that are booleans or integers are written as JSON writes such values.
+    """
+    return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)
+
+
+def encode_line(content: Any) -> bytes:
+    """Return JSON as `encode` does, with a line break at the end."""
+    return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE)
+
+
+async def respond(send: Send, content: Any, status: int = 200) -> None:
+    """Send a JSON response."""
+    body = encode(content)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a JSON response for Starlette to send."""
+    return Response(encode(content), status, headers, media_type="application/json")
+
+
+def error_response(scope: Scope, error: Exception) -> Response:
+    """Return the response to a request that raised an error, in the envelope that its client expects.
 
     Examples
     --------
     >>> from service.errors import UnknownIdError
-    >>> refusal({"path": "/api/label/"}, UnknownIdError("no such id", "identifier"))
-    (404, {'message': 'no such id'}, {})
+    >>> error_response({"path": "/api/label/"}, UnknownIdError("no such id", "identifier")).body
+    b'{"message":"no such id"}'
     """
     status, body, headers = envelope(error)
     if not is_river(scope["path"]):
-        return status, body, headers
+        return json_response(body, status, headers)
     if status == 401:
         headers["www-authenticate"] = f'Bearer realm="{_origin(scope)}/api/auth/token/",service="bnp-online"'
-    return status, {"message": body["error"]["message"]}, headers
+    return json_response({"message": body["error"]["message"]}, status, headers)
+
+
+def envelope(error: Exception) -> tuple[int, dict[str, dict[str, object]], dict[str, str]]:
+    """Return the status, body and headers of the response to an error, in the envelope of the native routes.
+
+    Examples
+    --------
+    >>> from service.errors import UnknownIdError
+    >>> envelope(UnknownIdError("no such id", "id"))
+    (404, {'error': {'code': 'unknown_id', 'message': 'no such id', 'field': 'id'}}, {})
+    """
+    if isinstance(error, HTTPException):
+        code = HTTP_CODES.get(error.status_code, "http_error")
+        return error.status_code, _body(code, str(error.detail), None), dict(error.headers or {})
+    if isinstance(error, RequestValidationError):  # a parameter of the path or the query
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"][1:]))
+        error = RequestError(f"{field}: {first['msg']}", field)
+    found = row(type(error))
+    headers = dict(found.headers)
+    if found.retry_after is not None:
+        headers["retry-after"] = str(found.retry_after)
+    # The text of an unexpected error may quote data: it belongs in the log only.
+    message = "internal error: see the log of the server" if found.status == 500 else str(error)
+    return found.status, _body(code_of(error), message, getattr(error, "field", None)), headers
+
+
+def _body(code: str, message: str, field: str | None) -> dict[str, dict[str, object]]:
+    return {"error": {"code": code, "message": message[:_LONGEST], "field": field and field[:_LONGEST]}}
 
 
 def is_river(path: str) -> bool:
-    """Return whether a path is one of the River API Spec's, there or not.
+    """Return whether a path belongs to the River API Spec, whether or not it exists.
 
     Examples
     --------
@@ -49,10 +109,10 @@ def is_river(path: str) -> bool:
 
 
 def _origin(scope: Scope) -> str:
-    """Return the address that the client used, to which it will send its key; empty if it cannot be told.
+    """Return the origin under which the client reached the server, empty if the Host header is malformed.
 
-    Behind a proxy that ends TLS the connection here has none. What the proxy says of that is believed: it can
-    only keep a client from sending its key in the clear.
+    A proxy that terminates TLS reports it in X-Forwarded-Proto. Trusting that header is safe: it can only
+    make the client send its key over https.
     """
     headers = headers_of(scope)
     host = headers.get(b"host", b"")

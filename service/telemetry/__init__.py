@@ -1,4 +1,4 @@
-"""Logs, Prometheus metrics of requests and commits, progress of long work, and their middleware.
+"""Logs, Prometheus metrics of requests and commits, progress of long operations, and their middleware.
 
 It may import `http`, `settings`, `schemas` and `errors`.
 """

@@ -1,7 +1,7 @@
-"""The log: one line an event, as text or JSON, with the id of the request; never what a request brought.
+"""Logging: one line per event, as text or JSON, with the request id, and never the content of a request.
 
-Whatever an exception says may quote the request that caused it, so a traceback has its lines and the names of
-the exceptions, but never their messages.
+The message of an exception may quote the request that caused it. A traceback in the log therefore has the
+source lines and the names of the exceptions, without their messages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import orjson
 from ..settings import Settings
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
-"""The id of the request that is being answered, empty outside of one."""
+"""Id of the current request, empty outside of a request."""
 
 #: ``service`` in a checkout, ``bnp_online_server`` where it is installed.
 _PACKAGE = __name__.partition(".")[0]
@@ -28,10 +28,10 @@ _logger = logging.getLogger(__name__)
 
 
 class _Formatter(logging.Formatter):
-    """What both forms share."""
+    """Common part of both formats."""
 
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        """Return what a line has, in its order."""
+        """Return the fields of a line, in order."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line: dict[str, Any] = {
             "time": f"{moment}.{record.msecs:03.0f}Z",
@@ -48,7 +48,7 @@ class _Formatter(logging.Formatter):
 
     def _traceback(self, error: BaseException) -> list[str]:
         before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-        lines = [] if before is None else [*self._traceback(before), "\nThat led to:\n"]
+        lines = [] if before is None else [*self._traceback(before), "\nThis exception led to:\n"]
         lines += traceback.format_tb(error.__traceback__)
         lines.append(f"{type(error).__module__}.{type(error).__qualname__}\n")
         if isinstance(error, BaseExceptionGroup):
@@ -57,7 +57,7 @@ class _Formatter(logging.Formatter):
 
 
 class JsonFormatter(_Formatter):
-    """A JSON object a line."""
+    """Format of one JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -65,21 +65,21 @@ class JsonFormatter(_Formatter):
 
 
 class TextFormatter(_Formatter):
-    """A line for people; only a traceback goes over several."""
+    """Format for people: one line per event; a traceback takes several."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         fields = self.fields(record)
         trace = fields.pop("traceback", "")
         moment, level, logger, message = (fields.pop(name) for name in ("time", "level", "logger", "message"))
-        # A line break or an escape sequence in a message would be a line of the log that nobody wrote.
+        # A line break or an escape sequence in a message could forge a line of the log.
         message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
         rest = "".join(f" {name}={value}" for name, value in fields.items())
         return f"{moment} {level:<8} {logger}: {message}{rest}" + (f"\n{trace.rstrip()}" if trace else "")
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
-    """Return what `logging.config.dictConfig` takes: the level is the server's, other packages only warn."""
+    """Return the `logging.config.dictConfig` of the server; other packages log warnings only."""
     formatter = JsonFormatter if settings.log_format == "json" else TextFormatter
     level = settings.log_level.upper()
     return {
@@ -93,16 +93,16 @@ def configuration(settings: Settings) -> dict[str, Any]:
 
 
 def catch_thread_errors() -> None:
-    """Write what ends a thread to the log, in place of Python's own report, which has no such discretion."""
+    """Log uncaught exceptions of threads in place of Python's report, which would print their messages."""
 
     def report(args: threading.ExceptHookArgs) -> None:
         if args.exc_value is not None and args.exc_type is not SystemExit:
             name = "" if args.thread is None else args.thread.name
-            _logger.critical("The thread %s ended with an error", name, exc_info=args.exc_value)
+            _logger.critical("Thread %s ended with an error", name, exc_info=args.exc_value)
 
     threading.excepthook = report
 
 
 def report_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Write what went wrong on the event loop to the log: an exception handler for the loop."""
-    _logger.error("On the event loop: %s", context["message"], exc_info=context.get("exception"))
+    """Log an error of the event loop: an exception handler for the loop."""
+    _logger.error("Event loop: %s", context["message"], exc_info=context.get("exception"))

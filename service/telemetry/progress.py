@@ -1,4 +1,4 @@
-"""A progress bar where a person watches, lines in the log where nobody does."""
+"""Progress of long operations: a bar on a terminal, otherwise lines in the log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-#: Seconds between two lines in the log; what takes less is not worth one.
+#: Seconds between two lines in the log.
 _EVERY = 5.0
 
 _logger = logging.getLogger(__name__)
@@ -16,24 +16,24 @@ _logger = logging.getLogger(__name__)
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how far something is, and for how long it will go on.
+    """Show the progress of an operation, and its remaining time.
 
     Parameters
     ----------
     what : str
-        What is done.
+        Name of the operation.
     total : int
-        How many there are to do.
+        Number of steps.
 
     Yields
     ------
     callable
-        To be told how many are done.
+        To be called with the number of steps done.
     """
     if not sys.stderr.isatty():
-        yield _Lines(what, total)
+        yield _LogProgress(what, total)
         return
-    from rich.console import Console  # imported late: a server seldom needs it
+    from rich.console import Console  # imported late: a server seldom uses it
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -42,7 +42,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: bar.update(task, completed=done)
 
 
-class _Lines:
+class _LogProgress:
     def __init__(self, what: str, total: int) -> None:
         self._what = what
         self._total = total
@@ -53,4 +53,4 @@ class _Lines:
         if now - self._last >= _EVERY:
             self._last = now
             left = (now - self._start) / done * (self._total - done) if done else 0.0
-            _logger.info("%s: %d of %d, about %.0f s left", self._what, done, self._total, left)
+            _logger.info("%s: %d of %d, about %.0f s remaining", self._what, done, self._total, left)

@@ -1,7 +1,7 @@
-"""The River API Spec under `/api/`: its words for what the native routes do, over the same models.
+"""The River API Spec under `/api/`: another interface to the same models.
 
-No second way to learn: each of these routes asks the same writers, so the log, the limits and the keys are
-the same. Every path ends in a slash, and an error is ``{"message": "…"}`` (`service.http.responses`).
+Its routes call the same writers as the native routes, with the same log, limits and keys. Every path ends in
+a slash, and an error is ``{"message": "…"}`` (`service.http.responses`).
 """
 
 from . import models, reports, samples, streams

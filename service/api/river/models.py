@@ -1,4 +1,4 @@
-"""The models, in the words of the River API Spec: make, list, look at, download, delete."""
+"""Models, by the River API Spec: create, list, describe, download, delete."""
 
 from __future__ import annotations
 
@@ -11,62 +11,43 @@ from fastapi import APIRouter, Request, Response
 
 from ... import errors
 from ... import schemas as native
-from ...auth.guard import GuardedRoute
 from ...auth.scopes import BYTES, FORM, JSON, needs
-from ...http.requests import TEXT, Shape, check, json_response, read_body, read_model
+from ...errors import Layer
+from ...http.requests import Shape, check, read_body, read_model
+from ...http.responses import json_response
 from ...models.registry import catalog_of
 from ..models import description
-from ..openapi import error_responses, operation_id
+from ..openapi import ApiRoute
 from ..state import download
 from . import schemas
 
-_ABSENT = (
-    errors.UnknownModelError,
-    errors.QueueFullError,
-    errors.ModelFailedError,
-    errors.ShuttingDownError,
-)
-_MAKING: dict[str, Any] = {
+_CREATION = (Layer.SPEC, Layer.CREATION, Layer.EXCLUSIVE, Layer.WRITE)
+_CREATES: dict[str, Any] = {
     "status_code": 201,
     "response_model": schemas.RiverName,
-    "responses": error_responses(
-        errors.InvalidJsonError,
-        errors.DuplicateKeyError,
-        errors.PickledModelError,
-        errors.ModelExistsError,
-        errors.TooManyModelsError,
-        errors.BodyTooLargeError,
-        errors.InvalidSpecError,
-        errors.ShuttingDownError,
-        errors.StorageFullError,
-        errors.StorageError,
-    ),
     "openapi_extra": {
         "requestBody": {"required": True, "content": {JSON: {"schema": schemas.spec_schema()}}}
     },
 }
-_FORM = Shape({"model": TEXT}, ("model",))
+_FORM = Shape.of(schemas.RiverForm)
 
-router = APIRouter(
-    tags=["River API Spec"], route_class=GuardedRoute, generate_unique_id_function=operation_id
-)
+router = APIRouter(tags=["River API Spec"], route_class=ApiRoute)
 
 
-@router.post("/api/model/{flavor}/", summary="Make a model under a made name (River)", **_MAKING)
-@needs("admin", takes=(JSON,), otherwise=errors.PickledModelError)
+@router.post("/api/model/{flavor}/", summary="Create a model with a generated name (River)", **_CREATES)
+@needs("admin", *_CREATION, takes=(JSON,), otherwise=errors.PickledModelError)
 async def river_create(request: Request, flavor: schemas.Flavor) -> Response:
-    """Make a model from a JSON spec, as `POST /models` does; a name is made if the spec has none.
+    """Create a model from a JSON specification, as `POST /models` does; a missing name is generated.
 
-    A pickled model is refused. The flavor says what is predicted: a model of the flavor `binary` takes two
-    classes and no more.
+    A pickled model is refused. The flavor sets the task; a `binary` model has at most two classes.
     """
     return await _create(request, flavor, None)
 
 
-@router.post("/api/model/{flavor}/{m}/", summary="Make a model (River)", **_MAKING)
-@needs("admin", takes=(JSON,), otherwise=errors.PickledModelError)
+@router.post("/api/model/{flavor}/{m}/", summary="Create a model (River)", **_CREATES)
+@needs("admin", *_CREATION, takes=(JSON,), otherwise=errors.PickledModelError)
 async def river_create_named(request: Request, flavor: schemas.Flavor, m: str) -> Response:
-    """Make a model of this name from a JSON spec, as `POST /models` does; a pickled model is refused."""
+    """Create a model with this name from a JSON specification, as `POST /models` does."""
     return await _create(request, flavor, m)
 
 
@@ -77,7 +58,7 @@ async def _create(request: Request, flavor: schemas.Flavor, name: str | None) ->
 
 
 def _completed(spec: native.ModelSpec, flavor: schemas.Flavor, name: str | None) -> native.ModelSpec:
-    """Return a spec with what the path says; what it says itself must agree."""
+    """Return a specification with the values that follow from the path, which its own must not contradict."""
     said: dict[str, Any] = {"task": "regression" if flavor == "regression" else "classification"}
     if name is not None:
         said["name"] = name
@@ -85,32 +66,27 @@ def _completed(spec: native.ModelSpec, flavor: schemas.Flavor, name: str | None)
         said["max_classes"] = 2
     for field, value in said.items():
         if field in spec.model_fields_set and getattr(spec, field) not in (value, None):
-            raise errors.InvalidSpecError(f"{field} is {value!r:.80} by the path: leave it out", field)
+            raise errors.InvalidSpecError(f"{field} is {value!r:.80} by the path: omit it", field)
     if "name" not in {*said, *spec.model_fields_set}:
         said["name"] = f"{flavor}-{secrets.token_hex(4)}"
     if re.fullmatch(native.NAME_PATTERN, said.get("name", spec.name)) is None:
         raise errors.InvalidSpecError(
-            "name must have 1 to 64 letters, digits, and . _ -, and begin with a letter or a digit", "name"
+            "name must have 1 to 64 letters, digits, and . _ -, and start with a letter or a digit", "name"
         )
     return spec.model_copy(update=said)
 
 
-@router.get("/api/models/", summary="List the models (River)", response_model=schemas.RiverNames)
+@router.get("/api/models/", summary="List models (River)", response_model=schemas.RiverNames)
 @needs("read")
 async def river_list(request: Request) -> Response:
-    """List the names of all models, in the order in which they were made."""
+    """List the names of all models, in order of creation."""
     return json_response({"models": [learner.model.name for learner in catalog_of(request.scope)]})
 
 
-@router.get(
-    "/api/model/{m}/",
-    summary="Look at a model (River)",
-    response_model=native.ModelDescription,
-    responses=error_responses(*_ABSENT),
-)
-@needs("read")
+@router.get("/api/model/{m}/", summary="Describe a model (River)", response_model=native.ModelDescription)
+@needs("read", Layer.MODEL, Layer.READ)
 async def river_get(request: Request, m: str) -> Response:
-    """Tell what the model was told to be, and what it became, as `GET /models/{m}` does."""
+    """Return the specification and the current state of a model, as `GET /models/{m}` does."""
     return json_response(await description(catalog_of(request.scope).get(m)))
 
 
@@ -118,43 +94,24 @@ async def river_get(request: Request, m: str) -> Response:
     "/api/model/download/{m}/",
     summary="Download a model (River)",
     response_class=Response,
-    responses={200: {"content": {BYTES: {}}}, **error_responses(*_ABSENT)},
+    responses={200: {"content": {BYTES: {}}}},
 )
-@needs("admin")
+@needs("admin", Layer.MODEL, Layer.READ)
 async def river_download(request: Request, m: str) -> Response:
-    """Return the model as one safetensors file, never pickled: `bnp_online.load` reads it."""
+    """Return the model as a safetensors file, never pickled, which `bnp_online.load` reads."""
     return await download(catalog_of(request.scope).get(m))
 
 
-@router.delete(
-    "/api/model/",
-    summary="Delete a model (River)",
-    response_model=schemas.RiverDone,
-    responses=error_responses(
-        *_ABSENT,
-        errors.DuplicateKeyError,
-        errors.BodyTooLargeError,
-        errors.MissingFieldError,
-        errors.UnknownFieldError,
-        errors.StorageFullError,
-        errors.StorageError,
-    ),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {FORM: {"schema": schemas.RiverForm.model_json_schema()}},
-        }
-    },
-)
-@needs("admin", takes=(FORM,))
+@router.delete("/api/model/", summary="Delete a model (River)", response_model=schemas.RiverDone)
+@needs("admin", Layer.MODEL, Layer.EXCLUSIVE, Layer.WRITE, takes=(FORM,), body=schemas.RiverForm)
 async def river_delete(request: Request) -> Response:
-    """Delete the model that a form names, and every trace of what it learned."""
+    """Delete the model that a form names, and all that it learned."""
     catalog = catalog_of(request.scope)
     raw = await read_body(request.scope, request.receive, catalog.settings.max_body_bytes)
     pairs = parse_qsl(raw.decode("latin-1"), keep_blank_values=True)
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        raise errors.DuplicateKeyError("a field of the form stands twice")
+        raise errors.DuplicateKeyError("the form contains a field twice")
     await catalog.delete(check(fields, _FORM, catalog.settings)["model"])
     return json_response("Successful delete.")
 

@@ -1,4 +1,4 @@
-"""What the server, and each model, tells of itself, in the words of the River API Spec."""
+"""Server and model reports, by the River API Spec: information, metrics, times, token."""
 
 from __future__ import annotations
 
@@ -11,45 +11,32 @@ from fastapi import APIRouter, Request, Response
 from bnp_online import __version__
 
 from ... import errors
-from ...auth.guard import Door, GuardedRoute
 from ...auth.scopes import JSON, needs
-from ...http.requests import TEXT, Shape, check, headers_of, json_response, read_body, read_fields
+from ...errors import Layer
+from ...http.requests import Shape, check, headers_of, read_body, read_fields
+from ...http.responses import json_response
 from ...models import report
 from ...models.latency import Durations
 from ...models.registry import catalog_of
 from ...models.worker import Learner
-from ..openapi import error_responses, operation_id
+from ..openapi import ApiRoute
 from . import schemas
 
-_ASK = Shape({"model": TEXT}, ("model",))
+_MODEL = Shape.of(schemas.RiverForm)
 _ASKED: dict[str, Any] = {
-    "responses": error_responses(
-        errors.InvalidJsonError,
-        errors.DuplicateKeyError,
-        errors.UnknownModelError,
-        errors.BodyTooLargeError,
-        errors.InvalidTypeError,
-        errors.MissingFieldError,
-        errors.UnknownFieldError,
-        errors.QueueFullError,
-        errors.ModelFailedError,
-        errors.ShuttingDownError,
-    ),
     "openapi_extra": {
         "parameters": [{"name": "model", "in": "query", "required": True, "schema": {"type": "string"}}]
-    },
+    }
 }
 _UNITS = (("m", 60 * 10**9), ("s", 10**9), ("ms", 10**6), ("μs", 10**3), ("ns", 1))
 
-router = APIRouter(
-    tags=["River API Spec"], generate_unique_id_function=operation_id, route_class=GuardedRoute
-)
+router = APIRouter(tags=["River API Spec"], route_class=ApiRoute)
 
 
-@router.get("/api/", summary="What is this server (River)", response_model=schemas.RiverInfo)
+@router.get("/api/", summary="Describe the server (River)", response_model=schemas.RiverInfo)
 @needs(None)
 async def river_info(request: Request) -> Response:
-    """Tell that the server is running, and which version of the spec it speaks."""
+    """Return the status of the server, and the version of the spec that it implements."""
     return json_response(
         {
             "id": "bnp-online",
@@ -66,28 +53,28 @@ async def river_info(request: Request) -> Response:
 @router.get(
     "/api/metrics/", summary="Score a model (River)", response_model=dict[str, float | None], **_ASKED
 )
-@needs("read", takes=(JSON,))
+@needs("read", Layer.FIELDS, Layer.MODEL, Layer.READ, takes=(JSON,))
 async def river_metrics(request: Request) -> Response:
-    """Return the prequential metrics by name, cumulative; the model may be named in a JSON body instead."""
+    """Return the cumulative prequential metrics by name; a JSON body may name the model instead."""
     return json_response(await (await _asked(request)).reads.ask(report.totals))
 
 
 @router.get("/api/stats/", summary="Time a model (River)", response_model=schemas.RiverStats, **_ASKED)
-@needs("read", takes=(JSON,))
+@needs("read", Layer.FIELDS, Layer.MODEL, takes=(JSON,))
 async def river_stats(request: Request) -> Response:
-    """Tell how long the model took to answer; it may be named in a JSON body instead."""
+    """Return the response times of the model; a JSON body may name it instead."""
     learner = await _asked(request)
     return json_response({"learn": _times(learner.durations), "predict": _times(learner.reads.durations)})
 
 
 async def _asked(request: Request) -> Learner:
-    """Return the model that a GET names: in its body, as the client does, or in its query, as HTTP has it."""
+    """Return the model that a GET request names in its body, as River's client does, or in its query."""
     catalog = catalog_of(request.scope)
     raw = await read_body(request.scope, request.receive, catalog.settings.max_body_bytes)
     if raw:
-        body = read_fields(raw, _ASK, catalog.settings)
+        body = read_fields(raw, _MODEL, catalog.settings)
     else:
-        body = check(dict(request.query_params), _ASK, catalog.settings)
+        body = check(dict(request.query_params), _MODEL, catalog.settings)
     return catalog.get(body["model"])
 
 
@@ -103,7 +90,7 @@ def _times(durations: Durations) -> dict[str, Any]:
 
 
 def _for_people(nanoseconds: int) -> str:
-    """Return a time in words.
+    """Return a duration with units.
 
     Examples
     --------
@@ -119,21 +106,19 @@ def _for_people(nanoseconds: int) -> str:
 
 @router.get(
     "/api/auth/token/",
-    summary="Get a token for a key (River)",
+    summary="Exchange a key for a token (River)",
     response_model=schemas.RiverToken,
-    responses=error_responses(errors.UnauthorizedError),
     openapi_extra={
         "parameters": [
             {"name": "Authorization", "in": "header", "required": True, "schema": {"type": "string"}}
         ]
     },
 )
-@needs(None)
+@needs(None, Layer.TOKEN)
 async def river_token(request: Request) -> Response:
-    """Answer Basic credentials, any user and a key as the password, with the key: it is its own token."""
+    """Return the token of Basic credentials with any user and an API key as the password: the key itself."""
     secret = _password(headers_of(request.scope).get(b"authorization", b""))
-    door: Door = request.app.state.door
-    door.find(secret)
+    request.app.state.guard.find(secret)
     return json_response({"token": secret.decode("latin-1")}, headers={"cache-control": "no-store"})
 
 
@@ -143,8 +128,8 @@ def _password(header: bytes) -> bytes:
         if kind.lower() == b"basic":
             return base64.b64decode(encoded.strip(), validate=True).partition(b":")[2]
     except binascii.Error:
-        pass  # then there is none either
-    raise errors.UnauthorizedError("send Basic credentials: any user, and an API key as the password")
+        pass  # not Basic credentials
+    raise errors.UnauthorizedError("send Basic credentials with any user and an API key as the password")
 
 
 ROUTES = router.routes

@@ -134,6 +134,7 @@ class RiverToken(BaseModel):
 def spec_schema() -> dict[str, Any]:
     """Return the schema of a model's spec without what the path says of it."""
     schema = ModelSpec.model_json_schema(ref_template=REF)
+    del schema["$defs"]  # `POST /models` has them, too
     for said in ("name", "task"):
         del schema["properties"][said]
     schema["examples"] = [{"hidden": [64, 64], "lr": 0.1}]

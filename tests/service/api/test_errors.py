@@ -153,7 +153,7 @@ ELSEWHERE = {
     "storage_full", "stream_timeout", "string_too_long", "too_many_connections", "too_many_models",
     "unauthorized", "unknown_checkpoint", "unknown_host", "unsupported_media_type",
 }  # fmt: skip
-# No request leads to these: they guard against mistakes in the code, or belong to rooms not built yet.
+# No request leads to these: they guard against mistakes in the code, or belong to features not built yet.
 UNREACHABLE = {
     "internal_error",
     "invalid_state",

@@ -8,7 +8,7 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.ndjson import Line, Lines
+from service.api.ndjson import Line, LineSplitter
 
 LIMIT = 5
 
@@ -30,10 +30,10 @@ def expected(whole: bytes) -> list[Line]:
     st.lists(st.integers(0, 60)),
 )
 def test_cut_anywhere(whole: bytes, places: list[int]) -> None:
-    lines = Lines(LIMIT)
+    splitter = LineSplitter(LIMIT)
     *chunks, last = cut(whole, places)
-    found = [line for chunk in chunks for line in lines.feed(chunk)]
-    found += lines.feed(last, last=True)
+    found = [line for chunk in chunks for line in splitter.feed(chunk)]
+    found += splitter.feed(last, last=True)
     # A blank line is skipped even if it is too long to know that: see below.
     long_blank = {n for n, part in enumerate(whole.split(b"\n"), 1) if len(part) > LIMIT and not part.strip()}
     assert [line for line in found if line.number not in long_blank] == expected(whole)
@@ -41,13 +41,13 @@ def test_cut_anywhere(whole: bytes, places: list[int]) -> None:
 
 
 def test_of_a_long_line_nothing_is_kept() -> None:
-    lines, chunk = Lines(limit=1000), b"x" * 100_000
+    splitter, chunk = LineSplitter(limit=1000), b"x" * 100_000
     tracemalloc.start()
     try:
         for _ in range(100):
-            assert list(lines.feed(chunk)) == []
+            assert list(splitter.feed(chunk)) == []
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert most < 3 * len(chunk)
-    assert list(lines.feed(b"x\n1\n")) == [Line(1, None), Line(2, b"1")]
+    assert list(splitter.feed(b"x\n1\n")) == [Line(1, None), Line(2, b"1")]

@@ -96,13 +96,13 @@ def test_keys_come_from_the_environment_and_a_file(tmp_path: Path) -> None:
     path.write_text(f"one learn {HASH}\n")
     settings = Settings(keys_file=path, api_keys=SecretStr(f" two read {SECRET} ;\n; three read {HASH};"))
     keyring = Keyring(settings)
-    assert keyring.needed
+    assert len(keyring.keys) == 3
     found = keyring.find(SECRET.encode())
     assert found is not None
     assert found.name == "two"
     assert SECRET not in repr(settings)
     path.write_text(f"two learn {HASH}\n")
-    with pytest.raises(KeysError, match="twice: two"):
+    with pytest.raises(KeysError, match="same name: two"):
         Keyring(settings)
 
 
@@ -121,11 +121,11 @@ def test_no_two_keys_are_alike() -> None:
         ({"BNP_HOST": "a.name.that.nothing.has.invalid"}, "BNP_HOST: a.name"),
         ({"BNP_API_KEYS": f"name lern {SECRET}"}, "BNP_API_KEYS, entry 1: "),
         ({"BNP_API_KEYS": f"a read {HASH}; b learn short-{SECRET[:9]}"}, "BNP_API_KEYS, entry 2: "),
-        ({"BNP_API_KEYS": f"a read {HASH};a learn {SECRET}"}, "twice: a"),
+        ({"BNP_API_KEYS": f"a read {HASH};a learn {SECRET}"}, "same name: a"),
         ({"BNP_KEYS_FILE": "nowhere/keys"}, "nowhere/keys: No such file"),
         ({"BNP_KEYS_FILE": "nowhere/keys", "BNP_MAKE_KEY": "1"}, "nowhere/keys: No such file"),
         ({"BNP_KEYS_FILE": "."}, "Is a directory"),
-        ({"BNP_KEYS_FILE": "/dev/null"}, "no key in it"),
+        ({"BNP_KEYS_FILE": "/dev/null"}, "contains no key"),
         ({"BNP_CORS_ORIGINS": "https://a.example,*"}, "BNP_CORS_ORIGINS: "),
         ({"BNP_CORS_ORIGINS": "https://a.example/path"}, "BNP_CORS_ORIGINS: "),
         ({"BNP_CORS_ORIGINS": "https://*.example"}, "BNP_CORS_ORIGINS: "),
@@ -248,19 +248,19 @@ def test_the_file_is_read_again_on_sighup(tmp_path: Path) -> None:
             assert first not in said
             assert second not in said
 
-        hang_up(line("first", first) + line("second", second), "now: first, second")
+        hang_up(line("first", first) + line("second", second), "reloaded: first, second")
         assert (status(url, first), status(url, second)) == (200, 200)
-        hang_up(line("second", second), "now: second")
+        hang_up(line("second", second), "reloaded: second")
         assert (status(url, first), status(url, second)) == (401, 200)
         for broken, why in (
             (f"{line('first', first)}second read {second}\n", "line 2"),
-            ("", "no key in it"),
+            ("", "contains no key"),
             (None, "No such file"),
         ):
             hang_up(broken, why)
             assert (status(url, first), status(url, second)) == (401, 200)
             file.touch()
-        hang_up(line("first", first), "now: first")
+        hang_up(line("first", first), "reloaded: first")
         assert (status(url, first), status(url, second)) == (200, 401)
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import APIRouter
+from pydantic import TypeAdapter
 from starlette.routing import Route
 
 from service.api import dashboard, health
-from service.api.openapi import DocumentedRoute
+from service.api.fast_path import HotRoute
 from service.app import create_app
 from service.auth.guard import GuardedRoute, PlainRoute
 from service.auth.scopes import SCOPES, Access, UndeclaredRouteError, needs
@@ -48,7 +49,7 @@ class Way:
         return self.path.replace("{m}", model).replace("{flavor}", "binary"), body
 
 
-#: Of routes that read a body, or a form, and are documented as FastAPI's own.
+#: Bodies of the routes that have no example.
 BODIES: dict[str, Json] = {
     "/api/model/{flavor}/": {"name": "default"},
     "/api/model/{flavor}/{m}/": {"seed": 1},
@@ -63,8 +64,9 @@ def ways() -> list[Way]:
     for route in create_app(Settings()).routes:
         assert isinstance(route, GuardedRoute | PlainRoute)
         body = BODIES.get(route.path)
-        if isinstance(route, DocumentedRoute):
-            schema = route.operation.body.model_json_schema()
+        if isinstance(route, HotRoute) or (route.path, route.methods) == ("/models", {"POST"}):
+            assert route.body_field is not None
+            schema = TypeAdapter(route.body_field.field_info.annotation).json_schema()
             body = dict(schema["examples"][0])
             body.update({name: "default" for name in ("model", "name") if name in schema["properties"]})
         found += [Way(method, route.path, route.access, body) for method in sorted(route.methods or ())]

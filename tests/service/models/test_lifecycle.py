@@ -158,7 +158,7 @@ def test_an_unforeseen_error_in_a_stream_cuts_its_answer_off(
     with streaming(server) as stream:
         stream.send({"x": {"a": 1}, "y": 1})
         assert stream.read()["step"] == 1
-        monkeypatch.setattr("service.api.learn.read_fields", lambda *_: 1 // 0)
+        monkeypatch.setattr("service.api.fast_path.read_fields", lambda *_: 1 // 0)
         stream.send({"x": {"a": 1}, "y": 1})
         with pytest.raises(http.client.IncompleteRead):
             stream.rest()
