@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from service.app import config
+from service.http.uvicorn_protocol import uvicorn_config
 from service.settings import Settings
 
 
@@ -63,4 +63,4 @@ RIVALS: dict[str, ASGIApp] = {"idiomatic": idiomatic, "bare": bare}
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    uvicorn.Server(config(RIVALS[sys.argv[1]], Settings(port=0))).run()
+    uvicorn.Server(uvicorn_config(RIVALS[sys.argv[1]], Settings(port=0))).run()

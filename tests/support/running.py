@@ -14,7 +14,8 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from service.app import config, create_app
+from service.app import create_app
+from service.http.uvicorn_protocol import uvicorn_config
 from service.models.registry import Catalog
 from service.settings import Settings
 
@@ -27,7 +28,7 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self.app: FastAPI = create_app(settings)
-        self._uvicorn = uvicorn.Server(config(self.app, settings))
+        self._uvicorn = uvicorn.Server(uvicorn_config(self.app, settings))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="server")
 

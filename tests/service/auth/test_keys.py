@@ -67,8 +67,8 @@ def test_a_line_reads_back() -> None:
         (f"name learn {SECRET} models=../a", "models="),
         (f"name learn {SECRET} expires=soon", "expires="),
         (f"name learn {SECRET} expires=2030-13-01", "expires="),
-        (f"name learn {SECRET} admin", "models=… or expires=…"),
-        (f"name learn {SECRET} {SECRET}", "models=… or expires=…"),
+        (f"name learn {SECRET} admin", "models=… and expires=…"),
+        (f"name learn {SECRET} {SECRET}", "models=… and expires=…"),
     ],
 )
 def test_a_wrong_entry_is_refused_without_being_quoted(entry: str, reason: str) -> None:
@@ -177,7 +177,7 @@ def test_a_key_is_made_and_opens_the_server_to_other_machines(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("--name", "me", "--scopes", "read"), "has a key of the name me"),
+        (("--name", "me", "--scopes", "read"), "has a key with the name me"),
         (("--name", "a b", "--scopes", "read"), "scopes"),
         (("--name", "you", "--scopes", "all"), "scopes"),
         (("--name", "you", "--scopes", "read", "--models", "a/b"), "models="),

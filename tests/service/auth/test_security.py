@@ -65,8 +65,9 @@ def ways() -> list[Way]:
         assert isinstance(route, GuardedRoute | PlainRoute)
         body = BODIES.get(route.path)
         if isinstance(route, HotRoute) or (route.path, route.methods) == ("/models", {"POST"}):
+            assert isinstance(route, GuardedRoute)
             assert route.body_field is not None
-            schema = TypeAdapter(route.body_field.field_info.annotation).json_schema()
+            schema = TypeAdapter[Any](route.body_field.field_info.annotation).json_schema()
             body = dict(schema["examples"][0])
             body.update({name: "default" for name in ("model", "name") if name in schema["properties"]})
         found += [Way(method, route.path, route.access, body) for method in sorted(route.methods or ())]
