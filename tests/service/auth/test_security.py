@@ -67,7 +67,8 @@ def ways() -> list[Way]:
         if isinstance(route, HotRoute) or (route.path, route.methods) == ("/models", {"POST"}):
             assert isinstance(route, GuardedRoute)
             assert route.body_field is not None
-            schema = TypeAdapter[Any](route.body_field.field_info.annotation).json_schema()
+            declared: Any = route.body_field.field_info.annotation
+            schema = TypeAdapter(declared).json_schema()
             body = dict(schema["examples"][0])
             body.update({name: "default" for name in ("model", "name") if name in schema["properties"]})
         found += [Way(method, route.path, route.access, body) for method in sorted(route.methods or ())]
