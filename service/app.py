@@ -34,7 +34,7 @@ from .http.responses import error_response
 from .http.uvicorn_protocol import uvicorn_config
 from .models.metrics import StoreCollector
 from .models.recovery import START_ERRORS, Opened, open_folder
-from .models.registry import Catalog
+from .models.registry import Registry
 from .settings import Settings
 from .telemetry.logs import catch_thread_errors, configuration, report_loop_error
 from .telemetry.metrics import HttpMetrics, LogMetrics
@@ -127,19 +127,19 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     asyncio.get_running_loop().set_exception_handler(report_loop_error)
     opened: Opened = app.state.opened or await asyncio.to_thread(open_folder, settings)
-    app.state.catalog = catalog = Catalog(settings, opened.log, opened.checkpoints, app.state.log_metrics)
+    app.state.registry = registry = Registry(settings, opened.log, opened.checkpoints, app.state.log_metrics)
     collector = StoreCollector(opened.log, settings)
     app.state.registry.register(collector)
     try:
         for recovered in opened.models:
-            catalog.serve(*recovered)
+            registry.serve(*recovered)
         if opened.log.head == 0:  # a new folder; in any other the default model may have been deleted
-            await catalog.create(settings.default_model)
+            await registry.create(settings.default_model)
         gc.freeze()  # a garbage collection that includes these objects would stop the server for 20 ms
         yield
     finally:
         app.state.registry.unregister(collector)
-        await catalog.close()
+        await registry.close()
         opened.close()
 
 

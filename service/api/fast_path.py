@@ -18,8 +18,8 @@ from ..auth.scopes import NDJSON
 from ..errors import TABLE, Layer
 from ..http.requests import Shape, headers_of, media_type, read_body, read_fields
 from ..http.responses import error_response, respond
-from ..models.registry import Models, catalog_of
-from ..models.worker import Learner
+from ..models.registry import Models, models_of
+from ..models.worker import Worker
 from .ndjson import LineStream, Queue
 from .openapi import ApiRoute, lines_of
 
@@ -36,7 +36,7 @@ class FastRequest(Generic[M]):
 
     Attributes
     ----------
-    learner : Learner
+    worker : Worker
         The model that the body names.
     fields : dict
         Fields of the body; an optional field is absent or None.
@@ -44,10 +44,10 @@ class FastRequest(Generic[M]):
         The body.
     """
 
-    __slots__ = ("fields", "learner", "raw")
+    __slots__ = ("fields", "raw", "worker")
 
-    def __init__(self, learner: Learner, fields: dict[str, Any], raw: bytes) -> None:
-        self.learner = learner
+    def __init__(self, worker: Worker, fields: dict[str, Any], raw: bytes) -> None:
+        self.worker = worker
         self.fields = fields
         self.raw = raw
 
@@ -93,15 +93,15 @@ class HotRoute(ApiRoute):
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request; what refuses it is raised."""
         scope["app"].state.guard.admit(scope, self.access)
-        models = catalog_of(scope)
+        models = models_of(scope)
         if self._lines and media_type(headers_of(scope).get(b"content-type", b"")) == NDJSON:
             item, queue = self._lines
 
-            def take(raw: bytes) -> tuple[Learner, Any]:
+            def take(raw: bytes) -> tuple[Worker, Any]:
                 request = self._read(raw, models)
-                return request.learner, item(request)
+                return request.worker, item(request)
 
-            await LineStream(scope, receive, send, models.settings, models.passes, take, queue).run()
+            await LineStream(scope, receive, send, models.settings, models.fair_turns, take, queue).run()
         else:
             raw = await read_body(scope, receive, models.settings.max_body_bytes)
             await respond(send, await self.endpoint(self._read(raw, models)), self._status)

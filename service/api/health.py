@@ -13,8 +13,8 @@ from ..auth.scopes import needs
 from ..errors import Layer
 from ..http.responses import json_response
 from ..models.metrics import scrape
-from ..models.registry import catalog_of
-from ..models.worker import Learner
+from ..models.registry import models_of
+from ..models.worker import Worker
 from .openapi import ApiRoute
 
 _logger = logging.getLogger(__name__)
@@ -33,12 +33,12 @@ async def live(request: Request) -> Response:
 @needs(None, Layer.PROBE)
 async def ready(request: Request) -> Response:
     """Check that the event log can be written and that every model answers."""
-    catalog = catalog_of(request.scope)
+    registry = models_of(request.scope)
     try:
-        await catalog.probe()
+        await registry.probe()
     except errors.StorageError as error:
         raise errors.NotReadyError(error.message) from None
-    await asyncio.gather(*(_probe(learner, catalog.settings.ready_timeout) for learner in catalog))
+    await asyncio.gather(*(_probe(worker, registry.settings.ready_timeout) for worker in registry))
     return json_response({"status": "ready"})
 
 
@@ -51,25 +51,25 @@ async def ready(request: Request) -> Response:
 @needs("read", whole_server=True)
 async def metrics(request: Request) -> Response:
     """Return all metrics in the text format of Prometheus."""
-    text = await scrape(request.app.state.registry, catalog_of(request.scope))
+    text = await scrape(request.app.state.registry, models_of(request.scope))
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
-async def _probe(learner: Learner, timeout: float) -> None:
-    reason = await _fault(learner, timeout)
+async def _probe(worker: Worker, timeout: float) -> None:
+    reason = await _fault(worker, timeout)
     if reason is not None:
         # The route needs no key, so its response must not name a model.
         _logger.warning("Not ready: %s", reason)
         raise errors.NotReadyError("a model does not answer: see the log of the server")
 
 
-async def _fault(learner: Learner, timeout: float) -> str | None:
-    name = learner.model.name
-    if learner.poisoned:
+async def _fault(worker: Worker, timeout: float) -> str | None:
+    name = worker.model.name
+    if worker.poisoned:
         return f"model {name!r} is being restored"
     try:
         async with asyncio.timeout(timeout):
-            await learner.reads.ask(lambda model: model.step)
+            await worker.reads.ask(lambda model: model.step)
     except TimeoutError:
         return f"model {name!r} did not answer within {timeout:g} s"
     except (errors.ModelFailedError, errors.QueueFullError, errors.ShuttingDownError) as error:

@@ -7,7 +7,7 @@ from ..auth.scopes import JSON, NDJSON, needs
 from ..errors import Layer
 from ..models.hosted import Answer
 from ..models.validation import Label, Learn
-from ..models.worker import Learner
+from ..models.worker import Worker
 from .fast_path import FastRequest, HotRoute
 
 
@@ -27,13 +27,13 @@ async def learn(request: FastRequest[schemas.LearnBody]) -> Answer:
     learned is skipped and answered by an error with its number (from 1; blank lines count, and have no
     answer).
     """
-    return await request.learner.learn(_sample(request))
+    return await request.worker.learn(_sample(request))
 
 
 @needs("learn", Layer.WRITER, Layer.LABEL, Layer.LABELLED, takes=(JSON,))
 async def label(request: FastRequest[schemas.LabelBody]) -> Answer:
     """Learn the label of an earlier prediction, which is scored as it was given at the time."""
-    return await request.learner.learn(Label(request.fields["id"], request.fields["y"]))
+    return await request.worker.learn(Label(request.fields["id"], request.fields["y"]))
 
 
 ROUTES = [
@@ -43,7 +43,7 @@ ROUTES = [
         summary="Learn one sample",
         tags=["learning"],
         response_model=schemas.LearnAnswer,
-        lines=(_sample, Learner.queue_samples),
+        lines=(_sample, Worker.queue_samples),
     ),
     HotRoute(
         "/label",

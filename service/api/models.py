@@ -13,8 +13,8 @@ from ..errors import Layer
 from ..http.requests import read_model
 from ..http.responses import json_response
 from ..models import report
-from ..models.registry import catalog_of
-from ..models.worker import Learner
+from ..models.registry import models_of
+from ..models.worker import Worker
 from ..telemetry.metrics import HttpMetrics
 from .openapi import ApiRoute
 
@@ -29,12 +29,12 @@ async def list_models(request: Request) -> Response:
         {
             "models": [
                 {
-                    "name": learner.model.name,
-                    "task": learner.model.spec.task,
-                    "step": learner.model.step,
-                    "state": learner.state,
+                    "name": worker.model.name,
+                    "task": worker.model.spec.task,
+                    "step": worker.model.step,
+                    "state": worker.state,
                 }
-                for learner in catalog_of(request.scope)
+                for worker in models_of(request.scope)
             ]
         }
     )
@@ -45,21 +45,21 @@ async def list_models(request: Request) -> Response:
 async def create_model(request: Request) -> Response:
     """Create a model from a JSON specification; features and classes come from the data."""
     spec = await read_model(request, schemas.ModelSpec)
-    return json_response(await description(await catalog_of(request.scope).create(spec)), 201)
+    return json_response(await description(await models_of(request.scope).create(spec)), 201)
 
 
 @router.get("/models/{m}", summary="Describe a model", response_model=schemas.ModelDescription)
 @needs("read", Layer.MODEL, Layer.READ)
 async def get_model(request: Request, m: str) -> Response:
     """Return the specification and the current state of a model."""
-    return json_response(await description(catalog_of(request.scope).get(m)))
+    return json_response(await description(models_of(request.scope).get(m)))
 
 
 @router.delete("/models/{m}", summary="Delete a model", status_code=204)
 @needs("admin", Layer.MODEL, Layer.EXCLUSIVE, Layer.WRITE)
 async def delete_model(request: Request, m: str) -> Response:
     """Delete a model and all that it learned; requests that wait for it are refused."""
-    await catalog_of(request.scope).delete(m)
+    await models_of(request.scope).delete(m)
     return Response(status_code=204)
 
 
@@ -67,7 +67,7 @@ async def delete_model(request: Request, m: str) -> Response:
 @needs("read", Layer.MODEL, Layer.READ)
 async def get_metrics(request: Request, m: str) -> Response:
     """Return the prequential metrics: each sample was predicted before it was learned."""
-    return json_response(await catalog_of(request.scope).get(m).reads.ask(report.scores))
+    return json_response(await models_of(request.scope).get(m).reads.ask(report.scores))
 
 
 @router.get("/models/{m}/dashboard", summary="Watch a model", response_model=schemas.Dashboard)
@@ -78,21 +78,21 @@ async def get_dashboard(
     history: Annotated[bool, Query(description="Include the history of the scores.")] = False,
 ) -> Response:
     """Return what the dashboard shows of a model, at one moment between two steps."""
-    catalog = catalog_of(request.scope)
-    learner = catalog.get(m)
-    shown = await learner.reads.ask(report.dashboard)
-    shown["state"], shown["queue"] = learner.state, learner.queue_depth
+    registry = models_of(request.scope)
+    worker = registry.get(m)
+    shown = await worker.reads.ask(report.dashboard)
+    shown["state"], shown["queue"] = worker.state, worker.queue_depth
     shown["time"] = time.monotonic()
     shown["latency"] = _latency(request) if request.scope["caller"].models is None else None
-    shown["drift"] = catalog.feed.recent("drift", m)
-    shown["history"] = catalog.past.of(learner) if history else None
+    shown["drift"] = registry.feed.recent("drift", m)
+    shown["history"] = registry.score_history.of(worker) if history else None
     return json_response(shown)
 
 
 def _latency(request: Request) -> dict[str, Any]:
     """Return the latency histograms, which cover all models."""
     metrics: HttpMetrics = request.app.state.http_metrics
-    learn, predict = (dict(metrics.durations(route)) for route in ("/learn", "/predict"))
+    learn, predict = (dict(metrics.latency(route)) for route in ("/learn", "/predict"))
     bounds = sorted(learn | predict)
     return {
         "seconds": bounds,
@@ -105,12 +105,12 @@ def _latency(request: Request) -> dict[str, Any]:
 @needs("read", Layer.MODEL, Layer.READ)
 async def get_fingerprint(request: Request, m: str) -> Response:
     """Return digests of all that learning changes: equal digests, equal states."""
-    return json_response(await catalog_of(request.scope).get(m).reads.ask(report.fingerprint))
+    return json_response(await models_of(request.scope).get(m).reads.ask(report.fingerprint))
 
 
-async def description(learner: Learner) -> dict[str, Any]:
+async def description(worker: Worker) -> dict[str, Any]:
     """Return the specification and the current state of a model."""
-    return {**await learner.reads.ask(report.describe), "state": learner.state}
+    return {**await worker.reads.ask(report.describe), "state": worker.state}
 
 
 ROUTES = router.routes

@@ -22,15 +22,15 @@ from ..errors import REFUSALS, BodyTooLargeError, RequestError, ShuttingDownErro
 from ..http.connection import connection_of
 from ..http.responses import encode_line, envelope
 from ..models.queue import Outcomes
-from ..models.scheduling import SLICE, Passes
-from ..models.worker import Learner
+from ..models.scheduling import SLICE, FairTurns
+from ..models.worker import Worker
 from ..settings import Settings
 
 T = TypeVar("T")
 
-Take: TypeAlias = Callable[[bytes], tuple[Learner, T]]
+Take: TypeAlias = Callable[[bytes], tuple[Worker, T]]
 """Decodes a line into the model that it names and the item to queue there; may raise one of `REFUSALS`."""
-Queue: TypeAlias = Callable[[Learner, Sequence[T]], Awaitable[tuple[int, Outcomes]]]
+Queue: TypeAlias = Callable[[Worker, Sequence[T]], Awaitable[tuple[int, Outcomes]]]
 """Queues the first of several items once the queue has room; returns how many, and their outcomes."""
 
 #: Lines that are encoded before other requests may run.
@@ -117,13 +117,13 @@ class Batch(Generic[T]):
     ----------
     lines : sequence of Line
         At most as many as a model learns as one group.
-    passes : Passes
+    fair_turns : FairTurns
         The server's, which shares the event loop among requests.
     """
 
-    def __init__(self, lines: Sequence[Line], passes: Passes) -> None:
+    def __init__(self, lines: Sequence[Line], fair_turns: FairTurns) -> None:
         self._lines = lines
-        self._passes = passes
+        self._fair_turns = fair_turns
         # The outcome of lines that are not queued when the stream stops: they are not learned.
         late = ShuttingDownError("the server is shutting down: send this line again")
         self._outcomes: list[Any] = [late] * len(lines)
@@ -131,33 +131,33 @@ class Batch(Generic[T]):
 
     async def queue(self, take: Take[T], queue: Queue[T]) -> None:
         """Decode the lines, and queue them at their models, in order for each model."""
-        for learner, (positions, items) in (await self._decode(take)).items():
-            await self._queue_at(learner, positions, items, queue)
+        for worker, (positions, items) in (await self._decode(take)).items():
+            await self._queue_at(worker, positions, items, queue)
 
-    async def _decode(self, take: Take[T]) -> dict[Learner, tuple[list[int], list[T]]]:
+    async def _decode(self, take: Take[T]) -> dict[Worker, tuple[list[int], list[T]]]:
         """Return the items to queue at each model, and the positions of their lines."""
-        by_learner: defaultdict[Learner, tuple[list[int], list[T]]] = defaultdict(lambda: ([], []))
+        by_worker: defaultdict[Worker, tuple[list[int], list[T]]] = defaultdict(lambda: ([], []))
         for i, line in enumerate(self._lines):
             if i % SLICE == 0:
-                await self._passes.next()
+                await self._fair_turns.next()
             try:
                 if line.raw is None:
                     raise BodyTooLargeError("the line is longer than a body may be (BNP_MAX_BODY_BYTES)")
-                learner, item = take(line.raw)
+                worker, item = take(line.raw)
             except REFUSALS as error:
                 self._outcomes[i] = error
             else:
-                positions, items = by_learner[learner]
+                positions, items = by_worker[worker]
                 positions.append(i)
                 items.append(item)
-        return by_learner
+        return by_worker
 
     async def _queue_at(
-        self, learner: Learner, positions: Sequence[int], items: Sequence[T], queue: Queue[T]
+        self, worker: Worker, positions: Sequence[int], items: Sequence[T], queue: Queue[T]
     ) -> None:
         while items:
             try:
-                count, outcomes = await queue(learner, items)
+                count, outcomes = await queue(worker, items)
             except RequestError as refusal:
                 for i in positions:
                     self._outcomes[i] = refusal
@@ -172,7 +172,7 @@ class Batch(Generic[T]):
                 self._outcomes[i] = outcome
         answers: list[bytes] = []
         for start in range(0, len(self._lines), _ANSWERS):
-            await self._passes.next()
+            await self._fair_turns.next()
             some = slice(start, start + _ANSWERS)
             for line, outcome in zip(self._lines[some], self._outcomes[some], strict=True):
                 failed = isinstance(outcome, Exception)
@@ -199,7 +199,7 @@ class LineStream(Generic[T]):
         The ASGI request.
     settings : Settings
         Limits.
-    passes : Passes
+    fair_turns : FairTurns
         The server's, which shares the event loop among requests.
     take, queue : callable
         Decoder of a line, and queue of decoded lines; see `Take` and `Queue`.
@@ -211,14 +211,14 @@ class LineStream(Generic[T]):
         receive: Receive,
         send: Send,
         settings: Settings,
-        passes: Passes,
+        fair_turns: FairTurns,
         take: Take[T],
         queue: Queue[T],
     ) -> None:
         self._receive = receive
         self._send = send
         self._settings = settings
-        self._passes = passes
+        self._fair_turns = fair_turns
         self._take = take
         self._queue = queue
         self._connection = connection_of(scope)
@@ -289,7 +289,7 @@ class LineStream(Generic[T]):
         return chunk
 
     async def _queue_batch(self, lines: Sequence[Line]) -> None:
-        batch: Batch[T] = Batch(lines, self._passes)
+        batch: Batch[T] = Batch(lines, self._fair_turns)
         try:
             await batch.queue(self._take, self._queue)
         finally:  # also when the reader is cancelled: queued lines are learned and must be answered

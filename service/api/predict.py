@@ -14,7 +14,7 @@ from ..errors import Layer
 from ..models.hosted import Answer
 from ..models.queue import Outcomes
 from ..models.validation import Predict
-from ..models.worker import Learner
+from ..models.worker import Worker
 from .fast_path import FastRequest, HotRoute
 
 
@@ -44,16 +44,16 @@ async def predict(request: FastRequest[schemas.PredictBody]) -> Answer:
     """
     x, identifier, level = _asked(request)
     if identifier is None:
-        return await request.learner.reads.predict(x, level)
-    return await request.learner.learn(Predict(x, identifier, level))
+        return await request.worker.reads.predict(x, level)
+    return await request.worker.learn(Predict(x, identifier, level))
 
 
-async def _queue(learner: Learner, asked: Sequence[Asked]) -> tuple[int, Outcomes]:
+async def _queue(worker: Worker, asked: Sequence[Asked]) -> tuple[int, Outcomes]:
     """Queue the first samples of one kind: predictions to keep are logged, others are not."""
     kept, xs = asked[0].id is not None, list[Any]()
     for one in itertools.takewhile(lambda one: (one.id is not None) == kept, asked):
         xs.append((one.x, one.interval) if one.id is None else Predict(one.x, one.id, one.interval))
-    return await (learner.queue_samples(xs) if kept else learner.reads.queue(xs))
+    return await (worker.queue_samples(xs) if kept else worker.reads.queue(xs))
 
 
 ROUTES = [

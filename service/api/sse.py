@@ -17,7 +17,7 @@ from ..errors import RequestError
 from ..http.connection import connection_of
 from ..http.responses import encode
 from ..models.feed import Event, Listener
-from ..models.registry import catalog_of
+from ..models.registry import models_of
 
 #: Seconds between signs of life on an idle stream, and between two checks of the key.
 HEARTBEAT = 15.0
@@ -50,7 +50,7 @@ class EventStream(Response):
     def __init__(self, scope: Scope, model: str | None = None, after: str | None = None) -> None:
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self.models = catalog_of(scope)
+        self.models = models_of(scope)
         self._scope = scope
         self._model = model
         self._after = after

@@ -14,8 +14,8 @@ from ..errors import Layer
 from ..http.requests import read_body, read_model
 from ..http.responses import json_response
 from ..models.operations import export
-from ..models.registry import catalog_of
-from ..models.worker import Learner
+from ..models.registry import models_of
+from ..models.worker import Worker
 from ..storage import event_codec
 from ..storage.interfaces import Checkpoint, Record
 from .models import description
@@ -35,7 +35,7 @@ router = APIRouter(tags=["models"], route_class=ApiRoute)
 @needs("admin", Layer.MODEL, Layer.STORAGE)
 async def list_checkpoints(request: Request, m: str) -> Response:
     """List the stored checkpoints, the newest first."""
-    kept = await catalog_of(request.scope).maintenance(m).checkpoints()
+    kept = await models_of(request.scope).operations(m).checkpoints()
     return json_response({"checkpoints": [_checkpoint(each, current) for each, current in kept]})
 
 
@@ -48,7 +48,7 @@ async def list_checkpoints(request: Request, m: str) -> Response:
 @needs("admin", *_CHANGE, Layer.REBUILDING)
 async def take_checkpoint(request: Request, m: str) -> Response:
     """Write a checkpoint of the current state, and respond once it is on the disk."""
-    return json_response(_checkpoint(await catalog_of(request.scope).maintenance(m).checkpoint(), True), 201)
+    return json_response(_checkpoint(await models_of(request.scope).operations(m).checkpoint(), True), 201)
 
 
 @router.post(
@@ -60,8 +60,8 @@ async def take_checkpoint(request: Request, m: str) -> Response:
 async def roll_back(request: Request, m: str) -> Response:
     """Return exactly to a step or a checkpoint, and start a new branch of the model's history."""
     body = await read_model(request, schemas.RollbackBody)
-    model = await catalog_of(request.scope).maintenance(m).roll_back(body.step, body.checkpoint)
-    branch = catalog_of(request.scope).get(m).history.branch
+    model = await models_of(request.scope).operations(m).roll_back(body.step, body.checkpoint)
+    branch = models_of(request.scope).get(m).history.branch
     return json_response({"model": m, "step": model.step, "branch": branch})
 
 
@@ -79,9 +79,9 @@ async def forget(request: Request, m: str) -> Response:
     again.
     """
     body = await read_model(request, schemas.ForgetBody)
-    maintenance = catalog_of(request.scope).maintenance(m)
-    gone = await maintenance.forget(body.ids)
-    return json_response({"model": m, "forgotten": gone, "rebuilding": maintenance.rebuilding}, 202)
+    operations = models_of(request.scope).operations(m)
+    gone = await operations.forget(body.ids)
+    return json_response({"model": m, "forgotten": gone, "rebuilding": operations.rebuilding}, 202)
 
 
 @router.get(
@@ -92,7 +92,7 @@ async def forget(request: Request, m: str) -> Response:
 @needs("read", Layer.MODEL)
 async def list_branches(request: Request, m: str) -> Response:
     """List the branches of a model's history; each rollback adds one, and the last is the current one."""
-    branches = await catalog_of(request.scope).maintenance(m).branches()
+    branches = await models_of(request.scope).operations(m).branches()
     return json_response({"branches": [asdict(branch) for branch in branches]})
 
 
@@ -110,7 +110,7 @@ async def list_events(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
     """List the logged events of a model without their samples: of a branch, or of the current history."""
-    records = await catalog_of(request.scope).maintenance(m).events(branch, after, limit)
+    records = await models_of(request.scope).operations(m).events(branch, after, limit)
     return json_response({"events": [_event(record) for record in records]})
 
 
@@ -123,13 +123,13 @@ async def list_events(
 @needs("admin", Layer.MODEL, Layer.READ)
 async def export_model(request: Request, m: str) -> Response:
     """Return the model as a safetensors file, which `bnp_online.load` reads."""
-    return await download(catalog_of(request.scope).get(m))
+    return await download(models_of(request.scope).get(m))
 
 
-async def download(learner: Learner) -> Response:
+async def download(worker: Worker) -> Response:
     """Return a model as a file to download."""
-    body = await learner.reads.ask(export)
-    name = f'attachment; filename="{learner.model.name}.safetensors"'
+    body = await worker.reads.ask(export)
+    name = f'attachment; filename="{worker.model.name}.safetensors"'
     return Response(body, media_type=BYTES, headers={"content-disposition": name})
 
 
@@ -144,10 +144,10 @@ async def import_model(request: Request, m: str) -> Response:
 
     Its specification becomes that of the file; its prequential metrics start again.
     """
-    catalog = catalog_of(request.scope)
-    body = await read_body(request.scope, request.receive, catalog.settings.max_import_bytes)
-    await catalog.maintenance(m).import_(body)
-    return json_response(await description(catalog.get(m)))
+    registry = models_of(request.scope)
+    body = await read_body(request.scope, request.receive, registry.settings.max_import_bytes)
+    await registry.operations(m).import_(body)
+    return json_response(await description(registry.get(m)))
 
 
 @router.patch(
@@ -159,8 +159,8 @@ async def import_model(request: Request, m: str) -> Response:
 async def patch_model(request: Request, m: str) -> Response:
     """Change the settings that may change on a live model."""
     changes = await read_model(request, schemas.ModelPatch)
-    await catalog_of(request.scope).maintenance(m).patch(changes)
-    return json_response(await description(catalog_of(request.scope).get(m)))
+    await models_of(request.scope).operations(m).patch(changes)
+    return json_response(await description(models_of(request.scope).get(m)))
 
 
 def _checkpoint(kept: Checkpoint, current: bool) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from .hosted import HostedModel
 _logger = logging.getLogger(__name__)
 
 
-class Keeper:
+class Checkpointer:
     """Takes a checkpoint every so many steps: the state in the model's turn, the rest in a thread.
 
     Parameters

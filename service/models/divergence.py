@@ -16,7 +16,7 @@ from bnp_online.errors import NonFiniteStateError
 
 from . import snapshot
 from .hosted import NON_FINITE, Applied, HostedModel
-from .validation import Admitted, Entry
+from .validation import Entry, SampleEvent
 
 #: After a poisonous sample so many are taken one at a time, with a copy of the state before each.
 _CAREFUL = 1000
@@ -80,7 +80,7 @@ class Guard:
 
     def _apply_one(self, model: HostedModel, entry: Entry) -> tuple[HostedModel, Applied]:
         self._careful = max(0, self._careful - 1)
-        if not isinstance(entry, Admitted):
+        if not isinstance(entry, SampleEvent):
             return model, model.apply([entry])
         before, acted = snapshot.take(model), model.acted[:]
         applied = model.apply([entry])

@@ -27,8 +27,8 @@ from ..storage.history import Learned
 from ..storage.interfaces import Record
 from .drift import Drift
 from .pending import PendingPredictions
-from .scheduling import Pace
-from .validation import Admission, Admitted, Entry, Fresh, Kept, Predict, Repeated
+from .scheduling import CallLength
+from .validation import Entry, Fresh, Predict, PredictionEvent, Repeated, SampleEvent, Validator
 
 Answer: TypeAlias = dict[str, Any]
 Outcome: TypeAlias = Answer | Exception
@@ -104,7 +104,7 @@ class HostedModel:
         self.settings = settings
         self.clock = clock
         self._pending = PendingPredictions(settings.max_pending, clock)
-        self.pace = Pace()
+        self.call_length = CallLength()
         self.drift = Drift(spec.drift)
         self.acted: list[dict[str, Any]] = []
 
@@ -116,7 +116,7 @@ class HostedModel:
     @property
     def room(self) -> int:
         """How many entries the next call of `apply` should take: no action is due before the last of them."""
-        samples = self.pace.samples
+        samples = self.call_length.samples
         return samples if (room := self.drift.room(self.step)) is None else min(samples, room)
 
     @property
@@ -153,16 +153,16 @@ class HostedModel:
         answer = self.predict(request.x, request.id, request.interval)
         return event_codec.Pending(request.x, answer, self.clock() + self.settings.label_ttl)
 
-    def admission(
+    def validator(
         self, predict: Callable[[Predict], event_codec.Pending], refusals: Counter[str]
-    ) -> Admission:
+    ) -> Validator:
         """Return what checks the requests that come next; its parameters are those of `Admission`."""
-        return Admission(self.estimator.preview(), self.step, predict, self._pending, refusals)
+        return Validator(self.estimator.preview(), self.step, predict, self._pending, refusals)
 
     def is_sound(self, entries: Sequence[Entry]) -> bool:
         """Return whether the model can predict the last sample of these that it has learned."""
         for entry in reversed(entries):
-            if isinstance(entry, Admitted) and entry.learned:
+            if isinstance(entry, SampleEvent) and entry.learned:
                 try:
                     self.estimator.predict(entry.sample.features)
                 except NonFiniteStateError:
@@ -244,16 +244,16 @@ class HostedModel:
             self._apply_run(entries[start:stop], applied)
             start = stop
         if self.step > before:
-            self.pace.note(self.step - before, time.perf_counter() - began)
+            self.call_length.note(self.step - before, time.perf_counter() - began)
         return applied
 
     def _apply_run(self, entries: Sequence[Entry], applied: Applied) -> None:
         step = self.step
-        predictions = iter(self._learn([entry.sample for entry in entries if isinstance(entry, Admitted)]))
+        predictions = iter(self._learn([entry.sample for entry in entries if isinstance(entry, SampleEvent)]))
         for entry in entries:
-            if isinstance(entry, Admitted | Kept):
+            if isinstance(entry, SampleEvent | PredictionEvent):
                 self.sequence = entry.seq
-            if isinstance(entry, Admitted):
+            if isinstance(entry, SampleEvent):
                 prediction = next(predictions)
                 if isinstance(prediction, Exception):
                     applied.refused[entry.seq] = NON_FINITE
@@ -265,7 +265,7 @@ class HostedModel:
                     applied.steps[entry.seq] = step
                 entry.learned = True
                 applied.outcomes.append(self._accept(entry, prediction, step, applied.drifts))
-            elif isinstance(entry, Kept):
+            elif isinstance(entry, PredictionEvent):
                 self._pending.add(entry.identifier, entry.pending)
                 applied.outcomes.append(entry.pending.answer)
             else:
@@ -291,7 +291,7 @@ class HostedModel:
             self.acted.append(done)
         return predictions
 
-    def _accept(self, entry: Admitted, prediction: Prediction, step: int, drifts: list[int]) -> Answer:
+    def _accept(self, entry: SampleEvent, prediction: Prediction, step: int, drifts: list[int]) -> Answer:
         """Score a sample that was learned, and note what its id stands for."""
         given, probabilities = entry.given or prediction
         loss = self.score.update(entry.sample.target, given, probabilities)
@@ -331,13 +331,13 @@ class HostedModel:
         }
 
 
-def _readmitted(record: Record, preview: Preview) -> Admitted | Kept:
+def _readmitted(record: Record, preview: Preview) -> SampleEvent | PredictionEvent:
     """Return an event of the log as it was admitted."""
     event = record.event
     if event.kind == "predict":
-        return Kept(event, str(event.id), event_codec.read_pending(event), record.seq)
+        return PredictionEvent(event, str(event.id), event_codec.read_pending(event), record.seq)
     x, y, w, given = event_codec.read_sample(event)
-    return Admitted(event, preview.check(x, y, w), given, seq=record.seq)
+    return SampleEvent(event, preview.check(x, y, w), given, seq=record.seq)
 
 
 def _estimator(spec: ModelSpec, device: str) -> BNPClassifier | BNPRegressor:

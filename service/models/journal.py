@@ -13,10 +13,10 @@ from ..errors import StorageError
 from ..storage.event_codec import dumps
 from ..storage.history import History
 from ..storage.interfaces import Event
-from ..storage.log_writer import Committer
+from ..storage.log_writer import LogWriter
 from .hosted import Applied, HostedModel
 from .queue import Job, settle
-from .validation import Admitted, Entry, Kept
+from .validation import Entry, PredictionEvent, SampleEvent
 
 Logging: TypeAlias = "asyncio.Future[int | StorageError]"
 """The number of the last event, once all are kept, or why none is."""
@@ -47,12 +47,13 @@ class Group:
         if self.logging is None:
             return None
         outcome = await self.logging
-        events = [entry for entry in self.entries if isinstance(entry, Admitted | Kept)]
+        events = [entry for entry in self.entries if isinstance(entry, SampleEvent | PredictionEvent)]
         if isinstance(outcome, StorageError):
             for entry in events:
                 entry.refuse(outcome)
             self.entries = [
-                outcome if isinstance(entry, Admitted | Kept) else entry for entry in self.entries
+                outcome if isinstance(entry, SampleEvent | PredictionEvent) else entry
+                for entry in self.entries
             ]
             return outcome
         for seq, entry in enumerate(events, outcome - len(events) + 1):
@@ -67,17 +68,17 @@ class Journal:
     ----------
     history : History
         Of the model.
-    committer : Committer
+    log_writer : LogWriter
         Writes the log.
     """
 
-    def __init__(self, history: History, committer: Committer) -> None:
+    def __init__(self, history: History, log_writer: LogWriter) -> None:
         self._history = history
-        self._committer = committer
+        self._log_writer = log_writer
 
     def group(self, jobs: Sequence[Job], entries: list[Entry]) -> Group:
         """Have what was admitted logged."""
-        events = [entry.event for entry in entries if isinstance(entry, Admitted | Kept)]
+        events = [entry.event for entry in entries if isinstance(entry, SampleEvent | PredictionEvent)]
         return Group(jobs, entries, self._append(events) if events else None)
 
     def _append(self, events: Sequence[Event]) -> Logging:
@@ -88,7 +89,7 @@ class Journal:
             with contextlib.suppress(RuntimeError):  # a closed loop: the server was killed, nobody waits
                 loop.call_soon_threadsafe(settle, kept, outcome)
 
-        self._committer.submit(self._history.group(events), done)
+        self._log_writer.submit(self._history.group(events), done)
         return kept
 
     async def correct(self, applied: Applied) -> None:

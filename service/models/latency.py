@@ -6,7 +6,7 @@ from __future__ import annotations
 _FADING = 0.3
 
 
-class Durations:
+class Latency:
     """Counts calls and averages how long they took, in constant space.
 
     Attributes

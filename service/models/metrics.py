@@ -37,10 +37,10 @@ from ..errors import DamagedEventError, RequestError, StorageError, UnknownModel
 from ..settings import Settings
 from ..storage.interfaces import Checkpoint, EventLog
 from .hosted import HostedModel
-from .operations import Maintenance
+from .operations import Operations
 from .recovery import Replay
 from .registry import Models
-from .worker import Learner
+from .worker import Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,36 +110,36 @@ class Glance:
         return self.model.name
 
 
-async def glance(learner: Learner, maintenance: Maintenance, seconds: float) -> Glance:
+async def glance(worker: Worker, operations: Operations, seconds: float) -> Glance:
     """Look at a model, and wait at most so many seconds for its turn."""
-    kept = await _checkpoints(maintenance)
+    kept = await _checkpoints(operations)
     usable = [checkpoint.step for checkpoint, current in kept if current]
-    inside = await _inside(learner, seconds)
-    model = learner.model
+    inside = await _inside(worker, seconds)
+    model = worker.model
     return Glance(
         model=model,
-        failed=learner.failed,
-        rebuilding=learner.state == "rebuilding",
-        waiting={"learn": learner.samples_waiting, "read": learner.reads.waiting},
-        refusals=dict(learner.refusals),
-        replay=maintenance.replay,
+        failed=worker.failed,
+        rebuilding=worker.state == "rebuilding",
+        waiting={"learn": worker.samples_waiting, "read": worker.reads.waiting},
+        refusals=dict(worker.refusals),
+        replay=operations.replay,
         checkpoints=[checkpoint for checkpoint, _ in kept],
         unsaved=max(model.step - usable[0], 0) if usable else model.step,
         inside=inside,
     )
 
 
-async def _checkpoints(maintenance: Maintenance) -> list[tuple[Checkpoint, bool]]:
+async def _checkpoints(operations: Operations) -> list[tuple[Checkpoint, bool]]:
     try:
-        return await maintenance.checkpoints()
+        return await operations.checkpoints()
     except (StorageError, DamagedEventError, OSError):  # who looks at a store that fails needs the rest
         return []
 
 
-async def _inside(learner: Learner, seconds: float) -> Inside | None:
+async def _inside(worker: Worker, seconds: float) -> Inside | None:
     try:
         async with asyncio.timeout(seconds):
-            return await learner.reads.ask(_look)
+            return await worker.reads.ask(_look)
     except (TimeoutError, RequestError):  # its plain counters are shown all the same
         return None
 
@@ -413,14 +413,14 @@ async def scrape(registry: CollectorRegistry, models: Models) -> bytes:
     Models are looked at in their turns, all at once; what takes longer is done in a thread.
     """
     seconds = models.settings.ready_timeout
-    seen = await asyncio.gather(*(_glance(models, learner, seconds) for learner in models))
+    seen = await asyncio.gather(*(_glance(models, worker, seconds) for worker in models))
     glances = [each for each in seen if each is not None]
     return await asyncio.to_thread(generate_latest, _Both(registry, glances))
 
 
-async def _glance(models: Models, learner: Learner, seconds: float) -> Glance | None:
+async def _glance(models: Models, worker: Worker, seconds: float) -> Glance | None:
     try:
-        return await glance(learner, models.maintenance(learner.model.name), seconds)
+        return await glance(worker, models.operations(worker.model.name), seconds)
     except UnknownModelError:
         return None  # deleted meanwhile
 

@@ -22,17 +22,17 @@ from ..schemas import ModelPatch
 from ..settings import Settings
 from ..storage import event_codec
 from ..storage.interfaces import LAST, Branch, Checkpoint, Event, Record, Segment
-from .checkpointer import Keeper
+from .checkpointer import Checkpointer
 from .feed import Feed
 from .hosted import HostedModel
 from .recovery import Recovery, Replay, imported
 from .spec_limits import check_change, complete
-from .worker import Learner
+from .worker import Worker
 
 _logger = logging.getLogger(__name__)
 
 
-class Maintenance:
+class Operations:
     """Changes a model as a whole, one change at a time; meanwhile it goes on learning and predicting.
 
     A state that has to be rebuilt is rebuilt beside the model, from a checkpoint and the log, and takes its
@@ -40,9 +40,9 @@ class Maintenance:
 
     Parameters
     ----------
-    learner : Learner
+    worker : Worker
         The model's writer; the history changes in its turns alone.
-    keeper : Keeper
+    checkpointer : Checkpointer
         Of its checkpoints.
     recovery : Recovery
         Rebuilds it.
@@ -53,11 +53,11 @@ class Maintenance:
     """
 
     def __init__(
-        self, learner: Learner, keeper: Keeper, recovery: Recovery, settings: Settings, feed: Feed
+        self, worker: Worker, checkpointer: Checkpointer, recovery: Recovery, settings: Settings, feed: Feed
     ) -> None:
-        self._learner = learner
-        self._history = learner.history
-        self._keeper = keeper
+        self._worker = worker
+        self._history = worker.history
+        self._checkpointer = checkpointer
         self._recovery = recovery
         self._settings = settings
         self._feed = feed
@@ -68,7 +68,7 @@ class Maintenance:
     @property
     def rebuilding(self) -> bool:
         """Whether the model still includes samples that are being unlearned."""
-        return self._keeper.paused
+        return self._checkpointer.paused
 
     @property
     def replay(self) -> Replay:
@@ -84,16 +84,16 @@ class Maintenance:
 
     async def keep_last(self) -> None:
         """Take a checkpoint of a model whose writer has ended, if it has moved since the last one."""
-        if not self._keeper.changed(self._learner.model):
+        if not self._checkpointer.changed(self._worker.model):
             return
         try:
-            await asyncio.wrap_future(self._keeper.take(self._learner.model))
+            await asyncio.wrap_future(self._checkpointer.take(self._worker.model))
         except StorageError as error:  # the next start replays the log instead
-            _logger.warning("model %r ends without a checkpoint: %s", self._learner.model.name, error)
+            _logger.warning("model %r ends without a checkpoint: %s", self._worker.model.name, error)
 
     async def drop(self) -> None:
         """Remove the checkpoints of a model that was deleted."""
-        await asyncio.to_thread(self._keeper.drop)
+        await asyncio.to_thread(self._checkpointer.drop)
 
     def _go_on(self, done: int) -> None:
         """Stop a replay in another thread, which cannot be cancelled."""
@@ -102,16 +102,16 @@ class Maintenance:
 
     async def checkpoint(self) -> Checkpoint:
         """Take a checkpoint; returns once it is on the disk."""
-        return await asyncio.wrap_future(await self._learner.exclusive(self._take))
+        return await asyncio.wrap_future(await self._worker.exclusive(self._take))
 
     def _take(self) -> Future[Checkpoint]:
         if self.rebuilding:  # looked at in the model's turn, where forgetting begins
             raise RebuildingError("the model is being rebuilt without forgotten samples: try again later")
-        return self._keeper.take(self._learner.model)
+        return self._checkpointer.take(self._worker.model)
 
     async def checkpoints(self) -> list[tuple[Checkpoint, bool]]:
         """Return what is kept, the newest first, and whether it is of the branch that counts."""
-        kept = await asyncio.to_thread(self._keeper.list)
+        kept = await asyncio.to_thread(self._checkpointer.list)
         usable = set(await asyncio.to_thread(self._history.states, kept))
         return [(each, each in usable) for each in kept]
 
@@ -129,14 +129,14 @@ class Maintenance:
             await self._rebuilt()
             branch, seq = await asyncio.to_thread(self._target, step, name)
             model = await asyncio.to_thread(self._recovery.run, seq, self._go_on)
-            await self._learner.exclusive(partial(self._take_back, model, branch, seq))
+            await self._worker.exclusive(partial(self._take_back, model, branch, seq))
             self._feed.publish("rollback", model.name, step=model.step, branch=self._history.branch)
             return model
 
     def _target(self, step: int | None, name: str | None) -> tuple[int, int]:
         """Return the branch and the number of the event to go back to."""
         if name is not None:
-            usable = self._history.states(self._keeper.list())
+            usable = self._history.states(self._checkpointer.list())
             found = [(kept.branch, kept.seq) for kept in usable if kept.name == name]
         else:
             found = [(record.branch, record.seq) for record in self._history.at_step(step or 0)]
@@ -148,8 +148,8 @@ class Maintenance:
     def _take_back(self, model: HostedModel, branch: int, seq: int) -> None:
         model.sequence = self._history.roll_back(branch, seq, model.step)
         model.drift.dismiss()
-        self._learner.model = model
-        self._keeper.begin(model)
+        self._worker.model = model
+        self._checkpointer.begin(model)
 
     async def forget(self, ids: list[str]) -> int:
         """Unlearn samples by their ids; return how many events are gone.
@@ -165,11 +165,11 @@ class Maintenance:
             If the log does not reach back far enough to rebuild the model without them.
         """
         async with self._one_at_a_time:
-            gone, counted = await self._learner.exclusive(partial(self._forget, ids))
+            gone, counted = await self._worker.exclusive(partial(self._forget, ids))
             if counted and (self._rebuilding is None or self._rebuilding.done()):
                 self._rebuilding = asyncio.create_task(self._rebuild())
             elif not counted:
-                await asyncio.to_thread(self._keeper.purge)
+                await asyncio.to_thread(self._checkpointer.purge)
             return gone
 
     def _forget(self, ids: list[str]) -> tuple[int, bool]:
@@ -187,7 +187,7 @@ class Maintenance:
         if counted and not self._recovery.reaches(counted[0].seq - 1):
             raise NotKeptError("the log does not reach back to a state before these samples")
         self._history.forget(records)
-        self._keeper.paused = self._keeper.paused or bool(counted)
+        self._checkpointer.paused = self._checkpointer.paused or bool(counted)
         return len(records), bool(counted)
 
     async def _rebuild(self) -> None:
@@ -197,20 +197,20 @@ class Maintenance:
             version = self._history.version
             try:
                 model = await asyncio.to_thread(self._recovery.run, None, self._go_on)
-                swapped = await self._learner.exclusive(partial(self._swap, model, version))
+                swapped = await self._worker.exclusive(partial(self._swap, model, version))
             except StorageError as error:
-                _logger.warning("rebuilding %r goes on later: %s", self._learner.model.name, error)
+                _logger.warning("rebuilding %r goes on later: %s", self._worker.model.name, error)
                 await asyncio.sleep(1.0)
-        await asyncio.to_thread(self._keeper.purge)
-        self._keeper.paused = False
+        await asyncio.to_thread(self._checkpointer.purge)
+        self._checkpointer.paused = False
 
     def _swap(self, model: HostedModel, version: int) -> bool:
         """Catch up with what was learned meanwhile; False if more was forgotten meanwhile."""
         if version != self._history.version:
             return False
         model = self._recovery.run_on(model)
-        self._learner.model = model
-        self._keeper.begin(model)
+        self._worker.model = model
+        self._checkpointer.begin(model)
         return True
 
     async def _rebuilt(self) -> None:
@@ -221,18 +221,18 @@ class Maintenance:
         """Put a model that an estimator wrote in the place of this one; its score begins anew."""
         async with self._one_at_a_time:
             await self._rebuilt()
-            spec, settings, clock = self._learner.model.spec, self._settings, self._history.log.now
+            spec, settings, clock = self._worker.model.spec, self._settings, self._history.log.now
             admit = partial(complete, settings=settings)
             model = await asyncio.to_thread(imported, body, spec.name, spec.drift, settings, clock, admit)
-            await self._learner.exclusive(partial(self._take_over, model, body))
+            await self._worker.exclusive(partial(self._take_over, model, body))
             return model
 
     def _take_over(self, model: HostedModel, body: bytes) -> None:
         (model.sequence,) = self._history.log.append(
             [self._history.group([Event("import", body, step=model.step)])]
         )
-        self._learner.model = model
-        self._keeper.begin(model)
+        self._worker.model = model
+        self._checkpointer.begin(model)
 
     async def branches(self) -> list[Branch]:
         """Return the branches of the model's history; the last is the one that counts."""
@@ -254,10 +254,10 @@ class Maintenance:
             If a limit is beyond the server's, or below what the model has.
         """
         async with self._one_at_a_time:
-            return await self._learner.exclusive(partial(self._patch, changes.model_dump(exclude_none=True)))
+            return await self._worker.exclusive(partial(self._patch, changes.model_dump(exclude_none=True)))
 
     def _patch(self, changes: dict[str, Any]) -> HostedModel:
-        model = self._learner.model
+        model = self._worker.model
         check_change(model.spec, {k: v for k, v in changes.items() if k != "drift"}, self._settings)
         before, drift = {name: getattr(model.spec, name) for name in changes}, model.drift
         model.patch(changes)  # before it is logged: it may be refused

@@ -35,7 +35,7 @@ class Job:
 
 
 @dataclass(slots=True)
-class Room:
+class Capacity:
     """How many items may wait for a model, and how many do.
 
     Attributes
@@ -90,7 +90,7 @@ class Room:
             settle(waiter, None)
 
 
-class Jobs:
+class JobQueue:
     """The jobs of one writer, in order: each waits, is taken, and is answered, whatever ends the writer.
 
     Parameters
@@ -102,7 +102,7 @@ class Jobs:
     """
 
     def __init__(self, size: int, group_size: int) -> None:
-        self._room = Room(size)
+        self._room = Capacity(size)
         self._group_size = group_size
         self._waiting: deque[Job] = deque()
         self._taken: deque[Job] = deque()

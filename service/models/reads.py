@@ -10,9 +10,9 @@ from typing import Any, TypeAlias, TypeVar
 
 from ..errors import REFUSALS
 from .hosted import Answer, HostedModel, Outcome
-from .latency import Durations
-from .queue import Outcomes, Room
-from .scheduling import SLICE, Pace, Passes, Turns
+from .latency import Latency
+from .queue import Capacity, Outcomes
+from .scheduling import SLICE, CallLength, FairTurns, ModelAccess
 
 T = TypeVar("T")
 Asked: TypeAlias = tuple[Any, float | None]
@@ -28,7 +28,7 @@ class Reads:
     ----------
     turns : Turns
         Of the model.
-    passes : Passes
+    fair_turns : FairTurns
         Of the server.
     require_open : callable
         Raises what refuses all requests, if anything does.
@@ -47,21 +47,21 @@ class Reads:
 
     def __init__(
         self,
-        turns: Turns,
-        passes: Passes,
+        turns: ModelAccess,
+        fair_turns: FairTurns,
         require_open: Callable[[], None],
         look: Look,
-        room: Room,
+        room: Capacity,
         group_size: int,
     ) -> None:
-        self._turns = turns
-        self._passes = passes
+        self._access = turns
+        self._fair_turns = fair_turns
         self._require_open = require_open
         self._look = look
         self._room = room
         self._group_size = group_size
-        self._pace = Pace()
-        self.durations = Durations()
+        self._call_length = CallLength()
+        self.latency = Latency()
 
     @property
     def waiting(self) -> int:
@@ -71,13 +71,13 @@ class Reads:
     @property
     def short(self) -> bool:
         """Whether the event loop can wait for a prediction."""
-        return self._pace.short
+        return self._call_length.short
 
     async def ask(self, read: Callable[[HostedModel], T]) -> T:
         """Return what `read` makes of the model between two steps; it must not make it learn."""
         self._require_open()
         with self._room.place():
-            answer: T = await self._turns.run(partial(self._look, read))
+            answer: T = await self._access.run(partial(self._look, read))
             return answer
 
     async def predict(self, x: Any, level: float | None = None) -> Answer:
@@ -106,7 +106,7 @@ class Reads:
         try:
             for i, asked in enumerate(samples):
                 if i % SLICE == 0:
-                    await self._passes.next()
+                    await self._fair_turns.next()
                 try:
                     outcomes.append(await self._predict(asked))
                 except REFUSALS as error:
@@ -118,13 +118,13 @@ class Reads:
     async def _predict(self, asked: Asked) -> Answer:
         start = time.perf_counter()
         read = partial(self._look, partial(self._timed, asked))
-        answer: Answer = await self._turns.run(read, short=self._pace.short)
-        self.durations.note(time.perf_counter() - start)
+        answer: Answer = await self._access.run(read, short=self._call_length.short)
+        self.latency.note(time.perf_counter() - start)
         return answer
 
     def _timed(self, asked: Asked, model: HostedModel) -> Answer:
         x, level = asked
         start = time.perf_counter()
         answer = model.predict(x, level=level)
-        self._pace.note(1, time.perf_counter() - start)
+        self._call_length.note(1, time.perf_counter() - start)
         return answer

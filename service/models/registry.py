@@ -18,20 +18,20 @@ from ..schemas import DEFAULT_MODEL, ModelSpec
 from ..settings import Settings
 from ..storage.history import History
 from ..storage.interfaces import Checkpoint, Checkpoints, Event, EventLog
-from ..storage.log_writer import Committer
+from ..storage.log_writer import LogWriter
 from ..telemetry.metrics import LogMetrics
-from .checkpointer import Keeper
+from .checkpointer import Checkpointer
 from .feed import Feed, Listener
 from .hosted import HostedModel
-from .operations import Maintenance
+from .operations import Operations
 from .recovery import Recovery
-from .scheduling import Passes
-from .score_history import Past
+from .scheduling import FairTurns
+from .score_history import ScoreHistory
 from .spec_limits import complete
-from .worker import Learner
+from .worker import Worker
 
 
-class Catalog:
+class Registry:
     """Creates, finds and deletes models, each with its own writer.
 
     Parameters
@@ -50,19 +50,19 @@ class Catalog:
         self.settings = settings
         self._log = log
         self._checkpoints = checkpoints
-        self._committer = Committer(log, metrics)
+        self._log_writer = LogWriter(log, metrics)
         self._executor = ThreadPoolExecutor(1, "checkpoints")
-        self.passes = Passes()
-        self._learners: dict[str, Learner] = {}
-        self._maintenance: dict[str, Maintenance] = {}
+        self.fair_turns = FairTurns()
+        self._workers: dict[str, Worker] = {}
+        self._operations: dict[str, Operations] = {}
         self._changing = asyncio.Lock()
-        self.feed = Feed(lambda: [learner.model for learner in self])
-        self.past = Past(lambda: self)
+        self.feed = Feed(lambda: [worker.model for worker in self])
+        self.score_history = ScoreHistory(lambda: self)
 
-    def __iter__(self) -> Iterator[Learner]:
-        return iter(list(self._learners.values()))
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(list(self._workers.values()))
 
-    def get(self, name: str | None = None) -> Learner:
+    def get(self, name: str | None = None) -> Worker:
         """Return the writer of a model; None stands for the default one.
 
         Raises
@@ -70,23 +70,23 @@ class Catalog:
         UnknownModelError
             If there is none of this name.
         """
-        learner = self._learners.get(DEFAULT_MODEL if name is None else name)
-        if learner is None:
+        worker = self._workers.get(DEFAULT_MODEL if name is None else name)
+        if worker is None:
             raise UnknownModelError(
                 f"there is no model {name or DEFAULT_MODEL!r:.80}: POST /models makes one", "model"
             )
-        return learner
+        return worker
 
-    def maintenance(self, name: str) -> Maintenance:
+    def operations(self, name: str) -> Operations:
         """Return what changes a model as a whole; raises as `get`."""
         self.get(name)
-        return self._maintenance[name]
+        return self._operations[name]
 
     async def probe(self) -> None:
         """Raise `StorageError` if nothing can be logged now."""
         await asyncio.to_thread(self._log.probe)
 
-    async def create(self, spec: ModelSpec) -> Learner:
+    async def create(self, spec: ModelSpec) -> Worker:
         """Make a model and start its writer.
 
         Raises
@@ -99,12 +99,12 @@ class Catalog:
             It cannot be logged.
         """
         async with self._changing:
-            if spec.name in self._learners:
+            if spec.name in self._workers:
                 raise ModelExistsError(
                     f"there is a model {spec.name!r}: delete it, or take another name", "name"
                 )
-            if len(self._learners) >= self.settings.max_models:
-                raise TooManyModelsError(f"the server has {len(self._learners)} models (BNP_MAX_MODELS)")
+            if len(self._workers) >= self.settings.max_models:
+                raise TooManyModelsError(f"the server has {len(self._workers)} models (BNP_MAX_MODELS)")
             return self.serve(*await asyncio.to_thread(self._make, complete(spec, self.settings)))
 
     def _make(self, spec: ModelSpec) -> tuple[History, Recovery, HostedModel]:
@@ -113,19 +113,21 @@ class Catalog:
         history = History(self._log, model.sequence)
         return history, Recovery(history, self._checkpoints, self.settings), model
 
-    def serve(self, history: History, recovery: Recovery, model: HostedModel) -> Learner:
+    def serve(self, history: History, recovery: Recovery, model: HostedModel) -> Worker:
         """Start the writer of a model that the log has."""
         settings, name = self.settings, model.name
-        keeper = Keeper(history, self._checkpoints, settings, self._executor, partial(self._tell, name))
-        keeper.begin(model)
+        checkpointer = Checkpointer(
+            history, self._checkpoints, settings, self._executor, partial(self._tell, name)
+        )
+        checkpointer.begin(model)
         queue, group = settings.queue_size, settings.group_size
         tell = partial(self.feed.publish, "drift", name)
-        learner = Learner(
-            model, history, self._committer, keeper, self.passes, recovery.run, queue, group, tell
+        worker = Worker(
+            model, history, self._log_writer, checkpointer, self.fair_turns, recovery.run, queue, group, tell
         )
-        self._learners[name] = learner
-        self._maintenance[name] = Maintenance(learner, keeper, recovery, settings, self.feed)
-        return learner
+        self._workers[name] = worker
+        self._operations[name] = Operations(worker, checkpointer, recovery, settings, self.feed)
+        return worker
 
     def _tell(self, name: str, kept: Checkpoint) -> None:
         self.feed.publish("checkpoint", name, checkpoint=kept.name, step=kept.step)
@@ -141,26 +143,26 @@ class Catalog:
             If that cannot be logged; the model is as it was.
         """
         async with self._changing:
-            learner, maintenance = self.get(name), self.maintenance(name)
-            await maintenance.close()
-            await learner.delete(partial(self._log.drop, learner.history.model))
-            del self._learners[name], self._maintenance[name]
-            await maintenance.drop()
+            worker, operations = self.get(name), self.operations(name)
+            await operations.close()
+            await worker.delete(partial(self._log.drop, worker.history.model))
+            del self._workers[name], self._operations[name]
+            await operations.drop()
 
     async def close(self) -> None:
         """Answer all that waits, keep a checkpoint of every model that has moved, and end all threads."""
-        await self.past.close()
+        await self.score_history.close()
         async with self._changing:
-            await asyncio.gather(*(self._close(learner) for learner in self))
+            await asyncio.gather(*(self._close(worker) for worker in self))
             await asyncio.to_thread(self._executor.shutdown)
-            await asyncio.to_thread(self._committer.close)
+            await asyncio.to_thread(self._log_writer.close)
 
-    async def _close(self, learner: Learner) -> None:
-        maintenance = self._maintenance[learner.model.name]
-        await maintenance.close()
-        await learner.close()
-        if not learner.failed:
-            await maintenance.keep_last()
+    async def _close(self, worker: Worker) -> None:
+        operations = self._operations[worker.model.name]
+        await operations.close()
+        await worker.close()
+        if not worker.failed:
+            await operations.keep_last()
 
 
 class Models:
@@ -168,22 +170,22 @@ class Models:
 
     Parameters
     ----------
-    catalog : Catalog
+    registry : Registry
         All of them.
     caller : Key
         The key; see `Key.models`.
     """
 
-    def __init__(self, catalog: Catalog, caller: Key) -> None:
-        self.settings = catalog.settings
-        self.passes = catalog.passes
-        self._catalog = catalog
+    def __init__(self, registry: Registry, caller: Key) -> None:
+        self.settings = registry.settings
+        self.fair_turns = registry.fair_turns
+        self._registry = registry
         self._caller = caller
 
-    def __iter__(self) -> Iterator[Learner]:
-        return (learner for learner in self._catalog if self._caller.covers(learner.model.name))
+    def __iter__(self) -> Iterator[Worker]:
+        return (worker for worker in self._registry if self._caller.covers(worker.model.name))
 
-    def get(self, name: str | None = None) -> Learner:
+    def get(self, name: str | None = None) -> Worker:
         """Return the writer of a model; None stands for the default one.
 
         Raises
@@ -194,46 +196,46 @@ class Models:
             If there is none of this name.
         """
         require_model(self._caller, DEFAULT_MODEL if name is None else name)
-        return self._catalog.get(name)
+        return self._registry.get(name)
 
-    def maintenance(self, name: str) -> Maintenance:
+    def operations(self, name: str) -> Operations:
         """Return what changes a model as a whole; raises as `get`."""
         require_model(self._caller, name)
-        return self._catalog.maintenance(name)
+        return self._registry.operations(name)
 
     def listen(self, name: str | None, after: str | None) -> AbstractContextManager[Listener]:
         """Listen to what happens in a model, or in all; raises as `get`."""
         if name is not None:
             self.get(name)
-        return self._catalog.feed.listen(
+        return self._registry.feed.listen(
             lambda model: self._caller.covers(model) and name in (None, model), after
         )
 
     @property
     def feed(self) -> Feed:
         """What happens in all models."""
-        return self._catalog.feed
+        return self._registry.feed
 
     @property
-    def past(self) -> Past:
+    def score_history(self) -> ScoreHistory:
         """How the scores of all models came to be."""
-        return self._catalog.past
+        return self._registry.score_history
 
     async def probe(self) -> None:
-        """See that the log can be written; raises as `Catalog.probe`."""
-        await self._catalog.probe()
+        """See that the log can be written; raises as `Registry.probe`."""
+        await self._registry.probe()
 
-    async def create(self, spec: ModelSpec) -> Learner:
-        """Make a model and start its writer; raises as `Catalog.create`, and `ForbiddenError`."""
+    async def create(self, spec: ModelSpec) -> Worker:
+        """Make a model and start its writer; raises as `Registry.create`, and `ForbiddenError`."""
         require_model(self._caller, spec.name)
-        return await self._catalog.create(spec)
+        return await self._registry.create(spec)
 
     async def delete(self, name: str) -> None:
-        """Delete a model; raises as `Catalog.delete`, and `ForbiddenError`."""
+        """Delete a model; raises as `Registry.delete`, and `ForbiddenError`."""
         require_model(self._caller, name)
-        await self._catalog.delete(name)
+        await self._registry.delete(name)
 
 
-def catalog_of(scope: Scope) -> Models:
+def models_of(scope: Scope) -> Models:
     """Return the models of the server that a request came to, as far as its key reaches."""
-    return Models(cast(Catalog, scope["app"].state.catalog), cast(Key, scope["caller"]))
+    return Models(cast(Registry, scope["app"].state.registry), cast(Key, scope["caller"]))

@@ -16,7 +16,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Turns:
+class ModelAccess:
     """Runs what touches one model, so that each sees it as the last one left it.
 
     To hand a step of a small network to another thread, and its result back, takes ten times as long as the
@@ -69,7 +69,7 @@ _SHORTEST = 1e-7
 _RISE = 1.1
 
 
-class Pace:
+class CallLength:
     """Follows the time that a sample takes, and tells how many fit into one call.
 
     It has a say in when things happen, never in what: samples learned in one call leave the bits that a loop
@@ -117,7 +117,7 @@ class Pace:
 SLICE = 16
 
 
-class Passes:
+class FairTurns:
     """Lets one of those who wait here go on in each pass of the event loop, in the order in which they came.
 
     Work on many samples is done in slices. A request that arrives needs two passes to be read and answered:

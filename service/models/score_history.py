@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from ..errors import RequestError
 from . import report
-from .worker import Learner
+from .worker import Worker
 
 #: Seconds between two looks at the models.
 PERIOD = 1.0
@@ -18,26 +18,26 @@ PERIOD = 1.0
 POINTS = 300
 
 
-class Past:
+class ScoreHistory:
     """Scores, baselines and mixture of every model as it learned, since the server started; in memory.
 
     Must be made on a running event loop.
 
     Parameters
     ----------
-    learners : callable
+    workers : callable
         Returns the writers of the models as they are now.
     """
 
-    def __init__(self, learners: Callable[[], Iterable[Learner]]) -> None:
-        self._learners = learners
-        self._points: WeakKeyDictionary[Learner, list[dict[str, Any]]] = WeakKeyDictionary()
+    def __init__(self, workers: Callable[[], Iterable[Worker]]) -> None:
+        self._workers = workers
+        self._points: WeakKeyDictionary[Worker, list[dict[str, Any]]] = WeakKeyDictionary()
         self._watching = asyncio.create_task(self._watch())
 
-    def of(self, learner: Learner) -> list[dict[str, Any]]:
+    def of(self, worker: Worker) -> list[dict[str, Any]]:
         """Return the points of a model, the oldest first; none is beyond the step where it is."""
-        step = learner.model.step
-        return [point for point in self._points.get(learner, ()) if point["step"] <= step]
+        step = worker.model.step
+        return [point for point in self._points.get(worker, ()) if point["step"] <= step]
 
     async def close(self) -> None:
         """Look no more."""
@@ -47,15 +47,15 @@ class Past:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(PERIOD)
-            for learner in list(self._learners()):
+            for worker in list(self._workers()):
                 with contextlib.suppress(RequestError):  # it is busy, or going: there is another look
-                    await self._look(learner)
+                    await self._look(worker)
 
-    async def _look(self, learner: Learner) -> None:
-        points = self._points.setdefault(learner, [])
-        if learner.model.step == (points[-1]["step"] if points else 0):
+    async def _look(self, worker: Worker) -> None:
+        points = self._points.setdefault(worker, [])
+        if worker.model.step == (points[-1]["step"] if points else 0):
             return
-        point = await learner.reads.ask(report.moment)
+        point = await worker.reads.ask(report.moment)
         while points and points[-1]["step"] >= point["step"]:  # of a state that was left
             points.pop()
         points.append(point)

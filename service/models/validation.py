@@ -65,7 +65,7 @@ class Fresh:
 
 
 @dataclass(slots=True)
-class Admitted:
+class SampleEvent:
     """A sample that passed all checks: it is logged and learned.
 
     Attributes
@@ -99,7 +99,7 @@ class Admitted:
 
 
 @dataclass(slots=True)
-class Kept:
+class PredictionEvent:
     """A prediction that was made: it is logged, kept for its label, and answered.
 
     Attributes
@@ -132,13 +132,13 @@ class Repeated:
     """
 
     answer: dict[str, Any]
-    first: Kept | None = None
+    first: PredictionEvent | None = None
 
 
-Entry: TypeAlias = Admitted | Kept | Repeated | Learned | Fresh | Exception
+Entry: TypeAlias = SampleEvent | PredictionEvent | Repeated | Learned | Fresh | Exception
 
 
-class Admission:
+class Validator:
     """Checks requests in order, as if each one before had been learned; what they ask of does not change.
 
     Parameters
@@ -173,7 +173,7 @@ class Admission:
         # What was admitted, and is neither in the model nor sure to be in the log.
         self._fresh: dict[str, Fresh] = {}
         self._labelled: set[str] = set()
-        self._kept: dict[str, Kept] = {}
+        self._kept: dict[str, PredictionEvent] = {}
 
     def look_up(self, known: Mapping[str, Learned], forgotten: Set[str]) -> None:
         """Take what the log knows of the ids in the requests that come next.
@@ -192,10 +192,10 @@ class Admission:
         if not (self._fresh or self._labelled or self._kept):
             return  # most often: no request had an id
         for entry in entries:
-            if isinstance(entry, Admitted) and entry.event.id is not None:
+            if isinstance(entry, SampleEvent) and entry.event.id is not None:
                 self._fresh.pop(entry.event.id, None)
                 self._labelled.discard(entry.event.id)
-            elif isinstance(entry, Kept):
+            elif isinstance(entry, PredictionEvent):
                 self._kept.pop(entry.identifier, None)
 
     def take(self, requests: Iterable[Request]) -> list[Entry]:
@@ -219,9 +219,9 @@ class Admission:
         self._step += 1
         event = event_codec.learn_event(x, y, w, identifier, self._step, raw)
         if identifier is None:
-            return Admitted(event, sample)
+            return SampleEvent(event, sample)
         fresh = self._fresh[identifier] = Fresh(event.digest)
-        return Admitted(event, sample, fresh=fresh)
+        return SampleEvent(event, sample, fresh=fresh)
 
     def _repeated(self, identifier: str, request: Learn) -> Fresh | Learned | None:
         """Return what the id stands for, if it was used."""
@@ -232,7 +232,7 @@ class Admission:
             raise IdConflictError("this id was used with another body: an id stands for one sample", "id")
         return known
 
-    def _label(self, request: Label) -> Admitted:
+    def _label(self, request: Label) -> SampleEvent:
         pending = self._pending.get(request.id)
         if request.id in self._labelled:
             raise AlreadyLabelledError("the prediction under this id has had its label", "id")
@@ -241,9 +241,9 @@ class Admission:
         self._step += 1
         given = (pending.answer["prediction"], pending.answer.get("probabilities"))
         event = event_codec.label_event(pending.x, request.y, given, request.id, self._step)
-        return Admitted(event, sample, given)
+        return SampleEvent(event, sample, given)
 
-    def _predict(self, request: Predict) -> Kept | Repeated:
+    def _predict(self, request: Predict) -> PredictionEvent | Repeated:
         if (answer := self._pending.repeated(request.id, request.x)) is not None:
             return Repeated(answer)
         if (kept := self._kept.get(request.id)) is not None:
@@ -251,6 +251,6 @@ class Admission:
                 raise IdConflictError("a prediction for another x waits under this id", "id")
             return Repeated(kept.pending.answer, kept)
         pending = self._predict_one(request)  # of the state before the group, as its answer says
-        kept = Kept(event_codec.predict_event(pending, request.id), request.id, pending)
+        kept = PredictionEvent(event_codec.predict_event(pending, request.id), request.id, pending)
         self._kept[request.id] = kept
         return kept

@@ -26,16 +26,16 @@ from ..errors import (
 )
 from ..storage.event_codec import Pending
 from ..storage.history import History
-from ..storage.log_writer import Committer
-from .checkpointer import Keeper
+from ..storage.log_writer import LogWriter
+from .checkpointer import Checkpointer
 from .divergence import Guard
 from .hosted import Answer, Applied, HostedModel, Outcome
 from .journal import Group, Journal
-from .latency import Durations
-from .queue import Exclusive, Job, Jobs, Outcomes, Room
+from .latency import Latency
+from .queue import Capacity, Exclusive, Job, JobQueue, Outcomes
 from .reads import Reads
-from .scheduling import SLICE, Passes, Turns
-from .validation import Admission, Admitted, Entry, Learn, Predict, Request
+from .scheduling import SLICE, FairTurns, ModelAccess
+from .validation import Entry, Learn, Predict, Request, SampleEvent, Validator
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ _AHEAD = 3
 _logger = logging.getLogger(__name__)
 
 
-class Learner:
+class Worker:
     """The writer of a model, and the queue before it.
 
     Must be made on a running event loop, and called from that loop alone.
@@ -56,11 +56,11 @@ class Learner:
         From now on only what has its turn here touches it, except for reading its counters.
     history : History
         Of the model.
-    committer : Committer
+    log_writer : LogWriter
         Writes the log.
-    keeper : Keeper
+    checkpointer : Checkpointer
         Of the model's checkpoints.
-    passes : Passes
+    fair_turns : FairTurns
         Of the server.
     rebuild : callable
         Returns the model as it was after an event, by its number.
@@ -85,9 +85,9 @@ class Learner:
         self,
         model: HostedModel,
         history: History,
-        committer: Committer,
-        keeper: Keeper,
-        passes: Passes,
+        log_writer: LogWriter,
+        checkpointer: Checkpointer,
+        fair_turns: FairTurns,
         rebuild: Callable[[int], HostedModel],
         queue_size: int,
         group_size: int,
@@ -98,16 +98,18 @@ class Learner:
         self.history = history
         self._rebuild = rebuild
         self._guard = Guard()
-        self._journal = Journal(history, committer)
-        self._keeper = keeper
-        self._passes = passes
-        self._turns = Turns(f"model-{model.name}")
-        self.reads = Reads(self._turns, passes, self._require_open, self._look, Room(queue_size), group_size)
-        self.durations = Durations()
-        self._jobs = Jobs(queue_size, group_size)
+        self._journal = Journal(history, log_writer)
+        self._checkpointer = checkpointer
+        self._fair_turns = fair_turns
+        self._access = ModelAccess(f"model-{model.name}")
+        self.reads = Reads(
+            self._access, fair_turns, self._require_open, self._look, Capacity(queue_size), group_size
+        )
+        self.latency = Latency()
+        self._jobs = JobQueue(queue_size, group_size)
         self._logged: asyncio.Queue[Group | None] = asyncio.Queue(_AHEAD)
         self._applied: deque[list[Entry]] = deque()
-        self._admission: Admission | None = None
+        self._validator: Validator | None = None
         self._surprised = False  # what was admitted since then may have been checked against what never was
         self.refusals: Counter[str] = Counter()
         self._refusal: Callable[[], RequestError] | None = None
@@ -125,7 +127,7 @@ class Learner:
         """What becomes of requests: ``"ready"``, ``"rebuilding"`` without forgotten samples, ``"failed"``."""
         if self.failed:
             return "failed"
-        return "rebuilding" if self._keeper.paused or self.poisoned else "ready"
+        return "rebuilding" if self._checkpointer.paused or self.poisoned else "ready"
 
     @property
     def poisoned(self) -> bool:
@@ -191,7 +193,7 @@ class Learner:
     async def _end(self) -> None:
         self._jobs.ring()
         await asyncio.wait([self._task])
-        await self._turns.close()
+        await self._access.close()
 
     def _require_open(self) -> None:
         if self._refusal is not None:
@@ -219,7 +221,7 @@ class Learner:
         while await self._jobs.wait(over=lambda: self._refusal is not None) and not self._discarded:
             if self._jobs.exclusive or self._surprised:
                 await self._logged.join()  # all that was admitted is applied
-                self._admission, self._surprised = None, False
+                self._validator, self._surprised = None, False
             jobs = self._jobs.take()
             if isinstance(first := jobs[0].items[0], Exclusive):
                 self._jobs.answer([await self._try(first.do)])
@@ -230,28 +232,28 @@ class Learner:
 
     async def _try(self, do: Callable[[], Any]) -> Any:
         try:
-            return await self._turns.run(do)
+            return await self._access.run(do)
         except REFUSALS as error:
             return error
 
     async def _admit(self, requests: list[Any]) -> list[Entry]:
         """Check the requests of a group; others have a turn between them."""
-        admission = self._admission = self._admission or self.model.admission(self._predict, self.refusals)
+        validator = self._validator = self._validator or self.model.validator(self._predict, self.refusals)
         while self._applied:
-            admission.settle(self._applied.popleft())
+            validator.settle(self._applied.popleft())
         ids = {request.id for request in requests if isinstance(request, Learn) and request.id is not None}
         try:
             known, forgotten = await asyncio.to_thread(self.history.look_up, ids) if ids else ({}, set())
         except StorageError as error:
             return [error] * len(requests)
-        admission.look_up(known, forgotten)
+        validator.look_up(known, forgotten)
         short = self.reads.short or not any(isinstance(request, Predict) for request in requests)
         entries: list[Entry] = []
         for start in range(0, len(requests), SLICE):
             if len(requests) > SLICE:
-                await self._passes.next()
-            take = partial(admission.take, requests[start : start + SLICE])
-            entries += await self._turns.run(take, short=short)
+                await self._fair_turns.next()
+            take = partial(validator.take, requests[start : start + SLICE])
+            entries += await self._access.run(take, short=short)
         return entries
 
     def _predict(self, request: Predict) -> Pending:
@@ -268,8 +270,8 @@ class Learner:
                 while jobs and len(outcomes) >= (size := len(jobs[0].items)):
                     self._answer(jobs.popleft(), outcomes[:size])
                     del outcomes[:size]
-            if self._keeper.due(self.model):
-                await self._turns.run(partial(self._keeper.keep, self.model))
+            if self._checkpointer.due(self.model):
+                await self._access.run(partial(self._checkpointer.keep, self.model))
             self._applied.append(group.entries)
             self._logged.task_done()
 
@@ -278,10 +280,12 @@ class Learner:
         start = 0
         while start < len(entries):
             if len(entries) > SLICE:
-                await self._passes.next()
+                await self._fair_turns.next()
             part = entries[start : start + self.model.room]
-            if self.model.drift.ready(self.model.step) and any(isinstance(each, Admitted) for each in part):
-                await self._turns.run(self._keep_before_action)
+            if self.model.drift.ready(self.model.step) and any(
+                isinstance(each, SampleEvent) for each in part
+            ):
+                await self._access.run(self._keep_before_action)
             applied = await self._apply_part(part)
             self._surprised = self._surprised or applied.surprising
             self.refusals.update(applied.refused.values())
@@ -297,11 +301,11 @@ class Learner:
         before = self.model.sequence
         if not self._guard.careful:
             apply = partial(self._guard.apply, self.model, part)
-            applied = await self._turns.run(apply, short=self.model.pace.short)
+            applied = await self._access.run(apply, short=self.model.call_length.short)
             if applied is not None:
                 return applied
-            await self._turns.run(partial(self._bring_back, before))
-        return await self._turns.run(partial(self._apply_carefully, part))
+            await self._access.run(partial(self._bring_back, before))
+        return await self._access.run(partial(self._apply_carefully, part))
 
     def _bring_back(self, sequence: int) -> None:
         self._surprised = True  # what was admitted since then was checked against a model that is no more
@@ -313,16 +317,16 @@ class Learner:
         return applied
 
     def _keep_before_action(self) -> None:
-        if self._keeper.changed(self.model):
-            self._keeper.keep(self.model)
+        if self._checkpointer.changed(self.model):
+            self._checkpointer.keep(self.model)
 
     def _answer(self, job: Job, outcomes: list[Outcome]) -> None:
         """Answer a job, the oldest."""
         self._jobs.answer(outcomes)
         granted = sum(not isinstance(outcome, Exception) for outcome in outcomes)
         if granted:
-            durations = self.reads.durations if isinstance(job.items[0], Predict) else self.durations
-            durations.note(time.perf_counter() - job.start, granted)
+            latency = self.reads.latency if isinstance(job.items[0], Predict) else self.latency
+            latency.note(time.perf_counter() - job.start, granted)
 
     def _abandon(self) -> None:
         if self._refusal is None:

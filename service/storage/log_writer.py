@@ -14,7 +14,7 @@ from ..telemetry.metrics import LogMetrics
 from .interfaces import EventLog, Group
 
 Done: TypeAlias = Callable[[int | StorageError], None]
-"""Called, in the committer's thread, with the number of a group's last event, or why it is not kept."""
+"""Called, in the thread of the log writer, with the number of a group's last event, or why it is not kept."""
 
 #: Groups that one commit takes at most.
 _LARGEST = 256
@@ -22,7 +22,7 @@ _LARGEST = 256
 _logger = logging.getLogger(__name__)
 
 
-class Committer:
+class LogWriter:
     """Commits groups of events in the order in which they come; whoever waits for one can do other things.
 
     Parameters
@@ -40,7 +40,7 @@ class Committer:
         self._bell = threading.Condition()
         self._closing = False
         self._failing = False
-        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
     def submit(self, group: Group, done: Done) -> None:

@@ -45,7 +45,7 @@ class HttpMetrics:
             self.series[route, method, status] = found
         return found
 
-    def durations(self, route: str) -> list[tuple[float, int]]:
+    def latency(self, route: str) -> list[tuple[float, int]]:
         """Return the cumulative histogram of the POST requests of a route: upper bounds and counts."""
         wanted = {"route": route, "method": "POST"}
         totals: Totals[float] = Totals()

@@ -80,9 +80,9 @@ class TelemetryMiddleware:
         else:  # a Starlette route leaves its endpoint only; ours have no parameters: the path is the template
             route = scope["path"] if "endpoint" in scope else "unmatched"
         series = self._metrics.series.get((route, method, status))
-        requests, durations = series or self._metrics.add(route, method, status)
+        requests, latency = series or self._metrics.add(route, method, status)
         requests.inc()
-        durations.observe(seconds)
+        latency.observe(seconds)
         level = logging.DEBUG
         if status >= 500:
             level = logging.WARNING

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.http.uvicorn_protocol import uvicorn_config
-from service.models.registry import Catalog
+from service.models.registry import Registry
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -70,9 +70,9 @@ class Server:
         return set(self._uvicorn.server_state.connections)
 
     @property
-    def catalog(self) -> Catalog:
-        catalog: Catalog = self.app.state.catalog
-        return catalog
+    def registry(self) -> Registry:
+        registry: Registry = self.app.state.registry
+        return registry
 
     def on_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the server's event loop."""
@@ -89,7 +89,7 @@ class Server:
             release.wait(60)
 
         assert self._loop is not None
-        waiting = asyncio.run_coroutine_threadsafe(self.catalog.get(model).reads.ask(hold), self._loop)
+        waiting = asyncio.run_coroutine_threadsafe(self.registry.get(model).reads.ask(hold), self._loop)
         reached.wait(60)
         try:
             yield
@@ -99,7 +99,7 @@ class Server:
 
     def wait_for_queue(self, depth: int, model: str = "default") -> None:
         """Wait until so many jobs wait for a model, the one that holds it counted."""
-        while self.catalog.get(model).queue_depth < depth:
+        while self.registry.get(model).queue_depth < depth:
             threading.Event().wait(0.005)
 
     def post(self, path: str, **body: Any) -> httpx.Response:

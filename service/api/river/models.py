@@ -15,7 +15,7 @@ from ...auth.scopes import BYTES, FORM, JSON, needs
 from ...errors import Layer
 from ...http.requests import Shape, check, read_body, read_model
 from ...http.responses import json_response
-from ...models.registry import catalog_of
+from ...models.registry import models_of
 from ..models import description
 from ..openapi import ApiRoute
 from ..state import download
@@ -53,8 +53,8 @@ async def river_create_named(request: Request, flavor: schemas.Flavor, m: str) -
 
 async def _create(request: Request, flavor: schemas.Flavor, name: str | None) -> Response:
     spec = _completed(await read_model(request, native.ModelSpec), flavor, name)
-    learner = await catalog_of(request.scope).create(spec)
-    return json_response({"name": learner.model.name}, 201)
+    worker = await models_of(request.scope).create(spec)
+    return json_response({"name": worker.model.name}, 201)
 
 
 def _completed(spec: native.ModelSpec, flavor: schemas.Flavor, name: str | None) -> native.ModelSpec:
@@ -80,14 +80,14 @@ def _completed(spec: native.ModelSpec, flavor: schemas.Flavor, name: str | None)
 @needs("read")
 async def river_list(request: Request) -> Response:
     """List the names of all models, in order of creation."""
-    return json_response({"models": [learner.model.name for learner in catalog_of(request.scope)]})
+    return json_response({"models": [worker.model.name for worker in models_of(request.scope)]})
 
 
 @router.get("/api/model/{m}/", summary="Describe a model (River)", response_model=native.ModelDescription)
 @needs("read", Layer.MODEL, Layer.READ)
 async def river_get(request: Request, m: str) -> Response:
     """Return the specification and the current state of a model, as `GET /models/{m}` does."""
-    return json_response(await description(catalog_of(request.scope).get(m)))
+    return json_response(await description(models_of(request.scope).get(m)))
 
 
 @router.get(
@@ -99,20 +99,20 @@ async def river_get(request: Request, m: str) -> Response:
 @needs("admin", Layer.MODEL, Layer.READ)
 async def river_download(request: Request, m: str) -> Response:
     """Return the model as a safetensors file, never pickled, which `bnp_online.load` reads."""
-    return await download(catalog_of(request.scope).get(m))
+    return await download(models_of(request.scope).get(m))
 
 
 @router.delete("/api/model/", summary="Delete a model (River)", response_model=schemas.RiverDone)
 @needs("admin", Layer.MODEL, Layer.EXCLUSIVE, Layer.WRITE, takes=(FORM,), body=schemas.RiverForm)
 async def river_delete(request: Request) -> Response:
     """Delete the model that a form names, and all that it learned."""
-    catalog = catalog_of(request.scope)
-    raw = await read_body(request.scope, request.receive, catalog.settings.max_body_bytes)
+    registry = models_of(request.scope)
+    raw = await read_body(request.scope, request.receive, registry.settings.max_body_bytes)
     pairs = parse_qsl(raw.decode("latin-1"), keep_blank_values=True)
     fields = dict(pairs)
     if len(fields) < len(pairs):
         raise errors.DuplicateKeyError("the form contains a field twice")
-    await catalog.delete(check(fields, _FORM, catalog.settings)["model"])
+    await registry.delete(check(fields, _FORM, registry.settings)["model"])
     return json_response("Successful delete.")
 
 

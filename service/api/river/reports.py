@@ -16,9 +16,9 @@ from ...errors import Layer
 from ...http.requests import Shape, check, headers_of, read_body, read_fields
 from ...http.responses import json_response
 from ...models import report
-from ...models.latency import Durations
-from ...models.registry import catalog_of
-from ...models.worker import Learner
+from ...models.latency import Latency
+from ...models.registry import models_of
+from ...models.worker import Worker
 from ..openapi import ApiRoute
 from . import schemas
 
@@ -63,25 +63,25 @@ async def river_metrics(request: Request) -> Response:
 @needs("read", Layer.FIELDS, Layer.MODEL, takes=(JSON,))
 async def river_stats(request: Request) -> Response:
     """Return the response times of the model; a JSON body may name it instead."""
-    learner = await _asked(request)
-    return json_response({"learn": _times(learner.durations), "predict": _times(learner.reads.durations)})
+    worker = await _asked(request)
+    return json_response({"learn": _times(worker.latency), "predict": _times(worker.reads.latency)})
 
 
-async def _asked(request: Request) -> Learner:
+async def _asked(request: Request) -> Worker:
     """Return the model that a GET request names in its body, as River's client does, or in its query."""
-    catalog = catalog_of(request.scope)
-    raw = await read_body(request.scope, request.receive, catalog.settings.max_body_bytes)
+    registry = models_of(request.scope)
+    raw = await read_body(request.scope, request.receive, registry.settings.max_body_bytes)
     if raw:
-        body = read_fields(raw, _MODEL, catalog.settings)
+        body = read_fields(raw, _MODEL, registry.settings)
     else:
-        body = check(dict(request.query_params), _MODEL, catalog.settings)
-    return catalog.get(body["model"])
+        body = check(dict(request.query_params), _MODEL, registry.settings)
+    return registry.get(body["model"])
 
 
-def _times(durations: Durations) -> dict[str, Any]:
-    mean, recent = round(durations.mean * 1e9), round(durations.recent * 1e9)
+def _times(latency: Latency) -> dict[str, Any]:
+    mean, recent = round(latency.mean * 1e9), round(latency.recent * 1e9)
     return {
-        "n_calls": durations.calls,
+        "n_calls": latency.calls,
         "mean_duration": mean,
         "mean_duration_human": _for_people(mean),
         "ewm_duration": recent,

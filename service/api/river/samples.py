@@ -20,35 +20,35 @@ async def river_learn(request: FastRequest[schemas.RiverLearnBody]) -> str:
     If the `identifier` is that of a kept prediction, the request labels it: the features of the prediction
     are learned, and the prediction is scored. Any other identifier is the `id` of the sample.
     """
-    body, learner, done = request.fields, request.learner, "Successful learn."
+    body, worker, done = request.fields, request.worker, "Successful learn."
     x, y, identifier = body["features"], body["ground_truth"], body.get("identifier")
     if identifier is not None:
         try:
-            await learner.learn(Label(identifier, y))
+            await worker.learn(Label(identifier, y))
         except errors.UnknownIdError:
             pass  # no kept prediction: it is the id of the sample
         else:
             return done
-    await learner.learn(Learn(x, y, id=identifier))
+    await worker.learn(Learn(x, y, id=identifier))
     return done
 
 
 @needs("predict", Layer.WRITER, Layer.READ, Layer.PREDICTION_ID, takes=(JSON,))
 async def river_predict(request: FastRequest[schemas.RiverPredictBody]) -> dict[str, Any]:
     """Predict a sample, and keep the prediction for its label, as `POST /predict` does with an `id`."""
-    body, learner = request.fields, request.learner
+    body, worker = request.fields, request.worker
     identifier = body.get("identifier")
     if identifier is None:
         identifier = str(uuid.uuid4())
-    answer = await learner.learn(Predict(body["features"], identifier))
+    answer = await worker.learn(Predict(body["features"], identifier))
     prediction = answer.get("probabilities", answer["prediction"])
-    return {"model": learner.model.name, "prediction": prediction, "identifier": identifier}
+    return {"model": worker.model.name, "prediction": prediction, "identifier": identifier}
 
 
 @needs("learn", Layer.WRITER, Layer.LABEL, Layer.LABELLED, takes=(JSON,))
 async def river_label(request: FastRequest[schemas.RiverLabelBody]) -> str:
     """Learn the label of an earlier prediction, as `POST /label` does."""
-    await request.learner.learn(Label(request.fields["identifier"], request.fields["label"]))
+    await request.worker.learn(Label(request.fields["identifier"], request.fields["label"]))
     return "Successful label."
 
 

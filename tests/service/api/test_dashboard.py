@@ -95,7 +95,7 @@ def test_looking_changes_nothing(serve: Callable[..., Server]) -> None:
 def test_drifts_are_shown_the_latest_first(serve: Callable[..., Server]) -> None:
     server = serve()
     for step in (1, 2):
-        server.catalog.feed.publish("drift", "default", step=step)
+        server.registry.feed.publish("drift", "default", step=step)
     assert [each["step"] for each in watch(server)["drift"]] == [2, 1]
 
 

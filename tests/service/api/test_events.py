@@ -88,7 +88,7 @@ def wait_for(condition: Callable[[], Any]) -> None:
 
 
 def listeners(server: Server) -> set[Any]:
-    return server.catalog.feed._listeners
+    return server.registry.feed._listeners
 
 
 def test_what_is_learned_is_told_with_its_mean_loss(serve: Callable[..., Server]) -> None:
@@ -145,7 +145,7 @@ def test_who_comes_back_hears_what_was_missed(serve: Callable[..., Server]) -> N
     with listening(server) as events:
         server.learn({"a": 1}, "cat")
         last = events.next("learn")["id"]
-    wait_for(lambda: server.catalog.feed._sampling is None)
+    wait_for(lambda: server.registry.feed._sampling is None)
     for i in range(5):
         server.learn({"a": i}, "cat")
     server.client.post("/models/default/checkpoints")
@@ -157,7 +157,7 @@ def test_who_comes_back_hears_what_was_missed(serve: Callable[..., Server]) -> N
 @pytest.mark.parametrize("identifier", ["elsewhere-3", "-", "²", "1", "{run}-999999", "{run}-x"])
 def test_who_comes_back_too_late_is_told(serve: Callable[..., Server], identifier: str) -> None:
     server = serve()
-    found = identifier.replace("{run}", server.catalog.feed._run)
+    found = identifier.replace("{run}", server.registry.feed._run)
     with listening(server, last_event_id=found.encode().decode("latin-1")) as events:
         assert events.next("learn", "notice")["reason"] == "missed"
         server.learn({"a": 1}, "cat")
@@ -170,11 +170,11 @@ def test_what_is_kept_is_bounded(serve: Callable[..., Server]) -> None:
         server.client.post("/models/default/checkpoints")
         last = events.next("checkpoint")["id"]
     for _ in range(feed.RING + 1):
-        server.catalog.feed.publish("drift", "default")
-    wait_for(lambda: server.catalog.feed._number == feed.RING + 2)
+        server.registry.feed.publish("drift", "default")
+    wait_for(lambda: server.registry.feed._number == feed.RING + 2)
     with listening(server, last_event_id=last) as events:
         assert events.next("drift", "notice")["reason"] == "missed"
-    assert len(server.catalog.feed.recent("drift", "default")) < feed.RING
+    assert len(server.registry.feed.recent("drift", "default")) < feed.RING
 
 
 def test_one_model_or_all(serve: Callable[..., Server]) -> None:
@@ -227,7 +227,7 @@ def test_who_does_not_read_is_dropped_and_told(serve: Callable[..., Server]) -> 
         [listener] = listeners(server)
         text = "x" * 10_000
         while not listener.slow:
-            server.catalog.feed.publish("drift", "default", text=text)
+            server.registry.feed.publish("drift", "default", text=text)
         *_, (kind, data) = events
         assert (kind, data["reason"]) == ("notice", "slow")
         wait_for(lambda: not listeners(server))
@@ -240,15 +240,15 @@ def test_who_never_reads_is_disconnected(serve: Callable[..., Server]) -> None:
         wait_for(lambda: listeners(server))
         [listener] = listeners(server)
         while not listener.slow and listener in listeners(server):  # dropped here, or disconnected already
-            server.catalog.feed.publish("drift", "default", text="x" * 10_000)
+            server.registry.feed.publish("drift", "default", text="x" * 10_000)
         wait_for(lambda: len(server.connections) == before and not listeners(server))
 
 
 def test_when_nobody_listens_nothing_is_done(serve: Callable[..., Server]) -> None:
     server = serve()
     with listening(server):
-        assert server.catalog.feed._sampling is not None
-    wait_for(lambda: server.catalog.feed._sampling is None)
+        assert server.registry.feed._sampling is not None
+    wait_for(lambda: server.registry.feed._sampling is None)
     assert not listeners(server)
 
 

@@ -191,7 +191,7 @@ def test_streams(tmp_path: Path) -> None:
 
 def wait_for_listeners(server: Server, count: int) -> None:
     """Wait until so many streams are open: what happened before is not told."""
-    while len(server.catalog.feed._listeners) < count:
+    while len(server.registry.feed._listeners) < count:
         threading.Event().wait(0.005)
 
 

@@ -70,8 +70,8 @@ def test_predictions_go_between_the_calls_of_a_group(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve()
-    learner = server.catalog.get()
-    learn_samples = learner.model.estimator.learn_samples
+    worker = server.registry.get()
+    learn_samples = worker.model.estimator.learn_samples
     begun, asked = threading.Event(), threading.Event()
 
     def learn_slowly(samples: Any) -> Any:
@@ -79,7 +79,7 @@ def test_predictions_go_between_the_calls_of_a_group(
         asked.wait(60)
         return learn_samples(samples)
 
-    monkeypatch.setattr(learner.model.estimator, "learn_samples", learn_slowly)
+    monkeypatch.setattr(worker.model.estimator, "learn_samples", learn_slowly)
     with ThreadPoolExecutor() as pool, streaming(server) as stream:
         stream.send(*[sample(i) for i in range(10)])
         begun.wait(60)
@@ -122,7 +122,7 @@ def test_a_stream_waits_and_leaves_half_of_the_places(serve: Callable[..., Serve
             single = [pool.submit(server.post, "/learn", **sample(i)) for i in (50, 51)]
             server.wait_for_queue(5)
             assert error(server.post("/learn", **sample(0)))[:2] == (429, "queue_full")
-            assert server.catalog.get().queue_depth == 5
+            assert server.registry.get().queue_depth == 5
         steps = [stream.read()["step"] for _ in range(50)]
         steps += [answer.result().json()["step"] for answer in single]
         assert sorted(steps) == list(range(1, 53))
@@ -179,12 +179,12 @@ def test_a_client_that_does_not_read(serve: Callable[..., Server]) -> None:
     depths: list[int] = []
     lines = [{"x": {"a": 1}, "id": "t" * 120 + str(i)} for i in range(100)]
     with streaming(server, "/predict", receive_buffer=4096) as stream:
-        send_until_it_blocks(stream, lines, lambda: depths.append(server.catalog.get().queue_depth))
+        send_until_it_blocks(stream, lines, lambda: depths.append(server.registry.get().queue_depth))
         assert tasks(server) > before
         assert server.learn({"a": 1}, "cat")["step"] == 1  # others are served
         wait_for(lambda: tasks(server) == before)  # and it is disconnected
     assert max(depths) <= 100
-    assert server.catalog.get().queue_depth == 0
+    assert server.registry.get().queue_depth == 0
 
 
 def test_a_client_that_does_not_send(serve: Callable[..., Server]) -> None:
@@ -241,7 +241,7 @@ def learn_until_it_ends(stream: Stream) -> int:
 
 def test_stopping_ends_a_stream(serve: Callable[..., Server]) -> None:
     server = serve()
-    model = server.catalog.get().model
+    model = server.registry.get().model
     with ThreadPoolExecutor() as pool, streaming(server) as stream:
         sending = pool.submit(learn_until_it_ends, stream)
         answers = [stream.read() for _ in range(200)]

@@ -196,20 +196,20 @@ def test_an_action_is_told_logged_and_taken_after_a_checkpoint(tmp_path: Path, a
 def test_an_action_that_was_not_noted_is_noted_after_the_next_start(tmp_path: Path) -> None:
     """As of a server that was killed in between; and unlearning may let it be taken elsewhere."""
     with serving(tmp_path / "data", default_model=spec("reset_slowest")) as server:
-        learner = server.catalog.get()
-        append, full = learner.history.log.append, StorageFullError("full")
+        worker = server.registry.get()
+        append, full = worker.history.log.append, StorageFullError("full")
 
         def refuse(groups: Any) -> list[int]:
             if any(event.kind == "action" for group in groups for event in group.events):
                 raise full
             return append(groups)
 
-        learner.history.log.append = refuse  # type: ignore[method-assign]
+        worker.history.log.append = refuse  # type: ignore[method-assign]
         answers = post_lines(server, lines())
         assert all("step" in answer for answer in answers)
         assert actions(server) == []
         expected, killed = server.fingerprint(), crash(server, tmp_path / "killed")
-        learner.history.log.append = append  # type: ignore[method-assign]
+        worker.history.log.append = append  # type: ignore[method-assign]
     with serving(killed, default_model=spec("reset_slowest")) as server:
         assert server.fingerprint() == expected
         post_lines(server, lines(0, 1))
@@ -268,16 +268,16 @@ def test_how_a_model_is_watched_may_change_while_it_lives(tmp_path: Path) -> Non
 def test_a_change_that_cannot_be_logged_changes_nothing(tmp_path: Path) -> None:
     with serving(tmp_path / "data", default_model=spec()) as server:
         post_lines(server, lines(0, 100))
-        before, learner = server.fingerprint(), server.catalog.get()
-        append = learner.history.log.append
+        before, worker = server.fingerprint(), server.registry.get()
+        append = worker.history.log.append
 
         def refuse(groups: Any) -> list[int]:
             raise StorageFullError("full")
 
-        learner.history.log.append = refuse  # type: ignore[method-assign]
+        worker.history.log.append = refuse  # type: ignore[method-assign]
         answer = server.client.patch("/models/default", json={"drift": {"detector": "page_hinkley"}})
         assert error(answer)[1] == "storage_full"
-        learner.history.log.append = append  # type: ignore[method-assign]
+        worker.history.log.append = append  # type: ignore[method-assign]
         assert server.fingerprint() == before
         assert server.get("/models/default")["drift"]["setting"]["detector"] == "adwin"
 

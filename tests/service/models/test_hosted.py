@@ -15,7 +15,7 @@ from bnp_online.errors import NonFiniteStateError
 from service.errors import AlreadyLabelledError, IdConflictError, UnknownIdError
 from service.models import report, snapshot
 from service.models.hosted import HostedModel
-from service.models.validation import Admitted, Kept, Label, Learn, Predict, Request
+from service.models.validation import Label, Learn, Predict, PredictionEvent, Request, SampleEvent
 from service.schemas import ModelSpec
 from service.settings import Settings
 from service.storage import event_codec
@@ -44,10 +44,10 @@ class Model:
     def learn(self, *requests: Request) -> list[Any]:
         """Learn a group, and return what came of each request."""
         ids = {request.id for request in requests if isinstance(request, Learn) and request.id is not None}
-        admission = self.hosted.admission(self.hosted.predict_pending, self.refusals)
-        admission.look_up(self.history.learned(ids), self.history.forgotten(ids))
-        entries = admission.take(requests)
-        logged = [entry for entry in entries if isinstance(entry, Admitted | Kept)]
+        validator = self.hosted.validator(self.hosted.predict_pending, self.refusals)
+        validator.look_up(self.history.learned(ids), self.history.forgotten(ids))
+        entries = validator.take(requests)
+        logged = [entry for entry in entries if isinstance(entry, SampleEvent | PredictionEvent)]
         if logged:
             [last] = self.log.append([self.history.group([entry.event for entry in logged])])
             for seq, entry in enumerate(logged, last - len(logged) + 1):

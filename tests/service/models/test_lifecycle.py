@@ -122,7 +122,7 @@ def test_an_unforeseen_error_ends_a_model_and_no_other(
 
     with ThreadPoolExecutor() as pool:
         with server.held():
-            monkeypatch.setattr(server.catalog.get().model.estimator, "learn_samples", fail)
+            monkeypatch.setattr(server.registry.get().model.estimator, "learn_samples", fail)
             learning = [pool.submit(server.post, "/learn", x={"a": i}, y="cat") for i in range(3)]
             server.wait_for_queue(4)
         answers = [future.result() for future in learning]
@@ -143,7 +143,7 @@ def test_a_stream_outlives_a_model_that_fails(
 ) -> None:
     server = serve()
     server.create(name="other")
-    monkeypatch.setattr(server.catalog.get().model.estimator, "learn_samples", lambda _: 1 // 0)
+    monkeypatch.setattr(server.registry.get().model.estimator, "learn_samples", lambda _: 1 // 0)
     bad, good = {"x": {"a": 1}, "y": 1}, {"x": {"a": 1}, "y": 1, "model": "other"}
     answers = post_lines(server, [bad, good, bad, b"{}\n", good])
     assert refusals(answers) == {1: "model_failed", 3: "model_failed", 4: "missing_field"}
@@ -168,7 +168,7 @@ def test_an_unforeseen_error_in_a_route_is_an_error_like_any_other(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve()
-    monkeypatch.setattr("service.api.models.catalog_of", lambda scope: 1 // 0)
+    monkeypatch.setattr("service.api.models.models_of", lambda scope: 1 // 0)
     answer = server.client.get("/models")
     assert error(answer) == (500, "internal_error", None)
     assert "division" not in answer.text

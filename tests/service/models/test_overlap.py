@@ -21,9 +21,9 @@ class Gate:
     """Stands before the log of a server: each commit waits until it may go on, or is refused."""
 
     def __init__(self, server: Server) -> None:
-        self._log = server.catalog.get().history.log
+        self._log = server.registry.get().history.log
         self._append = self._log.append
-        self._turns = threading.Semaphore(0)
+        self._access = threading.Semaphore(0)
         self._refused: set[int] = set()
         self.arrived = 0
         self.sizes: list[int] = []
@@ -31,7 +31,7 @@ class Gate:
 
     def _wait(self, groups: Sequence[Group]) -> list[int]:
         number, self.arrived = self.arrived, self.arrived + 1
-        self._turns.acquire(timeout=60)
+        self._access.acquire(timeout=60)
         if number in self._refused:
             raise StorageFullError("there is no room")
         self.sizes.append(sum(len(group.events) for group in groups))
@@ -43,7 +43,7 @@ class Gate:
 
     def open(self) -> None:
         """Let all go on."""
-        self._turns.release(1000)
+        self._access.release(1000)
 
 
 @pytest.fixture
@@ -62,12 +62,12 @@ def send(server: Server) -> Iterator[Callable[..., Future[httpx.Response]]]:
         def one(
             path: str, *, model: str = "default", checked: bool = True, **body: Any
         ) -> Future[httpx.Response]:
-            learner = server.catalog.get(model)
-            depth = learner.samples_waiting
+            worker = server.registry.get(model)
+            depth = worker.samples_waiting
             sent = pool.submit(server.client.post, path, json={**body, "model": model} if body else None)
             server.wait_for_queue(depth + 1, model)
             if checked:
-                wait_until(lambda: not learner._jobs._waiting)
+                wait_until(lambda: not worker._jobs._waiting)
             return sent
 
         yield one
@@ -90,15 +90,15 @@ def logged_steps(server: Server) -> list[int | None]:
     """Return the steps in the log, of samples that count."""
     return [
         record.event.step
-        for record in server.catalog.get().history.read()
+        for record in server.registry.get().history.read()
         if record.event.kind in ("learn", "label") and record.refused is None
     ]
 
 
 def test_a_group_is_checked_while_the_one_before_is_logged(server: Server, send: Any) -> None:
-    gate, learner = Gate(server), server.catalog.get()
+    gate, worker = Gate(server), server.registry.get()
     answers = [send("/learn", x={"a": 1.0}, y=label) for label in ("cat", 1, "cat")]
-    wait_until(lambda: learner.refusals["label_type"] == 1)  # found while nothing is logged
+    wait_until(lambda: worker.refusals["label_type"] == 1)  # found while nothing is logged
     assert gate.sizes == []
     gate.open()
     assert codes(answers) == [3, "label_type", 4]

@@ -116,7 +116,7 @@ def test_the_log_and_what_a_start_replays(serve: Callable[..., Server]) -> None:
     server.post("/models/default/rollback", step=7)
     assert value(server, "bnp_model_recovery_events", model="default") == 2
     server.stop()
-    for checkpoint in server.catalog.settings.data_dir.glob("checkpoints/*/*"):
+    for checkpoint in server.registry.settings.data_dir.glob("checkpoints/*/*"):
         checkpoint.unlink()
     server = serve()
     text = samples(text_of(server))
@@ -131,7 +131,7 @@ def test_a_store_that_fails_is_told_of(serve: Callable[..., Server]) -> None:
     server = serve(log_level="critical")
     server.learn({"a": 1}, 1)
     assert value(server, "bnp_log_commit_failures_total") == 0
-    server.catalog._log.close()
+    server.registry._log.close()
     assert error(server.post("/learn", x={"a": 2}, y=1))[:2] == (503, "storage_failed")
     assert value(server, "bnp_log_commit_failures_total") == 1
     assert value(server, "bnp_model_step", model="default") == 1

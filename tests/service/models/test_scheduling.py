@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from service.models.scheduling import Passes
+from service.models.scheduling import FairTurns
 
 
 def test_one_goes_on_in_each_pass_in_the_order_in_which_they_came() -> None:
-    passes, log = Passes(), list[tuple[int, str]]()
+    fair_turns, log = FairTurns(), list[tuple[int, str]]()
     now = 0
 
     async def work(name: str, slices: int) -> None:
         for _ in range(slices):
-            await passes.next()
+            await fair_turns.next()
             log.append((now, name))
 
     async def count_passes(until: asyncio.Future[Any]) -> None:
@@ -34,7 +34,7 @@ def test_one_goes_on_in_each_pass_in_the_order_in_which_they_came() -> None:
 
 def test_who_waits_alone_has_every_pass() -> None:
     async def main() -> int:
-        passes, others = Passes(), 0
+        fair_turns, others = FairTurns(), 0
 
         async def other() -> None:
             nonlocal others
@@ -44,7 +44,7 @@ def test_who_waits_alone_has_every_pass() -> None:
 
         task = asyncio.create_task(other())
         for _ in range(10):
-            await passes.next()
+            await fair_turns.next()
         task.cancel()
         return others
 
@@ -53,8 +53,8 @@ def test_who_waits_alone_has_every_pass() -> None:
 
 def test_one_that_is_cancelled_holds_nobody_up() -> None:
     async def main() -> None:
-        passes = Passes()
-        waiting = [asyncio.create_task(passes.next()) for _ in range(3)]
+        fair_turns = FairTurns()
+        waiting = [asyncio.create_task(fair_turns.next()) for _ in range(3)]
         await asyncio.sleep(0)
         waiting[0].cancel()
         waiting[1].cancel()
