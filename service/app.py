@@ -127,7 +127,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     asyncio.get_running_loop().set_exception_handler(report_loop_error)
     opened: Opened = app.state.opened or await asyncio.to_thread(open_folder, settings)
-    app.state.registry = registry = Registry(settings, opened.log, opened.checkpoints, app.state.log_metrics)
+    app.state.models = registry = Registry(settings, opened.log, opened.checkpoints, app.state.log_metrics)
     collector = StoreCollector(opened.log, settings)
     app.state.registry.register(collector)
     try:

@@ -238,4 +238,4 @@ class Models:
 
 def models_of(scope: Scope) -> Models:
     """Return the models of the server that a request came to, as far as its key reaches."""
-    return Models(cast(Registry, scope["app"].state.registry), cast(Key, scope["caller"]))
+    return Models(cast(Registry, scope["app"].state.models), cast(Key, scope["caller"]))

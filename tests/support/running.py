@@ -71,7 +71,7 @@ class Server:
 
     @property
     def registry(self) -> Registry:
-        registry: Registry = self.app.state.registry
+        registry: Registry = self.app.state.models
         return registry
 
     def on_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
