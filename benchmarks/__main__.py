@@ -14,6 +14,7 @@ PROGRAMS = {
     "development": ("quality.development", "prequential quality on generated streams"),
     "explain": ("quality.algorithm_figures", "figures of docs/algorithm.md, from a generated stream"),
     "speed": ("speed.main", "time, memory and start of the numba engine"),
+    "strings": ("speed.strings", "cost of a string feature, against a number"),
     "http": ("serving.throughput", "requests a second, against endpoints that do nothing (needs wrk)"),
     "load": ("serving.load", "one minute of mixed requests, then a crash and a recovery"),
     "page": ("serving.page", "frames and blocking of the dashboard (needs Chromium)"),

@@ -99,13 +99,10 @@ def sample(number: int) -> bytes:
 @contextmanager
 def served(checkout: Path) -> Iterator[tuple[int, int]]:
     """Run the server of a checkout on an empty data folder; yield its process identifier and its port."""
-    with (
-        tempfile.TemporaryDirectory(prefix="bnp-cost-") as folder,
-        ServerProcess(
-            "-m", "service", cwd=checkout, BNP_PORT="0", BNP_DATA_DIR=folder, BNP_DEVICE="cpu"
-        ) as server,
-    ):
-        yield server.process.pid, urlsplit(server.ready()).port or 0
+    with tempfile.TemporaryDirectory(prefix="bnp-cost-") as folder:
+        settings = {"BNP_PORT": "0", "BNP_DATA_DIR": folder, "BNP_DEVICE": "cpu"}
+        with ServerProcess("-m", "service", cwd=checkout, environment=settings) as server:
+            yield server.process.pid, urlsplit(server.ready()).port or 0
 
 
 def processor_time(process: int) -> float:

@@ -121,7 +121,7 @@ def _note(kind: str, name: str, status: int, answer: bytes, tally: Tally, waitin
 async def _watch(server: Served, begun: float, until: float, tally: Tally, progress: Progress) -> None:
     task = progress.add_task("loading", total=until - begun)
     while (now := time.perf_counter()) < until:
-        tally.memory.append((now - begun, server.memory()))
+        tally.memory.append((now - begun, server.server.memory()))
         progress.update(task, completed=now - begun)
         await asyncio.sleep(0.5)
     progress.update(task, completed=until - begun)
@@ -218,7 +218,7 @@ def measure(arguments: argparse.Namespace, console: Console) -> Content:
     with tempfile.TemporaryDirectory() as folder, Progress(console=console) as progress:
         with serve(Path(folder)) as server:
             tally = asyncio.run(_load(server, arguments.connections, arguments.seconds, progress))
-            server.kill()
+            server.server.kill()
         with serve(Path(folder)) as server:
             missing = asyncio.run(_missing(server.port, tally.learned, progress))
     return {

@@ -25,7 +25,8 @@ from rich.progress import Progress
 
 from ..common.program import Blocks, Content, arguments_of, run
 from . import wrk
-from .server import Served, serve, serve_module
+from .server import Served, serve
+from .server import run as run_server
 from .tables import FLOOD, IDIOMATIC, IDLE, LINES, durability_table, tables
 from .wrk import Load, Result
 
@@ -93,8 +94,7 @@ def all_sides(models: Sequence[str], durability: str) -> Iterator[dict[str, Serv
         folder = Path(name)
         sides = {}
         for side, rival in RIVALS.items():
-            running = serve_module("benchmarks.serving.endpoints", rival, log=folder / f"{rival}.log")
-            sides[side] = stack.enter_context(running)
+            sides[side] = stack.enter_context(run_server("-m", "benchmarks.serving.endpoints", rival))
         logged = {"prefix": _NO_LOG} if durability == "none" else {"BNP_DURABILITY": durability}
         for i, model in enumerate(models):
             (data := folder / f"data{i}").mkdir()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
 import os
-import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -13,54 +10,36 @@ import tempfile
 import time
 from typing import Any
 
+import httpx
+
+from service.cli.launch import ServerProcess
+
 from ..common.report import ROOT, Cell, Table
 from .timing import Effort, Tick
 
 _PROGRAM = "import torch, numba, time\nprint(time.time())"
 _WHOLE, _IMPORTED, _READY = "python -c 'import torch, numba'", "its imports alone", "python -m service, ready"
-#: Bytecode is written, as installing a package does; the first start is not counted, and warms all caches.
-_ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+#: Lets Python write bytecode, as the installation of a package does. The first start is a warm-up.
+_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 
 
 def _imports() -> dict[str, float]:
     """Return the seconds until torch and numba are imported, and until that process has ended."""
     command = [sys.executable, "-c", _PROGRAM]
     start = time.time()
-    done = subprocess.run(command, cwd=ROOT, env=_ENVIRONMENT, check=True, capture_output=True, text=True)
+    environment = {**os.environ, **_BYTECODE}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
     return {_WHOLE: time.time() - start, _IMPORTED: float(done.stdout) - start}
 
 
 def _ready() -> float:
     """Return the seconds until ``/health/ready`` answers 200."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"BNP_PORT": str(port), "BNP_DATA_DIR": folder, "BNP_LOG_LEVEL": "error"}
+        environment = {"BNP_PORT": "0", "BNP_DATA_DIR": folder, **_BYTECODE}
         start = time.perf_counter()
-        child = subprocess.Popen(
-            [sys.executable, "-m", "service"], cwd=ROOT, env={**_ENVIRONMENT, **settings}
-        )
-        try:
-            while not _answers(port):
-                if child.poll() is not None or time.perf_counter() - start > 300.0:
-                    raise RuntimeError("the server did not become ready")
-                time.sleep(0.002)
+        with ServerProcess("-m", "service", cwd=ROOT, environment=environment) as server:
+            httpx.get(f"{server.ready()}/health/ready", timeout=10.0).raise_for_status()
             return time.perf_counter() - start
-        finally:
-            child.send_signal(signal.SIGTERM)
-            child.wait()
-
-
-def _answers(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10.0)
-    try:
-        connection.request("GET", "/health/ready")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
 
 
 def measure(effort: Effort, tick: Tick) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -35,7 +36,7 @@ class ServerProcess:
         Whether to copy the log of the server to standard error.
     stdout : int, optional
         As for `subprocess.Popen`.
-    **environment
+    environment : dict, optional
         Settings (``BNP_…``) and other environment variables, added to those of this process. The log level
         is ``info`` unless it is given here.
 
@@ -48,7 +49,7 @@ class ServerProcess:
 
     Examples
     --------
-    >>> with ServerProcess(BNP_PORT="0", BNP_DATA_DIR="data") as server:  # doctest: +SKIP
+    >>> with ServerProcess(environment={"BNP_PORT": "0", "BNP_DATA_DIR": "data"}) as server:  # doctest: +SKIP
     ...     print(server.ready())
     http://127.0.0.1:43211
     """
@@ -59,7 +60,7 @@ class ServerProcess:
         cwd: Path | None = None,
         echo: bool = False,
         stdout: int | None = None,
-        **environment: str,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.lines: list[str] = []
         self._echo = echo
@@ -67,7 +68,7 @@ class ServerProcess:
         self.process = subprocess.Popen(  # noqa: S603 (arguments of the caller's own)
             [sys.executable, *(arguments or ("-m", PACKAGE))],
             cwd=cwd,
-            env={**os.environ, "BNP_LOG_LEVEL": "info", **environment},
+            env={**os.environ, "BNP_LOG_LEVEL": "info", **(environment or {})},
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,

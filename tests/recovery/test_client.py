@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bnp_online.client import Client
-from tests.support.server_process import logged, replayed, running, wait_until
+from tests.support.server_process import logged, replayed, restartable, wait_until
 
 SAMPLES = 3000
 
@@ -29,7 +29,7 @@ def stream(at: list[int]) -> Iterator[tuple[dict[str, float], int]]:
 def test_a_client_outlives_its_server(tmp_path: Path) -> None:
     """The server is killed while a stream comes in, and while single samples do; once it is asked to end."""
     at, singles = [0], [0]
-    with running(tmp_path / "data", BNP_PORT=free_port(), BNP_CHECKPOINT_EVERY="500") as server:
+    with restartable(tmp_path / "data", BNP_PORT=free_port(), BNP_CHECKPOINT_EVERY="500") as server:
         url = str(server.start().base_url)
 
         def learn_singles() -> None:

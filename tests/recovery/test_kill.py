@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 from tests.support.load import MODELS, Clients, Promises
-from tests.support.server_process import Json, ServerProcess, logged, replayed, running, wait_until
+from tests.support.server_process import Json, RestartableServer, logged, replayed, restartable, wait_until
 
 #: How often the server is killed; `make torture` does it fifty times.
 KILLS = int(os.environ.get("BNP_TEST_KILLS", "4"))
@@ -59,7 +59,7 @@ def test_it_is_killed_again_and_again(tmp_path: Path) -> None:
     rng, promises = random.Random(SEED), Promises()  # noqa: S311
     print(f"BNP_TEST_SEED={SEED}", file=sys.stderr)
     settings = {"BNP_CHECKPOINT_EVERY": "150", "BNP_KEEP_CHECKPOINTS": "2", "BNP_RETAIN_EVENTS": "1000000"}
-    with running(tmp_path / "data", **settings) as server:
+    with restartable(tmp_path / "data", **settings) as server:
         client = server.start()
         client.post("/models", json=NUMBERS).raise_for_status()
         for run in range(KILLS):
@@ -93,7 +93,7 @@ def test_what_is_done_about_a_drift_is_done_again_at_the_same_step(tmp_path: Pat
     }
     samples, ends = flipping(600), []
     for folder, kills in (("whole", ()), ("killed", (310, 345, 352, 370))):
-        with running(tmp_path / folder, **settings) as server:
+        with restartable(tmp_path / folder, **settings) as server:
             client = server.start()
             for i, sample in enumerate(samples):
                 if i in kills:
@@ -109,7 +109,7 @@ def test_what_is_done_about_a_drift_is_done_again_at_the_same_step(tmp_path: Pat
 
 def test_a_signal_under_load_drains_and_ends_well(tmp_path: Path) -> None:
     promises = Promises()
-    with running(tmp_path / "data", BNP_SHUTDOWN_TIMEOUT="20") as server:
+    with restartable(tmp_path / "data", BNP_SHUTDOWN_TIMEOUT="20") as server:
         client = server.start()
         client.post(
             "/models", json={"name": "numbers", "task": "regression", "hidden": [5]}
@@ -122,19 +122,19 @@ def test_a_signal_under_load_drains_and_ends_well(tmp_path: Path) -> None:
         clients.join()
         client = server.start()
         # It ended with a checkpoint.
-        assert all("and 0 events" in line for line in server.lines if "is at step" in line)
+        assert all("and 0 events" in line for line in server.running.lines if "is at step" in line)
         check(client, server.folder, promises, random.Random(SEED))  # noqa: S311
 
 
 def test_a_second_server_on_the_folder_refuses_to_start(tmp_path: Path) -> None:
-    with running(tmp_path / "data") as server:
+    with restartable(tmp_path / "data") as server:
         server.start()
-        said = ServerProcess(server.folder).refusal()
-        assert f"another server (process {server.process.pid}) uses {server.folder}" in said
+        said = RestartableServer(server.folder).refusal()
+        assert f"another server (process {server.running.process.pid}) uses {server.folder}" in said
 
 
 def test_a_damaged_event_stops_the_start_until_it_is_passed_over(tmp_path: Path) -> None:
-    with running(tmp_path / "data") as server:
+    with restartable(tmp_path / "data") as server:
         client = server.start()
         for i in range(20):
             client.post("/learn", json={"x": {"a": i}, "y": i % 3, "id": str(i)}).raise_for_status()
@@ -162,12 +162,12 @@ def test_a_clock_that_jumps_back_changes_nothing(tmp_path: Path) -> None:
     jumps = "import time; real, begun = time.time, time.monotonic(); " + (
         "time.time = lambda: real() - 3600.0 * ((time.monotonic() - begun) % 2 > 1)"
     )
-    with running(tmp_path / "data", ahead) as server:
+    with restartable(tmp_path / "data", ahead) as server:
         client = server.start()
         client.post("/learn", json={"x": {"a": 1}, "y": "cat"}).raise_for_status()
         client.post("/predict", json={"x": {"a": 1}, "id": "t"}).raise_for_status()
         server.kill()
-    with running(tmp_path / "data", jumps, BNP_LABEL_TTL="3000") as server:
+    with restartable(tmp_path / "data", jumps, BNP_LABEL_TTL="3000") as server:
         client = server.start()
         for i in range(30):
             client.post("/learn", json={"x": {"a": i}, "y": "dog"}).raise_for_status()

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.server_process import replayed, running
+from tests.support.server_process import replayed, restartable
 
 
 def learn(client: httpx.Client, i: int) -> httpx.Response:
@@ -19,7 +19,7 @@ def learn(client: httpx.Client, i: int) -> httpx.Response:
 
 
 def test_without_room_it_predicts_and_with_room_it_learns_again(tmp_path: Path) -> None:
-    with running(tmp_path / "data", BNP_CHECKPOINT_EVERY="5") as server:
+    with restartable(tmp_path / "data", BNP_CHECKPOINT_EVERY="5") as server:
         client = server.start()
         for i in range(12):
             learn(client, i).raise_for_status()
@@ -58,7 +58,7 @@ def test_without_room_it_predicts_and_with_room_it_learns_again(tmp_path: Path) 
         assert (after["step"], after["model_sha256"]) == (40, replayed(server.folder))
         server.kill()
         assert server.start().get("/models/default/fingerprint").json() == after
-        assert sum("nothing can be learned" in line for line in server.lines) == 0
+        assert sum("nothing can be learned" in line for line in server.running.lines) == 0
 
 
 def test_a_slow_store_is_felt_by_those_who_send_and_not_in_memory(tmp_path: Path) -> None:
@@ -71,11 +71,11 @@ def slowly(log, groups):
     return append(log, groups)
 SqliteLog.append = slowly
 """
-    with running(tmp_path / "data", slow, BNP_QUEUE_SIZE="16", BNP_GROUP_SIZE="4") as server:
+    with restartable(tmp_path / "data", slow, BNP_QUEUE_SIZE="16", BNP_GROUP_SIZE="4") as server:
         client = server.start()
         client.post("/models", json={"name": "other", "hidden": [3]}).raise_for_status()
         learn(client, 0).raise_for_status()
-        before = server.memory()
+        before = server.running.memory()
         url = str(client.base_url)
 
         def send(i: int) -> int:
@@ -89,7 +89,7 @@ SqliteLog.append = slowly
         assert set(codes) == {200, 429}
         assert set(answered) == {200}  # predictions do not wait for the store
         assert client.get("/models/default").json()["step"] == 1 + codes.count(200)
-        assert server.memory() - before < 30 * 2**20
+        assert server.running.memory() - before < 30 * 2**20
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace (Debian's package)")
@@ -97,12 +97,12 @@ SqliteLog.append = slowly
 def test_the_disk_has_it_before_the_client_hears_of_it(tmp_path: Path, durability: str) -> None:
     """Between each request and its answer the log's file is flushed; with relaxed durability it is not."""
     trace = tmp_path / "trace"
-    with running(tmp_path / "data", BNP_DURABILITY=durability) as server:
+    with restartable(tmp_path / "data", BNP_DURABILITY=durability) as server:
         client = server.start()
         learn(client, 0).raise_for_status()
         calls = "trace=fsync,fdatasync,recvfrom,read,sendto,sendmsg,write,writev"
         tracing = ["strace", "-f", "-y", "-s", "200", "-e", calls, "-o", str(trace), "-p"]
-        command = [*tracing, str(server.process.pid)]
+        command = [*tracing, str(server.running.process.pid)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
             assert tracer.stderr is not None
             tracer.stderr.readline()  # attached

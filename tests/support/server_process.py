@@ -1,16 +1,11 @@
-"""A real server process that can be killed, and what there is to find in its data folder afterwards."""
+"""Servers in processes of their own, and the contents of their data folders."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import resource
-import signal
 import sqlite3
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,127 +13,100 @@ from typing import Any
 
 import httpx
 import jiter
+import pytest
 
 from bnp_online import BNPClassifier, BNPRegressor
+from service.cli.launch import ServerProcess, StartError
+from tests.support.programs import ROOT
 
-ROOT = Path(__file__).parents[2]
 Json = dict[str, Any]
 
 #: Small networks: what is tested is not their speed.
 DEFAULT_MODEL = '{"hidden": [6], "replay": 1, "memory": 50}'
 
 
-class ServerProcess:
-    """``python -m service`` on a data folder; every start takes a port of its own.
+def process(tmp_path: Path, **environment: str) -> ServerProcess:
+    """Start ``python -m service`` with a data folder that it has to make."""
+    own = {"BNP_PORT": "0", "BNP_DATA_DIR": str(tmp_path / "made" / "by the server"), **environment}
+    return ServerProcess(cwd=ROOT, stdout=subprocess.PIPE, environment=own)
+
+
+def end(server: ServerProcess) -> tuple[str, str]:
+    """Stop a server, and return its standard output and its log."""
+    assert server.stop() == 0
+    assert server.process.stdout is not None
+    return server.process.stdout.read(), "".join(server.lines)
+
+
+class RestartableServer:
+    """Server on a data folder that can be killed and started again.
 
     Parameters
     ----------
     folder : path
         The data folder.
     prefix : str
-        Python to run in the process before the server.
+        Python code that the process runs first.
     **environment
-        Settings.
+        Settings. Every start takes a free port unless ``BNP_PORT`` is set.
     """
 
     def __init__(self, folder: Path, prefix: str = "", **environment: str) -> None:
         self.folder = folder
-        self._command = [
-            sys.executable,
-            "-c",
-            f"{prefix}\nimport runpy; runpy.run_module('service', run_name='__main__')",
-        ]
+        self._code = f"{prefix}\nimport runpy; runpy.run_module('service', run_name='__main__')"
         self._environment = {
-            **os.environ,
             "BNP_PORT": "0",
             "BNP_DATA_DIR": str(folder),
             "BNP_DEFAULT_MODEL": DEFAULT_MODEL,
             "BNP_DEVICE": "cpu",
             **environment,
         }
-        self.lines: list[str] = []
-        self._reader: threading.Thread | None = None
-
-    def begin(self) -> None:
-        """Start the process."""
-        self.lines = []
-        self.process = subprocess.Popen(
-            self._command, cwd=ROOT, env=self._environment, stderr=subprocess.PIPE, text=True
-        )
+        self.client = httpx.Client()
 
     def start(self) -> httpx.Client:
         """Start the process, wait until it serves, and return a client of it."""
-        self.begin()
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.lines.append(line)
-            if found := re.search(r"running on (http://\S+)", line):
-                break
-        else:
-            raise AssertionError("".join(self.lines))
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        self.client = httpx.Client(base_url=found[1], timeout=30.0)
+        self.running = ServerProcess("-c", self._code, cwd=ROOT, environment=self._environment)
+        self.client = httpx.Client(base_url=self.running.ready(), timeout=30.0)
         return self.client
 
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        self.lines += self.process.stderr
-
     def kill(self) -> None:
-        """Kill it, without a word."""
-        self.process.kill()
-        self._end()
+        """Kill the process (SIGKILL)."""
+        self.running.kill()
+        self.client.close()
 
-    def terminate(self, timeout: float = 60.0) -> int:
-        """Ask it to end; return its exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self._end(timeout)
-
-    def _end(self, timeout: float = 60.0) -> int:
-        code = self.process.wait(timeout)
-        if self._reader is not None:
-            self._reader.join()
-            self._reader = None
-            self.client.close()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
+    def terminate(self) -> int:
+        """Stop the process (SIGTERM), and return its exit code."""
+        code = self.running.stop()
+        self.client.close()
         return code
 
     def refusal(self) -> str:
-        """Start it, and return what it says when it ends with exit code 1 instead of serving."""
-        self.begin()
-        assert self.process.stderr is not None
-        said = self.process.stderr.read()
-        assert self._end() == 1, said
+        """Start the process, which must end with exit code 1 instead of serving; return its log."""
+        with pytest.raises(StartError) as refused:
+            self.start()
+        said = str(refused.value)
+        assert self.running.wait() == 1, said
         assert "Traceback" not in said
         return said
 
     def limit_files(self, size: int | None) -> None:
-        """Let no file of the process grow beyond a size; None: let them grow again."""
+        """Limit the size of the files that the process writes; None removes the limit."""
         limit = resource.RLIM_INFINITY if size is None else size
-        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-
-    def memory(self) -> int:
-        """Return its resident memory in bytes."""
-        found = re.search(r"VmRSS:\s*(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
-        assert found
-        return int(found[1]) * 1024
+        resource.prlimit(self.running.process.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
 
 @contextlib.contextmanager
-def running(folder: Path, prefix: str = "", **environment: str) -> Iterator[ServerProcess]:
+def restartable(folder: Path, prefix: str = "", **environment: str) -> Iterator[RestartableServer]:
     """Yield a server that is killed in the end, unless it has ended."""
-    server = ServerProcess(folder, prefix, **environment)
+    server = RestartableServer(folder, prefix, **environment)
     try:
         yield server
     finally:
-        if server.process.poll() is None:
-            server.kill()
+        server.kill()
 
 
 def logged(folder: Path, model: str = "default") -> list[tuple[str, str | None, Any, str | None]]:
-    """Read the log as a stranger would: kind, id, body and refusal of each event of a model, in order."""
+    """Return kind, id, body and refusal of each event of a model, read from SQLite directly."""
     with contextlib.closing(sqlite3.connect(folder / "events.sqlite3")) as database:
         rows = database.execute(
             "SELECT seq, model, kind, id, body, refused FROM event ORDER BY seq"
@@ -152,7 +120,7 @@ def logged(folder: Path, model: str = "default") -> list[tuple[str, str | None, 
 
 
 def replayed(folder: Path, model: str = "default") -> str:
-    """Return the fingerprint of an estimator in this process that learns the log, one sample at a time."""
+    """Return the fingerprint of an estimator in this process that learns the log sample by sample."""
     events = logged(folder, model)
     spec: Json = {k: v for k, v in events[0][2].items() if v is not None}
     make: Any = BNPClassifier if spec.pop("task") == "classification" else BNPRegressor
@@ -167,8 +135,8 @@ def replayed(folder: Path, model: str = "default") -> str:
 
 
 def wait_until(condition: Any, seconds: float = 30.0) -> None:
-    """Wait until something is so."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to that in time"
+        assert time.monotonic() < deadline, "the condition does not hold in time"
         time.sleep(0.02)

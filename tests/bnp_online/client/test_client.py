@@ -34,7 +34,7 @@ from bnp_online.client import (
 from bnp_online.client.exchange import Reply, Request
 from service.auth.scopes import SCOPES
 from service.errors import HTTP_CODES, TABLE
-from tests.support.processes import ROOT
+from tests.support.programs import ROOT
 from tests.support.running import Server
 
 SMALL: dict[str, Any] = {"hidden": [6], "replay": 0}

@@ -17,7 +17,7 @@ import bnp_online as bnp
 from service.auth.keys import new_secret
 from service.auth.scopes import SCOPES
 from tests.support.running import Json, Server, serving
-from tests.support.server_process import running
+from tests.support.server_process import restartable
 
 SMALL = {"hidden": [6], "replay": 1, "memory": 50}
 KEY, READER = new_secret(), new_secret()
@@ -222,7 +222,7 @@ def test_the_token_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_what_waits_for_its_label_outlives_a_kill(tmp_path: Path) -> None:
-    with running(tmp_path / "data") as server:
+    with restartable(tmp_path / "data") as server:
         server.start()
         client = Client(str(server.client.base_url), quiet=True)
         name = make(client, "binary")

@@ -17,7 +17,8 @@ from pydantic import SecretStr
 from service.auth.keys import Key, Keyring, KeysError, new_secret, parse_key, read_keys
 from service.auth.scopes import SCOPES
 from service.settings import Settings
-from tests.support.processes import ROOT, address, process
+from tests.support.programs import ROOT
+from tests.support.server_process import end, process
 
 SECRET = "0123456789abcdef" * 2
 EVERYWHERE = "0.0.0.0"
@@ -167,7 +168,7 @@ def test_a_key_is_made_and_opens_the_server_to_other_machines(tmp_path: Path) ->
     assert key not in file.read_text()
     assert [found.name for found in read_keys(file)] == ["me", "other"]
     with process(tmp_path, BNP_HOST=EVERYWHERE) as running:
-        url = address(running).replace(EVERYWHERE, "127.0.0.1")
+        url = running.ready()
         assert status(url, key) == 200
         assert status(url, more.stdout.strip()) == 401
         assert httpx.get(f"{url}/models", timeout=60).status_code == 401
@@ -205,24 +206,22 @@ def test_the_first_start_makes_a_key_and_prints_it_once(tmp_path: Path) -> None:
     keys = []
     for _ in range(2):
         with process(tmp_path, BNP_HOST=EVERYWHERE, BNP_MAKE_KEY="1") as running:
-            url = address(running).replace(EVERYWHERE, "127.0.0.1")
+            url = running.ready()
             assert httpx.get(f"{url}/models", timeout=60).status_code == 401
-            running.terminate()
-            out, err = running.communicate(timeout=60)
+            out, err = end(running)
             keys += re.findall(r"bnp_\S+", out)
             assert "bnp_" not in err
     (key,) = keys
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert key not in file.read_text()
     with process(tmp_path, BNP_HOST=EVERYWHERE) as running:
-        assert status(address(running).replace(EVERYWHERE, "127.0.0.1"), key) == 200
+        assert status(running.ready(), key) == 200
 
 
 def test_no_first_key_is_made_where_there_is_one(tmp_path: Path) -> None:
     with process(tmp_path, BNP_MAKE_KEY="1", BNP_API_KEYS=f"me read {SECRET}") as running:
-        assert status(address(running), SECRET) == 200
-        running.terminate()
-        assert running.communicate(timeout=60)[0] == ""
+        assert status(running.ready(), SECRET) == 200
+        assert end(running)[0] == ""
     assert not (tmp_path / "made" / "by the server" / "keys").exists()
 
 
@@ -235,15 +234,14 @@ def test_the_file_is_read_again_on_sighup(tmp_path: Path) -> None:
     first, second = new_secret(), new_secret()
     file.write_text(line("first", first))
     with process(tmp_path, BNP_KEYS_FILE=str(file)) as running:
-        url = address(running)
+        url = running.ready()
         assert (status(url, first), status(url, second)) == (200, 401)
 
         def hang_up(text: str | None, expected: str) -> None:
             """Change the file, tell the server, and wait for what it says of it."""
             file.unlink() if text is None else file.write_text(text)
-            running.send_signal(signal.SIGHUP)
-            assert running.stderr is not None
-            said = next(line for line in running.stderr if "API keys" in line)
+            running.process.send_signal(signal.SIGHUP)
+            said = running.wait_for("API keys").string
             assert expected in said
             assert first not in said
             assert second not in said
@@ -266,9 +264,9 @@ def test_the_file_is_read_again_on_sighup(tmp_path: Path) -> None:
 
 def test_a_server_without_a_file_of_keys_ends_with_its_terminal(tmp_path: Path) -> None:
     with process(tmp_path) as running:
-        address(running)
-        running.send_signal(signal.SIGHUP)
-        assert running.wait(60) == -signal.SIGHUP
+        running.ready()
+        running.process.send_signal(signal.SIGHUP)
+        assert running.wait() == -signal.SIGHUP
 
 
 def test_a_key_is_found_among_many() -> None:

@@ -24,7 +24,8 @@ import bnp_online as bnp
 from bnp_online.evaluation.prequential import prequential
 from service.auth.scopes import SCOPES
 from service.cli import output
-from tests.support.processes import ROOT, address
+from service.cli.launch import ServerProcess
+from tests.support.programs import ROOT
 from tests.support.running import Server
 
 SPEC = '{"hidden": [6], "replay": 0}'
@@ -255,17 +256,14 @@ def test_ctrl_c_leaves_nothing_half_done(tmp_path: Path, server: Server, url: bo
 
 
 def test_it_serves(tmp_path: Path) -> None:
-    with start("serve", "--port", 0, "--data-dir", tmp_path / "data") as process:
-        try:
-            url = address(process)
-            assert result("doctor", "--url", url, BNP_DATA_DIR=str(tmp_path / "data"))["log"].startswith(
-                "in use"
-            )
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
-        finally:
-            process.kill()
-    assert result("doctor", BNP_DATA_DIR=str(tmp_path / "data"))["log"] == "can be written"
+    folder = str(tmp_path / "data")
+    command = ("-m", "service.cli", "serve", "--port", "0", "--data-dir", folder)
+    with ServerProcess(*command, cwd=ROOT) as server:
+        url = server.ready()
+        assert result("doctor", "--url", url, BNP_DATA_DIR=folder)["log"].startswith("in use")
+        server.process.send_signal(signal.SIGINT)
+        assert server.wait() == 0
+    assert result("doctor", BNP_DATA_DIR=folder)["log"] == "can be written"
 
 
 def test_the_doctor_finds_what_is_wrong(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ import pytest
 from river import datasets
 
 from service.cli import demo
-from tests.support.processes import ROOT, address, process
+from tests.support.programs import ROOT
 from tests.support.running import Server
+from tests.support.server_process import process
 
 
 def catches(pid: int, number: signal.Signals) -> bool:
@@ -29,7 +30,7 @@ def catches(pid: int, number: signal.Signals) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
-    with process(tmp_path) as running, httpx.Client(base_url=address(running), timeout=60.0) as client:
+    with process(tmp_path) as running, httpx.Client(base_url=running.ready(), timeout=60.0) as client:
         assert client.get("/health/ready").status_code == 200
 
         def learn(i: int) -> int | None:
@@ -41,19 +42,18 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> Non
         with ThreadPoolExecutor(4) as pool:
             waiting = [pool.submit(learn, i) for i in range(40)]
             assert waiting[0].result() == 200
-            running.send_signal(number)
+            running.process.send_signal(number)
             answered = [future.result() for future in waiting]
         assert set(answered) <= {200, None}
-        assert running.wait(60) == 0
+        assert running.wait() == 0
     assert (tmp_path / "made" / "by the server").is_dir()
 
 
 def test_a_signal_ends_its_start_too(tmp_path: Path) -> None:
     with process(tmp_path) as running:
-        while not catches(running.pid, signal.SIGTERM):
+        while not catches(running.process.pid, signal.SIGTERM):
             pass
-        running.terminate()
-        assert running.wait(60) == 0
+        assert running.stop() == 0
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,8 @@ def test_a_signal_ends_its_start_too(tmp_path: Path) -> None:
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, name: str, value: str) -> None:
     with process(tmp_path, **{name: value}) as running:
-        assert running.wait(60) == 2
-        assert running.stderr is not None
-        assert running.stderr.read().startswith(f"{name}: ")
+        assert running.wait() == 2
+        assert running.lines[0].startswith(f"{name}: ")
 
 
 def test_importing_does_no_work() -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from service.http.uvicorn_protocol import LONGEST_HEAD
 from service.telemetry.logs import JsonFormatter, TextFormatter
-from tests.support.processes import address, process
 from tests.support.running import Server, error, head
+from tests.support.server_process import end, process
 
 SECRET = "a-key-that-nobody-may-ever-read-1234"  # noqa: S105 (of a server that this test starts)
 
@@ -127,7 +127,7 @@ def test_no_secret_is_in_the_log(tmp_path: Path, form: str) -> None:
     """At the level that says most of the requests; the payload is in bodies, ids, paths and queries."""
     settings = {"BNP_API_KEYS": f"me learn,read {SECRET}", "BNP_LOG_LEVEL": "debug", "BNP_LOG_FORMAT": form}
     with process(tmp_path, **settings) as running:
-        url = address(running)
+        url = running.ready()
         for key in (SECRET, f"{SECRET}-wrong"):
             headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
             with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
@@ -135,8 +135,7 @@ def test_no_secret_is_in_the_log(tmp_path: Path, form: str) -> None:
                 client.post("/learn", content=b'{"payload')
                 client.get("/models/payload?payload=payload")
                 client.get("/payload")
-        running.terminate()
-        out, err = running.communicate(timeout=60)
+        out, err = end(running)
     assert out == ""
     assert "answered" in err
     assert "/learn" in err
