@@ -12,8 +12,7 @@ from river import base
 from torch import nn
 
 from . import checkpoint
-from .checks import check_number
-from .encoding import LARGEST, Label, LabelIndex, Sample, Vector
+from .encoding import LARGEST, Label, LabelIndex, Sample, Vector, check_number
 from .engines.base import Task
 from .errors import CheckpointError, ConfigurationError, SampleError, StateError
 from .learner import OnlineLearner, Prediction, Preview

@@ -11,14 +11,25 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .checks import check_array, check_features, check_number, check_weight
 from .diagnostics import Diagnosis, diagnose
-from .encoding import LARGEST, Array, FeatureIndex, Features, Label, LabelIndex, Sample, Vector
+from .encoding import (
+    Array,
+    FeatureIndex,
+    Features,
+    Label,
+    LabelIndex,
+    Sample,
+    Vector,
+    check_array,
+    check_number,
+    check_weight,
+    compile_encoding,
+    read_array,
+)
 from .engines.base import LearnerSpec, Task
 from .engines.choice import make_engine
 from .errors import ConfigurationError, NonFiniteStateError, SampleError
 from .intervals import Intervals
-from .rows import prepare, read_array
 from .stateful import Stateful
 
 
@@ -88,7 +99,7 @@ class OnlineLearner(Stateful):
     def _begin(self) -> None:
         """Make an untrained learner."""
         spec = LearnerSpec(task=self.task, **self._parameters())
-        prepare()
+        compile_encoding()
         self._target_of_one = np.empty(1)  # for `learn_one`, which would spend a tenth of a step on making it
         self._shape = spec.input_shape
         self._step = 0
@@ -175,7 +186,7 @@ class OnlineLearner(Stateful):
         if isinstance(x, Features | Array):
             return x
         if self.input_shape is None:
-            return check_features(x)
+            return self._features.check(x)
         return check_array(x, tuple(self.input_shape))
 
     @abstractmethod
@@ -231,9 +242,9 @@ class OnlineLearner(Stateful):
         return self._vector(self.check_features(x), self._features) if row is None else row
 
     def _row(self, x: object) -> Vector | None:
-        """Return the raw input of a plain sample with nothing new; None for any other (see `rows`)."""
+        """Return the raw input of a plain sample with nothing new; None for any other (`RowReader`)."""
         shape = self._shape
-        return self._features.row(x) if shape is None else read_array(x, shape, LARGEST)
+        return self._features.row(x) if shape is None else read_array(x, shape)
 
     def learn_one(self, x: Any, y: Any, w: float = 1.0) -> None:
         """Learn one sample.
@@ -313,7 +324,7 @@ class OnlineLearner(Stateful):
         if len(rows) != len(targets):
             raise SampleError("wrong_shape", "y", f"has {len(targets)} targets for {len(rows)} samples")
         shape = self._shape
-        block = None if shape is None else read_array(rows, (len(rows), *shape), LARGEST)
+        block = None if shape is None else read_array(rows, (len(rows), *shape))
         learn: Callable[[], Iterable[Prediction | NonFiniteStateError]]
         if block is not None:
             learn = functools.partial(self._learn_block, block, *self._targets(targets))

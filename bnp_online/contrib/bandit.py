@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 from river.bandit.base import ArmID, ContextualPolicy, RewardObj
 
-from ..checks import check_features, check_number
-from ..encoding import FeatureIndex, Vector
+from ..encoding import FeatureIndex, Vector, check_features, check_number
 from ..errors import ConfigurationError, SampleError
 
 #: Standardized contexts are clipped to ± this.

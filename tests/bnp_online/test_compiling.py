@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnp_online import BNPClassifier, BNPRegressor, jit, rows
+from bnp_online import BNPClassifier, BNPRegressor, encoding, jit
 from bnp_online.engines import numba_step
 from bnp_online.jit import announced
 
@@ -72,7 +72,7 @@ def test_a_learner_compiles_nothing_but_when_it_is_made() -> None:
     samples, labels = [{"a": 1.0, "b": 2.0}] * 3, [0, 1, 0]
     array = np.ones((3, 2), np.float32)
     made = BNPClassifier((3,)), BNPRegressor((3,)), BNPClassifier((3,), input_shape=(2,))
-    kernels: list[Any] = [numba_step.learn, numba_step.predict, rows._within]
+    kernels: list[Any] = [numba_step.learn, numba_step.predict, encoding._within, encoding._place]
     before = [list(kernel.signatures) for kernel in kernels]
     for model in made:
         x: Any = array if model.input_shape else samples

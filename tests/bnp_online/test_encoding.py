@@ -7,8 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnp_online.checks import check_array, check_features, check_number, check_weight
-from bnp_online.encoding import LARGEST, FeatureIndex, Features, LabelIndex
+from bnp_online.encoding import (
+    LARGEST,
+    FeatureIndex,
+    Features,
+    LabelIndex,
+    check_array,
+    check_features,
+    check_number,
+    check_weight,
+)
 from bnp_online.errors import SampleError
 
 
