@@ -1,4 +1,4 @@
-"""What helps on top of BNP at one sample a step: ``python -m benchmarks.descendants``.
+"""What helps on top of BNP at one sample a step: ``python -m benchmarks optimizers``.
 
 Optimizers (momentum, Nesterov, Adam) take the preconditioned gradient; regularizers act on the weights
 through P (L2), beside it (decoupled decay), or on the intrinsic parameters ``z = P⁻¹ŵ``. A gradient step on
@@ -222,7 +222,7 @@ def draw(results: Results, path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the program."""
-    parser = arguments_of("optimizers", __doc__, (0, 1, 2), record="descendants")
+    parser = arguments_of("optimizers", __doc__, (0, 1, 2))
     known = ("digits", "Phishing", "Bananas", "ImageSegments", "MNIST")
     parser.add_argument("--streams", nargs="+", choices=known, default=list(known), metavar="NAME")
     parser.add_argument("--data-dir", type=Path, help="folder with mnist.npz; without it MNIST is left out")

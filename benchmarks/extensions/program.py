@@ -15,14 +15,10 @@ from ..common.report import Table
 Results: TypeAlias = dict[str, Any]
 
 
-def arguments_of(
-    name: str, about: str | None, seeds: Sequence[int], record: str = ""
-) -> argparse.ArgumentParser:
+def arguments_of(name: str, about: str | None, seeds: Sequence[int]) -> argparse.ArgumentParser:
     """Return a parser for a program whose results of record are on the page of extensions."""
     quick = "the smallest run: does it work?"
-    return program.arguments_of(
-        name, about, pages=["docs/descendants.md"], record=record, seeds=seeds, quick=quick
-    )
+    return program.arguments_of(name, about, pages=["docs/extensions.md"], seeds=seeds, quick=quick)
 
 
 def run(

@@ -24,9 +24,7 @@ PROGRAMS: dict[str, tuple[Callable[[list[str]], None], list[str]]] = {
     "bandit": (bandit.main, ["--seeds", "0"]),
     "optimizers": (optimizers.main, ["--seeds", "0", "--streams", "Phishing"]),
 }
-#: Results of record whose name is not that of their program.
-RECORDS = {"optimizers": "descendants"}
-PAGE = DOCS / "descendants.md"
+PAGE = DOCS / "extensions.md"
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -54,7 +52,7 @@ def test_the_page_shows_what_was_measured(name: str, tmp_path: Path) -> None:
     main, _ = PROGRAMS[name]
     page = tmp_path / "page.md"
     page.write_text(PAGE.read_text())
-    main(["--read", str(RESULTS / f"{RECORDS.get(name, name)}.json"), "--markdown", str(page)])
+    main(["--read", str(RESULTS / f"{name}.json"), "--markdown", str(page)])
     assert page.read_text() == PAGE.read_text()
 
 
