@@ -195,7 +195,7 @@ class DamagedEventError(Exception):
     def __init__(self, seq: int) -> None:
         super().__init__(
             f"event {seq} of the log is damaged. To continue without it and lose what the model learned from "
-            f"it: python -m service.cli.repair --skip {seq}"
+            f"it: bnp-online repair --skip {seq}"
         )
         self.seq = seq
 

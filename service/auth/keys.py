@@ -2,13 +2,10 @@
 
 A key has at least 128 random bits, so guessing cannot invert its plain SHA-256. Only this hash is stored.
 No message quotes a word of an entry, which could be the key.
-
-``python -m service.keys new``: make an API key.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import hmac
 import ipaddress
@@ -17,7 +14,6 @@ import os
 import re
 import secrets
 import socket
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -25,7 +21,7 @@ from pathlib import Path
 from typing import cast
 
 from ..schemas import NAME_PATTERN
-from ..settings import Settings, read_settings
+from ..settings import Settings
 from .scopes import SCOPES, Scope
 
 _PREFIX = "bnp_"  # recognisable for people and secret scanners
@@ -196,7 +192,7 @@ class Keyring:
         if not self.keys and not is_loopback(settings.host):
             raise KeysError(
                 f"BNP_HOST: {settings.host} is reachable from other machines, and there is no API key. "
-                f"`python -m service.keys new --name NAME --scopes {','.join(SCOPES)}` creates one "
+                f"`bnp-online keys new --name NAME --scopes {','.join(SCOPES)}` creates one "
                 f"in {path}; with BNP_MAKE_KEY=1 the server creates one itself; "
                 "BNP_API_KEYS and BNP_KEYS_FILE name others. "
                 "Or set BNP_HOST to 127.0.0.1."
@@ -283,36 +279,6 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(address[4][0])).is_loopback for address in found)
 
 
-def main() -> None:
-    """Make a key, keep its hash in the file of keys, and print it: the only time that it is seen."""
-    arguments = _arguments()
-    path = arguments.file or file_of(read_settings())
-    secret = new_secret()
-    words = [arguments.name, arguments.scopes, secret]
-    words += [f"models={arguments.models}"] if arguments.models else []
-    words += [f"expires={arguments.expires}"] if arguments.expires else []
-    try:
-        add_key(parse_key(" ".join(words), hashed=False), path)
-    except KeysError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    print(secret)
-    print(f"Its hash is in {path}. A running server takes it on SIGHUP.", file=sys.stderr)
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m service.keys", description="API keys of the server.")
-    new = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
-        "new", help="make a key: it is printed once, and its hash is added to the file of keys"
-    )
-    new.add_argument("--name", required=True, help="for people and for the log")
-    new.add_argument("--scopes", required=True, help=f"some of {','.join(SCOPES)}, with commas between them")
-    new.add_argument("--models", help="names of models, with commas between them; by default all")
-    new.add_argument("--expires", type=date.fromisoformat, help="the day from which it is not valid any more")
-    new.add_argument("--file", type=Path, help="by default BNP_KEYS_FILE, or keys in BNP_DATA_DIR")
-    return parser.parse_args()
-
-
 def add_key(key: Key, path: Path) -> None:
     """Add a key to a file of keys, which is created with mode 0600 if it does not exist.
 
@@ -350,7 +316,3 @@ def make_first_key(settings: Settings) -> str | None:
     secret = new_secret()
     add_key(parse_key(f"first {','.join(SCOPES)} {secret}", hashed=False), path)
     return secret
-
-
-if __name__ == "__main__":
-    main()

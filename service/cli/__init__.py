@@ -1,4 +1,4 @@
-"""``bnp-online``: the command line. Exit codes: 0 done, 1 it failed or was interrupted, 2 used wrongly."""
+"""Command-line program ``bnp-online``. Exit codes: 0 success, 1 failure or interruption, 2 wrong usage."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import sys
 
 
 def main() -> None:
-    """Run a command, and end with its exit code."""
+    """Run a command, and exit with its code."""
     try:
         from .application import run
     except KeyboardInterrupt:
         sys.exit(1)
     except ModuleNotFoundError as error:
-        sys.exit(f"{error.name} is not installed: pip install 'bnp-online[cli]'")
+        sys.exit(f"{error.name} is not installed: pip install 'bnp-online[server]'")
     sys.exit(run())

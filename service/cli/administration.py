@@ -1,4 +1,4 @@
-"""The models of a server: look at them, keep and go back, move them as files."""
+"""Models of a server: description, checkpoints, rollback, export and import."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .output import CommandError, show, show_rows, written
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="One model, to be told more of it.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of one model, for its details.")] = None,
     url: ServerUrl = DEFAULT_URL,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the models of a server, or look at one: what it is, and how well it predicts."""
+    """List the models of a server, or describe one with its scores."""
     with connected(url, key) as client:
         if name is None:
             rows = [model.model_dump() for model in client.models().models]
@@ -36,10 +36,10 @@ def checkpoint(
     name: ModelArgument = DEFAULT_MODEL,
     url: ServerUrl = DEFAULT_URL,
     key: Key = None,
-    listed: Annotated[bool, typer.Option("--list", help="Take none: list those that are kept.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List the checkpoints.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take a checkpoint of a model, or list them."""
+    """Save a checkpoint of a model, or list its checkpoints."""
     with connected(url, key) as client:
         if listed:
             rows = [each.model_dump() for each in client.checkpoints(name).checkpoints]
@@ -50,27 +50,27 @@ def checkpoint(
 
 def rollback(
     name: ModelArgument = DEFAULT_MODEL,
-    step: Annotated[int | None, typer.Option(min=0, help="To the state after so many samples.")] = None,
-    to: Annotated[str | None, typer.Option("--checkpoint", help="To a checkpoint.")] = None,
+    step: Annotated[int | None, typer.Option(min=0, help="Number of samples learned.")] = None,
+    to: Annotated[str | None, typer.Option("--checkpoint", help="Name of a checkpoint.")] = None,
     url: ServerUrl = DEFAULT_URL,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go back to an earlier state of a model, exactly."""
+    """Restore an earlier state of a model, exactly."""
     if (step is None) == (to is None):
-        raise CommandError("where to? Give --step or --checkpoint; checkpoint --list shows them", 2)
+        raise CommandError("Which state? Give --step or --checkpoint (`checkpoint --list` lists them).", 2)
     with connected(url, key) as client:
         show(client.rollback(name, step=step, checkpoint=to).model_dump(), as_json=as_json)
 
 
 def export(
-    file: Annotated[Path, typer.Argument(help="Where to write it; replaced if it is there.")],
+    file: Annotated[Path, typer.Argument(help="File to write; an existing file is replaced.")],
     name: Annotated[str, typer.Option("--model", "-m", help="Name of the model.")] = DEFAULT_MODEL,
     url: ServerUrl = DEFAULT_URL,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a model of a server to a file, which `learn --load`, `import` and `bnp_online.load` read."""
+    """Write a model of a server to a file, for `learn --load`, `import` and `bnp_online.load`."""
     with connected(url, key) as client:
         body = client.export(name)
     with written(file) as sink:
@@ -79,13 +79,13 @@ def export(
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="As export or --save wrote it.")],
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Written by export or --save.")],
     name: Annotated[str, typer.Option("--model", "-m", help="Name of the model.")] = DEFAULT_MODEL,
     url: ServerUrl = DEFAULT_URL,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put the model in a file in the place of one on a server."""
+    """Replace a model of a server by the model in a file."""
     with connected(url, key) as client:
         described = client.import_(file.read_bytes(), model=name)
     show({"model": described.name, "step": described.step}, as_json=as_json)

@@ -1,37 +1,45 @@
-"""The commands, put together, and what becomes of errors."""
+"""Command-line program: its commands, and the messages and exit codes of their errors."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 
 from bnp_online.client import ClientError, errors
 
-from . import administration, bench, doctor, learning, replay, serve
-from .output import CommandError
+from . import administration, bench, demo, doctor, keys, learning, repair, serve
+from .output import CommandError, note
 
-#: What typer ends with on Ctrl-C.
+#: Exit code of typer after Ctrl-C.
 _INTERRUPTED = 130
 
 app = typer.Typer(
     name="bnp-online",
-    help="Neural networks that learn from every example the moment it arrives.",
+    help="Online learning of neural networks, with a server.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command()(serve.serve)
-app.command()(learning.learn)
-app.command()(learning.predict)
-app.command()(replay.replay)
-app.command()(bench.bench)
-app.command()(administration.models)
-app.command()(administration.checkpoint)
-app.command()(administration.rollback)
-app.command()(administration.export)
-app.command("import")(administration.import_)
-app.command()(doctor.doctor)
-app.command()(serve.version)
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    serve.serve,
+    demo.demo,
+    learning.learn,
+    learning.predict,
+    learning.replay,
+    administration.models,
+    administration.checkpoint,
+    administration.rollback,
+    administration.export,
+    administration.import_,
+    repair.repair,
+    doctor.doctor,
+    bench.bench,
+    serve.version,
+)
+for _command in _COMMANDS:
+    app.command(_command.__name__.rstrip("_"))(_command)
+app.add_typer(keys.app, name="keys")
 
 
 def run() -> int:
@@ -40,22 +48,22 @@ def run() -> int:
         app(standalone_mode=True)
     except SystemExit as end:
         if end.code == _INTERRUPTED:
-            return _say("Interrupted: no file was changed; what a server has learned stays learned.", 1)
+            return _fail("Interrupted: no file was changed; a server keeps what it has learned.")
         return end.code if isinstance(end.code, int) else 0
     except CommandError as failure:
-        return _say(str(failure), failure.code)
+        return _fail(str(failure), failure.code)
     except errors.AccessError as error:
-        return _say(f"{error} Give a key with --key, or in BNP_API_KEY.", 1)
+        return _fail(f"{error} Give a key with --key, or in BNP_API_KEY.")
     except ClientError as error:
-        return _say(str(error), 1)
-    except BrokenPipeError:  # whoever read the output has seen enough
-        sys.stdout = None  # so that nothing is flushed into it at the end
+        return _fail(str(error))
+    except BrokenPipeError:  # the reader of the output has closed it
+        sys.stdout = None  # so that nothing is flushed at exit
         return 1
     except OSError as error:
-        return _say(f"{error.filename or ''}: {error.strerror}".lstrip(": "), 1)
+        return _fail(f"{error.filename or ''}: {error.strerror}".lstrip(": "))
     return 0
 
 
-def _say(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
+def _fail(message: str, code: int = 1) -> int:
+    note(message)
     return code

@@ -1,4 +1,4 @@
-"""``bench``: how fast this machine learns, as a first idea; `benchmarks` measures against rivals."""
+"""``bench``: a first estimate of the learning speed of this machine."""
 
 from __future__ import annotations
 
@@ -8,42 +8,44 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..telemetry.progress import progress
 from .options import AsJson
-from .output import Bar, show_rows
+from .output import show_rows
 
 if TYPE_CHECKING:
     import bnp_online as bnp
 
 _FEATURES = 20
 _NETWORKS: dict[str, dict[str, Any]] = {
-    "linear, one copy": {"hidden": (), "lr": 0.3},
-    "100, one copy": {"hidden": (100,), "lr": 0.3},
-    "100-100, one copy": {"hidden": (100, 100), "lr": 0.3},
+    "linear, one member": {"hidden": (), "lr": 0.3},
+    "100, one member": {"hidden": (100,), "lr": 0.3},
+    "100-100, one member": {"hidden": (100, 100), "lr": 0.3},
     "100-100, no replay": {"replay": 0},
-    "100-100, as it comes": {},
+    "100-100, default": {},
 }
 
 
 def bench(
-    seconds: Annotated[float, typer.Option(min=0.01, help="For each network.")] = 2.0, as_json: AsJson = False
+    seconds: Annotated[float, typer.Option(min=0.01, help="For each network.")] = 2.0,
+    as_json: AsJson = False,
 ) -> None:
-    """Measure how many samples a second this machine predicts and learns, for a few networks."""
-    import bnp_online as bnp  # late: torch takes seconds
+    """Measure the samples per second that this machine predicts and learns, for a few networks."""
+    import bnp_online as bnp  # late: torch
 
     rows = []
-    with Bar("measuring", len(_NETWORKS)) as bar:
-        for name, options in _NETWORKS.items():
+    with progress("measuring", len(_NETWORKS)) as done:
+        for n, (name, options) in enumerate(_NETWORKS.items(), 1):
             estimator = bnp.BNPClassifier(**options)
             rate = _rate(estimator, seconds)
             place = {"engine": estimator.engine_name, "device": estimator.device_name}
             rows.append({"network": name, "samples_per_second": round(rate, 1), **place})
-            bar.advance()
+            done(n)
     show_rows(rows, list(rows[0]), as_json=as_json)
 
 
 def _rate(estimator: bnp.BNPClassifier, seconds: float) -> float:
     stream = _stream()
-    for _ in range(20):  # it compiles, and grows its columns and classes
+    for _ in range(20):  # compilation, and growth of columns and classes
         estimator.learn_one(*next(stream))
     n, start = 0, time.perf_counter()
     while (spent := time.perf_counter() - start) < seconds:

@@ -1,4 +1,4 @@
-"""``doctor``: what is installed, where it computes, and whether a server could keep its data."""
+"""``doctor``: installed versions, the device of computation, and access to the data folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PACKAGES = {
 
 
 def doctor(url: Url = None, key: Key = None, as_json: AsJson = False) -> None:
-    """Tell what is installed, what models compute with, and whether the event log can be written."""
+    """Check the installation: versions, device and engine, and whether the event log can be written."""
     settings = read_settings()
     problems: list[str] = []
     found: dict[str, Any] = {"python": platform.python_version()}
@@ -48,7 +48,7 @@ def _version(package: str) -> str:
 
 
 def _computing(settings: Settings) -> dict[str, Any]:
-    """Tell where the default model computes, of one that has learned a sample: then it is decided."""
+    """Return the device and engine of the default model after one sample, which decides them."""
     import bnp_online as bnp
 
     estimator = bnp.BNPClassifier(device=settings.device)
@@ -57,8 +57,8 @@ def _computing(settings: Settings) -> dict[str, Any]:
 
 
 def _log(settings: Settings, problems: list[str]) -> str:
-    """Try to write where a server would; what is not there is not made."""
-    from ..errors import StorageError  # late, as all that takes torch with it
+    """Test whether a server could write its log; nothing is created."""
+    from ..errors import StorageError  # late: torch
     from ..storage.data_dir import FolderInUseError, lock
     from ..storage.sqlite import SqliteLog
 

@@ -1,4 +1,4 @@
-"""What commands write: results to standard output, for people or as JSON; progress to standard error."""
+"""Output of the commands: results on standard output, as text or JSON; messages on standard error."""
 
 from __future__ import annotations
 
@@ -7,29 +7,23 @@ import json
 import os
 import secrets
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-
-#: Seconds after which a bar is worth showing.
-_WORTH = 1.0
-_REFRESH = 0.1
 
 
 class CommandError(Exception):
-    """A command cannot do what it was asked; the message says what to do.
+    """Failure of a command.
 
     Parameters
     ----------
     message : str
-        What is wrong and what to do.
+        Reason and remedy.
     code : {1, 2}
-        Exit code: it failed, or it was used wrongly.
+        Exit code: 1 for a failure, 2 for wrong usage.
     """
 
     def __init__(self, message: str, code: int = 1) -> None:
@@ -37,61 +31,13 @@ class CommandError(Exception):
         self.code = code
 
 
-class Bar:
-    """A progress bar on a terminal, once something has taken a second.
-
-    Parameters
-    ----------
-    what : str
-        What is done.
-    total : int or None
-        How many there are to do, if it is known.
-    console : Console, optional
-        Where to show it; standard error by default.
-    """
-
-    def __init__(self, what: str, total: int | None, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
-        self._what = what
-        self._total = total
-        self._done = 0
-        self._start = self._shown = time.monotonic()
-        self._progress: Progress | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        if self._progress is not None:
-            self._progress.update(self._task, completed=self._done)
-            self._progress.stop()
-
-    def advance(self, n: int = 1) -> None:
-        """Note that so many more are done."""
-        self.done(self._done + n)
-
-    def done(self, n: int) -> None:
-        """Note how many are done."""
-        self._done = n
-        now = time.monotonic()
-        if now - self._start < _WORTH or now - self._shown < _REFRESH or not self._console.is_terminal:
-            return
-        self._shown = now
-        if self._progress is None:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-            )
-            self._progress = Progress(*columns, console=self._console)
-            self._task = self._progress.add_task(self._what, total=self._total)
-            self._progress.start()
-        self._progress.update(self._task, completed=n)
+def note(message: str) -> None:
+    """Print a message for people, to standard error."""
+    print(message, file=sys.stderr)
 
 
 def show(result: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print a result: as one JSON object, or a line for each of its entries."""
+    """Print a result: one JSON object, or one line per entry."""
     if as_json:
         print(json.dumps(result))
         return
@@ -102,7 +48,7 @@ def show(result: Mapping[str, Any], *, as_json: bool) -> None:
 
 
 def show_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
-    """Print rows: as a JSON array, or a table."""
+    """Print rows: a JSON array, or a table."""
     if as_json:
         print(json.dumps(list(rows)))
         return
@@ -116,7 +62,7 @@ def show_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_j
 
 
 def _console() -> Console:
-    # In a pipe nothing is broken into lines of 80: other programs read it.
+    # No line breaks in a pipe: other programs read it.
     return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 1000)
 
 
@@ -134,7 +80,7 @@ def _text(value: Any) -> str:
 
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file that takes the place of `path` if the block ends well, and is gone if not."""
+    """Yield a file that replaces `path` when the block succeeds, and is deleted when it fails."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with aside.open("wb") as file:

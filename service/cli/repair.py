@@ -1,38 +1,31 @@
-"""``python -m service.cli.repair --skip SEQ``: let a server start that an event of its log keeps from it."""
+"""``repair``: let a server start in spite of a damaged event in its log."""
 
 from __future__ import annotations
 
-import argparse
-import sys
+from typing import Annotated
 
-from ..models.recovery import START_ERRORS
-from ..settings import Settings
-from ..storage.data_dir import lock
-from ..storage.sqlite import DAMAGED, SqliteLog
+import typer
+
+from ..settings import read_settings
+from .output import CommandError
 
 
-def main() -> None:
-    """Mark events as damaged: from then on they are passed over, and what they taught is lost."""
-    parser = argparse.ArgumentParser(prog="python -m service.cli.repair", description=main.__doc__)
-    parser.add_argument(
-        "--skip",
-        type=int,
-        nargs="+",
-        required=True,
-        metavar="SEQ",
-        help="number of an event, as the server named it",
-    )
-    arguments = parser.parse_args()
-    settings = Settings()
+def repair(
+    skip: Annotated[
+        list[int], typer.Option(metavar="SEQ", help="Number of a damaged event, as the server reported it.")
+    ],
+) -> None:
+    """Mark events as damaged: the server skips them from now on, and what they taught is lost."""
+    settings = read_settings()
+    from ..models.recovery import START_ERRORS  # late: torch
+    from ..storage.data_dir import lock
+    from ..storage.sqlite import DAMAGED, SqliteLog
+
     try:
         with lock(settings.data_dir):
             log = SqliteLog(settings.data_dir)
-            log.correct(dict.fromkeys(arguments.skip, DAMAGED), {})
+            log.correct(dict.fromkeys(skip, DAMAGED), {})
             log.close()
     except START_ERRORS as error:
-        sys.exit(str(error))
-    print(f"Passed over from now on: {', '.join(map(str, arguments.skip))}. The server can start.")
-
-
-if __name__ == "__main__":
-    main()
+        raise CommandError(str(error)) from None
+    print(f"Skipped from now on: {', '.join(map(str, skip))}. The server can start.")

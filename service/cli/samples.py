@@ -1,4 +1,4 @@
-"""Samples in files: CSV, Parquet, lines of JSON, or standard input; read as they are needed."""
+"""Samples in files (CSV, Parquet, NDJSON) or standard input, read lazily."""
 
 from __future__ import annotations
 
@@ -32,20 +32,22 @@ _TRUTH = {"true": True, "false": False}
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a file: a sample, or what is wrong with it.
+    """Row of a file: a sample, or the reason why it is invalid.
 
     Attributes
     ----------
     number : int
-        From 1; of a CSV file without its header.
+        From 1; the header of a CSV file is not counted.
     x : dict or list
         Features.
     y : label, number or None
-        Target; None where there is none.
+        Target; None if there is none.
     id : str or None
-        Of a line that has one.
+        Id in the line.
+    w : float
+        Weight.
     error : str or None
-        Why it is none.
+        Reason why the row is invalid.
     """
 
     number: int
@@ -57,14 +59,14 @@ class Line:
 
 
 def format_of(file: str, given: Format | None) -> Format:
-    """Return the format of a file, as it was given or by its name; of standard input it is NDJSON."""
+    """Return the given format, or the format by the name of the file; standard input is NDJSON."""
     if given is not None:
         return given
     if file == "-":
         return "ndjson"
     suffix = Path(file).suffix.lower()
     if suffix not in _SUFFIXES:
-        raise CommandError(f"what format has {file}? Give --format csv, ndjson or parquet", 2)
+        raise CommandError(f"The format of {file} is unknown: give --format csv, ndjson or parquet.", 2)
     return _SUFFIXES[suffix]
 
 
@@ -77,14 +79,14 @@ def opened(file: str, form: Format, target: str | None, *, labelled: bool) -> It
     file : str
         Path, or "-" for standard input.
     form : {"csv", "ndjson", "parquet"}
-        Its format.
+        Format of the file.
     target : str or None
-        Column with the target. NDJSON may do without: then its lines are those of ``POST /learn``.
+        Column with the target. NDJSON needs none: its lines are then those of ``POST /learn``.
     labelled : bool
         Whether every sample must have a target.
     """
     if labelled and target is None and form != "ndjson":
-        raise CommandError("which column has the target? Give --target NAME", 2)
+        raise CommandError("Which column is the target? Give --target NAME.", 2)
     with contextlib.ExitStack() as stack:
         source: IO[bytes] = sys.stdin.buffer if file == "-" else stack.enter_context(Path(file).open("rb"))
         rows = {"csv": _csv, "ndjson": _ndjson, "parquet": _parquet}[form](source)
@@ -102,7 +104,7 @@ def _line(number: int, row: Row | str, target: str | None, labelled: bool) -> Li
     else:
         if target is not None and target not in row and labelled:
             raise CommandError(
-                f"there is no column {target!r}: the columns are {', '.join(map(repr, row))}", 2
+                f"There is no column {target!r}. The columns are {', '.join(map(repr, row))}.", 2
             )
         y = row.pop(target, None) if target is not None else None
         line = Line(number, row, y)
@@ -115,15 +117,15 @@ def _csv(source: IO[bytes]) -> Iterator[Row | str]:
         reader = csv.DictReader(text)
         for row in reader:
             if None in row or None in row.values():
-                yield f"has another number of columns than the header's {len(reader.fieldnames or ())}"
+                yield f"does not have the {len(reader.fieldnames or ())} columns of the header"
             else:
                 yield {name: parse(value) for name, value in row.items()}
     except (csv.Error, UnicodeDecodeError) as error:
-        raise CommandError(f"this is no CSV file: {error}") from None
+        raise CommandError(f"The file is not CSV: {error}") from None
 
 
 def parse(text: str) -> bool | int | float | str | None:
-    """Return what a cell of a CSV file stands for.
+    """Return the value of a cell of a CSV file.
 
     Examples
     --------
@@ -150,7 +152,7 @@ def _ndjson(source: IO[bytes]) -> Iterator[Row | str]:
         except ValueError as error:
             yield f"is not JSON: {error}"
             continue
-        yield row if isinstance(row, dict) else "is no JSON object"
+        yield row if isinstance(row, dict) else "is not a JSON object"
 
 
 def _parquet(source: IO[bytes]) -> Iterator[Row]:
@@ -158,19 +160,19 @@ def _parquet(source: IO[bytes]) -> Iterator[Row]:
         import pyarrow as pa  # type: ignore[import-untyped]  # it ships no types
         import pyarrow.parquet as pq  # type: ignore[import-untyped]
     except ModuleNotFoundError:
-        raise CommandError("to read Parquet takes pyarrow: pip install 'bnp-online[files]'") from None
+        raise CommandError("Reading Parquet needs pyarrow: pip install 'bnp-online[files]'") from None
     if source is sys.stdin.buffer:
-        source = io.BytesIO(source.read())  # the format begins at its end
+        source = io.BytesIO(source.read())  # the format is read from its end
     try:
         for batch in pq.ParquetFile(source).iter_batches(1000):
             for row in batch.to_pylist():
                 yield {name: plain(value) for name, value in row.items()}
     except pa.ArrowException as error:
-        raise CommandError(f"this is no Parquet file: {error}") from None
+        raise CommandError(f"The file is not Parquet: {error}") from None
 
 
 def plain(value: Any) -> Any:
-    """Return a value of a file or data set as one that a model takes: a time is its seconds since 1970."""
+    """Return a value in a type that a model accepts: a time as seconds since 1970."""
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     if isinstance(value, date):

@@ -143,11 +143,15 @@ def test_a_damaged_event_stops_the_start_until_it_is_passed_over(tmp_path: Path)
             (seq,) = database.execute("SELECT seq FROM event WHERE id = '7'").fetchone()
             database.execute("UPDATE event SET body = x'00' WHERE seq = ?", (seq,))
         database.close()
-        command = f"-m service.cli.repair --skip {seq}"
-        assert command in server.refusal()
+        command = f"repair --skip {seq}"
+        assert f"bnp-online {command}" in server.refusal()
         environment = {**os.environ, "BNP_DATA_DIR": str(server.folder)}
         repaired = subprocess.run(
-            [sys.executable, *command.split()], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-m", "service.cli", *command.split()],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert str(seq) in repaired.stdout
         client = server.start()

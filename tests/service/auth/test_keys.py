@@ -145,7 +145,7 @@ def test_a_server_that_would_not_be_safe_does_not_start(
 def test_the_refusal_says_what_to_set(tmp_path: Path) -> None:
     ended = run("service", data=tmp_path, BNP_HOST=EVERYWHERE)
     for remedy in (
-        "python -m service.keys new",
+        "bnp-online keys new",
         "BNP_API_KEYS",
         "BNP_KEYS_FILE",
         "BNP_MAKE_KEY",
@@ -156,11 +156,11 @@ def test_the_refusal_says_what_to_set(tmp_path: Path) -> None:
 
 def test_a_key_is_made_and_opens_the_server_to_other_machines(tmp_path: Path) -> None:
     data = tmp_path / "made" / "by the server"
-    made = run("service.auth.keys", "new", "--name", "me", "--scopes", "learn,read", data=data)
+    made = run("service.cli", "keys", "new", "--name", "me", "--scopes", "learn,read", data=data)
     assert made.returncode == 0, made.stderr
     key = made.stdout.strip()
     more = run(
-        "service.auth.keys", "new", "--name", "other", "--scopes", "read", "--models", "a", "--expires",
+        "service.cli", "keys", "new", "--name", "other", "--scopes", "read", "--models", "a", "--expires",
         "2000-01-01", data=data,
     )  # fmt: skip
     file = data / "keys"
@@ -189,7 +189,7 @@ def test_a_key_is_made_and_opens_the_server_to_other_machines(tmp_path: Path) ->
 def test_a_key_that_cannot_be_made(tmp_path: Path, arguments: tuple[str, ...], reason: str) -> None:
     line = f"me read {HASH}"
     (tmp_path / "keys").write_text(line)
-    ended = run("service.auth.keys", "new", *arguments, data=tmp_path)
+    ended = run("service.cli", "keys", "new", *arguments, data=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert reason in ended.stderr
     assert (tmp_path / "keys").read_text() == line
@@ -197,7 +197,9 @@ def test_a_key_that_cannot_be_made(tmp_path: Path, arguments: tuple[str, ...], r
 
 def test_a_line_is_added_after_one_that_does_not_end(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(f"me read {HASH}")
-    assert run("service.auth.keys", "new", "--name", "you", "--scopes", "read", data=tmp_path).returncode == 0
+    assert (
+        run("service.cli", "keys", "new", "--name", "you", "--scopes", "read", data=tmp_path).returncode == 0
+    )
     assert [key.name for key in read_keys(tmp_path / "keys")] == ["me", "you"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import signal
@@ -17,13 +16,11 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from rich.console import Console
 from river import datasets
 
 import bnp_online as bnp
 from bnp_online.evaluation.prequential import prequential
 from service.auth.scopes import SCOPES
-from service.cli import output
 from service.cli.launch import ServerProcess
 from tests.support.programs import ROOT
 from tests.support.running import Server
@@ -182,7 +179,11 @@ def test_a_bad_sample_is_named_and_the_rest_is_learned(tmp_path: Path, server: S
         (["learn", "FILE", "--save", "m", "--target", "label", "--spec", '{"hiden": []}'], 2, "hiden"),
         (["learn", "FILE", "--target", "label", "--url", "localhost"], 2, "http://"),
         (["learn", "pyproject.toml", "--save", "m"], 2, "--format"),
-        (["learn", "pyproject.toml", "--save", "m", "--format", "parquet", "--target", "a"], 1, "no Parquet"),
+        (
+            ["learn", "pyproject.toml", "--save", "m", "--format", "parquet", "--target", "a"],
+            1,
+            "not Parquet",
+        ),
         (["predict", "FILE", "--load", "pyproject.toml"], 1, "safetensors"),
         (["learn", "FILE", "--load", "m", "--url", "http://localhost"], 2, "import"),
         (["replay", "nothing"], 2, "ImageSegments"),
@@ -290,21 +291,6 @@ def test_versions_and_the_entry_point() -> None:
     assert out.strip() == bnp.__version__
 
 
-def test_a_bar_shows_on_a_terminal_once_it_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = io.StringIO()
-    terminal = Console(file=shown, force_terminal=True, width=80)
-    with output.Bar("learning", 10, terminal) as bar:
-        bar.done(5)
-    assert shown.getvalue() == ""
-    monkeypatch.setattr(output, "_WORTH", 0.0)
-    monkeypatch.setattr(output, "_REFRESH", 0.0)
-    with output.Bar("learning", 10, terminal) as bar:
-        bar.done(5)
-        bar.advance(2)
-    assert "learning" in shown.getvalue()
-    assert "7/10" in shown.getvalue()
-
-
 def test_it_starts_without_torch() -> None:
     code = (
         "import sys, service.cli.application; print({'torch', 'numpy', 'pandas', 'river'} & set(sys.modules))"
@@ -314,7 +300,7 @@ def test_it_starts_without_torch() -> None:
 
 def test_it_completes_words() -> None:
     """As the shell asks for them, with what ``--show-completion`` puts into it."""
-    asked = {"_BNP_ONLINE_COMPLETE": "complete_bash", "COMP_WORDS": "bnp-online rep", "COMP_CWORD": "1"}
+    asked = {"_BNP_ONLINE_COMPLETE": "complete_bash", "COMP_WORDS": "bnp-online repl", "COMP_CWORD": "1"}
     code = "import sys; sys.argv[0] = 'bnp-online'; from service.cli import main; main()"
     out = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **asked}, capture_output=True, text=True

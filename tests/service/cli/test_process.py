@@ -1,4 +1,4 @@
-"""``python -m service`` and ``python -m service.cli.demo`` as a person runs them."""
+"""``python -m service`` and ``bnp-online demo`` as a person runs them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from river import datasets
 
 from service.cli import demo
+from service.cli.output import CommandError
 from tests.support.programs import ROOT
 from tests.support.running import Server
 from tests.support.server_process import process
@@ -70,12 +72,11 @@ def test_importing_does_no_work() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def show(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+def show(monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
     samples = list(datasets.ImageSegments().take(40))
     with monkeypatch.context() as patch:
         patch.setattr(datasets, "ImageSegments", lambda: samples)
-        patch.setattr(sys, "argv", ["demo", *arguments])
-        demo.main()
+        demo.demo(**options)
 
 
 def test_the_demo_can_be_run_again(
@@ -84,7 +85,7 @@ def test_the_demo_can_be_run_again(
     server = serve()
     fingerprints = []
     for _ in range(2):
-        show(monkeypatch, "--url", server.url)
+        show(monkeypatch, url=server.url)
         printed = capsys.readouterr().out
         assert all(
             word in printed
@@ -103,7 +104,7 @@ def test_the_demo_starts_a_server_of_its_own(
         port = probe.getsockname()[1]
     monkeypatch.setenv("BNP_PORT", str(port))
     monkeypatch.setenv("BNP_DATA_DIR", str(tmp_path))
-    show(monkeypatch, "--once")
+    show(monkeypatch, once=True)
     printed = capsys.readouterr().out
     assert "BNP over HTTP" in printed
     with pytest.raises(httpx.ConnectError):
@@ -116,5 +117,5 @@ def test_the_demo_says_when_its_server_cannot_start(
     """A server that stands on the port already must not be taken for one's own."""
     monkeypatch.setenv("BNP_PORT", serve().url.rpartition(":")[2])
     monkeypatch.setenv("BNP_DATA_DIR", str(tmp_path))
-    with pytest.raises(SystemExit, match="BNP_PORT"):
-        show(monkeypatch, "--once")
+    with pytest.raises(CommandError, match="BNP_PORT"):
+        show(monkeypatch, once=True)
