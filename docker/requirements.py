@@ -1,13 +1,15 @@
-"""Print what the image needs beside the project: its dependencies, the service's, and its build back end."""
+"""Print the requirements of the image: dependencies of the library and the server, and the build back end."""
 
 import tomllib
 from pathlib import Path
 
 pyproject = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
 project = pyproject["project"]
-print(
+extras = project["optional-dependencies"]
+required = [
     *project["dependencies"],
-    *project["optional-dependencies"]["service"],
+    *extras["server"],
+    *extras["client"],
     *pyproject["build-system"]["requires"],
-    sep="\n",
-)
+]
+print(*(each for each in required if not each.startswith(project["name"])), sep="\n")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fill wheels/ with all that the image installs, for a build without a network: `make wheels`.
+# Fill wheels/ with everything that the image installs, for a build without a network.
 # Run it on a connected Linux machine of the same processor architecture. pip looks where it is configured to look: the
 # build of torch that it finds there, CPU or CUDA, is the one that the image gets.
 set -euo pipefail

@@ -12,8 +12,8 @@ import time
 from http.client import HTTPConnection
 from pathlib import Path
 
-from service.auth.keys import KeysError, add_key, file_of, new_secret, parse_key
-from service.settings import read_settings
+from bnp_online_server.auth.keys import KeysError, add_key, file_of, new_secret, parse_key
+from bnp_online_server.settings import read_settings
 
 KEY = Path("/metrics-key/key")
 SERVER = ("server", 8000)

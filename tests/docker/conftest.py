@@ -21,7 +21,7 @@ def engine() -> None:
 def image(engine: None) -> Iterator[str]:
     """Build the image without a network and take it away afterwards."""
     if not list((ROOT / "wheels").glob("*.whl")):
-        pytest.fail("The folder wheels/ is empty: run `make wheels` on a connected machine.")
+        pytest.fail("The folder wheels/ is empty: run docker/wheels.sh on a connected machine.")
     name = f"bnp-online-test:{secrets.token_hex(4)}"
     Stack(project="bnp-test-build", port=0, image=name).compose("build", "server")
     try:

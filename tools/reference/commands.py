@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import typer
@@ -12,25 +13,30 @@ from tools.reference.markdown import document, table
 _INTRODUCTION = """\
 # Command line
 
-`pip install 'bnp-online[cli]'` brings `bnp-online`; `bnp-online[cli,files]` reads Parquet too. Exit codes:
-0 it is done, 1 it failed or a sample was refused, 2 it was used wrongly. `--json` prints for programs,
-Ctrl-C leaves no file half written, `--install-completion` teaches the shell. Python's own way of calling it
-is `python -m service.cli`.
-
-Three more programs belong to the server: `python -m service` runs it as `serve` does, `python -m
-service.keys new` makes [keys](../how-to/secure.md), and `python -m service.cli.repair` [passes over a damaged
-event](../how-to/recover.md).
+`pip install 'bnp-online[server]'` installs `bnp-online`; the extra `files` adds Parquet. Exit codes:
+0 success, 1 failure or a refused sample, 2 wrong usage. `--json` prints JSON, `--install-completion`
+installs completion for the shell, and Ctrl-C leaves no file half written. In a checkout,
+`python -m service` is `bnp-online serve`.
 """
 
 
 def page() -> str:
     """Return the page of all commands."""
-    group: Any = typer.main.get_command(app)
+    commands = list(_commands(typer.main.get_command(app)))
     overview = table(
         ["command", "what it does"],
-        [(f"[`{name}`](#{name})", of.get_short_help_str(200)) for name, of in group.commands.items()],
+        [(f"[`{name}`](#{name.replace(' ', '-')})", of.get_short_help_str(200)) for name, of in commands],
     )
-    return document(_INTRODUCTION, overview, *(_command(name, of) for name, of in group.commands.items()))
+    return document(_INTRODUCTION, overview, *(_command(name, of) for name, of in commands))
+
+
+def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the commands of a group and of the groups in it."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
 
 
 def _command(name: str, command: Any) -> str:
