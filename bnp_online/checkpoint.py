@@ -122,7 +122,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except SafetensorError as error:
+    except (SafetensorError, AttributeError) as error:  # AttributeError: torch lacks the type of a tensor
         raise CheckpointError(
             f"{os.fspath(path)} is no safetensors file, or is cut short: {error}"
         ) from error

@@ -18,7 +18,7 @@ import pytest
 
 import bnp_online
 from service.cli.launch import ServerProcess
-from tests.support.processes import ROOT
+from tests.support.programs import ROOT
 
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 SOURCES = ("bnp_online", "service", "setup.py", "pyproject.toml", "README.md", "LICENSE")
@@ -111,8 +111,8 @@ def test_it_serves_and_learns_beside_another_package_service(programs: Path, tmp
     python, program = programs / "python", str(programs / "bnp-online")
     command = [program, "serve", "--port", "0", "--data-dir", "data", "--device", "cpu"]
     execute = f"import os; os.execv({program!r}, {command!r})"
-    # Not compiled: that takes most of a minute.
-    with ServerProcess("-c", execute, cwd=tmp_path, NUMBA_DISABLE_JIT="1") as server:
+    uncompiled = {"NUMBA_DISABLE_JIT": "1"}  # compiling takes most of a minute
+    with ServerProcess("-c", execute, cwd=tmp_path, environment=uncompiled) as server:
         learn = (
             "import sys; from bnp_online.client import Client; "
             f"client = Client({server.ready()!r}); "
