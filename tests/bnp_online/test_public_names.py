@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import bnp_online
 from bnp_online import errors
@@ -59,6 +63,27 @@ def imported(path: Path) -> set[str]:
 def test_river_is_imported_by_four_files() -> None:
     users = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if "river" in imported(path)}
     assert users == {"client/remote.py", "contrib/bandit.py", "estimators.py", "evaluation/prequential.py"}
+
+
+@pytest.mark.parametrize(
+    ("former", "place", "name"),
+    [
+        ("evaluate", "evaluation.prequential", "prequential"),
+        ("baselines", "evaluation.baselines", "Baselines"),
+        ("drift", "evaluation.drift", "ADWIN"),
+        ("bandit", "contrib.bandit", "BNPThompsonSampling"),
+        ("langevin", "contrib.langevin", "SGLD"),
+    ],
+)
+def test_a_former_place_names_the_new_one(former: str, place: str, name: str) -> None:
+    module = importlib.import_module(f"bnp_online.{former}")
+    with pytest.warns(DeprecationWarning, match=rf"bnp_online\.{place}\.{name}$") as caught:
+        exec(f"from bnp_online.{former} import {name} as found", found := dict[str, Any]())  # noqa: S102
+    assert caught[0].filename == "<string>"
+    assert found["found"] is getattr(importlib.import_module(f"bnp_online.{place}"), name)
+    assert found["found"] is getattr(importlib.import_module(f"bnp_online.{place.partition('.')[0]}"), name)
+    with pytest.raises(AttributeError):
+        _ = module.nothing
 
 
 #: A branch of the picture: what stands before it, the class, and the base that it has beside its parent.
