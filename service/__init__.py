@@ -1,1 +1,1 @@
-"""The server: online BNP models behind HTTP. It knows nothing of gradients."""
+"""Server of online BNP models over HTTP."""

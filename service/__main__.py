@@ -1,4 +1,4 @@
-"""``python -m service``: the server, from its settings."""
+"""``python -m service``: runs the server."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from types import FrameType
 from .auth.keys import Keyring, KeysError, make_first_key
 from .settings import Settings, read_settings
 
-#: Seconds after which a thread hands the interpreter over to another that waits for it. The event loop takes
-#: turns with threads that write the log and checkpoints; Python's default, 5 ms, is as long as 20 calls of an
-#: estimator.
+#: Interval of thread switches in seconds. The event loop shares the interpreter with threads that write the
+#: log and checkpoints; Python's default, 5 ms, is as long as 20 calls of an estimator.
 _SWITCH_SECONDS = 0.0001
 
 
 def main() -> None:
-    """Serve until SIGINT or SIGTERM, finish what runs, and end with exit code 0."""
+    """Serve until SIGINT or SIGTERM, finish running requests, and exit with code 0."""
     # uvicorn handles both signals while it serves, and raises them again once it has shut down.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
     sys.setswitchinterval(_SWITCH_SECONDS)
     settings = read_settings()
     keyring = _keyring(settings)
-    # Imported late, for torch takes seconds: wrong settings are refused before, and a signal ends the start.
-    # What is imported stays: to search it for garbage, again and again, would take a tenth of the start.
+    # Late import: torch takes seconds. Invalid settings are reported before, and a signal can end the start.
+    # Garbage collection of the imported modules would take a tenth of the start.
     gc.disable()
     from .app import serve
 
@@ -42,7 +41,7 @@ def _keyring(settings: Settings) -> Keyring:
     except KeysError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    if keyring.file is not None:  # else a closed terminal should end the server, as it does by default
+    if keyring.file is not None:  # without a file, SIGHUP ends the server, as by default
         signal.signal(signal.SIGHUP, lambda number, frame: keyring.reload())
     return keyring
 

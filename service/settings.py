@@ -1,4 +1,4 @@
-"""The settings of the server, each read from an environment variable with the prefix ``BNP_``."""
+"""Settings of the server, from environment variables with the prefix ``BNP_``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _split(value: Any) -> Any:
 def _origin(value: str) -> str:
     parts = urlsplit(value)
     if value != f"{parts.scheme}://{parts.netloc}" or parts.scheme not in ("http", "https") or "*" in value:
-        raise ValueError("an origin is http(s)://host or http(s)://host:port, without a path or wildcard")
+        raise ValueError("an origin must be http(s)://host or http(s)://host:port, without path or wildcard")
     return value.lower()
 
 
@@ -30,7 +30,7 @@ Origins: TypeAlias = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_sp
 
 
 class Settings(BaseSettings):
-    """What an operator may choose; every field's description is its documentation.
+    """Settings of the server; the descriptions of the fields are their documentation.
 
     Examples
     --------
@@ -41,148 +41,153 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="BNP_", frozen=True)
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
-    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 for any free port.")
     data_dir: Path = Field(
         default=Path("data"),
-        description="Folder for the event log and the checkpoints; one server at a time uses it.",
+        description="Folder of the event log and the checkpoints, for one server at a time.",
     )
     durability: Literal["full", "relaxed"] = Field(
         default="full",
-        description="full: what was answered is on the disk. relaxed: it is with the system, which loses the "
-        "latest if the machine fails or loses power, and nothing if the server is killed.",
+        description="full: a response is sent after its sample has been flushed to disk. relaxed: after it "
+        "has been written to the operating system; a failure of the machine or its power may lose the "
+        "latest samples, a killed server loses none.",
     )
     checkpoint_every: int = Field(
         default=10_000,
         ge=1,
-        description="Steps between two checkpoints of a model; a start replays that many.",
+        description="Steps between two checkpoints of a model; a start replays about that many.",
     )
-    keep_checkpoints: int = Field(default=5, ge=1, description="How many checkpoints each model keeps.")
+    keep_checkpoints: int = Field(default=5, ge=1, description="Number of checkpoints kept per model.")
     retain_events: int = Field(
         default=1_000_000,
         ge=0,
-        description="Samples before its oldest checkpoint that a model keeps: for ids and unlearning.",
+        description="Samples kept per model before its oldest checkpoint, for ids and unlearning.",
     )
     retain_seconds: float | None = Field(
         default=None,
         gt=0,
         allow_inf_nan=False,
-        description="Those that are older go nevertheless.",
+        description="Maximum age of samples before the oldest checkpoint, in seconds.",
     )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
-        default="info", description="How much the server logs."
+        default="info", description="Lowest level of log messages."
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where models compute.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Device of the models.")
     default_model: Annotated[ModelSpec, NoDecode] = Field(
         default=ModelSpec(),
-        description="JSON spec of the model that is there from the start, as `POST /models` takes it.",
+        description="Specification of the model `default` in a new data folder, as JSON for `POST /models`.",
     )
-    max_models: int = Field(default=64, ge=1, description="Most models at one time.")
+    max_models: int = Field(default=64, ge=1, description="Maximum number of models.")
     max_features: int = Field(
-        default=4096, ge=1, description="Most features in one sample, and in a model's spec."
+        default=4096, ge=1, description="Maximum number of features of a sample, and of a model."
     )
-    max_classes: int = Field(default=1024, ge=2, description="Most classes in a model's spec.")
+    max_classes: int = Field(default=1024, ge=2, description="Maximum number of classes of a model.")
     max_parameters: int = Field(
         default=100_000_000,
         ge=1,
-        description="Most weights and biases that a model may come to have, all its copies together.",
+        description="Maximum number of weights and biases of a model, all members together.",
     )
     max_body_bytes: int = Field(
-        default=2**20, ge=1, description="Largest request body, or line of a stream, in bytes."
+        default=2**20, ge=1, description="Maximum size of a request body, or of a line of a stream, in bytes."
     )
-    max_import_bytes: int = Field(default=2**28, ge=1, description="Largest model to import, in bytes.")
+    max_import_bytes: int = Field(
+        default=2**28, ge=1, description="Maximum size of a model to import, in bytes."
+    )
     queue_size: int = Field(
         default=1024,
         ge=1,
-        description="Samples that may wait for one model, to learn and to read each; beyond: 429. A stream "
-        "waits, and leaves half of the places to single requests.",
+        description="Maximum number of samples that wait for one model, for learning and for reading each; "
+        "further requests get 429. A stream waits, and uses at most half of the queue.",
     )
     group_size: int = Field(
-        default=256, ge=1, description="Most waiting samples that are logged and learned as one group."
+        default=256, ge=1, description="Maximum number of samples logged and learned as one group."
     )
     max_pending: int = Field(
         default=10_000,
         ge=1,
-        description="Predictions that each model keeps for their label; the oldest go first.",
+        description="Maximum number of predictions that wait for their label, per model; the oldest are "
+        "dropped.",
     )
     label_ttl: float = Field(
         default=86_400.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds that a prediction waits for its label.",
+        description="Seconds for which a prediction waits for its label.",
     )
     stream_timeout: float = Field(
         default=60.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds in which the client of a stream must send something, and read something; "
-        "beyond: it is disconnected.",
+        description="Seconds after which a stream ends if its client does not send, or does not read.",
     )
     ready_timeout: float = Field(
         default=2.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds in which each model must answer `/health/ready`.",
+        description="Seconds within which each model must answer `/health/ready`.",
     )
     shutdown_timeout: int = Field(
-        default=30, ge=1, description="Seconds that running requests get to finish at the end."
+        default=30, ge=1, description="Seconds that running requests have to finish when the server stops."
     )
 
-    # Who may come in, how much of the server one client may take, and what is written about it.
+    # Access, limits of one client, and the log.
     api_keys: SecretStr | None = Field(
         default=None,
-        description="API keys: `NAME SCOPES KEY`, several separated by `;`; KEY may be its hash.",
+        description="API keys, as `NAME SCOPES KEY`, separated by `;`. KEY may be a hash.",
     )
     keys_file: Path | None = Field(
         default=None,
-        description="File of hashed API keys, read again on SIGHUP; by default `keys` in the data folder, "
-        "if it is there.",
+        description="File of hashed API keys, read again on SIGHUP; default: `keys` in the data folder, if "
+        "it exists.",
     )
     make_key: bool = Field(
         default=False,
-        description="Whether a server without any key makes one when it starts, prints it once, and keeps "
-        "its hash in the file `keys` of the data folder.",
+        description="Whether a server without keys creates one at its start, prints it once, and stores its "
+        "hash in the file `keys` of the data folder.",
     )
     allowed_hosts: Words = Field(
         default=(),
-        description="Host names, beside those of this machine, under which a server without keys may be "
-        "reached, as by a proxy; separated by commas.",
+        description="Host names, in addition to those of this machine, in requests to a server without keys, "
+        "for example behind a proxy; separated by commas.",
     )
     cors_origins: Origins = Field(
         default=(),
         description="Origins (`https://host:port`) whose pages may call the server; separated by commas.",
     )
     max_string_length: int = Field(
-        default=1024, ge=1, description="Most characters in a feature's name, a string value, or a label."
+        default=1024,
+        ge=1,
+        description="Maximum length of a feature name, a string value or a label.",
     )
     max_connections: int = Field(
-        default=1000, ge=1, description="Most connections at one time; a request on a further one gets 503."
+        default=1000, ge=1, description="Maximum number of connections; a request on another one gets 503."
     )
     receive_timeout: float = Field(
         default=30.0,
         gt=0,
         allow_inf_nan=False,
-        description="Seconds in which the head of a request must arrive, and then again its body.",
+        description="Seconds within which the head of a request must arrive, and then its body.",
     )
     log_format: Literal["text", "json"] = Field(
-        default="text", description="How a line of the log is written, to stderr."
+        default="text", description="Format of the log on standard error."
     )
 
     @field_validator("default_model", mode="before")
     @classmethod
     def _read_spec(cls, value: Any) -> Any:
-        # The spec is strict, and an array is a tuple only while it is JSON, not once it is a list.
+        # The strict schema accepts an array for a tuple in JSON only, not as a Python list.
         return ModelSpec.model_validate_json(value) if isinstance(value, str) else value
 
     @field_validator("default_model")
     @classmethod
     def _keep_name(cls, value: ModelSpec) -> ModelSpec:
         if value.name != DEFAULT_MODEL:
-            raise ValueError(f'its name is "{DEFAULT_MODEL}": leave "name" out')
+            raise ValueError(f'"name" must be "{DEFAULT_MODEL}", or left out')
         return value
 
 
 def read_settings() -> Settings:
-    """Return the settings; a wrong one ends the program with exit code 2, its name and what is wrong."""
+    """Return the settings; an invalid setting ends the program with exit code 2 and a message."""
     try:
         return Settings()
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Many samples: successive requests of lines, each line with an id, what is unanswered sent again."""
+"""Learning of many samples: requests of NDJSON lines, in which unanswered lines are sent again."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .exchange import Patience, Reply, Request, Steps, encode, read_json, refusa
 from .schemas import LearnAnswer
 
 NDJSON = "application/x-ndjson"
-#: Lines, and about how many bytes, of one request.
+#: Largest number of lines, and approximate number of bytes, of one request.
 LINES, BYTES = 1000, 2**22
-#: Refusals that a summary keeps; the others are counted.
+#: Largest number of refusals in a summary.
 KEPT = 100
 
 Outcome: TypeAlias = LearnAnswer | ServerError
 
 
 class Sample(NamedTuple):
-    """A sample to learn; without an id it is given one."""
+    """Sample to learn; a sample without an id gets a random one."""
 
     x: Any
     y: Any
@@ -33,20 +33,21 @@ class Sample(NamedTuple):
 
 @dataclass
 class LearnSummary:
-    """What became of many samples.
+    """Result of learning many samples.
 
     Attributes
     ----------
     learned : int
-        Samples learned; those are counted in that turned out to be learned already.
+        Number of samples learned, duplicates included.
     duplicates : int
-        Of these: by an attempt whose answer was lost, or under an id that was known.
+        Number of samples that the server had learned before: their id was known, or the response to an
+        earlier attempt was lost.
     refused : int
-        Samples that the model did not take.
+        Number of samples that the server refused.
     refusals : list of (int, ServerError)
-        The first hundred of these: which (from 0), and why.
+        Indices (from 0) and errors of the first hundred refused samples.
     step : int or None
-        How many samples the model has learned with the last.
+        Number of samples that the model has learned.
     """
 
     learned: int = 0
@@ -58,7 +59,7 @@ class LearnSummary:
     def tell(
         self, outcomes: Sequence[Outcome], progress: Callable[[Sequence[Outcome]], None] | None = None
     ) -> None:
-        """Take in what became of the next samples, and pass it on."""
+        """Add the outcomes of the next samples, and report them to `progress`."""
         if outcomes and progress is not None:
             progress(outcomes)
         for outcome in outcomes:
@@ -73,14 +74,14 @@ class LearnSummary:
 
 
 class Lines:
-    """Collects samples into requests of bounded size.
+    """Collection of samples into requests of bounded size.
 
     Parameters
     ----------
     model : str
-        Who learns.
+        Name of the model.
     size : int
-        Most lines of one request.
+        Largest number of lines in one request.
     """
 
     def __init__(self, model: str, size: int = LINES) -> None:
@@ -92,31 +93,31 @@ class Lines:
         self._lines: list[bytes] = []
 
     def add(self, sample: Sample | tuple[Any, Any]) -> bool:
-        """Take a sample or a pair (x, y); return whether it is time to `take` them."""
+        """Add a sample or a pair (x, y); return whether the request is full."""
         x, y, id, w = Sample(*sample)
         self._lines.append(encode(learn_body(x, y, self._model, id, w)))
         self._bytes += len(self._lines[-1])
         return len(self._lines) >= self._size or self._bytes >= BYTES
 
     def take(self) -> list[bytes]:
-        """Return the lines collected, and begin anew."""
+        """Return the collected lines, and start a new collection."""
         lines, self._lines, self._bytes = self._lines, [], 0
         return lines
 
 
 def learn_lines(lines: Sequence[bytes], patience: float) -> Steps[list[Outcome]]:
-    """Send lines until each is answered, and return what became of each, in order.
+    """Send lines until every line has an answer, and return the outcomes in order.
 
     Raises
     ------
     ServerError
-        If the server refuses the request as a whole.
+        If the server refuses the whole request.
     NoAnswerError
-        If answers did not come, and patience is at its end.
+        If answers are missing when `patience` has passed.
 
     Notes
     -----
-    What the server could not do just then is sent again by itself, after the lines that followed it.
+    A line that the server could not process at the time is sent again after the lines that followed it.
     """
     outcomes: dict[int, Outcome] = {}
     attempts = Patience(patience)
@@ -136,7 +137,7 @@ def learn_lines(lines: Sequence[bytes], patience: float) -> Steps[list[Outcome]]
 
 
 def _take_in(reply: Reply, sent: Sequence[int], outcomes: dict[int, Outcome]) -> ServerError | None:
-    """Note what became of the lines that were sent, and return why one of them must be sent again."""
+    """Store the outcomes of sent lines; return the error of a line that must be sent again, if any."""
     if reply.status != 200:
         error = refusal(reply)
         if isinstance(error, UnavailableError):
@@ -151,12 +152,12 @@ def _take_in(reply: Reply, sent: Sequence[int], outcomes: dict[int, Outcome]) ->
         else:
             outcomes[i] = outcome
     if late is None and reply.broken is None and any(i not in outcomes for i in sent):
-        raise UnexpectedAnswerError("the server answered fewer lines than it was sent")
+        raise UnexpectedAnswerError("the server answered fewer lines than the request has")
     return late
 
 
 def _outcomes(body: bytes) -> Iterator[Outcome]:
-    """Read the answers that came in full: the last is cut off where a connection broke."""
+    """Yield the complete answers; a broken connection cuts off the last one."""
     for line in body.split(b"\n")[:-1]:
         try:
             yield LearnAnswer.model_validate_json(line)

@@ -1,4 +1,4 @@
-"""Every call of the server, as a request and how its answer is read; `Client` and `AsyncClient` run them."""
+"""Calls of the HTTP API: each is a request and a reader for the response."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ JSON, BYTES = "application/json", "application/octet-stream"
 
 
 def new_id() -> str:
-    """Return an id that no other sample has."""
+    """Return a random, unique id."""
     return uuid.uuid4().hex
 
 
 def learn_one(
     x: Any, y: Any, *, model: str = DEFAULT_MODEL, id: str | None = None, w: float = 1.0
 ) -> Call[schemas.LearnAnswer]:
-    """Learn a sample; returns once it is learned and durable.
+    """Learn a sample; returns when it is learned and on disk.
 
     Parameters
     ----------
     x : dict, or nested list or array
         Features.
     y : bool, int, str or float
-        Class, or number to predict.
+        Class or number.
     model : str
         Name of the model.
     id : str
-        Under which it is learned once, however often it is sent; by default a new one.
+        Id of the sample. The server learns an id once, however often it is sent; random by default.
     w : float
-        Scales the step, ≥ 0.
+        Factor of the step, ≥ 0.
 
     Notes
     -----
-    If an answer was lost on the way, the sample is sent again, and the answer says ``duplicate``: then the
-    prediction and the loss are None.
+    If a response is lost, the sample is sent again. Its answer then has ``duplicate`` set, and prediction and
+    loss are None.
     """
     body = learn_body(x, y, model, id, w)
     return Call(_post("/learn", body), reader(schemas.LearnAnswer))
 
 
 def learn_body(x: Any, y: Any, model: str, id: str | None, w: float) -> dict[str, Any]:
-    """Return the body that learns a sample; it has an id."""
+    """Return the body of a request that learns a sample, with an id."""
     body = {"x": x, "y": y, "model": model, "id": new_id() if id is None else id}
     return body if w == 1.0 else {**body, "w": w}
 
@@ -57,7 +57,7 @@ def learn_body(x: Any, y: Any, model: str, id: str | None, w: float) -> dict[str
 def predict_one(
     x: Any, *, model: str = DEFAULT_MODEL, id: str | None = None, interval: float | None = None
 ) -> Call[schemas.PredictAnswer]:
-    """Predict a sample; with an id the prediction is kept for `label`.
+    """Predict a sample; with an id, the server keeps the prediction for `label`.
 
     Parameters
     ----------
@@ -66,9 +66,9 @@ def predict_one(
     model : str
         Name of the model.
     id : str
-        Under which it waits for its label.
+        Id of the prediction.
     interval : float
-        Level in (0, 1) of the interval that the answer is to have, of a regression made with ``intervals``.
+        Level, in (0, 1), of a predictive interval; for a regression model with ``intervals``.
     """
     given = {"id": id, "interval": interval}
     body = {"x": x, "model": model, **{name: value for name, value in given.items() if value is not None}}
@@ -82,7 +82,7 @@ def predict_proba_one(x: Any, *, model: str = DEFAULT_MODEL) -> Call[dict[Label,
 
 
 def probabilities(answer: schemas.PredictAnswer) -> dict[Label, float]:
-    """Return the probabilities of an answer by label, in the type that the labels have.
+    """Return the probabilities of an answer by label, in the type of the labels.
 
     Examples
     --------
@@ -93,7 +93,7 @@ def probabilities(answer: schemas.PredictAnswer) -> dict[Label, float]:
     {True: 0.75, False: 0.25}
     """
     named = answer.probabilities or {}
-    # All labels of a model are of one type, which JSON's keys have lost and the prediction has not.
+    # All labels of a model have one type: that of the prediction. JSON keys are strings.
     if isinstance(answer.prediction, bool):
         return {name == "true": p for name, p in named.items()}
     if isinstance(answer.prediction, int):
@@ -102,68 +102,68 @@ def probabilities(answer: schemas.PredictAnswer) -> dict[Label, float]:
 
 
 def label(id: str, y: Any, *, model: str = DEFAULT_MODEL) -> Call[schemas.LearnAnswer]:
-    """Learn the label of an earlier prediction, which is scored as it was given at the time.
+    """Learn the label of an earlier prediction, and score that prediction.
 
     Raises
     ------
     UnknownIdError
-        If no prediction waits under this id.
+        If no prediction with this id waits for its label.
     AlreadyLabelledError
-        If it has its label: it was learned once, by an attempt whose answer was lost or by somebody else.
+        If the label was learned before, by another client or by an attempt with a lost response.
     """
     return Call(_post("/label", {"id": id, "y": y, "model": model}), reader(schemas.LearnAnswer))
 
 
 def models() -> Call[schemas.ModelList]:
-    """List the models, in the order in which they were made."""
+    """List the models in order of creation."""
     return _get("/models", schemas.ModelList)
 
 
 def describe(model: str = DEFAULT_MODEL) -> Call[schemas.ModelDescription]:
-    """Tell what a model was told to be, and what it became."""
+    """Describe a model: its parameters and its state."""
     return _get(_of(model), schemas.ModelDescription)
 
 
 def create(name: str, task: str = "classification", **spec: Any) -> Call[schemas.ModelDescription]:
-    """Make a model; further arguments are those of ``POST /models``, such as ``hidden`` and ``lr``.
+    """Create a model; other arguments are those of ``POST /models``, such as ``hidden`` and ``lr``.
 
     Raises
     ------
     ModelExistsError
-        If there is one of this name.
+        If a model of this name exists.
     """
     request = _post("/models", {"name": name, "task": task, **spec})
     return Call(request, reader(schemas.ModelDescription), repeatable=False)
 
 
 def patch(model: str = DEFAULT_MODEL, **changes: Any) -> Call[schemas.ModelDescription]:
-    """Change what may change while a model lives: ``max_features``, ``max_classes``, ``drift``."""
+    """Change ``max_features``, ``max_classes`` or ``drift`` of a model."""
     request = Request("PATCH", _of(model), encode(changes), JSON)
     return Call(request, reader(schemas.ModelDescription))
 
 
 def delete(model: str) -> Call[None]:
-    """Delete a model and every trace of what it learned."""
+    """Delete a model and all its data."""
     return Call(Request("DELETE", _of(model)), lambda body: None, repeatable=False)
 
 
 def metrics(model: str = DEFAULT_MODEL) -> Call[schemas.Scores]:
-    """Tell how good the predictions were, each made before its sample was learned."""
+    """Return prequential scores: each sample is predicted before it is learned."""
     return _get(_of(model, "metrics"), schemas.Scores)
 
 
 def fingerprint(model: str = DEFAULT_MODEL) -> Call[schemas.Fingerprint]:
-    """Digest all that learning changes."""
+    """Return digests of the state of a model."""
     return _get(_of(model, "fingerprint"), schemas.Fingerprint)
 
 
 def checkpoints(model: str = DEFAULT_MODEL) -> Call[schemas.CheckpointList]:
-    """List the checkpoints that are kept, the newest first."""
+    """List the checkpoints of a model, newest first."""
     return _get(_of(model, "checkpoints"), schemas.CheckpointList)
 
 
 def checkpoint(model: str = DEFAULT_MODEL) -> Call[schemas.CheckpointAnswer]:
-    """Keep the state as it is."""
+    """Save a checkpoint of a model."""
     request = Request("POST", _of(model, "checkpoints"))
     return Call(request, reader(schemas.CheckpointAnswer), repeatable=False)
 
@@ -171,11 +171,11 @@ def checkpoint(model: str = DEFAULT_MODEL) -> Call[schemas.CheckpointAnswer]:
 def rollback(
     model: str = DEFAULT_MODEL, *, step: int | None = None, checkpoint: str | None = None
 ) -> Call[schemas.RollbackAnswer]:
-    """Go back to a step or to a checkpoint, exactly.
+    """Restore the state of a model at a step or a checkpoint, exactly.
 
     Notes
     -----
-    If its answer is lost, it is not sent again: others may have gone on from there.
+    The request is not repeated when its response is lost: the model may have learned more since.
     """
     where: Mapping[str, Any] = {"step": step, "checkpoint": checkpoint}
     body = {name: value for name, value in where.items() if value is not None}
@@ -183,7 +183,7 @@ def rollback(
 
 
 def forget(ids: Sequence[str], *, model: str = DEFAULT_MODEL) -> Call[schemas.ForgetAnswer]:
-    """Unlearn samples by their ids."""
+    """Unlearn samples, by their ids."""
     return Call(_post(_of(model, "forget"), {"ids": list(ids)}), reader(schemas.ForgetAnswer))
 
 
@@ -193,13 +193,13 @@ def export(model: str = DEFAULT_MODEL) -> Call[bytes]:
 
 
 def import_(file: bytes, *, model: str = DEFAULT_MODEL) -> Call[schemas.ModelDescription]:
-    """Put the model in a file in the place of one that is there; it may be sent again, to the same end."""
+    """Replace a model by the model in a file."""
     request = Request("PUT", _of(model, "import"), file, BYTES)
     return Call(request, reader(schemas.ModelDescription))
 
 
 def ready() -> Call[schemas.Health]:
-    """Ask whether the server is ready; waits for it as long as patience lasts."""
+    """Wait until the server is ready, for as long as `patience`."""
     return _get("/health/ready", schemas.Health)
 
 

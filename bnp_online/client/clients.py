@@ -1,4 +1,4 @@
-"""`Client` and `AsyncClient`: the calls, run over httpx."""
+"""`Client` and `AsyncClient`: the calls of the HTTP API, with httpx."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-#: The request did not leave this machine, or did not get far enough to be one.
+#: Errors after which the server cannot have received the request.
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 class _Settings:
-    """What the two clients have in common: see `Client`."""
+    """Base of the two clients: see `Client`."""
 
     def __init__(
         self,
@@ -71,22 +71,22 @@ def _awaiting(build: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, 
 
 
 class Client(_Settings):
-    """A client that blocks; many threads may share one.
+    """Blocking client of the server, safe for use by several threads.
 
-    A call is tried again, with growing pauses, while the server is gone or busy. That is safe: every sample
-    carries an id, and what may not be done twice is not sent twice. What a call takes is told by
-    `bnp_online.client.calls`, what it raises by `bnp_online.client.errors`.
+    A call is repeated, with increasing pauses, while the server is unreachable or busy. Repeating is safe:
+    every sample has an id, and a request that must not run twice is not repeated. `bnp_online.client.calls`
+    documents the arguments of the calls, and `bnp_online.client.errors` the exceptions.
 
     Parameters
     ----------
     url : str
-        Of the server.
+        URL of the server.
     key : str
-        API key, if the server has any.
+        API key, if the server requires one.
     timeout : float
-        Seconds in which a connection must be made, and in which anything must come.
+        Seconds to wait for a connection, and for each part of a response.
     patience : float
-        Seconds for which a call that failed is tried again; 0 tries once.
+        Seconds for which a failed call is repeated; 0 for one attempt.
     """
 
     def _open(self, options: dict[str, Any]) -> None:
@@ -119,23 +119,23 @@ class Client(_Settings):
         size: int = LINES,
         progress: Callable[[Sequence[Outcome]], None] | None = None,
     ) -> LearnSummary:
-        """Learn samples one after the other, in successive requests, until there are no more.
+        """Learn samples in order, in successive requests.
 
         Parameters
         ----------
         samples : iterable of (x, y) or Sample
-            Of any length: no more of it is held than one request.
+            Samples, in any number: memory holds those of one request.
         model : str
             Name of the model.
         size : int
-            Most samples of one request, 1 to 1,000; a slow stream is learned sooner by less.
+            Largest number of samples in one request, 1 to 1,000; choose a small one for a slow stream.
         progress : callable
-            Is given what became of the samples of each request: an answer or an error.
+            Takes the outcomes of each request: an answer or an error for each sample.
 
         Returns
         -------
         LearnSummary
-            What was learned, and what was refused; after a refused sample learning goes on.
+            Numbers of learned and refused samples. Learning continues after a refused sample.
         """
         summary, lines = LearnSummary(), Lines(model, size)
         for sample in samples:
@@ -150,7 +150,7 @@ class Client(_Settings):
         summary.tell(self._run(learn_lines(lines, self.patience)), progress)
 
     def _run(self, steps: Steps[T]) -> T:
-        reply: Reply | None = None  # with which a generator begins; after a pause nothing looks at it
+        reply: Reply | None = None  # the first value that a generator takes; ignored after a pause
         try:
             while True:
                 step = steps.send(reply)
@@ -159,7 +159,7 @@ class Client(_Settings):
                 else:
                     time.sleep(step)
         except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]  # of a generator that returns a T
+            return end.value  # type: ignore[no-any-return]  # the generator returns a T
 
     def _send(self, request: Request) -> Reply:
         status, body = 0, bytearray()
@@ -175,7 +175,7 @@ class Client(_Settings):
             return self._broken(error, status, bytes(body))
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -186,7 +186,7 @@ class Client(_Settings):
 
 
 class AsyncClient(_Settings):
-    """The client for asyncio: the calls and parameters of `Client`, each call to be awaited."""
+    """Client for asyncio, with the parameters and calls of `Client` as coroutines."""
 
     def _open(self, options: dict[str, Any]) -> None:
         self._http = httpx.AsyncClient(**options)
@@ -218,7 +218,7 @@ class AsyncClient(_Settings):
         size: int = LINES,
         progress: Callable[[Sequence[Outcome]], None] | None = None,
     ) -> LearnSummary:
-        """Learn samples one after the other; they may come asynchronously. See `Client.learn_many`."""
+        """Learn samples in order, from an iterable or an asynchronous one. See `Client.learn_many`."""
         summary, lines = LearnSummary(), Lines(model, size)
         async for sample in samples if isinstance(samples, AsyncIterable) else _aiter(samples):
             if lines.add(sample):
@@ -232,7 +232,7 @@ class AsyncClient(_Settings):
         summary.tell(await self._run(learn_lines(lines, self.patience)), progress)
 
     async def _run(self, steps: Steps[T]) -> T:
-        reply: Reply | None = None  # with which a generator begins; after a pause nothing looks at it
+        reply: Reply | None = None  # the first value that a generator takes; ignored after a pause
         try:
             while True:
                 step = steps.send(reply)
@@ -241,7 +241,7 @@ class AsyncClient(_Settings):
                 else:
                     await asyncio.sleep(step)
         except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]  # of a generator that returns a T
+            return end.value  # type: ignore[no-any-return]  # the generator returns a T
 
     async def _send(self, request: Request) -> Reply:
         status, body = 0, bytearray()
@@ -257,7 +257,7 @@ class AsyncClient(_Settings):
             return self._broken(error, status, bytes(body))
 
     async def aclose(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:

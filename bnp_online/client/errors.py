@@ -1,34 +1,33 @@
-"""What a client raises.
+"""Exceptions of the client.
 
 ::
 
     ClientError
-    ├── NoAnswerError             no server answers, or not in time, and patience is at its end
-    ├── UnexpectedAnswerError     what answers is not this server
-    └── ServerError               the server refused, and changed nothing: status, code, message, field
-        ├── InvalidRequestError       a request that it does not understand (400, 408, 413, 415, 422, and 405)
-        │   ├── InvalidSampleError        a sample that cannot be learned or predicted
-        │   ├── InvalidSpecError          a model that cannot be made
-        │   └── InvalidFileError          a file that is no model
+    ├── NoAnswerError             no answer within `patience`
+    ├── UnexpectedAnswerError     an answer that is not from this server
+    └── ServerError               a refused request: status, code, message, field
+        ├── InvalidRequestError       an invalid request (400, 405, 408, 413, 415, 422)
+        │   ├── InvalidSampleError        an invalid sample
+        │   ├── InvalidSpecError          an invalid specification of a model
+        │   └── InvalidFileError          a file that is not a model
         ├── AccessError               (401, 403)
-        │   ├── UnauthorizedError         no key, or one that is unknown or has expired
-        │   └── ForbiddenError            the key does not allow it
+        │   ├── UnauthorizedError         a missing, unknown or expired key
+        │   └── ForbiddenError            a key without the scope, or for other models
         ├── NotFoundError             (404, 410)
         │   ├── UnknownModelError
         │   ├── UnknownIdError
         │   ├── UnknownCheckpointError
-        │   └── NotKeptError              it lies further back than what is kept
+        │   └── NotKeptError              a state before the oldest one that is kept
         ├── ConflictError             (409)
         │   ├── ModelExistsError
         │   ├── AlreadyLabelledError
-        │   ├── IdConflictError           the id was used with another sample
-        │   └── IdForgottenError          the sample of the id was unlearned
-        └── UnavailableError          it cannot just now, and patience is at its end (429, 503)
+        │   ├── IdConflictError           an id that another sample has
+        │   └── IdForgottenError          an id whose sample was unlearned
+        └── UnavailableError          the server cannot process it now (429, 503)
             ├── QueueFullError
             └── StorageError
 
-The class follows from the server's code, `service.errors.TABLE`; a later server's new code gets that of its
-status.
+The class follows from the ``code`` in the response; a code that this version does not know, from the status.
 """
 
 from __future__ import annotations
@@ -37,30 +36,30 @@ from typing import Any
 
 
 class ClientError(Exception):
-    """Base of every error that a client raises on purpose."""
+    """Base of the exceptions of the client."""
 
 
 class NoAnswerError(ClientError):
-    """No server answers, or not in time, and patience is at its end; whether it did anything is unknown."""
+    """No answer within `patience`; whether the server processed the request is unknown."""
 
 
 class UnexpectedAnswerError(ClientError):
-    """What answers is not this server: its answer cannot be read."""
+    """Answer that is not one of this server's API."""
 
 
 class ServerError(ClientError):
-    """The server refused a request, which changed nothing.
+    """Request that the server refused; it changed nothing.
 
     Attributes
     ----------
     status : int
         HTTP status; 0 for a line of a stream, which has none.
     code : str
-        The server's word for programs.
+        Error code, for programs.
     message : str
-        What is wrong and what to do.
+        Reason and remedy.
     field : str or None
-        The part of the request at fault.
+        Invalid part of the request.
     """
 
     def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
@@ -75,83 +74,83 @@ class ServerError(ClientError):
 
 
 class InvalidRequestError(ServerError):
-    """A request that the server does not understand, or that is too large."""
+    """Invalid or too large request."""
 
 
 class InvalidSampleError(InvalidRequestError):
-    """A sample that cannot be learned or predicted."""
+    """Invalid sample."""
 
 
 class InvalidSpecError(InvalidRequestError):
-    """A model that cannot be made, or changed in this way."""
+    """Invalid specification of a model, or invalid change of it."""
 
 
 class InvalidFileError(InvalidRequestError):
-    """A file that is no model, or is damaged."""
+    """File that is not a model, or is damaged."""
 
 
 class AccessError(ServerError):
-    """The server does not let this client do that."""
+    """Access denied."""
 
 
 class UnauthorizedError(AccessError):
-    """There is no key, or it is unknown or has expired."""
+    """Missing, unknown or expired key."""
 
 
 class ForbiddenError(AccessError):
-    """The key does not allow it."""
+    """Key without the scope, or for other models."""
 
 
 class NotFoundError(ServerError):
-    """There is no such thing."""
+    """Unknown object."""
 
 
 class UnknownModelError(NotFoundError):
-    """There is no model of this name."""
+    """Unknown model."""
 
 
 class UnknownIdError(NotFoundError):
-    """No prediction waits for its label under this id, or no sample has it."""
+    """Unknown id of a prediction or sample."""
 
 
 class UnknownCheckpointError(NotFoundError):
-    """There is no such step or checkpoint to go back to."""
+    """Unknown step or checkpoint."""
 
 
 class NotKeptError(NotFoundError):
-    """What is asked for lies further back than what is kept."""
+    """State before the oldest one that is kept."""
 
 
 class ConflictError(ServerError):
-    """It does not go with what is there."""
+    """Conflict with the state of the server."""
 
 
 class ModelExistsError(ConflictError):
-    """A model of this name is there."""
+    """Name of an existing model."""
 
 
 class AlreadyLabelledError(ConflictError):
-    """The prediction under this id has had its label: from an attempt whose answer was lost, it may be."""
+    """Second label for a prediction; an earlier attempt with a lost response may have sent the first."""
 
 
 class IdConflictError(ConflictError):
-    """The id was used with another sample."""
+    """Id that another sample has."""
 
 
 class IdForgottenError(ConflictError):
-    """The sample of this id was unlearned."""
+    """Id whose sample was unlearned."""
 
 
 class UnavailableError(ServerError):
-    """The server cannot do it just now, and patience is at its end."""
+    """Server that cannot process the request now."""
 
 
 class QueueFullError(UnavailableError):
-    """As many requests wait for the model as may."""
+    """Full queue of the model."""
 
 
 class StorageError(UnavailableError):
-    """The server's disk is full, or fails."""
+    """Full or failing disk of the server."""
 
 
 _CODES: dict[type[ServerError], tuple[str, ...]] = {
@@ -214,12 +213,12 @@ _BY_STATUS = {status: cls for cls, statuses in _STATUSES.items() for status in s
 
 
 def server_error(status: int, body: Any) -> ServerError:
-    """Return the error that a server's body of an error stands for.
+    """Return the error in the body of a response.
 
     Raises
     ------
     UnexpectedAnswerError
-        If it is none.
+        If the body is not an error of this API.
 
     Examples
     --------
@@ -230,6 +229,6 @@ def server_error(status: int, body: Any) -> ServerError:
         code, message = str(body["error"]["code"]), str(body["error"]["message"])
         field = body["error"].get("field")
     except (TypeError, KeyError, AttributeError):
-        raise UnexpectedAnswerError(f"status {status} and a body that is none of this server's") from None
+        raise UnexpectedAnswerError(f"the answer with status {status} is not one of this API") from None
     cls = _BY_CODE.get(code) or _BY_STATUS.get(status, ServerError)
     return cls(status, code, message, field)

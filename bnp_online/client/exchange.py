@@ -1,7 +1,7 @@
-"""One call as steps: what to send, how long to wait, what came of it. Nothing here does I/O.
+"""Exchange of one call with the server, without I/O: requests, pauses and the reading of replies.
 
-A generator yields a `Request` to be sent, whose `Reply` it is given, or a number of seconds to wait; it
-returns the answer. So a client that blocks and one that awaits share all that is decided.
+A generator yields a `Request`, and takes its `Reply`; or it yields a number of seconds to wait. It returns
+the answer. The blocking and the asynchronous client run the same generators.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from .errors import NoAnswerError, UnexpectedAnswerError, server_error
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
-#: Seconds of the first pause, doubled with each; and of the longest.
+#: Seconds of the first pause, which doubles each time, and of the longest.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-#: A server, or what stands before it, that may do it later.
+#: Statuses of a server, or a proxy, that may succeed later.
 RETRIED = (429, 502, 503, 504)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to send."""
+    """HTTP request."""
 
     method: str
     path: str
@@ -37,26 +37,26 @@ class Request:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Those of its body."""
+        """Headers of the body."""
         return {} if self.media_type is None else {"content-type": self.media_type}
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back.
+    """HTTP reply, as far as it arrived.
 
     Attributes
     ----------
     status : int
-        0 if nothing came.
+        HTTP status; 0 without a reply.
     body : bytes
-        As far as it came.
+        Received part of the body.
     broken : str or None
-        What broke it off.
+        Reason why the reply is incomplete.
     sent : bool
-        Whether the server may have seen the request.
+        Whether the server may have received the request.
     retry_after : str or None
-        The header.
+        Header ``Retry-After``.
     """
 
     status: int
@@ -71,12 +71,12 @@ Steps: TypeAlias = Generator[Request | float, Reply | None, T]
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """A request, and how its answer is read.
+    """Request, with the reader of its answer.
 
     Attributes
     ----------
     repeatable : bool
-        Whether it may be sent again though it may have been done: its answer was lost.
+        Whether the request may be sent again after its response was lost.
     """
 
     request: Request
@@ -85,12 +85,12 @@ class Call(Generic[T]):
 
 
 class Patience:
-    """Decides, after each failure, how long to wait before the next attempt, or to give up.
+    """Pauses between attempts, within a time limit.
 
     Parameters
     ----------
     seconds : float
-        For how long to go on trying, from the first failure on.
+        Time limit, from the first failure.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -99,15 +99,15 @@ class Patience:
         self._pause = _FIRST_PAUSE
 
     def renew(self) -> None:
-        """Begin anew: an attempt brought something."""
+        """Restart the time limit after partial success."""
         self._end, self._pause = None, _FIRST_PAUSE
 
     def pause(self, reply: Reply | None = None) -> float | None:
-        """Return the seconds to wait, or None to give up: the server wants more time than there is."""
+        """Return the seconds to wait before the next attempt; None when they exceed the time limit."""
         now = time.monotonic()
         if self._end is None:
             self._end = now + self._seconds
-        # Clients that failed together should not come back together.
+        # Random, so that clients do not retry at the same time.
         wait = self._pause * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         if reply is not None and reply.retry_after is not None and reply.retry_after.isdecimal():
@@ -116,16 +116,16 @@ class Patience:
 
 
 def exchange(call: Call[T], patience: float) -> Steps[T]:
-    """Send a request until it is answered.
+    """Send a request until it has an answer.
 
     Raises
     ------
     ServerError
-        If the server refuses it.
+        If the server refuses the request.
     NoAnswerError
-        If no answer came, and patience is at its end or it may not be sent again.
+        If no answer arrives within `patience`, or the request may not be repeated.
     UnexpectedAnswerError
-        If the answer cannot be read.
+        If the answer is not one of this API.
     """
     attempts = Patience(patience)
     while True:
@@ -141,21 +141,21 @@ def exchange(call: Call[T], patience: float) -> Steps[T]:
 
 
 def read_reply(reply: Reply, read: Callable[[bytes], T]) -> T:
-    """Return the answer in a reply, or raise what it says."""
+    """Return the answer in a reply, or raise its error."""
     if not 200 <= reply.status < 300:
         raise refusal(reply)
     return read(reply.body)
 
 
 def refusal(reply: Reply) -> Exception:
-    """Return the error that a reply stands for."""
+    """Return the error in a reply."""
     if reply.broken is not None:
         return NoAnswerError(reply.broken)
     return server_error(reply.status, read_json(reply.body))
 
 
 def read_json(body: bytes) -> Any:
-    """Return the JSON in a body, None if it is none."""
+    """Return the JSON in a body; None if the body is not JSON."""
     try:
         return json.loads(body)
     except ValueError:
@@ -163,21 +163,21 @@ def read_json(body: bytes) -> Any:
 
 
 def reader(model: type[M]) -> Callable[[bytes], M]:
-    """Return what reads a body as a pydantic model."""
+    """Return a reader of bodies as instances of a pydantic model."""
 
     def read(body: bytes) -> M:
         try:
             return model.model_validate_json(body)
         except ValidationError as error:
-            raise UnexpectedAnswerError(f"the answer is no {model.__name__}: {error}") from None
+            raise UnexpectedAnswerError(f"the answer is not a {model.__name__}: {error}") from None
 
     return read
 
 
 def encode(value: Any) -> bytes:
-    """Return JSON; NumPy's scalars and arrays count as Python's.
+    """Return a value as JSON; NumPy scalars and arrays are converted.
 
-    NaN and infinity are written as Python does: the server refuses them, and names the place.
+    NaN and infinity are written as Python writes them; the server refuses them and names the field.
     """
     return json.dumps(value, separators=(",", ":"), default=_plain).encode()
 
@@ -186,6 +186,6 @@ def _plain(value: Any) -> Any:
     tolist = getattr(value, "tolist", None)
     if tolist is None:
         raise TypeError(
-            f"{value!r} of type {type(value).__name__} cannot be sent: make it a number or a string"
+            f"{value!r} of type {type(value).__name__} cannot be sent: convert it to a number or a string"
         )
     return tolist()

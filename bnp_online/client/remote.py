@@ -1,4 +1,4 @@
-"""River estimators whose model is on a server."""
+"""River estimators with a model on a server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .clients import DEFAULT_URL, Client
 
 
 class _Remote(base.Estimator):
-    """A handle on a model of a server."""
+    """Base of the two estimators: a model of a server."""
 
     _task: ClassVar[str]
 
@@ -29,7 +29,7 @@ class _Remote(base.Estimator):
     ) -> None:
         self.url = url
         self.model = model
-        self.key = SecretStr(key) if isinstance(key, str) else key  # it must not show in `repr`
+        self.key = SecretStr(key) if isinstance(key, str) else key  # hidden in `repr`
         self.timeout = timeout
         self.patience = patience
         self.spec = spec
@@ -38,17 +38,17 @@ class _Remote(base.Estimator):
 
     @property
     def client(self) -> Client:
-        """The client behind it."""
+        """Client of the server."""
         if self._client is None:
             key = None if self.key is None else self.key.get_secret_value()
             self._client = Client(self.url, key=key, timeout=self.timeout, patience=self.patience)
-            # River drops estimators, clones above all, without a word: their connections go with them.
+            # River discards estimators without closing them, clones in particular.
             weakref.finalize(self, self._client.close)
         return self._client
 
     @property
     def name(self) -> str:
-        """Name of the model on the server; one of its own is made when it is first asked for."""
+        """Name of the model on the server; the first access creates a model if none was given."""
         if self.model is not None:
             return self.model
         if self._own is None:
@@ -61,23 +61,23 @@ class _Remote(base.Estimator):
         return name
 
     def learn_one(self, x: Any, y: Any, w: float = 1.0, **kwargs: Any) -> None:
-        """Learn a sample; `w` scales the step."""
+        """Learn a sample; `w` is a factor of the step."""
         self.client.learn_one(x, y, model=self.name, id=new_id(), w=w)
 
     def delete(self) -> None:
-        """Delete the model of its own that it made on the server; a named one stays."""
+        """Delete the model that this estimator created on the server; a given model stays."""
         if self._own is not None:
             self.client.delete(self._own)
             self._own = None
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         if self._client is not None:
             self._client.close()
             self._client = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        # A copy learns on its own, so its model is one of its own, where this one's is.
+        # A copy learns independently, so it gets a model of its own unless the model was given.
         twin = self.clone()
         if self._own is not None:
             twin._own = twin._make()
@@ -85,31 +85,31 @@ class _Remote(base.Estimator):
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
-        # Connections stay here; whoever unpickles it has another handle on the same model.
+        # Without connections.
         return {**self.__dict__, "_client": None}
 
 
 class RemoteClassifier(_Remote, base.Classifier):
-    """River classifier whose model learns on a server.
+    """River classifier with a model on a server.
 
     Parameters
     ----------
     url : str
-        Of the server.
+        URL of the server.
     model : str
-        Name of a model that is there: then clones and copies are further handles on it. By default one is
-        made at the first sample, and every clone and copy makes one of its own; that needs a key with the
-        scope admin. `delete` removes it.
+        Name of an existing model, which clones and copies share. By default a new model is created at the
+        first sample, and each clone and copy creates its own; this needs a key with the scope admin.
+        `delete` removes such a model.
     key : str or SecretStr
-        API key, if the server has any.
+        API key, if the server requires one.
     timeout, patience : float
         As for `Client`.
     spec : dict
-        Of the model that is made, as ``POST /models`` takes it.
+        Parameters of a new model, as for ``POST /models``.
 
     Notes
     -----
-    Pickled, it is its parameters and the name of its model, not what that has learned; the key is among them.
+    A pickle has the parameters, the key included, and the name of the model, not the state of the model.
     """
 
     _task = "classification"
@@ -128,26 +128,26 @@ class RemoteClassifier(_Remote, base.Classifier):
 
 
 class RemoteRegressor(_Remote, base.Regressor):
-    """River regressor whose model learns on a server.
+    """River regressor with a model on a server.
 
     Parameters
     ----------
     url : str
-        Of the server.
+        URL of the server.
     model : str
-        Name of a model that is there: then clones and copies are further handles on it. By default one is
-        made at the first sample, and every clone and copy makes one of its own; that needs a key with the
-        scope admin. `delete` removes it.
+        Name of an existing model, which clones and copies share. By default a new model is created at the
+        first sample, and each clone and copy creates its own; this needs a key with the scope admin.
+        `delete` removes such a model.
     key : str or SecretStr
-        API key, if the server has any.
+        API key, if the server requires one.
     timeout, patience : float
         As for `Client`.
     spec : dict
-        Of the model that is made, as ``POST /models`` takes it.
+        Parameters of a new model, as for ``POST /models``.
 
     Notes
     -----
-    Pickled, it is its parameters and the name of its model, not what that has learned; the key is among them.
+    A pickle has the parameters, the key included, and the name of the model, not the state of the model.
     """
 
     _task = "regression"
@@ -158,8 +158,8 @@ class RemoteRegressor(_Remote, base.Regressor):
         return None if prediction is None else float(prediction)
 
     def predict_interval_one(self, x: Any, level: float = 0.9) -> tuple[float, float] | None:
-        """Return low and high of an interval that is to hold the target; None before 20 errors were seen.
+        """Return a predictive interval (low, high); None before 20 errors have been observed.
 
-        The model must have been made with ``intervals``, as by ``spec={"intervals": 32}``.
+        The model needs the parameter ``intervals``, such as ``spec={"intervals": 32}``.
         """
         return self.client.predict_one(x, model=self.name, interval=level).interval

@@ -51,10 +51,10 @@ MaxClasses: TypeAlias = Annotated[int, Field(ge=2), _WHOLE]
 
 State: TypeAlias = Annotated[
     Literal["ready", "rebuilding", "failed"],
-    Field(description="rebuilding: it serves, and is being rebuilt without forgotten samples."),
+    Field(description="rebuilding: the model serves requests while it is rebuilt without forgotten samples."),
 ]
-_GIVEN = Field(description="Made before learning; null before the first label, and for a duplicate.")
-_LOSS = Field(description="Of that prediction: nats, or the squared error; null where there is none.")
+_GIVEN = Field(description="Prediction before learning; null before the first label, and for a duplicate.")
+_LOSS = Field(description="Its loss in nats, or its squared error; null without a prediction.")
 
 
 class Body(BaseModel):
@@ -64,23 +64,23 @@ class Body(BaseModel):
 
 
 class DriftSpec(Body):
-    """How a model's loss is watched, and what is done when it rises; what is left out has its default."""
+    """Drift detection on the loss of a model, and the response to drift."""
 
     model_config = ConfigDict(frozen=True)
 
     detector: Literal["adwin", "page_hinkley", "none"] = "adwin"
     delta: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None,
-        description="adwin: how probable a false alarm may be, 0.002 by default; page_hinkley: how much of a "
-        "deviation is tolerated, 0.005 by default.",
+        description="adwin: probability of a false alarm, 0.002 by default; page_hinkley: tolerated "
+        "deviation, 0.005 by default.",
     )
     threshold: float = Field(
-        default=50.0, gt=0, description="page_hinkley: how large a sum of deviations is a drift."
+        default=50.0, gt=0, description="page_hinkley: sum of deviations that counts as drift."
     )
     action: Literal["none", "forget_moments", "reset_slowest"] = Field(
         default="none",
-        description="Taken after a checkpoint: shorten the memory of the running moments, or let the copies "
-        "that average start again from the best of the others.",
+        description="Response, after a checkpoint: shorten the memory of the running moments, or restart the "
+        "averaging members from the best of the others.",
     )
 
 
@@ -161,7 +161,7 @@ class ModelSpec(_Options):
 
 
 class LearnAnswer(BaseModel):
-    """What became of a sample."""
+    """Result of learning a sample."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -178,14 +178,14 @@ class LearnAnswer(BaseModel):
     )
 
     model: str
-    step: int = Field(description="How many samples the model had learned with this one.")
+    step: int = Field(description="Number of samples learned, this one included.")
     prediction: Target | None = _GIVEN
     loss: float | None = _LOSS
-    duplicate: bool = Field(description="Whether the id was known, so that nothing changed.")
+    duplicate: bool = Field(description="Whether the id had been learned before, so that nothing changed.")
 
 
 class PredictAnswer(BaseModel):
-    """A prediction; ``probabilities`` are there for a classification only."""
+    """Prediction; ``probabilities`` for classification only."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -202,17 +202,17 @@ class PredictAnswer(BaseModel):
     )
 
     model: str
-    step: int = Field(description="How many samples the model had learned when it predicted.")
+    step: int = Field(description="Number of samples learned before the prediction.")
     prediction: Target | None = Field(description="Null before the first label.")
-    probabilities: dict[str, float] | None = Field(default=None, description="By class, as JSON writes it.")
+    probabilities: dict[str, float] | None = Field(default=None, description="By class, written as in JSON.")
     id: str | None
     interval: Annotated[tuple[float, float], WithJsonSchema(_TWO_NUMBERS)] | None = Field(
-        default=None, description="Low and high, if it was asked for; null before 20 errors were seen."
+        default=None, description="Low and high, if requested; null before 20 errors have been observed."
     )
 
 
 class ModelSummary(BaseModel):
-    """A line of the list of models."""
+    """Model in a list."""
 
     name: str
     task: Task
@@ -221,13 +221,13 @@ class ModelSummary(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All models, in the order in which they were made."""
+    """Models, in order of creation."""
 
     models: list[ModelSummary]
 
 
 class CopyWeight(BaseModel):
-    """A copy of the network, and its weight in the prediction."""
+    """Member of the mixture of networks, and its weight in the prediction."""
 
     lr: float
     replay: int
@@ -236,84 +236,84 @@ class CopyWeight(BaseModel):
 
 
 class DriftReport(BaseModel):
-    """How a model is watched for drift, and what was found."""
+    """Drift detection of a model, and its results."""
 
     setting: DriftSpec
-    detections: int = Field(description="How often its loss rose.")
-    last_step: int | None = Field(description="How many samples it had learned when that was found last.")
-    actions: int = Field(description="How often something was done about it.")
-    due: bool = Field(description="Whether something is about to be done.")
+    detections: int = Field(description="Number of detected drifts.")
+    last_step: int | None = Field(description="Number of samples learned at the last drift.")
+    actions: int = Field(description="Number of responses to drift.")
+    due: bool = Field(description="Whether a response is pending.")
 
 
 class ModelDescription(BaseModel):
-    """A model: what it was told to be, and what it became."""
+    """Model: its specification and its state."""
 
     name: str
     spec: ModelSpec
     step: int
-    classes: list[ClassLabel] = Field(description="In order of arrival; empty for a regression.")
-    features: list[str] = Field(description="Columns in order of arrival.")
-    ignored_features: int = Field(description="Values ignored for want of a column.")
+    classes: list[ClassLabel] = Field(description="In order of arrival; empty for regression.")
+    features: list[str] = Field(description="Columns, in order of arrival.")
+    ignored_features: int = Field(description="Number of values ignored because all columns are taken.")
     parameters: int
     device: str
     engine: str
-    mixture: list[CopyWeight] = Field(description="The copies that run side by side, and their weights.")
-    sequence: int = Field(description="Number of the last event of the log that is in its state.")
-    pending: int = Field(description="Predictions that wait for their label.")
+    mixture: list[CopyWeight] = Field(description="Members of the mixture, with their weights.")
+    sequence: int = Field(description="Number of the last event of the log in the state.")
+    pending: int = Field(description="Number of predictions that wait for their label.")
     drift: DriftReport
     state: State
     versions: dict[str, str]
 
 
 class Scores(BaseModel):
-    """Prequential metrics: each sample was predicted before it was learned."""
+    """Prequential metrics: each sample is predicted before it is learned."""
 
-    n: int = Field(description="Samples scored.")
+    n: int = Field(description="Number of scored samples.")
     cumulative: dict[str, float | None]
     window: dict[str, float | None] = Field(description="The same over the last `size` samples.")
 
 
 class Fingerprint(BaseModel):
-    """Digests over all that learning changes."""
+    """Digests of the state of a model."""
 
     step: int
-    sha256: str = Field(description="Over the model, its prequential metrics and its drift detector.")
-    model_sha256: str = Field(description="Over the model alone: `fingerprint()` of the estimator in Python.")
+    sha256: str = Field(description="Digest of the model, its prequential metrics and its drift detector.")
+    model_sha256: str = Field(description="Digest of the model alone, as `fingerprint()` of the estimator.")
 
 
 class CheckpointAnswer(BaseModel):
-    """A state that is kept."""
+    """Checkpoint."""
 
-    checkpoint: str = Field(description="Its name.")
+    checkpoint: str = Field(description="Name.")
     step: int
-    time: str = Field(description="When it was kept.")
+    time: str = Field(description="Time of the checkpoint.")
     bytes: int
-    current: bool = Field(description="Whether a rollback may go there.")
+    current: bool = Field(description="Whether a rollback to it is possible.")
 
 
 class CheckpointList(BaseModel):
-    """The states that are kept, the newest first."""
+    """Checkpoints, newest first."""
 
     checkpoints: list[CheckpointAnswer]
 
 
 class RollbackAnswer(BaseModel):
-    """Where the model is now."""
+    """State of a model after a rollback."""
 
     model: str
     step: int
-    branch: int = Field(description="Of the model's history, to which its events belong from here on.")
+    branch: int = Field(description="Number of the new branch of the history.")
 
 
 class ForgetAnswer(BaseModel):
-    """What is gone from the log."""
+    """Result of unlearning."""
 
     model: str
-    forgotten: int = Field(description="Events that are gone; 0 if all had been forgotten before.")
-    rebuilding: bool = Field(description="Whether the model is still being rebuilt without them.")
+    forgotten: int = Field(description="Number of deleted events; 0 if all were deleted before.")
+    rebuilding: bool = Field(description="Whether the model is still being rebuilt.")
 
 
 class Health(BaseModel):
-    """A sign of life."""
+    """State of the server."""
 
     status: Literal["alive", "ready"]
