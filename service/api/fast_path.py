@@ -92,23 +92,32 @@ class HotRoute(ApiRoute):
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request; what refuses it is raised."""
-        scope["app"].state.guard.admit(scope, self.access)
+        headers = headers_of(scope)
+        scope["caller"] = scope["app"].state.guard.admit(headers, self.access)
         models = models_of(scope)
-        if self._lines and media_type(headers_of(scope).get(b"content-type", b"")) == NDJSON:
-            item, queue = self._lines
-
-            def take(raw: bytes) -> tuple[Worker, Any]:
-                request = self._read(raw, models)
-                return request.worker, item(request)
-
-            await LineStream(scope, receive, send, models.settings, models.fair_turns, take, queue).run()
-        else:
-            raw = await read_body(scope, receive, models.settings.max_body_bytes)
-            await respond(send, await self.endpoint(self._read(raw, models)), self._status)
-
-    def _read(self, raw: bytes, models: Models) -> FastRequest[Any]:
+        if self._lines is not None and media_type(headers.get(b"content-type", b"")) == NDJSON:
+            await self._serve_lines(scope, receive, send, models, *self._lines)
+            return
+        raw = await read_body(scope, receive, models.settings.max_body_bytes)
         fields = read_fields(raw, self._shape, models.settings)
-        return FastRequest(models.get(fields.get("model")), fields, raw)
+        request: FastRequest[Any] = FastRequest(models.get(fields.get("model")), fields, raw)
+        await respond(send, await self.endpoint(request), self._status)
+
+    async def _serve_lines(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        models: Models,
+        item: Callable[[FastRequest[Any]], Any],
+        queue: Queue[Any],
+    ) -> None:
+        def take(raw: bytes) -> tuple[Worker, Any]:
+            fields = read_fields(raw, self._shape, models.settings)
+            worker = models.get(fields.get("model"))
+            return worker, item(FastRequest(worker, fields, raw))
+
+        await LineStream(scope, receive, send, models.settings, models.fair_turns, take, queue).run()
 
 
 def _layers(shape: Shape) -> list[Layer]:

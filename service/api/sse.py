@@ -13,8 +13,10 @@ from typing import Any, ClassVar
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from ..auth.guard import Guard
 from ..errors import RequestError
 from ..http.connection import connection_of
+from ..http.requests import headers_of
 from ..http.responses import encode
 from ..models.feed import Event, Listener
 from ..models.registry import models_of
@@ -107,8 +109,9 @@ class EventStream(Response):
 
     def _refusal(self) -> str | None:
         """Return why the client is no longer authorized, None if it is."""
+        guard: Guard = self._scope["app"].state.guard
         try:
-            self._scope["app"].state.guard.admit(self._scope, self._scope["route"].access)
+            guard.admit(headers_of(self._scope), self._scope["route"].access)
         except RequestError as error:
             return error.message
         return None

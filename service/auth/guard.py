@@ -8,7 +8,7 @@ rebinding). The guard therefore checks the Host header, the origin and the media
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -44,13 +44,13 @@ class Guard:
         self._hosts = frozenset(name.lower() for name in (*_LOOPBACK, own, *settings.allowed_hosts))
         self._origins = frozenset(settings.cors_origins)
 
-    def admit(self, scope: Scope, access: Access) -> Key:
-        """Check a request, and return its key, which also becomes ``scope["caller"]``.
+    def admit(self, headers: Mapping[bytes, bytes], access: Access) -> Key:
+        """Check a request, and return its key.
 
         Parameters
         ----------
-        scope : Scope
-            ASGI scope of the request.
+        headers : mapping
+            Headers of the request, see `service.http.requests.headers_of`.
         access : Access
             Access declaration of the route.
 
@@ -63,7 +63,6 @@ class Guard:
         UnsupportedMediaTypeError
             If the body has a media type that the route does not take.
         """
-        headers = headers_of(scope)
         caller = ANYBODY
         if not self._keyring.keys:
             if _name(host := headers.get(b"host", b"")) not in self._hosts:
@@ -82,7 +81,6 @@ class Guard:
                 takes = " or ".join(access.takes)
                 wanted = f"send it with Content-Type: {takes}" if takes else "this route takes no body"
                 raise access.otherwise(f"the media type of the body is {found!r:.80}: {wanted}")
-        scope["caller"] = caller
         return caller
 
     def _authenticate(self, header: bytes) -> Key:
@@ -130,7 +128,7 @@ def _name(host: bytes) -> str:
 
 def require_model(caller: Key, name: str) -> None:
     """Raise `ForbiddenError` if a key does not cover a model, whether or not the model exists."""
-    if not caller.covers(name):
+    if caller.models is not None and name not in caller.models:  # inline: called for each sample
         raise ForbiddenError(f"your key is not for the model {name!r:.80}", "model")
 
 
@@ -138,7 +136,7 @@ def _guarded(app: ASGIApp, access: Access) -> ASGIApp:
     """Return an ASGI application that checks each request before `app` gets it."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        caller = scope["app"].state.guard.admit(scope, access)
+        caller = scope["caller"] = scope["app"].state.guard.admit(headers_of(scope), access)
         if (model := scope.get("path_params", {}).get("m")) is not None:
             require_model(caller, model)  # before the body is read
         await app(scope, receive, send)
