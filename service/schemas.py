@@ -1,8 +1,8 @@
 """JSON schemas of the HTTP API, as pydantic models.
 
-The client's half is in `bnp_online.client.schemas`, and available here too. Pydantic validates the spec of a
-model; `service.http.requests` validates the bodies of the frequent routes by hand, and a test keeps it in
-agreement with the schemas. Answers are written as plain dicts.
+The client's half is in `bnp_online.client.schemas`, and available here too. Pydantic validates the
+specification of a model. `service.http.requests` derives its checks of the hot routes' bodies from the
+schemas, and a test compares the two. Responses are written as plain dicts.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class LearnBody(Body):
 
     x: Features = Field(description="An object of numbers, booleans, strings and nulls, or nested lists.")
     y: Target = Field(description="A class (boolean, integer or string), or the number to predict.")
-    model: str | None = Field(default=None, description=f'Absent or null stands for "{DEFAULT_MODEL}".')
+    model: str | None = Field(default=None, description=f'Name of the model; by default "{DEFAULT_MODEL}".')
     id: Identifier | None = Field(
-        default=None, description="Makes the request safe to repeat: it is learned once."
+        default=None, description="Makes the request safe to repeat: the sample is learned once."
     )
-    w: float | None = Field(default=None, ge=0, description="Scales the step; absent or null stands for 1.")
+    w: float | None = Field(default=None, ge=0, description="Weight, which scales the step; 1 by default.")
 
 
 class LabelBody(Body):
@@ -40,7 +40,7 @@ class LabelBody(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"id": "t-42", "y": "setosa"}]})
 
-    id: Identifier = Field(description="The id that the prediction was asked with.")
+    id: Identifier = Field(description="Id of the prediction.")
     y: Target
     model: str | None = None
 
@@ -57,13 +57,12 @@ class PredictBody(Body):
         default=None,
         gt=0,
         lt=1,
-        description="Asks for an interval that is to hold the target this often; of a regression with "
-        "`intervals`.",
+        description="Coverage of a predictive interval; for regression models with `intervals`.",
     )
 
 
 class BaselineScores(BaseModel):
-    """Scores of predictions that need no features, by name: majority or mean, and last."""
+    """Scores of baselines without features, by name: majority or mean, and last."""
 
     n: int
     cumulative: dict[str, dict[str, float | None]]
@@ -71,46 +70,46 @@ class BaselineScores(BaseModel):
 
 
 class LayerDiagnosis(BaseModel):
-    """The inputs of a layer; `inputs` stands for the raw features, before and after standardization."""
+    """Input statistics of a layer; `inputs` are the raw features, before and after standardization."""
 
     name: str
     columns: int
-    silent: int = Field(description="Columns without any variance to speak of; left out of what follows.")
+    silent: int = Field(description="Columns with almost no variance, which the other statistics leave out.")
     mean: list[float] = Field(description="Smallest, median and largest mean of a column.")
-    variance: list[float] = Field(description="The same of the variances.")
+    variance: list[float] = Field(description="Smallest, median and largest variance of a column.")
     before: float | None = Field(
-        description="Ratio of the largest to the smallest mean square of a column, the one of ones included."
+        description="Ratio of the largest to the smallest mean square of a column, including the constant column."
     )
-    after: float | None = Field(description="The same once the step is preconditioned; 1 is best.")
+    after: float | None = Field(description="The same ratio after preconditioning; 1 is ideal.")
     sizes_before: list[float] = Field(description="Mean squares of the columns, ascending; at most 33.")
     sizes_after: list[float]
 
 
 class Confusion(BaseModel):
-    """How often which class was predicted for which, over the latest predictions."""
+    """Confusion matrix of the latest predictions."""
 
     labels: list[ClassLabel]
-    counts: list[list[int]] = Field(description="Row by row what was the case; by column what was predicted.")
-    other: int = Field(description="Predictions that concern other classes.")
+    counts: list[list[int]] = Field(description="Rows: true class; columns: predicted class.")
+    other: int = Field(description="Predictions of other classes.")
 
 
 class Names(BaseModel):
-    """How many there are, and the latest to arrive."""
+    """Number of names, and the latest of them."""
 
     count: int
     latest: list[ClassLabel]
 
 
 class Latency(BaseModel):
-    """How many requests were answered within which time since the server started."""
+    """Cumulative histograms of response times since the server started."""
 
-    seconds: list[float | None] = Field(description="Upper bounds; the last, null, is none.")
+    seconds: list[float | None] = Field(description="Upper bounds; the last is null, which means no bound.")
     learn: list[int]
     predict: list[int]
 
 
 class Moment(BaseModel):
-    """How good a model was after so many steps."""
+    """Scores of a model at a step."""
 
     step: int
     scores: Scores
@@ -119,15 +118,15 @@ class Moment(BaseModel):
 
 
 class Dashboard(Moment):
-    """All that the page shows of a model, of one moment."""
+    """Everything that the dashboard shows of a model, at one moment."""
 
     model: str
     task: Task
     state: State
-    predicted: int = Field(description="Predictions answered.")
-    time: float = Field(description="Seconds on the server's clock, to make rates of what is counted.")
+    predicted: int = Field(description="Predictions made.")
+    time: float = Field(description="Seconds on a clock of the server, to compute rates from counters.")
     layers: list[LayerDiagnosis]
-    confusion: Confusion | None = Field(description="Null for a regression.")
+    confusion: Confusion | None = Field(description="Null for a regression model.")
     classes: Names
     features: Names
     ignored_features: int
@@ -136,27 +135,29 @@ class Dashboard(Moment):
     parameters: int
     engine: str
     device: str
-    latency: Latency | None = Field(description="Of the whole server; null with a key for some models.")
-    drift: list[dict[str, Any]] = Field(description="Since the server started, the latest first.")
+    latency: Latency | None = Field(
+        description="Response times of the whole server; null with a key for some models."
+    )
+    drift: list[dict[str, Any]] = Field(description="Drifts since the server started, the latest first.")
     history: list[Moment] | None = Field(
-        description="Since the server started, the oldest first, at most 300; null if not asked for."
+        description="Scores since the server started, the oldest first, at most 300; null if not requested."
     )
 
 
 class ModelPatch(Body):
-    """What may change while a model lives; what is left out stays."""
+    """Settings that may change on a live model; omitted settings stay."""
 
     max_features: MaxFeatures | None = Field(
         default=None, description="Columns beyond this many are ignored."
     )
-    max_classes: MaxClasses | None = Field(default=None, description="A further class is refused.")
+    max_classes: MaxClasses | None = Field(default=None, description="Further classes are refused.")
     drift: DriftSpec | None = Field(
-        default=None, description="The whole setting: what is left out in it has its default."
+        default=None, description="The whole drift setting; omitted fields have their defaults."
     )
 
 
 class RollbackBody(Body):
-    """Where to go back to: one of the two."""
+    """Target of a rollback: a step or a checkpoint."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -168,51 +169,55 @@ class RollbackBody(Body):
         }
     )
 
-    step: Count | None = Field(default=None, description="The state after so many samples.")
-    checkpoint: str | None = Field(default=None, max_length=200, description="The name of a checkpoint.")
+    step: Count | None = Field(
+        default=None, description="Number of samples learned in the state to return to."
+    )
+    checkpoint: str | None = Field(
+        default=None, max_length=200, description="Name of the checkpoint to return to."
+    )
 
     @model_validator(mode="after")
     def _one(self) -> RollbackBody:
         if (self.step is None) == (self.checkpoint is None):
-            raise ValueError("give a step or a checkpoint, one of the two")
+            raise ValueError("give either a step or a checkpoint")
         return self
 
 
 class ForgetBody(Body):
-    """The samples to unlearn."""
+    """Samples to unlearn."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"ids": ["e-7", "e-9"]}]})
 
     ids: list[Identifier] = Field(
-        min_length=1, max_length=1000, description="Ids of samples, or of predictions that had their label."
+        min_length=1, max_length=1000, description="Ids of samples, or of labelled predictions."
     )
 
 
 class BranchAnswer(BaseModel):
-    """A part of a model's history."""
+    """Branch of a model's history."""
 
     number: int
-    parent: int | None = Field(description="The branch that it left, null for the first.")
-    fork: int = Field(description="Number of the last event of its parent that counts on it.")
+    parent: int | None = Field(description="Number of the parent branch; null for the first.")
+    fork: int = Field(description="Number of the last event of the parent that belongs to the branch.")
     start: int = Field(description="Number of its first event.")
 
 
 class BranchList(BaseModel):
-    """The branches of a model's history; the last is the one that counts."""
+    """Branches of a model's history; the last is the current one."""
 
     branches: list[BranchAnswer]
 
 
 class EventAnswer(BaseModel):
-    """A logged event, without the sample itself."""
+    """Logged event, without its sample."""
 
-    sequence: int = Field(description="Its number; they rise over all models.")
+    sequence: int = Field(description="Number of the event, increasing over all models.")
     branch: int
     kind: str
-    step: int | None = Field(description="How many samples the model had learned with it.")
+    step: int | None = Field(description="Number of samples learned, including this one.")
     id: str | None
     time: str
-    refused: str | None = Field(description="Why the model did not take it after all.")
+    refused: str | None = Field(description="Why the model refused the event after it was logged.")
 
 
 class EventList(BaseModel):
@@ -222,27 +227,27 @@ class EventList(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """What went wrong."""
+    """Error of a request."""
 
-    code: str = Field(description="A word for programs.")
-    message: str = Field(description="What is wrong and what to do.")
+    code: str = Field(description="Error code, for programs.")
+    message: str = Field(description="What is wrong and how to correct it.")
     field: str | None = Field(description="The part of the request at fault.")
 
 
 class ErrorAnswer(BaseModel):
-    """The body of every error; the state of the model is as it was."""
+    """Body of every error; the request changed nothing."""
 
     error: ErrorBody
 
 
 class RiverError(BaseModel):
-    """The body of every error under `/api/`; the state of the model is as it was."""
+    """Body of every error under `/api/`; the request changed nothing."""
 
-    message: str = Field(description="What is wrong and what to do.")
+    message: str = Field(description="What is wrong and how to correct it.")
 
 
 class LineError(BaseModel):
-    """The answer to a line of a stream that was refused; the state of the model is as it was."""
+    """Answer to a refused line of a stream; the line changed nothing."""
 
     error: ErrorBody
     line: int = Field(description="Number of the line, from 1.")

@@ -1,4 +1,4 @@
-// The server: requests with the key of this tab, and the stream of what happens.
+// Requests to the server with the key of this tab, and the event stream.
 
 const KEY = "bnp-online key";
 
@@ -7,7 +7,7 @@ export const key = {
   set: (value) => sessionStorage.setItem(KEY, value),
 };
 
-/** What the server refused. */
+/** A request that the server refused. */
 export class Refusal extends Error {
   constructor(status, message) {
     super(message);
@@ -25,7 +25,7 @@ async function request(path, options = {}) {
   const answer = await fetch(path, { cache: "no-store", ...options, headers });
   if (answer.ok) return answer;
   const body = await answer.json().catch(() => null);
-  throw new Refusal(answer.status, body?.error?.message ?? `the server answered ${answer.status}`);
+  throw new Refusal(answer.status, body?.error?.message ?? `status ${answer.status}`);
 }
 
 export async function get(path) {
@@ -45,7 +45,7 @@ export async function post(path, body) {
 export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
- * Listen until `signal` is aborted; a stream that ends is taken up again where it ended.
+ * Listen until `signal` is aborted; a stream that ends is resumed at its last event.
  * `EventSource` cannot send a key, so the stream is read here.
  * @param on {event(kind, data), state("live" | "lost"), refused(Refusal)}
  */

@@ -1,4 +1,4 @@
-// The page: which model is shown, how fresh that is, and who may see it.
+// The page: model selection, connection state, API key, and drawing.
 
 import { Refusal, get, key, listen, pause } from "./api.js";
 import { $, clock, compact, make, say, show, whole } from "./dom.js";
@@ -7,18 +7,18 @@ import { Operator } from "./operate.js";
 import { Scores, drawConfusion } from "./scores.js";
 
 const POLL = 1000;
-const DRAW = 100; // ms between two drawings of what is told
+const DRAW = 100; // ms between two redraws
 const EVENTS = 50;
 const STATES = {
   connecting: "Connecting",
   live: "Live",
-  lost: "Connection lost: trying again",
-  key: "Waiting for a key",
-  none: "There is no model",
+  lost: "Connection lost: reconnecting",
+  key: "API key required",
+  none: "No model",
 };
 
 let model = decodeURIComponent(location.hash.slice(1)) || null;
-let scores = null; // of the model that is shown
+let scores = null; // of the selected model
 let stop = new AbortController();
 let drawing = null;
 let told = { step: 0, latest: null, counts: [] };
@@ -36,7 +36,7 @@ function askForKey(refusal) {
   say($("key-problem"), key.get() ? refusal.message : "");
 }
 
-/** Nothing can be shown without a key, or with this one. */
+/** Hide everything: there is no key, or it was refused. */
 function lockOut(refusal) {
   setState("key");
   $("shown").hidden = $("empty").hidden = true;
@@ -86,16 +86,16 @@ function drawNames({ classes, features, ignored_features: ignored, task }) {
   };
   fill("class", classes);
   fill("feature", features);
-  say($("names-note"), ignored ? `${whole(ignored)} values were ignored for want of a column.` : "The latest come first.");
+  say($("names-note"), ignored ? `${whole(ignored)} values ignored: no column left.` : "Latest first.");
   $("class-list").previousElementSibling.hidden = $("class-list").hidden = task === "regression";
 }
 
 function drawNumbers(shown) {
   told.step = shown.step;
   show($("tile-step"), shown.step, whole(shown.step));
-  say($("tile-step-note"), `${whole(shown.predicted)} predicted`);
+  say($("tile-step-note"), `${whole(shown.predicted)} predictions`);
   show($("tile-pending"), shown.pending, whole(shown.pending));
-  say($("tile-queue"), `labels to come; ${whole(shown.queue)} in the queue`);
+  say($("tile-queue"), `predictions; ${whole(shown.queue)} requests in the queue`);
   const state = shown.state === "ready" ? "" : ` · ${shown.state}`;
   say(
     $("about-model"),
@@ -103,7 +103,7 @@ function drawNumbers(shown) {
   );
 }
 
-/** Put what was told on the page, ten times a second at most. */
+/** Draw the state from the event stream, at most ten times a second. */
 function drawTold() {
   drawing = null;
   const now = performance.now();
@@ -115,7 +115,7 @@ function drawTold() {
   if (told.latest?.prediction !== undefined && told.latest.prediction !== null) {
     const { y, prediction } = told.latest;
     const text = (value) => (typeof value === "number" ? compact(value) : String(value));
-    say($("tile-latest"), y === prediction ? `latest: ${text(y)}, as predicted` : `latest: ${text(y)}, not ${text(prediction)}`);
+    say($("tile-latest"), y === prediction ? `latest: ${text(y)}, predicted` : `latest: ${text(y)}, predicted ${text(prediction)}`);
   }
 }
 
@@ -150,7 +150,7 @@ function heard(kind, data) {
   }
 }
 
-/** Ask once a second for what is not told. */
+/** Poll once a second for what the event stream does not contain. */
 async function poll(signal) {
   let round = 0;
   while (!signal.aborted) {
@@ -197,7 +197,7 @@ function draw(shown) {
   operator.suggest(shown.features);
 }
 
-/** Show a model from the beginning; null stands for the first. */
+/** Show another model; null stands for the first. */
 async function start(name) {
   stop.abort();
   stop = new AbortController();
@@ -243,7 +243,7 @@ $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const given = $("key").value.trim();
   if (!/^[!-~]+$/.test(given)) {
-    say($("key-problem"), "A key has letters, digits and signs of ASCII only.");
+    say($("key-problem"), "A key contains ASCII characters only.");
     return;
   }
   key.set(given);

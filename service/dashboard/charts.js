@@ -1,11 +1,11 @@
-// Lines over steps or time: uPlot draws them; a legend with the numbers, and a table, say the same in text.
+// Line charts by uPlot, with a legend of the latest values and a table of all values.
 
 import { make, makeSvg, show } from "./dom.js";
 
 const MOST = 1500;
 const ROWS = 12;
 
-/** The value of a CSS variable now: themes change while the page is open. */
+/** Return the current value of a CSS variable; the theme may change while the page is open. */
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -41,7 +41,7 @@ export class LineChart {
     this.clear(options.series);
   }
 
-  /** Begin anew, with these lines. */
+  /** Clear the chart, and set its series. */
   clear(series = this.series) {
     this.series = series;
     this.data = [[], ...series.map(() => [])];
@@ -62,7 +62,7 @@ export class LineChart {
     this.chart = null;
   }
 
-  /** Add a point; one at the same place takes its place, and those beyond it are of a state that was left. */
+  /** Add a point, and remove those at or after its x: a rollback may have left them. */
   add(x, values) {
     const xs = this.data[0];
     let keep = xs.length;
@@ -140,14 +140,14 @@ export class LineChart {
   }
 }
 
-/** A range for shares: the whole of the data with some air, and never beyond 0 and 1. */
+/** Range of shares: that of the data with a margin, within 0 and 1. */
 export function shares(_, low, high) {
   if (low === null) return [0, 1];
   const air = Math.max(0.05, 0.08 * (high - low));
   return [Math.max(0, low - air), Math.min(1, high + air)];
 }
 
-/** A range from 0. */
+/** Range from 0. */
 export function fromZero(_, low, high) {
   return [0, high > 0 ? 1.1 * high : 1];
 }

@@ -1,8 +1,8 @@
-// Small helpers: elements, numbers for people.
+// Helpers: elements, formatted numbers.
 
 export const $ = (id) => document.getElementById(id);
 
-/** Make an element; a prop that is a property is set as one, any other as an attribute. */
+/** Create an element; props that are properties are set as such, others as attributes. */
 export function make(tag, props = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(props)) {
@@ -22,12 +22,12 @@ export function makeSvg(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Set a text only if it is another: a screen reader and the layout are left alone. */
+/** Set a text only if it differs, to spare screen readers and the layout. */
 export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Show a number for people, with the exact one for programs beside it. */
+/** Show a formatted number, with its exact value in a data element. */
 export function show(element, value, text) {
   let data = element.firstElementChild;
   if (data === null || data.tagName !== "DATA") {
@@ -47,7 +47,7 @@ const DIGITS = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "
 export const whole = (value) => WHOLE.format(value);
 export const percent = (value) => (value === null ? "–" : `${(100 * value).toFixed(1)}%`);
 
-/** Three digits, and a power of ten where a number is out of sight. */
+/** Format a number with three digits, very large and small ones with a power of ten. */
 export function short(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);

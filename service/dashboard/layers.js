@@ -1,4 +1,4 @@
-// How uneven the columns are that reach each layer, before and after preconditioning.
+// Unevenness of the input columns of each layer, before and after preconditioning.
 
 import { $, make, makeSvg, short, show, whole } from "./dom.js";
 
@@ -6,7 +6,7 @@ const WIDTH = 240;
 const HEIGHT = 84;
 const AIR = 6;
 
-/** What a layer is called by people. */
+/** Return the title of a layer. */
 function called(name, i, count) {
   if (name === "inputs") return "Raw features";
   return i === count - 1 ? "Output layer" : `Layer ${i}`;
@@ -23,7 +23,7 @@ function line(sizes, low, high, kind) {
   return makeSvg("polyline", { points: points.join(" "), class: kind });
 }
 
-/** Draw the sizes of all columns, sorted, on one log scale. */
+/** Draw the mean squares of all columns, sorted, on a log scale. */
 function profile({ sizes_before: before, sizes_after: after }) {
   const all = [1, ...before, ...after].filter((size) => size > 0).map(Math.log10);
   const [low, high] = [Math.min(...all), Math.max(...all)];
@@ -44,7 +44,7 @@ function item(layer, i, count) {
   show(numbers[1], after, short(after));
   const gain = before / after;
   const facts = [
-    ["Inputs", `${whole(columns)}${silent ? `, ${whole(silent)} silent` : ""}`],
+    ["Inputs", `${whole(columns)}${silent ? `, ${whole(silent)} constant` : ""}`],
     ["Means", mean.length ? `${short(mean[0])} … ${short(mean[2])}` : "–"],
     ["Variances", variance.length ? `${short(variance[0])} … ${short(variance[2])}` : "–"],
   ];
@@ -57,7 +57,7 @@ function item(layer, i, count) {
       "p",
       { className: "unevenness" },
       "Unevenness ", numbers[0], make("span", { textContent: " → ", ariaLabel: "becomes" }), numbers[1],
-      ...(gain > 1.05 ? [make("span", { className: "gain", textContent: `${short(gain)} times as even` })] : []),
+      ...(gain > 1.05 ? [make("span", { className: "gain", textContent: `${short(gain)} times more even` })] : []),
     ),
     make("dl", {}, ...facts.map(([term, text]) => make("div", {}, make("dt", { textContent: term }), make("dd", { textContent: text })))),
   );

@@ -1,12 +1,12 @@
-// What a person may do here: try a prediction, take a checkpoint, roll back.
+// Actions: prediction, checkpoint, rollback.
 
 import { Refusal, get, post } from "./api.js";
 import { $, compact, make, percent, say, short, whole } from "./dom.js";
 
-const explain = (error) => (error instanceof Refusal ? error.message : "The server does not answer.");
+const explain = (error) => (error instanceof Refusal ? error.message : "The server does not respond.");
 
 export class Operator {
-  /** @param model returns the name of the model that is shown; @param wanted is called with a refused key */
+  /** @param model returns the name of the selected model; @param wanted is called when a key is refused */
   constructor(model, wanted) {
     this.model = model;
     this.wanted = wanted;
@@ -21,11 +21,11 @@ export class Operator {
 
   async predict() {
     const place = $("predict-answer");
-    const x = $("predict-x").value; // goes as it was typed: read and written again, 1e999 would be null
+    const x = $("predict-x").value; // sent as typed: parsed and serialized again, 1e999 would become null
     try {
       JSON.parse(x);
     } catch (error) {
-      place.replaceChildren(make("p", { className: "problem", textContent: `This is not JSON: ${error.message}` }));
+      place.replaceChildren(make("p", { className: "problem", textContent: `Invalid JSON: ${error.message}` }));
       return;
     }
     try {
@@ -37,7 +37,7 @@ export class Operator {
   }
 
   answered({ step, prediction, probabilities }) {
-    if (prediction === null) return [make("p", { textContent: "Nothing yet: the model has learned no label." })];
+    if (prediction === null) return [make("p", { textContent: "No prediction: the model has learned no label." })];
     const said = typeof prediction === "number" && !probabilities ? short(prediction) : String(prediction);
     const value = make("data", { value: JSON.stringify(prediction), textContent: said });
     const about = make("span", { className: "note", textContent: ` after ${whole(step)} samples` });
@@ -49,7 +49,7 @@ export class Operator {
     return [make("p", { className: "answer" }, value, about), ...(bars.length ? [make("ul", { className: "bars" }, ...bars)] : [])];
   }
 
-  /** Suggest a sample of the model's own features, unless something was typed. */
+  /** Suggest a sample with the features of the model, unless the field has a text. */
   suggest({ latest }, shape) {
     const box = $("predict-x");
     if (box.value !== "" || latest.length === 0 || shape) return;
@@ -68,12 +68,12 @@ export class Operator {
       if (model !== this.model()) return;
       $("checkpoint-list").replaceChildren(...checkpoints.map((kept) => this.row(kept)));
       $("checkpoint-table").hidden = checkpoints.length === 0;
-      if (checkpoints.length === 0) say($("checkpoint-said"), "None is kept yet.");
+      if (checkpoints.length === 0) say($("checkpoint-said"), "No checkpoints.");
     } catch (error) {
       $("checkpoint-list").replaceChildren();
       $("checkpoint-table").hidden = true;
       if (error instanceof Refusal && error.wantsKey) {
-        say($("checkpoint-said"), "To list them takes a key with the scope admin.");
+        say($("checkpoint-said"), "The list needs a key with the scope admin.");
       }
     }
   }
@@ -81,7 +81,7 @@ export class Operator {
   row(kept) {
     const when = new Date(kept.time);
     const button = make("button", { type: "button", className: "quiet", textContent: "Roll back", disabled: !kept.current });
-    button.setAttribute("aria-label", `Roll back to step ${kept.step}, kept ${when.toLocaleString()}`);
+    button.setAttribute("aria-label", `Roll back to step ${kept.step}, created ${when.toLocaleString()}`);
     button.addEventListener("click", () => this.ask(kept));
     return make(
       "tr",
@@ -95,10 +95,10 @@ export class Operator {
 
   async take() {
     $("take").disabled = true;
-    say($("checkpoint-said"), "Taking one …");
+    say($("checkpoint-said"), "Creating checkpoint …");
     try {
       const kept = await post(`models/${this.model()}/checkpoints`);
-      say($("checkpoint-said"), `Kept at step ${whole(kept.step)}.`);
+      say($("checkpoint-said"), `Checkpoint created at step ${whole(kept.step)}.`);
       await this.list();
     } catch (error) {
       this.refused(error);
@@ -110,8 +110,8 @@ export class Operator {
     this.target = kept;
     say(
       $("rollback-text"),
-      `The model “${this.model()}” goes back to step ${whole(kept.step)}, exactly. What it learned since stays in the ` +
-        "log, but no longer counts.",
+      `The model “${this.model()}” returns exactly to step ${whole(kept.step)}. Later samples stay in the log, but are ` +
+        "no longer part of the model.",
     );
     $("rollback").returnValue = "cancel";
     $("rollback").showModal();
@@ -119,10 +119,10 @@ export class Operator {
 
   async rollBack() {
     if ($("rollback").returnValue !== "go") return;
-    say($("checkpoint-said"), "Going back …");
+    say($("checkpoint-said"), "Rolling back …");
     try {
       const { step } = await post(`models/${this.model()}/rollback`, { checkpoint: this.target.checkpoint });
-      say($("checkpoint-said"), `Back at step ${whole(step)}.`);
+      say($("checkpoint-said"), `Rolled back to step ${whole(step)}.`);
       await this.list();
     } catch (error) {
       this.refused(error);

@@ -1,4 +1,4 @@
-// How good the predictions are, which copy of the network makes them, and how fast all that is.
+// Scores, weights of the mixture, throughput and latency.
 
 import { LineChart, fromZero, shares } from "./charts.js";
 import { $, compact, make, percent, say, seconds, short, show, whole } from "./dom.js";
@@ -16,11 +16,11 @@ const TASKS = {
     loss: "LogLoss",
     plain: "majority",
     format: percent,
-    better: (own, other) => `${own >= other ? "+" : "−"}${Math.abs(100 * (own - other)).toFixed(1)} points on the majority class`,
+    better: (own, other) => `${own >= other ? "+" : "−"}${Math.abs(100 * (own - other)).toFixed(1)} points vs. majority class`,
     charts: {
       score: {
         title: "Accuracy",
-        about: "Each sample was predicted before it was learned.",
+        about: "Prequential: each sample is predicted before it is learned.",
         lines: [
           { name: "majority class", colour: "--plain" },
           { name: "last label", colour: "--second" },
@@ -29,8 +29,8 @@ const TASKS = {
       },
       loss: {
         title: "Log loss",
-        about: "In nats: what the true class's probability cost. Lower is better.",
-        lines: [{ name: "frequencies of the classes", colour: "--plain" }],
+        about: "Negative log probability of the true class, in nats. Lower is better.",
+        lines: [{ name: "class frequencies", colour: "--plain" }],
         range: fromZero,
       },
     },
@@ -40,11 +40,11 @@ const TASKS = {
     loss: "RMSE",
     plain: "mean",
     format: short,
-    better: (own, other) => (other > 0 ? `${percent(own / other)} of the running mean's` : ""),
+    better: (own, other) => (other > 0 ? `${percent(own / other)} of the error of the running mean` : ""),
     charts: {
       score: {
         title: "Mean absolute error",
-        about: "Each sample was predicted before it was learned. Lower is better.",
+        about: "Prequential: each sample is predicted before it is learned. Lower is better.",
         lines: [
           { name: "running mean", colour: "--plain" },
           { name: "last target", colour: "--second" },
@@ -53,7 +53,7 @@ const TASKS = {
       },
       loss: {
         title: "Root mean squared error",
-        about: "Large errors count more. Lower is better.",
+        about: "Large errors have a larger weight. Lower is better.",
         lines: [{ name: "running mean", colour: "--plain" }],
         range: fromZero,
       },
@@ -71,15 +71,15 @@ export class Scores {
     this.loss = chart("loss", charts.loss, short);
     this.mixture = new LineChart($("mixture"), {
       ...steps,
-      title: "Which learning rate is winning",
-      about: "Weight of each copy of the network in the prediction.",
+      title: "Mixture weights",
+      about: "Weight of each member of the mixture in the prediction.",
       format: percent,
       series: [],
       range: shares,
     });
     this.rate = new LineChart($("rate"), {
-      title: "Samples a second",
-      about: "Learned, and predicted without learning.",
+      title: "Throughput",
+      about: "Samples per second, learned and predicted.",
       x: "since the page was opened",
       xFormat: (x) => `${Math.round(x)} s`,
       format: compact,
@@ -93,7 +93,7 @@ export class Scores {
     this.before = null;
   }
 
-  /** Draw how it was before the page was opened. */
+  /** Draw the history from before the page was opened. */
   recall(moments) {
     for (const moment of moments) {
       this.drawScores(moment);
@@ -145,12 +145,12 @@ export class Scores {
     this.rate.add((performance.now() - this.begin) / 1000, [rate("step"), rate("predicted")]);
   }
 
-  /** Show quantiles of the latest times; where none are new, those since the server started. */
+  /** Show quantiles of the latest response times; without new requests, of all since the start of the server. */
   drawLatency({ latency }) {
     const old = this.before?.latency;
     if (!latency) {
       say($("tile-latency"), "–");
-      say($("tile-latency-note"), "takes a key for all models");
+      say($("tile-latency-note"), "needs a key for all models");
       return;
     }
     this.window = [...(this.window ?? []), latency.learn].slice(-10);
@@ -158,7 +158,7 @@ export class Scores {
     const counts = old && recent.at(-1) > 0 ? recent : latency.learn;
     const [half, most] = [0.5, 0.99].map((share) => quantile(latency.seconds, counts, share));
     show($("tile-latency"), half, half === null ? "–" : seconds(half));
-    say($("tile-latency-note"), half === null ? "no request to /learn yet" : `of /learn: median; 99% within ${seconds(most)}`);
+    say($("tile-latency-note"), half === null ? "no requests to /learn" : `median of /learn; 99th percentile ${seconds(most)}`);
   }
 }
 
@@ -174,7 +174,7 @@ function quantile(bounds, counts, share) {
   return low + ((bounds[i] - low) * (rank - below)) / Math.max(counts[i] - below, 1);
 }
 
-/** The table of what was predicted for what. */
+/** Draw the confusion matrix. */
 export function drawConfusion(confusion) {
   $("confusion").hidden = confusion === null;
   if (confusion === null) return;
@@ -191,9 +191,9 @@ export function drawConfusion(confusion) {
     return make("tr", {}, make("th", { scope: "row", textContent: text(labels[i]) }), ...cells);
   });
   $("confusion-table").replaceChildren(
-    make("caption", { className: "hidden", textContent: "How often which class was predicted for which" }),
+    make("caption", { className: "hidden", textContent: "Predictions by true and predicted class" }),
     make("thead", {}, make("tr", {}, make("td", {}), ...head)),
     make("tbody", {}, ...rows),
   );
-  say($("confusion-note"), other > 0 ? `${whole(other)} more concern other classes.` : "");
+  say($("confusion-note"), other > 0 ? `${whole(other)} more predictions of other classes.` : "");
 }
