@@ -78,7 +78,7 @@ class LayerDiagnosis(BaseModel):
     mean: list[float] = Field(description="Smallest, median and largest mean of a column.")
     variance: list[float] = Field(description="Smallest, median and largest variance of a column.")
     before: float | None = Field(
-        description="Ratio of the largest to the smallest mean square of a column, including the constant column."
+        description="Ratio of the largest to the smallest mean square of a column (with the constant one)."
     )
     after: float | None = Field(description="The same ratio after preconditioning; 1 is ideal.")
     sizes_before: list[float] = Field(description="Mean squares of the columns, ascending; at most 33.")
@@ -135,9 +135,7 @@ class Dashboard(Moment):
     parameters: int
     engine: str
     device: str
-    latency: Latency | None = Field(
-        description="Response times of the whole server; null with a key for some models."
-    )
+    latency: Latency | None = Field(description="Of the whole server; null with a key for some models.")
     drift: list[dict[str, Any]] = Field(description="Drifts since the server started, the latest first.")
     history: list[Moment] | None = Field(
         description="Scores since the server started, the oldest first, at most 300; null if not requested."
@@ -169,12 +167,8 @@ class RollbackBody(Body):
         }
     )
 
-    step: Count | None = Field(
-        default=None, description="Number of samples learned in the state to return to."
-    )
-    checkpoint: str | None = Field(
-        default=None, max_length=200, description="Name of the checkpoint to return to."
-    )
+    step: Count | None = Field(default=None, description="Number of samples learned in that state.")
+    checkpoint: str | None = Field(default=None, max_length=200, description="Name of the checkpoint.")
 
     @model_validator(mode="after")
     def _one(self) -> RollbackBody:
