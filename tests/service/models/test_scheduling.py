@@ -1,11 +1,123 @@
-"""Who has much to do takes turns, and lets others in between."""
+"""Scheduling: exclusive access to a model, the length of a call, fair turns on the event loop."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
-from service.models.scheduling import FairTurns
+import pytest
+
+from service.models.scheduling import FairTurns, ModelAccess
+
+
+def with_access(test: Callable[[ModelAccess], Awaitable[None]]) -> None:
+    """Run a test with an access of its own, on an event loop."""
+
+    async def go() -> None:
+        access = ModelAccess("model-test")
+        async with asyncio.timeout(30.0):
+            await test(access)
+            await access.close()
+
+    asyncio.run(go())
+
+
+class Held:
+    """An operation that runs in the thread of the model until it is released."""
+
+    def __init__(self, access: ModelAccess) -> None:
+        self._access = access
+        self._reached, self._release = threading.Event(), threading.Event()
+
+    def _operation(self) -> str:
+        self._reached.set()
+        self._release.wait(30)
+        return "held"
+
+    async def __aenter__(self) -> Held:
+        self.task = asyncio.ensure_future(self._access.run(self._operation))
+        await asyncio.to_thread(self._reached.wait, 30)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._release.set()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+
+def test_short_operations_run_on_the_event_loop_and_long_ones_in_a_thread() -> None:
+    async def test(access: ModelAccess) -> None:
+        assert await access.run(threading.current_thread, short=True) is threading.current_thread()
+        assert (await access.run(threading.current_thread)).name.startswith("model-test")
+
+    with_access(test)
+
+
+def test_operations_exclude_each_other_in_order_of_arrival() -> None:
+    async def test(access: ModelAccess) -> None:
+        done: list[int] = []
+        async with Held(access):
+            waiting = []
+            for n in range(4):
+                waiting.append(asyncio.ensure_future(access.run(partial(done.append, n), short=n % 2 == 0)))
+                await asyncio.sleep(0.01)  # a long one starts a task of its own before it waits
+            assert done == []
+        await asyncio.gather(*waiting)
+        assert done == [0, 1, 2, 3]
+
+    with_access(test)
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_an_error_is_raised_and_the_access_is_free_again(short: bool) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("a bug")
+
+    async def test(access: ModelAccess) -> None:
+        with pytest.raises(ZeroDivisionError):
+            await access.run(broken, short=short)
+        assert await access.run(lambda: "next", short=short) == "next"
+
+    with_access(test)
+
+
+def test_an_operation_in_the_thread_keeps_the_access_if_its_caller_is_cancelled() -> None:
+    async def test(access: ModelAccess) -> None:
+        async with Held(access) as held:
+            held.task.cancel()
+            next_one = asyncio.ensure_future(access.run(lambda: "next", short=True))
+            await asyncio.sleep(0.01)
+            assert not next_one.done()
+        assert held.task.cancelled()
+        assert await next_one == "next"
+
+    with_access(test)
+
+
+def test_a_caller_that_is_cancelled_while_it_waits_holds_nobody_up() -> None:
+    async def test(access: ModelAccess) -> None:
+        async with Held(access):
+            gone = asyncio.ensure_future(access.run(lambda: "gone", short=True))
+            here = asyncio.ensure_future(access.run(lambda: "here", short=True))
+            await asyncio.sleep(0)
+            gone.cancel()
+        assert await here == "here"
+
+    with_access(test)
+
+
+def test_closing_waits_for_the_operation_that_runs() -> None:
+    async def test(access: ModelAccess) -> None:
+        async with Held(access) as held:
+            closing = asyncio.ensure_future(access.close())
+            await asyncio.sleep(0.01)
+            assert not closing.done()
+        await closing
+        assert held.task.result() == "held"
+
+    with_access(test)
 
 
 def test_one_goes_on_in_each_pass_in_the_order_in_which_they_came() -> None:
