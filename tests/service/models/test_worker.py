@@ -1,0 +1,433 @@
+"""Rules of the writer of a model, against a fake event log: what an error, a refused commit and a model that
+diverges change, and what they leave."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from bnp_online.errors import NonFiniteStateError
+from service.errors import (
+    ModelFailedError,
+    QueueFullError,
+    ShuttingDownError,
+    StorageFailedError,
+    StorageFullError,
+    UnknownModelError,
+)
+from service.models.checkpointer import Checkpointer
+from service.models.hosted import HostedModel
+from service.models.scheduling import FairTurns
+from service.models.validation import Label, Learn, Predict
+from service.models.worker import Worker
+from service.schemas import ModelSpec
+from service.settings import Settings
+from service.storage.history import History
+from service.storage.interfaces import Event
+from service.storage.log_writer import LogWriter
+from service.telemetry.metrics import LogMetrics
+from tests.support.logs import FakeCheckpoints, FakeLog
+
+SETTINGS = Settings(device="cpu", checkpoint_every=1_000_000)
+#: A value that the fake divergence check takes for one that leaves no finite prediction.
+POISON = 666.0
+
+
+class Writer:
+    """A worker with a fake log, on the running event loop."""
+
+    def __init__(self, queue_size: int = 100, group_size: int = 8, **spec: Any) -> None:
+        self.spec = ModelSpec(hidden=(4,), replay=0, **spec)
+        self.log = FakeLog()
+        self.log_writer = LogWriter(self.log, LogMetrics(CollectorRegistry()))
+        self.executor = ThreadPoolExecutor(1)
+        self.history = History(self.log, self.log.create(Event("create", b"")))
+        checkpointer = Checkpointer(
+            self.history, FakeCheckpoints(), SETTINGS, self.executor, lambda kept: None
+        )
+        self.drifts: list[int] = []
+        self.rebuild: Callable[[int], HostedModel] = self._rebuild
+        self.worker = Worker(
+            self._model(),
+            self.history,
+            self.log_writer,
+            checkpointer,
+            FairTurns(),
+            lambda upto: self.rebuild(upto),
+            queue_size,
+            group_size,
+            lambda **told: self.drifts.append(told["step"]),
+        )
+
+    def _model(self) -> HostedModel:
+        return HostedModel(self.spec, SETTINGS, self.log.now)
+
+    def _rebuild(self, upto: int) -> HostedModel:
+        model = self._model()
+        records = [record for record in self.log.records if record.seq <= upto and record.event.body]
+        entries, _ = model.readmit(records)
+        model.apply(entries)
+        model.sequence = upto
+        return model
+
+    async def learn(self, *samples: tuple[dict[str, Any], Any]) -> list[Any]:
+        """Queue samples in order; return for each the answer or the error."""
+        waiting = [asyncio.ensure_future(self.worker.learn(Learn(x, y))) for x, y in samples]
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def settle(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition holds."""
+        async with asyncio.timeout(30.0):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+    async def close(self) -> None:
+        self.log.open()
+        await self.worker.close()
+        await asyncio.to_thread(self.log_writer.close)
+        self.executor.shutdown()
+
+    @property
+    def fingerprint(self) -> str:
+        return self.worker.model.estimator.fingerprint()
+
+
+def run(test: Callable[[Writer], Awaitable[None]], **options: Any) -> None:
+    """Run a test with a writer of its own."""
+
+    async def go() -> None:
+        writer = Writer(**options)
+        try:
+            await test(writer)
+        finally:
+            await writer.close()
+
+    asyncio.run(go())
+
+
+def steps(outcomes: Sequence[Any]) -> list[Any]:
+    """Return the step of each answer, and the type of each error."""
+    return [each["step"] if isinstance(each, dict) else type(each) for each in outcomes]
+
+
+def test_a_sample_is_logged_before_it_is_learned() -> None:
+    async def test(writer: Writer) -> None:
+        writer.log.hold()
+        waiting = asyncio.ensure_future(writer.learn(({"a": 1.0}, "cat")))
+        await writer.settle(lambda: writer.log.arrived == 1)
+        assert writer.worker.model.step == 0
+        writer.log.open()
+        assert steps(await waiting) == [1]
+
+    run(test)
+
+
+def test_a_group_is_checked_while_the_one_before_is_on_its_way_to_the_log() -> None:
+    async def test(writer: Writer) -> None:
+        writer.log.hold()
+        first = asyncio.ensure_future(writer.learn(({"a": 1.0}, "cat")))
+        await writer.settle(lambda: writer.log.arrived == 1)
+        second = asyncio.ensure_future(writer.learn(({"a": 1.0}, 7)))  # another type of label: refused
+        third = asyncio.ensure_future(writer.learn(({"a": 2.0}, "dog")))
+        await writer.settle(lambda: writer.worker.refusals["label_type"] == 1)
+        writer.log.open()
+        outcomes = [*await first, *await second, *await third]
+        assert [each["step"] for each in outcomes if isinstance(each, dict)] == [1, 2]
+        assert getattr(outcomes[1], "code", None) == "label_type"
+
+    run(test)
+
+
+def test_what_a_refused_commit_held_is_refused_and_changes_nothing() -> None:
+    async def test(writer: Writer) -> None:
+        await writer.learn(({"a": 1.0}, "cat"))
+        before = writer.fingerprint
+        writer.log.refuse(StorageFullError("the disk is full"))
+        assert steps(await writer.learn(({"a": 2.0}, "dog"), ({"b": 2.0}, "cow"))) == [StorageFullError] * 2
+        assert writer.fingerprint == before
+        assert not writer.worker.failed
+        assert steps(await writer.learn(({"a": 2.0}, "dog"))) == [2]
+
+    run(test)
+
+
+def test_what_was_checked_after_a_refused_commit_is_checked_again() -> None:
+    """A class that was never logged counts for nothing: neither for the limit nor for its type."""
+
+    async def test(writer: Writer) -> None:
+        writer.log.hold()
+        writer.log.refuse(StorageFailedError("the disk does not answer"))
+        first = asyncio.ensure_future(writer.learn(({"a": 1.0}, "cat")))
+        await writer.settle(lambda: writer.log.arrived == 1)
+        writer.log.open()
+        assert steps(await first) == [StorageFailedError]
+        assert steps(await writer.learn(({"a": 1.0}, 7), ({"a": 1.0}, 8))) == [1, 2]
+        assert writer.worker.model.estimator.labels == (7, 8)  # type: ignore[union-attr]  # a classifier
+
+    run(test)
+
+
+def test_an_id_of_a_refused_commit_is_free_again() -> None:
+    async def test(writer: Writer) -> None:
+        writer.log.refuse(StorageFullError("the disk is full"))
+        request = Learn({"a": 1.0}, "cat", id="e-1")
+        with pytest.raises(StorageFullError):
+            await writer.worker.learn(request)
+        assert (await writer.worker.learn(request))["duplicate"] is False
+        assert (await writer.worker.learn(request))["duplicate"] is True
+
+    run(test)
+
+
+def test_a_repeated_sample_of_a_commit_that_is_refused_is_refused_with_it() -> None:
+    async def test(writer: Writer) -> None:
+        writer.log.hold()
+        request = Learn({"a": 1.0}, "cat", id="e-1")
+        first = asyncio.ensure_future(writer.worker.learn(request))
+        await writer.settle(lambda: writer.log.arrived == 1)
+        second = asyncio.ensure_future(writer.worker.learn(request))
+        await writer.settle(lambda: writer.worker.samples_waiting == 2)
+        writer.log.refuse(StorageFullError("the disk is full"))
+        writer.log.open()
+        outcomes = await asyncio.gather(first, second, return_exceptions=True)
+        assert steps(outcomes) == [StorageFullError] * 2
+        assert writer.worker.model.step == 0
+
+    run(test)
+
+
+def test_an_unexpected_error_fails_the_model_and_answers_all_that_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("a bug")
+
+    async def test(writer: Writer) -> None:
+        reported: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
+        await writer.learn(({"a": 1.0}, "cat"))
+        before = writer.fingerprint
+        writer.log.hold()
+        monkeypatch.setattr(HostedModel, "apply", broken)
+        waiting = asyncio.ensure_future(writer.learn(*[({"a": 1.0}, "cat")] * 20))
+        await writer.settle(lambda: writer.log.arrived >= 2)
+        writer.log.open()
+        assert steps(await waiting) == [ModelFailedError] * 20
+        assert writer.worker.failed
+        assert writer.worker.state == "failed"
+        assert writer.worker.queue_depth == 0
+        assert steps(await writer.learn(({"a": 1.0}, "cat"))) == [ModelFailedError]
+        with pytest.raises(ModelFailedError):
+            await writer.worker.exclusive(lambda: None)
+        assert writer.fingerprint == before
+        await writer.settle(lambda: len(reported) == 1)
+        assert isinstance(reported[0]["exception"], ZeroDivisionError)
+
+    run(test)
+
+
+def test_an_error_while_checking_fails_the_model_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("a bug")
+
+    async def test(writer: Writer) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        monkeypatch.setattr("service.models.validation.Validator.take", broken)
+        assert steps(await writer.learn(({"a": 1.0}, "cat"))) == [ModelFailedError]
+        assert writer.worker.failed
+
+    run(test)
+
+
+def test_a_sample_after_which_no_prediction_is_finite_is_refused_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(writer: Writer) -> None:
+        await writer.learn(({"a": 1.0}, "cat"), ({"a": 2.0}, "dog"))
+        outcomes = await writer.learn(
+            ({"a": 1.0}, "cat"), ({"a": POISON}, "dog"), ({"a": 3.0}, "dog"), ({"a": 4.0}, "cat")
+        )
+        assert [each["step"] for each in outcomes if isinstance(each, dict)] == [3, 4, 5]
+        assert isinstance(outcomes[1], NonFiniteStateError)
+        assert [code for _, code in writer.log.corrections] == ["non_finite_state"]
+        assert not writer.worker.poisoned
+        expected = writer.fingerprint
+        monkeypatch.undo()
+        other = Writer()
+        try:
+            for a, y in ((1.0, "cat"), (2.0, "dog"), (1.0, "cat"), (3.0, "dog"), (4.0, "cat")):
+                await other.learn(({"a": a}, y))
+            assert other.fingerprint == expected
+        finally:
+            await other.close()
+
+    monkeypatch.setattr(HostedModel, "is_sound", _is_sound)
+    run(test)
+
+
+def _is_sound(model: HostedModel, entries: Sequence[Any]) -> bool:
+    """Take every state that includes the value POISON for one that cannot predict."""
+    samples = [entry.event.body for entry in entries if getattr(entry, "sample", None) is not None]
+    return not any(b"666" in body for body in samples)
+
+
+def test_predictions_are_refused_while_the_state_is_brought_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(writer: Writer) -> None:
+        await writer.learn(({"a": 1.0}, "cat"))
+        reached, release = threading.Event(), threading.Event()
+        rebuild = writer.rebuild
+
+        def slow(upto: int) -> HostedModel:
+            reached.set()
+            release.wait(30)
+            return rebuild(upto)
+
+        writer.rebuild = slow
+        waiting = asyncio.ensure_future(writer.learn(({"a": POISON}, "cat")))
+        await asyncio.to_thread(reached.wait, 30)
+        assert writer.worker.state == "rebuilding"
+        release.set()
+        await waiting
+        assert writer.worker.state == "ready"
+
+    monkeypatch.setattr(HostedModel, "is_sound", _is_sound)
+    run(test)
+
+
+def test_closing_answers_what_waits_and_refuses_what_comes_later() -> None:
+    async def test(writer: Writer) -> None:
+        writer.log.hold()
+        waiting = asyncio.ensure_future(writer.learn(*[({"a": 1.0}, "cat")] * 20))
+        await writer.settle(lambda: writer.worker.samples_waiting == 20)
+        closing = asyncio.ensure_future(writer.worker.close())
+        await asyncio.sleep(0)
+        assert steps(await writer.learn(({"a": 1.0}, "cat"))) == [ShuttingDownError]
+        writer.log.open()
+        assert steps(await waiting) == list(range(1, 21))
+        await closing
+        with pytest.raises(ShuttingDownError):
+            await writer.worker.exclusive(lambda: None)
+
+    run(test)
+
+
+def test_deleting_answers_what_came_before_and_refuses_what_waits_behind() -> None:
+    async def test(writer: Writer) -> None:
+        writer.log.hold()
+        before = asyncio.ensure_future(writer.learn(({"a": 1.0}, "cat")))
+        await writer.settle(lambda: writer.log.arrived == 1)
+        deleted: list[int] = []
+        deleting = asyncio.ensure_future(writer.worker.delete(lambda: deleted.append(1)))
+        await writer.settle(lambda: writer.worker.samples_waiting == 2)
+        behind = asyncio.ensure_future(writer.learn(({"a": 1.0}, "cat")))
+        await writer.settle(lambda: writer.worker.samples_waiting == 3)
+        writer.log.open()
+        assert steps(await before) == [1]
+        assert steps(await behind) == [UnknownModelError]
+        await deleting
+        assert deleted == [1]
+
+    run(test)
+
+
+def test_a_refused_deletion_changes_nothing() -> None:
+    def refuse() -> None:
+        raise StorageFullError("the disk is full")
+
+    async def test(writer: Writer) -> None:
+        with pytest.raises(StorageFullError):
+            await writer.worker.delete(refuse)
+        assert steps(await writer.learn(({"a": 1.0}, "cat"))) == [1]
+
+    run(test)
+
+
+def test_an_operation_sees_all_samples_before_it_and_none_behind() -> None:
+    async def test(writer: Writer) -> None:
+        writer.log.hold()
+        before = asyncio.ensure_future(writer.learn(*[({"a": 1.0}, "cat")] * 10))
+        await writer.settle(lambda: writer.worker.samples_waiting == 10)
+        operation = asyncio.ensure_future(writer.worker.exclusive(lambda: writer.worker.model.step))
+        await writer.settle(lambda: writer.worker.samples_waiting == 11)
+        behind = asyncio.ensure_future(writer.learn(({"a": 2.0}, "dog")))
+        await writer.settle(lambda: writer.worker.samples_waiting == 12)
+        writer.log.open()
+        assert steps(await before) == list(range(1, 11))
+        assert await operation == 10
+        assert steps(await behind) == [11]
+
+    run(test)
+
+
+def test_an_operation_that_is_refused_leaves_the_writer_at_work() -> None:
+    def refuse() -> None:
+        raise StorageFullError("the disk is full")
+
+    async def test(writer: Writer) -> None:
+        with pytest.raises(StorageFullError):
+            await writer.worker.exclusive(refuse)
+        assert steps(await writer.learn(({"a": 1.0}, "cat"))) == [1]
+
+    run(test)
+
+
+def test_a_client_that_leaves_does_not_undo_its_sample() -> None:
+    async def test(writer: Writer) -> None:
+        writer.log.hold()
+        waiting = asyncio.ensure_future(writer.worker.learn(Learn({"a": 1.0}, "cat")))
+        await writer.settle(lambda: writer.log.arrived == 1)
+        waiting.cancel()
+        writer.log.open()
+        await writer.settle(lambda: writer.worker.model.step == 1)
+        assert steps(await writer.learn(({"a": 1.0}, "cat"))) == [2]
+        assert writer.worker.queue_depth == 0
+
+    run(test)
+
+
+def test_a_full_queue_refuses_and_streams_leave_half_of_it_free() -> None:
+    async def test(writer: Writer) -> None:
+        writer.log.hold()
+        count, outcomes = await writer.worker.queue_samples([Learn({"a": 1.0}, "cat")] * 9)
+        assert count == 5
+        single = [asyncio.ensure_future(writer.learn(({"a": 1.0}, "cat"))) for _ in range(5)]
+        await writer.settle(lambda: writer.worker.samples_waiting == 10)
+        assert steps(await writer.learn(({"a": 1.0}, "cat"))) == [QueueFullError]
+        writer.log.open()
+        assert steps(await outcomes) == [1, 2, 3, 4, 5]
+        answered = [step for each in await asyncio.gather(*single) for step in steps(each)]
+        assert sorted(answered) == [6, 7, 8, 9, 10]
+
+    run(test, queue_size=10)
+
+
+def test_a_prediction_that_cannot_be_logged_is_refused_and_not_kept() -> None:
+    async def test(writer: Writer) -> None:
+        await writer.learn(({"a": 1.0}, "cat"))
+        writer.log.refuse(StorageFullError("the disk is full"))
+        with pytest.raises(StorageFullError):
+            await writer.worker.learn(Predict({"a": 1.0}, "t-1"))
+        assert writer.worker.model.pending == 0
+        answer = await writer.worker.learn(Predict({"a": 1.0}, "t-1"))
+        assert answer["prediction"] == "cat"
+        assert (await writer.worker.learn(Label("t-1", "cat")))["step"] == 2
+
+    run(test)
+
+
+def test_reading_the_log_may_fail_without_failing_the_model() -> None:
+    async def test(writer: Writer) -> None:
+        await writer.learn(({"a": 1.0}, "cat"))
+        writer.log.refuse_reads(StorageFailedError("the disk does not answer"))
+        with pytest.raises(StorageFailedError):
+            await writer.worker.learn(Learn({"a": 1.0}, "cat", id="e-1"))
+        writer.log.refuse_reads(None)
+        assert (await writer.worker.learn(Learn({"a": 1.0}, "cat", id="e-1")))["step"] == 2
+
+    run(test)

@@ -1,0 +1,155 @@
+"""Fakes of the event log and of the checkpoints, in memory, with commits that wait or fail on request."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from service.errors import StorageError
+from service.storage.interfaces import Checkpoint, Event, Group, Kind, Record, Segment, contains
+
+
+class FakeLog:
+    """An event log in memory: see `service.storage.interfaces.EventLog`.
+
+    Attributes
+    ----------
+    records : list of Record
+        All events, in order.
+    arrived : int
+        Number of commits that have begun.
+    corrections : list of (int, str)
+        Number and code of each event that was refused after it was logged.
+    """
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.arrived = 0
+        self.corrections: list[tuple[int, str]] = []
+        self._open = threading.Event()
+        self._open.set()
+        self._refusal: StorageError | None = None
+        self._read_refusal: StorageError | None = None
+
+    def hold(self) -> None:
+        """Let commits wait until `open`."""
+        self._open.clear()
+
+    def open(self) -> None:
+        """Let commits go on."""
+        self._open.set()
+
+    def refuse(self, error: StorageError) -> None:
+        """Let the next commit fail."""
+        self._refusal = error
+
+    def refuse_reads(self, error: StorageError | None) -> None:
+        """Let all searches fail, or none."""
+        self._read_refusal = error
+
+    def create(self, event: Event) -> int:
+        return self._add(self.head + 1, 0, event)
+
+    def append(self, groups: Sequence[Group]) -> list[int]:
+        self.arrived += 1
+        self._open.wait(60)
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None:
+            raise refusal
+        return [[self._add(g.model, g.branch, event) for event in g.events][-1] for g in groups]
+
+    def _add(self, model: int, branch: int, event: Event) -> int:
+        self.records.append(Record(self.head + 1, model, branch, self.now(), None, event))
+        return self.head
+
+    def models(self) -> list[Record]:
+        return [record for record in self.records if record.event.kind == "create"]
+
+    def changes(self, model: int, kind: Kind) -> list[Record]:
+        return [each for each in self.records if each.model == model and each.event.kind == kind]
+
+    def read(self, model: int, segments: Sequence[Segment], limit: int | None = None) -> Iterator[Record]:
+        found = [r for r in self.records if r.model == model and contains(segments, r.branch, r.seq)]
+        return iter(found[:limit])
+
+    def count(self, model: int, segments: Sequence[Segment]) -> int:
+        return len(list(self.read(model, segments)))
+
+    def find(self, model: int, ids: Collection[str]) -> list[Record]:
+        if self._read_refusal is not None:
+            raise self._read_refusal
+        return [each for each in self.records if each.model == model and each.event.id in ids]
+
+    def at_step(self, model: int, step: int) -> list[Record]:
+        return [each for each in self.records if each.model == model and each.event.step == step]
+
+    def correct(self, refused: Mapping[int, str], steps: Mapping[int, int]) -> None:
+        self.corrections += refused.items()
+
+    def forget(self, model: int, branch: int, event: Event, numbers: Collection[int]) -> int:
+        self.records = [record for record in self.records if record.seq not in numbers]
+        return self._add(model, branch, event)
+
+    def erase(self) -> None:
+        """Nothing is left: the records are gone."""
+
+    def forgotten(self, model: int, ids: Collection[str]) -> set[str]:
+        return set()
+
+    def first_kept(self, model: int) -> int:
+        return 0
+
+    def prune(self, model: int, before: int, newest: int, since: float) -> int:
+        return 0
+
+    def drop(self, model: int) -> None:
+        self.records = [record for record in self.records if record.model != model]
+
+    def probe(self) -> None:
+        """Anything can be written."""
+
+    @property
+    def head(self) -> int:
+        return self.records[-1].seq if self.records else 0
+
+    def now(self) -> float:
+        return float(len(self.records))
+
+    def size(self) -> int:
+        return 0
+
+    @property
+    def length(self) -> int:
+        return len(self.records)
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+class FakeCheckpoints:
+    """Checkpoints in memory: see `service.storage.interfaces.Checkpoints`."""
+
+    def __init__(self) -> None:
+        self.states: dict[Checkpoint, dict[str, Any]] = {}
+
+    def save(
+        self, model: int, branch: int, seq: int, step: int, head: int, state: Mapping[str, Any]
+    ) -> Checkpoint:
+        kept = Checkpoint(f"{branch}-{seq}", model, branch, seq, step, head, 0.0, 0)
+        self.states[kept] = dict(state)
+        return kept
+
+    def list(self, model: int) -> list[Checkpoint]:
+        kept = [each for each in self.states if each.model == model]
+        return sorted(kept, key=lambda each: each.seq, reverse=True)
+
+    def load(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        return self.states[checkpoint]
+
+    def delete(self, checkpoint: Checkpoint) -> None:
+        self.states.pop(checkpoint, None)
+
+    def drop(self, model: int) -> None:
+        for kept in self.list(model):
+            self.delete(kept)
