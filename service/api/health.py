@@ -65,11 +65,11 @@ async def _probe(worker: Worker, timeout: float) -> None:
 
 async def _fault(worker: Worker, timeout: float) -> str | None:
     name = worker.model.name
-    if worker.poisoned:
+    if worker.diverged:
         return f"model {name!r} is being restored"
     try:
         async with asyncio.timeout(timeout):
-            await worker.reads.ask(lambda model: model.step)
+            await worker.ask(lambda model: model.step)
     except TimeoutError:
         return f"model {name!r} did not answer within {timeout:g} s"
     except (errors.ModelFailedError, errors.QueueFullError, errors.ShuttingDownError) as error:

@@ -67,7 +67,7 @@ async def delete_model(request: Request, m: str) -> Response:
 @needs("read", Layer.MODEL, Layer.READ)
 async def get_metrics(request: Request, m: str) -> Response:
     """Return the prequential metrics: each sample was predicted before it was learned."""
-    return json_response(await models_of(request.scope).get(m).reads.ask(report.scores))
+    return json_response(await models_of(request.scope).get(m).ask(report.scores))
 
 
 @router.get("/models/{m}/dashboard", summary="Watch a model", response_model=schemas.Dashboard)
@@ -80,7 +80,7 @@ async def get_dashboard(
     """Return what the dashboard shows of a model, at one moment between two steps."""
     registry = models_of(request.scope)
     worker = registry.get(m)
-    shown = await worker.reads.ask(report.dashboard)
+    shown = await worker.ask(report.dashboard)
     shown["state"], shown["queue"] = worker.state, worker.queue_depth
     shown["time"] = time.monotonic()
     shown["latency"] = _latency(request) if request.scope["caller"].models is None else None
@@ -105,12 +105,12 @@ def _latency(request: Request) -> dict[str, Any]:
 @needs("read", Layer.MODEL, Layer.READ)
 async def get_fingerprint(request: Request, m: str) -> Response:
     """Return digests of all that learning changes: equal digests, equal states."""
-    return json_response(await models_of(request.scope).get(m).reads.ask(report.fingerprint))
+    return json_response(await models_of(request.scope).get(m).ask(report.fingerprint))
 
 
 async def description(worker: Worker) -> dict[str, Any]:
     """Return the specification and the current state of a model."""
-    return {**await worker.reads.ask(report.describe), "state": worker.state}
+    return {**await worker.ask(report.describe), "state": worker.state}
 
 
 ROUTES = router.routes

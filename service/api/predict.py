@@ -44,7 +44,7 @@ async def predict(request: FastRequest[schemas.PredictBody]) -> Answer:
     """
     x, identifier, level = _asked(request)
     if identifier is None:
-        return await request.worker.reads.predict(x, level)
+        return await request.worker.predict(x, level)
     return await request.worker.learn(Predict(x, identifier, level))
 
 
@@ -53,7 +53,7 @@ async def _queue(worker: Worker, asked: Sequence[Asked]) -> tuple[int, Outcomes]
     kept, xs = asked[0].id is not None, list[Any]()
     for one in itertools.takewhile(lambda one: (one.id is not None) == kept, asked):
         xs.append((one.x, one.interval) if one.id is None else Predict(one.x, one.id, one.interval))
-    return await (worker.queue_samples(xs) if kept else worker.reads.queue(xs))
+    return await (worker.queue_samples(xs) if kept else worker.queue_predictions(xs))
 
 
 ROUTES = [

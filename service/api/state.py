@@ -128,7 +128,7 @@ async def export_model(request: Request, m: str) -> Response:
 
 async def download(worker: Worker) -> Response:
     """Return a model as a file to download."""
-    body = await worker.reads.ask(export)
+    body = await worker.ask(export)
     name = f'attachment; filename="{worker.model.name}.safetensors"'
     return Response(body, media_type=BYTES, headers={"content-disposition": name})
 

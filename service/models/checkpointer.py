@@ -1,4 +1,4 @@
-"""Keeps checkpoints of one model, and removes what is no longer needed for them."""
+"""Checkpointer: when a model takes a checkpoint, and which checkpoints and events are retained."""
 
 from __future__ import annotations
 
@@ -18,25 +18,29 @@ _logger = logging.getLogger(__name__)
 
 
 class Checkpointer:
-    """Takes a checkpoint every so many steps: the state in the model's turn, the rest in a thread.
+    """Takes checkpoints of one model. The state is copied with exclusive access, and written by a thread.
 
     Parameters
     ----------
     history : History
-        Of the model.
+        History of the model.
     checkpoints : Checkpoints
-        Of all models.
+        Checkpoints of all models.
     settings : Settings
-        How often, and how much is kept.
+        Interval and retention.
     executor : Executor
-        With one thread, so that what is done here is done in order.
+        Executor with one thread, which keeps the order.
     report : callable
-        Called with each checkpoint that was kept, in that thread.
+        Called in that thread with each checkpoint.
 
     Attributes
     ----------
+    every : int
+        Number of steps between two checkpoints.
+    step, sequence : int
+        Step and last event of the latest checkpoint, or of the state at the start.
     paused : bool
-        While True nothing is kept: the model includes samples that were forgotten.
+        True while the model includes unlearned samples: no checkpoint is taken.
     """
 
     def __init__(
@@ -53,24 +57,25 @@ class Checkpointer:
         self._executor = executor
         self._report = report
         self._saving: Future[Checkpoint] | None = None
-        self._kept_step = self._kept_sequence = 0
+        self.every = settings.checkpoint_every
+        self.step = self.sequence = 0
         self.paused = False
 
     def begin(self, model: HostedModel) -> None:
-        """Count steps from where a model is."""
-        self._kept_step, self._kept_sequence = model.step, model.sequence
+        """Count steps from the state of a model."""
+        self.step, self.sequence = model.step, model.sequence
 
     def due(self, model: HostedModel) -> bool:
-        """Return whether it is time to take a checkpoint."""
-        due = abs(model.step - self._kept_step) >= self._settings.checkpoint_every
+        """Return whether a checkpoint is due."""
+        due = abs(model.step - self.step) >= self.every
         return due and not self.paused and (self._saving is None or self._saving.done())
 
     def keep(self, model: HostedModel) -> None:
-        """Take a checkpoint, and log it if that fails."""
+        """Take a checkpoint; an error is logged."""
         self.take(model).add_done_callback(_report)
 
     def take(self, model: HostedModel) -> Future[Checkpoint]:
-        """Take a checkpoint now, in the model's turn. The future is done once it is on the disk."""
+        """Take a checkpoint, with exclusive access. The future is done once it is on the disk."""
         self.begin(model)
         where = (model.sequence, model.step, self._history.log.head)
         branch = self._history.branch
@@ -78,15 +83,15 @@ class Checkpointer:
         return self._saving
 
     def changed(self, model: HostedModel) -> bool:
-        """Return whether a model has moved since the last checkpoint, and may be kept."""
-        return not self.paused and model.sequence != self._kept_sequence
+        """Return whether a model has changed since the latest checkpoint, and may take one."""
+        return not self.paused and model.sequence != self.sequence
 
     def list(self) -> list[Checkpoint]:
-        """Return what is kept, the newest first."""
+        """Return the checkpoints of the model, newest first."""
         return self._checkpoints.list(self._history.model)
 
     def purge(self) -> None:
-        """Remove checkpoints that include forgotten samples, and every trace of these from the log."""
+        """Remove checkpoints that include unlearned samples, and all data of these samples from the log."""
         for kept in self._history.tainted(self.list()):
             self._checkpoints.delete(kept)
         self._history.log.erase()
@@ -105,7 +110,7 @@ class Checkpointer:
         return kept
 
     def _retain(self) -> None:
-        """Remove the oldest checkpoints beyond the limit, and samples that no kept one needs."""
+        """Remove the oldest checkpoints beyond the limit, and the samples that no other checkpoint needs."""
         settings, kept = self._settings, self.list()
         for old in kept[settings.keep_checkpoints :]:
             self._checkpoints.delete(old)
@@ -116,9 +121,9 @@ class Checkpointer:
 
 
 def _report(saving: Future[Checkpoint]) -> None:
-    """Log why a checkpoint was not kept; the next one is tried when it is due."""
+    """Log the error of a checkpoint; the next one is taken when it is due."""
     error = saving.exception()
     if isinstance(error, StorageError):
-        _logger.error("no checkpoint was kept: %s", error)
+        _logger.error("cannot write a checkpoint: %s", error)
     elif error is not None:
-        _logger.critical("no checkpoint was kept", exc_info=error)
+        _logger.critical("cannot write a checkpoint", exc_info=error)

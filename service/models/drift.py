@@ -44,12 +44,15 @@ class Drift:
         How often the loss rose, and how often something was done.
     last : int or None
         The step at which it rose last.
+    acts : bool
+        Whether the setting has an action.
     due : bool
-        Whether something is to be done.
+        Whether an action is due.
     """
 
     def __init__(self, setting: DriftSpec) -> None:
         self.setting = setting
+        self.acts = setting.action != "none"
         self.detections = self.actions = 0
         self.last: int | None = None
         self.due = False
@@ -75,12 +78,12 @@ class Drift:
             return False  # no change, or one for the better
         self.detections += 1
         self.last = step
-        self.due = self.setting.action != "none"
+        self.due = self.acts
         return True
 
-    def room(self, step: int) -> int | None:
-        """Return how many samples may be learned before an action can be due; None if there is no end."""
-        return None if self.setting.action == "none" else ACT_EVERY - step % ACT_EVERY
+    def steps_to_action(self, step: int) -> int:
+        """Return how many samples may be learned before the next step at which an action can be due."""
+        return ACT_EVERY - step % ACT_EVERY
 
     def ready(self, step: int) -> bool:
         """Return whether something is to be done before the next sample."""

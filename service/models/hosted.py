@@ -7,7 +7,6 @@ many samples one call of the estimator takes, which changes no bit.)
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,12 +22,10 @@ from bnp_online.learner import Prediction, Preview
 from ..schemas import DriftSpec, ModelSpec
 from ..settings import Settings
 from ..storage import event_codec
-from ..storage.history import Learned
 from ..storage.interfaces import Record
 from .drift import Drift
 from .pending import PendingPredictions
-from .scheduling import CallLength
-from .validation import Entry, Fresh, Predict, PredictionEvent, Repeated, SampleEvent, Validator
+from .validation import Answered, Entry, Predict, PredictionEvent, SampleEvent, Validator
 
 Answer: TypeAlias = dict[str, Any]
 Outcome: TypeAlias = Answer | Exception
@@ -51,13 +48,16 @@ class Applied:
     steps : dict of int to int
         Where events led, other than it was expected when they were logged, by number.
     drifts : list of int
-        The steps at which the loss was found to have risen.
+        Steps at which a drift was detected.
+    learned : int
+        Number of samples learned.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
     refused: dict[int, str] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
     drifts: list[int] = field(default_factory=list)
+    learned: int = 0
 
     @property
     def surprising(self) -> bool:
@@ -94,6 +94,7 @@ class HostedModel:
         self.name = spec.name
         self.estimator = _estimator(spec, settings.device)
         self.score = PrequentialMetrics(spec.task)
+        self._regression = spec.task == "regression"
         self.baselines = Baselines(spec.task)
         self.sequence = 0
         self.predicted = 0
@@ -104,7 +105,6 @@ class HostedModel:
         self.settings = settings
         self.clock = clock
         self._pending = PendingPredictions(settings.max_pending, clock)
-        self.call_length = CallLength()
         self.drift = Drift(spec.drift)
         self.acted: list[dict[str, Any]] = []
 
@@ -112,12 +112,6 @@ class HostedModel:
     def drifts(self) -> int:
         """How often the loss was found to have risen."""
         return self.drift.detections
-
-    @property
-    def room(self) -> int:
-        """How many entries the next call of `apply` should take: no action is due before the last of them."""
-        samples = self.call_length.samples
-        return samples if (room := self.drift.room(self.step)) is None else min(samples, room)
 
     @property
     def step(self) -> int:
@@ -156,13 +150,14 @@ class HostedModel:
     def validator(
         self, predict: Callable[[Predict], event_codec.Pending], refusals: Counter[str]
     ) -> Validator:
-        """Return what checks the requests that come next; its parameters are those of `Admission`."""
-        return Validator(self.estimator.preview(), self.step, predict, self._pending, refusals)
+        """Return a validator of the next requests; the parameters are those of `Validator`."""
+        preview = self.estimator.preview()
+        return Validator(self.name, preview, self.step, predict, self._pending, refusals)
 
     def is_sound(self, entries: Sequence[Entry]) -> bool:
         """Return whether the model can predict the last sample of these that it has learned."""
         for entry in reversed(entries):
-            if isinstance(entry, SampleEvent) and entry.learned:
+            if isinstance(entry, SampleEvent) and entry.step is not None:
                 try:
                     self.estimator.predict(entry.sample.features)
                 except NonFiniteStateError:
@@ -232,49 +227,49 @@ class HostedModel:
             setattr(self, name, state["counts"][name])
 
     def apply(self, entries: Sequence[Entry]) -> Applied:
-        """Apply what was admitted and logged, in order, in one call of the estimator, or between two actions.
+        """Apply events that are logged, in order, in one call of the estimator or between two drift actions.
 
-        A sample that is refused leaves everything as it was, and does not keep the others from being learned.
+        A sample that the estimator refuses changes nothing, and the others are learned.
         """
-        applied, before, began = Applied(), self.step, time.perf_counter()
+        applied = Applied()
+        if not self.drift.acts:
+            self._apply_run(entries, applied)
+            return applied
         start = 0
         while start < len(entries):
-            room = self.drift.room(self.step)
-            stop = len(entries) if room is None else start + room
+            stop = start + self.drift.steps_to_action(self.step)
             self._apply_run(entries[start:stop], applied)
             start = stop
-        if self.step > before:
-            self.call_length.note(self.step - before, time.perf_counter() - began)
         return applied
 
     def _apply_run(self, entries: Sequence[Entry], applied: Applied) -> None:
         step = self.step
-        predictions = iter(self._learn([entry.sample for entry in entries if isinstance(entry, SampleEvent)]))
+        samples = [entry.sample for entry in entries if isinstance(entry, SampleEvent)]
+        predictions = iter(self._learn(samples, step) if samples else ())
         for entry in entries:
-            if isinstance(entry, SampleEvent | PredictionEvent):
-                self.sequence = entry.seq
             if isinstance(entry, SampleEvent):
+                self.sequence = entry.seq
                 prediction = next(predictions)
                 if isinstance(prediction, Exception):
                     applied.refused[entry.seq] = NON_FINITE
                     applied.outcomes.append(prediction)
-                    entry.refuse(prediction)
+                    entry.refusal = prediction
                     continue
                 step += 1
                 if step != entry.event.step:
                     applied.steps[entry.seq] = step
-                entry.learned = True
+                entry.step = step
                 applied.outcomes.append(self._accept(entry, prediction, step, applied.drifts))
+                applied.learned += 1
             elif isinstance(entry, PredictionEvent):
-                self._pending.add(entry.identifier, entry.pending)
-                applied.outcomes.append(entry.pending.answer)
-            else:
-                applied.outcomes.append(self._known(entry))
+                self.sequence = entry.seq
+                self._pending.add(str(entry.event.id), entry.prediction)
+                applied.outcomes.append(entry.prediction.answer)
+            elif isinstance(entry, Answered):
+                applied.outcomes.append(entry.outcome())
 
-    def _learn(self, samples: list[Sample]) -> list[Prediction | NonFiniteStateError]:
-        if not samples:
-            return []
-        if self.drift.ready(self.step):
+    def _learn(self, samples: list[Sample], step: int) -> list[Prediction | NonFiniteStateError]:
+        if self.drift.due and self.drift.ready(step):
             return self._act_and_learn(samples)
         return self.estimator.learn_samples(samples)
 
@@ -292,50 +287,28 @@ class HostedModel:
         return predictions
 
     def _accept(self, entry: SampleEvent, prediction: Prediction, step: int, drifts: list[int]) -> Answer:
-        """Score a sample that was learned, and note what its id stands for."""
+        """Score a sample that was learned, and return its answer."""
         given, probabilities = entry.given or prediction
-        loss = self.score.update(entry.sample.target, given, probabilities)
-        self.baselines.update(entry.sample.target)
+        target = entry.sample.target
+        loss = self.score.update(target, given, probabilities)
+        self.baselines.update(target)
         if loss is not None:
             self.scored += 1
             self.loss_sum += loss
             self.last_loss = loss
-            if self.drift.see(loss, self.score.target_variance, step):
+            if self.drift.see(loss, self.score.target_variance if self._regression else None, step):
                 drifts.append(step)
-        if entry.fresh is not None:
-            entry.fresh.step = step
         if entry.given is not None and entry.event.id is not None:
             self._pending.label(entry.event.id)
             self.labelled += 1
-        return self._answer(step, given, loss)
-
-    def _known(self, entry: Repeated | Learned | Fresh | Exception) -> Outcome:
-        if isinstance(entry, Exception):
-            return entry
-        if isinstance(entry, Repeated):
-            refusal = None if entry.first is None else entry.first.refusal
-            return refusal or entry.answer
-        if isinstance(entry, Fresh) and entry.refusal is not None:
-            return entry.refusal
-        if entry.step is None:
-            return NonFiniteStateError("the step would have made the state non-finite; it was not taken")
-        return self._answer(entry.step, None, None, duplicate=True)
-
-    def _answer(self, step: int, prediction: Any, loss: float | None, duplicate: bool = False) -> Answer:
-        return {
-            "model": self.name,
-            "step": step,
-            "prediction": prediction,
-            "loss": loss,
-            "duplicate": duplicate,
-        }
+        return {"model": self.name, "step": step, "prediction": given, "loss": loss, "duplicate": False}
 
 
-def _readmitted(record: Record, preview: Preview) -> SampleEvent | PredictionEvent:
+def _readmitted(record: Record, preview: Preview) -> Entry:
     """Return an event of the log as it was admitted."""
     event = record.event
     if event.kind == "predict":
-        return PredictionEvent(event, str(event.id), event_codec.read_pending(event), record.seq)
+        return PredictionEvent(event, event_codec.read_pending(event), seq=record.seq)
     x, y, w, given = event_codec.read_sample(event)
     return SampleEvent(event, preview.check(x, y, w), given, seq=record.seq)
 

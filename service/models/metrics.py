@@ -120,7 +120,7 @@ async def glance(worker: Worker, operations: Operations, seconds: float) -> Glan
         model=model,
         failed=worker.failed,
         rebuilding=worker.state == "rebuilding",
-        waiting={"learn": worker.samples_waiting, "read": worker.reads.waiting},
+        waiting={"learn": worker.samples_waiting, "read": worker._reads.taken},
         refusals=dict(worker.refusals),
         replay=operations.replay,
         checkpoints=[checkpoint for checkpoint, _ in kept],
@@ -139,7 +139,7 @@ async def _checkpoints(operations: Operations) -> list[tuple[Checkpoint, bool]]:
 async def _inside(worker: Worker, seconds: float) -> Inside | None:
     try:
         async with asyncio.timeout(seconds):
-            return await worker.reads.ask(_look)
+            return await worker.ask(_look)
     except (TimeoutError, RequestError):  # its plain counters are shown all the same
         return None
 

@@ -1,4 +1,4 @@
-"""What waits for the writer of a model, and how much of it may."""
+"""Queue of a model: jobs in order, a limit on the samples that wait, and how long they took."""
 
 from __future__ import annotations
 
@@ -15,167 +15,190 @@ from .validation import Request
 
 T = TypeVar("T")
 Outcomes: TypeAlias = "asyncio.Future[list[Any]]"
-"""For each item of a job what came of it, an error where it was refused."""
+"""For each request of a job its answer, or the error that refused it."""
 
-
-@dataclass(frozen=True, slots=True)
-class Exclusive:
-    """Something to do to a model between two groups of samples."""
-
-    do: Callable[[], Any]
+#: Weight of the latest call in `Latency.recent`.
+_NEW_WEIGHT = 0.3
 
 
 @dataclass(slots=True)
 class Job:
-    """What is queued and answered together: one item for a request, many for lines of a stream."""
+    """Requests that are queued and answered together, or one operation on the whole model.
 
-    items: Sequence[Request | Exclusive]
+    Attributes
+    ----------
+    requests : sequence of Request
+        One for a request, many for lines of a stream, none for an operation.
+    outcomes : Future
+        Its result has one outcome per request, or that of the operation.
+    operation : callable or None
+        Called between two groups of samples.
+    start : float
+        Time at which the job was queued, in seconds of `time.perf_counter`.
+    """
+
+    requests: Sequence[Request]
     outcomes: Outcomes
+    operation: Callable[[], Any] | None = None
     start: float = field(default_factory=time.perf_counter)
+
+    @property
+    def size(self) -> int:
+        """Number of outcomes."""
+        return len(self.requests) or 1
 
 
 @dataclass(slots=True)
 class Capacity:
-    """How many items may wait for a model, and how many do.
+    """Limit on the items that wait for a model.
 
     Attributes
     ----------
     limit : int
-        How many may.
+        Number of items that may wait.
     taken : int
-        How many do.
+        Number of items that wait.
     """
 
     limit: int
     taken: int = 0
     _waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
-    @property
-    def share(self) -> int:
-        """For how many items of a stream there is room: streams leave a half to those who are refused."""
-        return self.limit - self.limit // 2 - self.taken
-
     async def wait_for_share(self) -> int:
-        """Return for how many items of a stream there is room, as soon as there is any."""
-        while self.share <= 0:
+        """Wait until a stream may queue items, and return how many.
+
+        Streams use at most half of the capacity. Single requests, which are refused when it is full, have
+        the other half.
+        """
+        while (share := self.limit - self.limit // 2 - self.taken) <= 0:
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             await waiter
-        return self.share
+        return share
 
     def enter(self) -> None:
-        """Take a place; raises `QueueFullError` if there is none."""
+        """Count one more item.
+
+        Raises
+        ------
+        QueueFullError
+            If `limit` items wait.
+        """
         if self.taken >= self.limit:
             raise QueueFullError(f"{self.taken} requests wait for this model: try again later")
         self.taken += 1
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Take a place for the block; raises as `enter`."""
+        """Count one more item for the block; raises as `enter`."""
         self.enter()
         try:
             yield
         finally:
             self.free(1)
 
-    def take(self, count: int) -> None:
-        """Count items that wait from now on."""
-        self.taken += count
-
     def free(self, count: int) -> None:
-        """Count items that wait no longer, and wake those who wait for room."""
+        """Count items that wait no longer, and wake the streams that wait for capacity."""
         self.taken -= count
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            settle(waiter, None)
+        if self._waiters:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                settle(waiter, None)
 
 
 class JobQueue:
-    """The jobs of one writer, in order: each waits, is taken, and is answered, whatever ends the writer.
+    """Jobs of one model, in order. Every job is answered, also if the writer fails.
 
     Parameters
     ----------
     size : int
-        Items that may wait, those taken included.
+        Number of items that may wait, including the items that are being learned.
     group_size : int
-        Items that are taken together at most.
+        Largest number of items that are taken together.
     """
 
     def __init__(self, size: int, group_size: int) -> None:
-        self._room = Capacity(size)
+        self._capacity = Capacity(size)
         self._group_size = group_size
         self._waiting: deque[Job] = deque()
         self._taken: deque[Job] = deque()
-        self._bell = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._closed = False
 
     @property
     def items(self) -> int:
-        """How many items are not answered."""
-        return self._room.taken
+        """Number of items that are not answered."""
+        return self._capacity.taken
 
     @property
-    def exclusive(self) -> bool:
-        """Whether what is next has its turn alone."""
-        return isinstance(self._waiting[0].items[0], Exclusive)
+    def untaken(self) -> int:
+        """Number of jobs that wait to be taken."""
+        return len(self._waiting)
 
-    async def enter(self, item: Request) -> Any:
-        """Return what comes of an item, or raise it; raises `QueueFullError` if there is no room."""
-        self._room.enter()
-        return await self._add_one(item)
+    @property
+    def operation_is_next(self) -> bool:
+        """Whether the next job is an operation."""
+        return self._waiting[0].operation is not None
 
-    async def insist(self, item: Exclusive) -> Any:
-        """Return what comes of an item, for which there is always room, or raise it."""
-        self._room.take(1)
-        return await self._add_one(item)
+    def add_request(self, request: Request) -> Outcomes:
+        """Queue one request.
 
-    async def room(self) -> int:
-        """Return for how many items of a stream there is room, as soon as there is any."""
-        return min(await self._room.wait_for_share(), self._group_size)
+        Raises
+        ------
+        QueueFullError
+            If there is no capacity.
+        """
+        self._capacity.enter()
+        return self._add((request,))
 
-    def add(self, items: Sequence[Request]) -> Outcomes:
-        """Queue items for which `room` said that there is room."""
-        self._room.take(len(items))
-        return self._add(items)
+    def add_operation(self, operation: Callable[[], Any]) -> Outcomes:
+        """Queue an operation. It needs no capacity."""
+        self._capacity.taken += 1
+        return self._add((), operation)
 
-    async def _add_one(self, item: Request | Exclusive) -> Any:
-        [outcome] = await self._add([item])
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+    async def wait_for_share(self) -> int:
+        """Wait until a stream may queue requests, and return how many."""
+        return min(await self._capacity.wait_for_share(), self._group_size)
 
-    def _add(self, items: Sequence[Request | Exclusive]) -> Outcomes:
-        job = Job(items, asyncio.get_running_loop().create_future())
-        self._waiting.append(job)
-        self._bell.set()
-        return job.outcomes
+    def add_requests(self, requests: Sequence[Request]) -> Outcomes:
+        """Queue requests of a stream, at most as many as `wait_for_share` returned."""
+        self._capacity.taken += len(requests)
+        return self._add(requests)
 
-    async def wait(self, over: Callable[[], bool]) -> bool:
-        """Wait until a job does, and return True; or until it is over and `ring` tells so."""
-        while not (self._waiting or over()):
-            self._bell.clear()
-            await self._bell.wait()
+    def _add(self, requests: Sequence[Request], operation: Callable[[], Any] | None = None) -> Outcomes:
+        outcomes: Outcomes = asyncio.get_running_loop().create_future()
+        self._waiting.append(Job(requests, outcomes, operation))
+        self._changed.set()
+        return outcomes
+
+    def close(self) -> None:
+        """End `wait` once no job waits."""
+        self._closed = True
+        self._changed.set()
+
+    async def wait(self) -> bool:
+        """Wait for a job; return False if the queue is closed and empty."""
+        while not (self._waiting or self._closed):
+            self._changed.clear()
+            await self._changed.wait()
         return bool(self._waiting)
 
-    def ring(self) -> None:
-        """Let `wait` see whether it is over."""
-        self._bell.set()
-
     def take(self) -> list[Job]:
-        """Take the oldest jobs, of as many items as a group may have, but at least one job."""
-        group = [self._waiting.popleft()]
-        left = self._group_size - len(group[0].items)
-        while self._waiting and not (self.exclusive or isinstance(group[0].items[0], Exclusive)):
-            left -= len(self._waiting[0].items)
+        """Take the next operation, or the next jobs with requests, up to the size of a group."""
+        jobs = [self._waiting.popleft()]
+        left = self._group_size - jobs[0].size
+        while self._waiting and jobs[0].operation is None and not self.operation_is_next:
+            left -= self._waiting[0].size
             if left < 0:
                 break
-            group.append(self._waiting.popleft())
-        self._taken += group
-        return group
+            jobs.append(self._waiting.popleft())
+        self._taken += jobs
+        return jobs
 
     def answer(self, outcomes: Sequence[Any]) -> Job:
-        """Answer the oldest job that is taken, and return it."""
+        """Answer the oldest job that was taken, and return it."""
         job = self._taken.popleft()
-        self._room.free(len(job.items))
+        self._capacity.free(job.size)
         settle(job.outcomes, list(outcomes))
         return job
 
@@ -184,10 +207,49 @@ class JobQueue:
         self._taken += self._waiting
         self._waiting.clear()
         while self._taken:
-            self.answer([error() for _ in self._taken[0].items])
+            self.answer([error() for _ in range(self._taken[0].size)])
+
+
+class Latency:
+    """Number and mean duration of calls, in constant space.
+
+    Attributes
+    ----------
+    calls : int
+        Number of calls.
+    recent : float
+        Exponentially weighted mean of their durations, in seconds.
+
+    Examples
+    --------
+    >>> latency = Latency()
+    >>> latency.add(0.5)
+    >>> latency.add(0.2, calls=2)  # two that were answered together
+    >>> latency.calls, round(latency.mean, 6)
+    (3, 0.3)
+    """
+
+    __slots__ = ("_total", "calls", "recent")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.recent = 0.0
+        self._total = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Mean duration in seconds; 0 without calls."""
+        return self._total / self.calls if self.calls else 0.0
+
+    def add(self, seconds: float, calls: int = 1) -> None:
+        """Count calls that took some seconds each."""
+        kept = (1 - _NEW_WEIGHT) ** calls if self.calls else 0.0
+        self.recent = kept * self.recent + (1 - kept) * seconds
+        self.calls += calls
+        self._total += calls * seconds
 
 
 def settle(future: asyncio.Future[T], result: T) -> None:
-    """Answer whoever waits for a future, unless it was cancelled: they are gone."""
+    """Set the result of a future, unless it was cancelled: its client has left."""
     if not future.done():
         future.set_result(result)

@@ -29,7 +29,7 @@ from ..storage.interfaces import Checkpoints, Record
 from ..storage.sqlite import SqliteLog
 from ..telemetry.progress import progress
 from . import snapshot
-from .divergence import Guard
+from .divergence import apply_one_by_one
 from .hosted import HostedModel
 
 Advance: TypeAlias = Callable[[int], None]
@@ -115,12 +115,11 @@ class Recovery:
         if event.kind in _SAMPLES:
             entries, refused = model.readmit(records)
             before, acted = snapshot.take(model), model.acted[:]
-            guard = Guard()
-            applied = guard.apply(model, entries)
-            if applied is None:
+            applied = model.apply(entries)
+            if not model.is_sound(entries):
                 model = snapshot.restore(before, self._settings, self._history.log.now)
                 model.acted = acted
-                model, applied = guard.apply_carefully(model, entries)
+                model, applied = apply_one_by_one(model, entries)
             if refused or applied.refused or applied.steps:
                 self._history.log.correct(refused | applied.refused, applied.steps)
         elif event.kind == "import":

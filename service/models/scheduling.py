@@ -1,9 +1,4 @@
-"""Whose turn it is to touch a model: one thing at a time, on the event loop if it is short.
-
-How many samples are learned in one call.
-
-Passes of the event loop, shared out among those who have much to do.
-"""
+"""Scheduling: exclusive access to a model, the length of a call, and fair turns on the event loop."""
 
 from __future__ import annotations
 
@@ -15,119 +10,116 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-
-class ModelAccess:
-    """Runs what touches one model, so that each sees it as the last one left it.
-
-    To hand a step of a small network to another thread, and its result back, takes ten times as long as the
-    step: so what is short is done at once. What may be long would keep every other request waiting: it is
-    done in a thread of the model's own, which is started when it is first needed.
-
-    Parameters
-    ----------
-    name : str
-        Of the thread.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._taken = asyncio.Lock()  # whoever waits longest has the next turn
-        self._thread = ThreadPoolExecutor(1, name)
-
-    async def run(self, do: Callable[[], T], *, short: bool = False) -> T:
-        """Return what `do` returns, once it has had its turn; what it raises is raised.
-
-        Parameters
-        ----------
-        do : callable
-            Takes no argument. In the thread it goes on to its end, and keeps the turn until then, even if
-            whoever waits for it is cancelled.
-        short : bool
-            Whether the event loop can wait for it.
-        """
-        if not short:
-            return await asyncio.shield(asyncio.create_task(self._run_in_thread(do)))
-        if not self._taken.locked():
-            return do()
-        async with self._taken:
-            return do()
-
-    async def _run_in_thread(self, do: Callable[[], T]) -> T:
-        async with self._taken:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, do)
-
-    async def close(self) -> None:
-        """Wait for the turn that is taken to end, and end the thread."""
-        async with self._taken:
-            self._thread.shutdown(wait=False)
-
-
-#: A quarter of the millisecond that other requests may wait: they wait for two calls, and each can take twice
-#: what is expected.
+#: Seconds that a call on the event loop takes at most, about. A request waits for two calls, each of which
+#: can take twice as long as expected, and should wait at most a millisecond.
 CALL_SECONDS = 0.00025
+#: Samples that are decoded, checked or predicted before other requests get a turn. They take 0.1 to 0.2 ms.
+SLICE = 16
 
 _SHORTEST = 1e-7
 _RISE = 1.1
 
 
-class CallLength:
-    """Follows the time that a sample takes, and tells how many fit into one call.
+class ModelAccess:
+    """Serialises access to one model. Short operations run on the event loop, long ones in a worker thread.
 
-    It has a say in when things happen, never in what: samples learned in one call leave the bits that a loop
-    over them leaves. Other threads can only lengthen what is measured, so the estimate falls at once and
-    rises slowly.
+    Handing a step of a small network to another thread takes ten times as long as the step. A long operation
+    on the event loop delays all other requests.
+
+    Parameters
+    ----------
+    name : str
+        Name of the thread. It starts with the first long operation.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._lock = asyncio.Lock()  # first come, first served
+        self._thread = ThreadPoolExecutor(1, name)
+
+    async def run(self, operation: Callable[[], T], *, short: bool = False) -> T:
+        """Run an operation when no other one runs; return its result or raise its error.
+
+        Parameters
+        ----------
+        operation : callable
+            Function without arguments. In the thread it runs to its end, also if the caller is cancelled.
+        short : bool
+            Whether to run it on the event loop.
+        """
+        if not short:
+            return await asyncio.shield(asyncio.create_task(self._run_in_thread(operation)))
+        if not self._lock.locked():
+            return operation()
+        async with self._lock:
+            return operation()
+
+    async def _run_in_thread(self, operation: Callable[[], T]) -> T:
+        async with self._lock:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, operation)
+
+    async def close(self) -> None:
+        """Wait for the running operation, and end the thread."""
+        async with self._lock:
+            self._thread.shutdown(wait=False)
+
+
+class CallLength:
+    """Number of samples that fit into one call, from the time that earlier calls took.
+
+    The number decides when samples are learned, not how: a call leaves the same bits as a loop over its
+    samples. Other threads can only lengthen a measurement, so the estimate falls at once and rises slowly.
 
     Parameters
     ----------
     seconds : float
-        How long a call may take, about.
+        Time that a call may take, about.
+
+    Attributes
+    ----------
+    short : bool
+        Whether a call with one sample takes at most `seconds`.
+    samples : int
+        Number of samples for the next call, ≥ 1.
 
     Examples
     --------
-    >>> pace = Pace(seconds=0.001)
-    >>> pace.samples, pace.short
+    >>> length = CallLength(seconds=0.001)
+    >>> length.samples, length.short
     (1, False)
-    >>> pace.note(4, 0.0004)
-    >>> pace.samples, pace.short
+    >>> length.add(4, 0.0004)
+    >>> length.samples, length.short
     (10, True)
-    >>> pace.note(10, 0.02)  # something else ran meanwhile
-    >>> pace.samples
+    >>> length.add(10, 0.02)  # another thread ran meanwhile
+    >>> length.samples
     9
     """
+
+    __slots__ = ("_by_sample", "_seconds", "samples", "short")
 
     def __init__(self, seconds: float = CALL_SECONDS) -> None:
         self._seconds = seconds
         self._by_sample = math.inf
+        self.short = False
+        self.samples = 1
 
-    @property
-    def short(self) -> bool:
-        """Whether a call of one sample is known to take no longer than a call may."""
-        return self._by_sample <= self._seconds
-
-    @property
-    def samples(self) -> int:
-        """How many samples the next call takes, at least one."""
-        return max(1, round(self._seconds / self._by_sample))
-
-    def note(self, samples: int, seconds: float) -> None:
-        """Take into account how long a call took."""
-        self._by_sample = min(max(seconds / samples, _SHORTEST), self._by_sample * _RISE)
-
-
-#: Samples that are decoded, checked or predicted in a slice of work: so many take 0.1 to 0.2 ms.
-SLICE = 16
+    def add(self, samples: int, seconds: float) -> None:
+        """Take into account a call with so many samples that took so many seconds."""
+        self._by_sample = by_sample = min(max(seconds / samples, _SHORTEST), self._by_sample * _RISE)
+        self.short = by_sample <= self._seconds
+        self.samples = max(1, round(self._seconds / by_sample))
 
 
 class FairTurns:
-    """Lets one of those who wait here go on in each pass of the event loop, in the order in which they came.
+    """Lets one task at a time run a slice of long work in a pass of the event loop, in order of arrival.
 
-    Work on many samples is done in slices. A request that arrives needs two passes to be read and answered:
-    if every stream and every model ran a slice in each of them, a prediction would wait for all of those.
+    A new request needs two passes to be read and answered. Without turns, every stream and every model would
+    run a slice in each of these passes, and the request would wait for all of them.
     """
 
     def __init__(self) -> None:
-        self._lock = asyncio.Lock()  # whoever waits longest is next
+        self._lock = asyncio.Lock()  # first come, first served
 
     async def next(self) -> None:
-        """Wait for a pass in which nobody else who waits here goes on."""
+        """Wait for a pass of the event loop in which no other task runs a slice."""
         async with self._lock:
             await asyncio.sleep(0)

@@ -55,7 +55,7 @@ class ScoreHistory:
         points = self._points.setdefault(worker, [])
         if worker.model.step == (points[-1]["step"] if points else 0):
             return
-        point = await worker.reads.ask(report.moment)
+        point = await worker.ask(report.moment)
         while points and points[-1]["step"] >= point["step"]:  # of a state that was left
             points.pop()
         points.append(point)

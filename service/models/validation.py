@@ -1,13 +1,17 @@
-"""What may be learned: each request of a group is checked as if those before it had been learned."""
+"""Validation: which requests of a group become events of the log, and which are answered at once.
+
+Each request is checked as if all requests before it had been learned.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from bnp_online import encoding
+from bnp_online.encoding import Sample
+from bnp_online.errors import NonFiniteStateError
 from bnp_online.learner import Preview
 
 from ..errors import REFUSALS, AlreadyLabelledError, ForgottenIdError, IdConflictError, code_of
@@ -18,7 +22,13 @@ from .pending import PendingPredictions
 
 
 class Learn(NamedTuple):
-    """A sample to learn, and as which JSON it came: what is there need not be written again for the log."""
+    """A sample to learn.
+
+    Attributes
+    ----------
+    raw : bytes or None
+        The JSON body of the request. The log stores it as it is.
+    """
 
     x: Any
     y: Any
@@ -28,14 +38,14 @@ class Learn(NamedTuple):
 
 
 class Label(NamedTuple):
-    """The label of the prediction that was given under an id."""
+    """The label of the pending prediction with an id."""
 
     id: str
     y: Any
 
 
 class Predict(NamedTuple):
-    """A sample to predict, whose prediction is kept for its label."""
+    """A sample to predict. The prediction waits for its label."""
 
     x: Any
     id: str
@@ -45,124 +55,110 @@ class Predict(NamedTuple):
 Request: TypeAlias = Learn | Label | Predict
 
 
-@dataclass(slots=True)
-class Fresh:
-    """A sample with an id that was admitted, and is not learned yet.
-
-    Attributes
-    ----------
-    digest : bytes
-        Of the body.
-    step : int or None
-        Where it led; None until it is learned, and for what was refused.
-    refusal : Exception or None
-        Why it was refused after all.
-    """
-
-    digest: bytes | None
-    step: int | None = None
-    refusal: Exception | None = None
-
-
-@dataclass(slots=True)
-class SampleEvent:
-    """A sample that passed all checks: it is logged and learned.
+@dataclass(slots=True, eq=False)
+class PendingEvent:
+    """An event that is valid: it is to be logged, then applied.
 
     Attributes
     ----------
     event : Event
-        As it is logged.
-    sample : Sample
-        As the estimator takes it.
-    given : tuple or None
-        For a label: the prediction given at the time, which is what is scored.
-    fresh : Fresh or None
-        For a sample with an id: takes the step.
+        The event as it is logged.
     seq : int
-        Number of the event, once it is logged.
-    learned : bool
-        Whether it was applied, and not refused.
-    """
-
-    event: Event
-    sample: encoding.Sample
-    given: event_codec.Given | None = None
-    fresh: Fresh | None = None
-    seq: int = 0
-    learned: bool = False
-
-    def refuse(self, error: Exception) -> None:
-        """Note why it was not learned after all, for those who repeat it."""
-        self.learned = False
-        if self.fresh is not None:
-            self.fresh.step, self.fresh.refusal = None, error
-
-
-@dataclass(slots=True)
-class PredictionEvent:
-    """A prediction that was made: it is logged, kept for its label, and answered.
-
-    Attributes
-    ----------
+        Its number, once it is logged.
     refusal : Exception or None
-        Why it could not be logged.
+        Error that refused it after validation.
     """
 
     event: Event
-    identifier: str
-    pending: event_codec.Pending
-    seq: int = 0
-    refusal: Exception | None = None
-
-    def refuse(self, error: Exception) -> None:
-        """Note why it was not kept after all, for those who repeat it."""
-        self.refusal = error
+    seq: int = field(default=0, kw_only=True)
+    refusal: Exception | None = field(default=None, kw_only=True)
 
 
-@dataclass(slots=True)
-class Repeated:
-    """A prediction that was asked for before, and changes nothing now.
+@dataclass(slots=True, eq=False)
+class SampleEvent(PendingEvent):
+    """A sample to learn.
 
     Attributes
     ----------
-    answer : dict
-        The answer of the first time.
-    first : Kept or None
-        The first time, if that is not applied yet.
+    sample : Sample
+        The sample as the estimator takes it.
+    given : tuple or None
+        For a label: the prediction given at the time, which is scored.
+    step : int or None
+        Step of the model with this sample, once it is learned.
     """
 
-    answer: dict[str, Any]
-    first: PredictionEvent | None = None
+    sample: Sample
+    given: event_codec.Given | None = None
+    step: int | None = None
 
 
-Entry: TypeAlias = SampleEvent | PredictionEvent | Repeated | Learned | Fresh | Exception
+@dataclass(slots=True, eq=False)
+class PredictionEvent(PendingEvent):
+    """A prediction that is to wait for its label."""
+
+    prediction: event_codec.Pending
+
+
+@dataclass(slots=True, eq=False)
+class Answered:
+    """A request that changes nothing.
+
+    Attributes
+    ----------
+    value : dict or Exception
+        The answer, or the error that refuses the request.
+    repeats : PendingEvent or None
+        The event with the same id, which is not applied yet. If it is refused, so is this request.
+    """
+
+    value: dict[str, Any] | Exception
+    repeats: PendingEvent | None = None
+
+    def outcome(self) -> dict[str, Any] | Exception:
+        """Return the answer, or the error, once the events before are applied."""
+        if self.repeats is None or isinstance(self.value, Exception):
+            return self.value
+        if self.repeats.refusal is not None:
+            return self.repeats.refusal
+        return (
+            {**self.value, "step": self.repeats.step} if isinstance(self.repeats, SampleEvent) else self.value
+        )
+
+
+Entry: TypeAlias = PendingEvent | Answered
+"""Result of the validation of a request."""
 
 
 class Validator:
-    """Checks requests in order, as if each one before had been learned; what they ask of does not change.
+    """Checks requests in order. It changes nothing in the model.
 
     Parameters
     ----------
+    name : str
+        Name of the model.
     preview : Preview
-        The model's check of samples to come.
+        Check of samples by the estimator.
     step : int
-        Samples that the model has learned.
+        Number of samples that the model has learned.
     predict : callable
-        Makes the prediction that `Predict` asks for.
+        Makes the prediction of a `Predict`.
     pending : PendingPredictions
-        What waits for its label.
+        Predictions that wait for their label.
     refusals : Counter of str
-        Where it is counted what was refused, by the code of the error.
+        Counts refused requests by error code.
     """
 
     def __init__(
         self,
+        name: str,
         preview: Preview,
         step: int,
         predict: Callable[[Predict], event_codec.Pending],
         pending: PendingPredictions,
         refusals: Counter[str],
     ) -> None:
+        self._duplicate = {"model": name, "step": None, "prediction": None, "loss": None, "duplicate": True}
         self._preview = preview
         self._step = step
         self._predict_one = predict
@@ -170,72 +166,85 @@ class Validator:
         self._refusals = refusals
         self._known: Mapping[str, Learned] = {}
         self._forgotten: Set[str] = frozenset()
-        # What was admitted, and is neither in the model nor sure to be in the log.
-        self._fresh: dict[str, Fresh] = {}
+        # Events that are valid, and not applied yet, by the id of the sample or the prediction.
+        self._samples: dict[str, SampleEvent] = {}
         self._labelled: set[str] = set()
-        self._kept: dict[str, PredictionEvent] = {}
+        self._predictions: dict[str, PredictionEvent] = {}
 
     def look_up(self, known: Mapping[str, Learned], forgotten: Set[str]) -> None:
-        """Take what the log knows of the ids in the requests that come next.
+        """Take the log's knowledge of the ids in the next requests.
 
         Parameters
         ----------
         known : dict of str to Learned
-            What was learned.
+            Learned samples.
         forgotten : set of str
-            Which of them are of samples that were unlearned.
+            Ids of samples that were unlearned.
         """
         self._known, self._forgotten = known, forgotten
 
     def settle(self, entries: Iterable[Entry]) -> None:
-        """Let go of what is in the log and in the model, or was refused: they know of it from now on."""
-        if not (self._fresh or self._labelled or self._kept):
-            return  # most often: no request had an id
+        """Remove events that are applied or refused: the log and the model know them from now on."""
+        if not (self._samples or self._labelled or self._predictions):
+            return  # the usual case: no request had an id
         for entry in entries:
             if isinstance(entry, SampleEvent) and entry.event.id is not None:
-                self._fresh.pop(entry.event.id, None)
+                self._samples.pop(entry.event.id, None)
                 self._labelled.discard(entry.event.id)
             elif isinstance(entry, PredictionEvent):
-                self._kept.pop(entry.identifier, None)
+                self._predictions.pop(str(entry.event.id), None)
 
     def take(self, requests: Iterable[Request]) -> list[Entry]:
-        """Return for each request what is to be done, what was done before, or why nothing is."""
-        return [self._take(request) for request in requests]
-
-    def _take(self, request: Request) -> Entry:
-        try:
-            if isinstance(request, Learn):
-                return self._learn(request)
-            return self._label(request) if isinstance(request, Label) else self._predict(request)
-        except REFUSALS as error:
-            self._refusals[code_of(error)] += 1
-            return error
+        """Return for each request the event that it becomes, or its answer."""
+        entries: list[Entry] = []
+        for request in requests:
+            try:
+                if isinstance(request, Learn):
+                    entries.append(self._learn(request))
+                elif isinstance(request, Label):
+                    entries.append(self._label(request))
+                else:
+                    entries.append(self._predict(request))
+            except REFUSALS as error:
+                self._refusals[code_of(error)] += 1
+                entries.append(Answered(error))
+        return entries
 
     def _learn(self, request: Learn) -> Entry:
         x, y, w, identifier, raw = request
-        if identifier is not None and (known := self._repeated(identifier, request)) is not None:
-            return known
+        if identifier is None:
+            sample = self._preview.check(x, y, w)
+            self._step += 1
+            if raw is not None:  # the usual case
+                return SampleEvent(Event("learn", raw, None, None, self._step), sample)
+            return SampleEvent(event_codec.learn_event(x, y, w, None, self._step), sample)
+        if (answered := self._repeated(request, identifier)) is not None:
+            return answered
         sample = self._preview.check(x, y, w)
         self._step += 1
         event = event_codec.learn_event(x, y, w, identifier, self._step, raw)
-        if identifier is None:
-            return SampleEvent(event, sample)
-        fresh = self._fresh[identifier] = Fresh(event.digest)
-        return SampleEvent(event, sample, fresh=fresh)
+        entry = self._samples[identifier] = SampleEvent(event, sample)
+        return entry
 
-    def _repeated(self, identifier: str, request: Learn) -> Fresh | Learned | None:
-        """Return what the id stands for, if it was used."""
+    def _repeated(self, request: Learn, identifier: str) -> Answered | None:
+        """Return the answer to a sample whose id was used, None for a new id."""
         if identifier in self._forgotten:
-            raise ForgottenIdError("the sample of this id was unlearned: it is not learned again", "id")
-        known = self._fresh.get(identifier) or self._known.get(identifier)
-        if known is not None and known.digest != event_codec.digest(request.x, request.y, request.w):
-            raise IdConflictError("this id was used with another body: an id stands for one sample", "id")
-        return known
+            raise ForgottenIdError("the sample with this id was unlearned: it is not learned again", "id")
+        digest = event_codec.digest(request.x, request.y, request.w)
+        if (waiting := self._samples.get(identifier)) is not None:
+            _require_same(digest, waiting.event.digest)
+            return Answered(self._duplicate, repeats=waiting)
+        if (known := self._known.get(identifier)) is None:
+            return None
+        _require_same(digest, known.digest)
+        if known.step is None:
+            raise NonFiniteStateError("the step would have made the state non-finite; it was not taken")
+        return Answered({**self._duplicate, "step": known.step})
 
     def _label(self, request: Label) -> SampleEvent:
         pending = self._pending.get(request.id)
         if request.id in self._labelled:
-            raise AlreadyLabelledError("the prediction under this id has had its label", "id")
+            raise AlreadyLabelledError("the prediction with this id has its label", "id")
         sample = self._preview.check(pending.x, request.y)
         self._labelled.add(request.id)
         self._step += 1
@@ -243,14 +252,19 @@ class Validator:
         event = event_codec.label_event(pending.x, request.y, given, request.id, self._step)
         return SampleEvent(event, sample, given)
 
-    def _predict(self, request: Predict) -> PredictionEvent | Repeated:
+    def _predict(self, request: Predict) -> Entry:
         if (answer := self._pending.repeated(request.id, request.x)) is not None:
-            return Repeated(answer)
-        if (kept := self._kept.get(request.id)) is not None:
-            if event_codec.digest(kept.pending.x) != event_codec.digest(request.x):
+            return Answered(answer)
+        if (waiting := self._predictions.get(request.id)) is not None:
+            if event_codec.digest(waiting.prediction.x) != event_codec.digest(request.x):
                 raise IdConflictError("a prediction for another x waits under this id", "id")
-            return Repeated(kept.pending.answer, kept)
-        pending = self._predict_one(request)  # of the state before the group, as its answer says
-        kept = PredictionEvent(event_codec.predict_event(pending, request.id), request.id, pending)
-        self._kept[request.id] = kept
-        return kept
+            return Answered(waiting.prediction.answer, repeats=waiting)
+        prediction = self._predict_one(request)  # from the state before the group, as its step says
+        entry = PredictionEvent(event_codec.predict_event(prediction, request.id), prediction)
+        self._predictions[request.id] = entry
+        return entry
+
+
+def _require_same(digest: bytes, other: bytes | None) -> None:
+    if digest != other:
+        raise IdConflictError("this id was used with another body: use one id for one sample", "id")

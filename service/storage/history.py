@@ -81,7 +81,7 @@ class History:
 
     def group(self, events: Sequence[Event]) -> Group:
         """Return events as they are appended to the newest branch."""
-        return Group(self.model, self.branch, events)
+        return Group(self.model, self.branches[-1].number, events)
 
     def learned(self, ids: Collection[str]) -> dict[str, Learned]:
         """Return what was learned under which of the ids, as far as it counts and its event is kept."""

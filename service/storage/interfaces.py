@@ -101,8 +101,7 @@ class Segment:
     upto: int
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """Events of one model that are kept together, in the order in which they are about to be applied.
 
     Attributes

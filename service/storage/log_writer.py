@@ -1,20 +1,22 @@
-"""The thread that writes the event log: what waits, of all models, is one commit."""
+"""Log writer: a thread that commits the events of all models, as many as wait in one commit."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from ..errors import StorageError, StorageFailedError
 from ..telemetry.metrics import LogMetrics
 from .interfaces import EventLog, Group
 
-Done: TypeAlias = Callable[[int | StorageError], None]
-"""Called, in the thread of the log writer, with the number of a group's last event, or why it is not kept."""
+Logged: TypeAlias = "asyncio.Future[int | StorageError]"
+"""The number of the last event of a group, once it is on the disk, or the error that refused it."""
 
 #: Groups that one commit takes at most.
 _LARGEST = 256
@@ -23,62 +25,64 @@ _logger = logging.getLogger(__name__)
 
 
 class LogWriter:
-    """Commits groups of events in the order in which they come; whoever waits for one can do other things.
+    """Commits groups of events in the order of their submission.
 
     Parameters
     ----------
     log : EventLog
-        Where to.
+        The log of all models.
     metrics : LogMetrics
-        Where commits are timed and counted.
+        Takes the duration of commits and the number of failures.
     """
 
     def __init__(self, log: EventLog, metrics: LogMetrics) -> None:
         self._log = log
         self._metrics = metrics
-        self._waiting: deque[tuple[Group, Done]] = deque()
-        self._bell = threading.Condition()
+        self._waiting: deque[tuple[Group, Logged]] = deque()
+        self._changed = threading.Condition()
         self._closing = False
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, group: Group, done: Done) -> None:
-        """Queue a group; `done` is called once it is kept, or is not."""
-        with self._bell:
+    def submit(self, group: Group) -> Logged:
+        """Queue a group; return the future of its commit, on the running event loop."""
+        logged: Logged = asyncio.get_running_loop().create_future()
+        with self._changed:
             if not self._closing:
-                self._waiting.append((group, done))
-                self._bell.notify()
-                return
-        done(StorageFailedError("the event log is closed"))
+                self._waiting.append((group, logged))
+                self._changed.notify()
+                return logged
+        logged.set_result(StorageFailedError("the event log is closed"))
+        return logged
 
     def close(self) -> None:
-        """Commit what waits, and end the thread."""
-        with self._bell:
+        """Commit the groups that wait, and end the thread."""
+        with self._changed:
             self._closing = True
-            self._bell.notify()
+            self._changed.notify()
         self._thread.join()
 
     def _run(self) -> None:
-        taken: list[tuple[Group, Done]] = []
+        taken: list[tuple[Group, Logged]] = []
         try:
             while taken := self._take():
                 outcomes = self._commit([group for group, _ in taken])
-                for (_, done), outcome in zip(taken, outcomes, strict=True):
-                    done(outcome)
+                for (_, logged), outcome in zip(taken, outcomes, strict=True):
+                    _resolve(logged, outcome)
                 taken = []
         finally:
-            # Reached by an unforeseen error too, which then goes on to `threading.excepthook`.
-            with self._bell:
+            # Reached after an unexpected error too; `threading.excepthook` reports it.
+            with self._changed:
                 self._closing = True
                 taken += self._waiting
-            for _, done in taken:
-                done(StorageFailedError("the thread that writes the event log has ended"))
+            for _, logged in taken:
+                _resolve(logged, StorageFailedError("the thread that writes the event log has ended"))
 
-    def _take(self) -> list[tuple[Group, Done]]:
-        with self._bell:
+    def _take(self) -> list[tuple[Group, Logged]]:
+        with self._changed:
             while not (self._waiting or self._closing):
-                self._bell.wait()
+                self._changed.wait()
             return [self._waiting.popleft() for _ in range(min(len(self._waiting), _LARGEST))]
 
     def _commit(self, groups: list[Group]) -> Sequence[int | StorageError]:
@@ -95,10 +99,21 @@ class LogWriter:
         return outcomes
 
     def _report(self, outcome: int | StorageError) -> None:
-        """Log when trouble begins and ends: in between it may come thousands of times a second."""
+        """Log the first failure of a series, and its end: there may be thousands of failures per second."""
         failing = isinstance(outcome, StorageError)
         if failing and not self._failing:
-            _logger.error("nothing can be learned: %s", outcome)
+            _logger.error("the event log cannot be written, so no model learns: %s", outcome)
         elif self._failing and not failing:
-            _logger.warning("the event log takes events again")
+            _logger.warning("the event log can be written again")
         self._failing = failing
+
+
+def _resolve(logged: Logged, outcome: int | StorageError) -> None:
+    """Set the result of a future of an event loop, from the thread."""
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nothing awaits the future
+        logged.get_loop().call_soon_threadsafe(_set_result, logged, outcome)
+
+
+def _set_result(logged: Logged, outcome: int | StorageError) -> None:
+    if not logged.done():
+        logged.set_result(outcome)

@@ -89,7 +89,7 @@ class Server:
             release.wait(60)
 
         assert self._loop is not None
-        waiting = asyncio.run_coroutine_threadsafe(self.registry.get(model).reads.ask(hold), self._loop)
+        waiting = asyncio.run_coroutine_threadsafe(self.registry.get(model).ask(hold), self._loop)
         reached.wait(60)
         try:
             yield

@@ -16,7 +16,7 @@ from ...errors import Layer
 from ...http.requests import Shape, check, headers_of, read_body, read_fields
 from ...http.responses import json_response
 from ...models import report
-from ...models.latency import Latency
+from ...models.queue import Latency
 from ...models.registry import models_of
 from ...models.worker import Worker
 from ..openapi import ApiRoute
@@ -56,7 +56,7 @@ async def river_info(request: Request) -> Response:
 @needs("read", Layer.FIELDS, Layer.MODEL, Layer.READ, takes=(JSON,))
 async def river_metrics(request: Request) -> Response:
     """Return the cumulative prequential metrics by name; a JSON body may name the model instead."""
-    return json_response(await (await _asked(request)).reads.ask(report.totals))
+    return json_response(await (await _asked(request)).ask(report.totals))
 
 
 @router.get("/api/stats/", summary="Time a model (River)", response_model=schemas.RiverStats, **_ASKED)
@@ -64,7 +64,7 @@ async def river_metrics(request: Request) -> Response:
 async def river_stats(request: Request) -> Response:
     """Return the response times of the model; a JSON body may name it instead."""
     worker = await _asked(request)
-    return json_response({"learn": _times(worker.latency), "predict": _times(worker.reads.latency)})
+    return json_response({"learn": _times(worker.learn_latency), "predict": _times(worker.predict_latency)})
 
 
 async def _asked(request: Request) -> Worker:

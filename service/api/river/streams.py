@@ -51,7 +51,7 @@ class _Metrics(_Events):
 
     async def _metrics(self, name: str) -> bytes:
         try:
-            return _line(name, await self.models.get(name).reads.ask(report.totals))
+            return _line(name, await self.models.get(name).ask(report.totals))
         except RequestError:  # deleted meanwhile, or its queue is full: the next event asks again
             return b""
 

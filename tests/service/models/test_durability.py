@@ -563,7 +563,7 @@ def test_a_stream_that_poisons_a_model_is_refused_sample_by_sample(
             assert server.post("/predict", x=x, model="wild").status_code == 200
             assert server.client.get("/health/ready").status_code == 200
         assert set(codes) == {200, "non_finite_state"}
-        assert "poisoned" in caplog.text
+        assert "diverged" in caplog.text
         step = server.get("/models/wild")["step"]
         assert step == codes.count(200)
         refused = codes.index("non_finite_state")

@@ -256,7 +256,7 @@ def test_a_sample_after_which_no_prediction_is_finite_is_refused_alone(
         assert [each["step"] for each in outcomes if isinstance(each, dict)] == [3, 4, 5]
         assert isinstance(outcomes[1], NonFiniteStateError)
         assert [code for _, code in writer.log.corrections] == ["non_finite_state"]
-        assert not writer.worker.poisoned
+        assert not writer.worker.diverged
         expected = writer.fingerprint
         monkeypatch.undo()
         other = Writer()

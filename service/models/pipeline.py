@@ -1,0 +1,315 @@
+"""Pipeline of a model: check, log, apply.
+
+Two tasks share it. One checks a group of requests and sends its events to the log, while the other applies
+the group before. The rules of what they share are here:
+
+- An event is applied after it is on the disk, in the order of the log.
+- A refused commit refuses the requests of its group. The model is as before. The groups behind were checked
+  against samples that are not there; they are applied, and the next group waits until they are, and is
+  checked against the model itself. The same holds after each outcome that validation did not expect.
+- A sample after which no prediction is finite is refused. The state before its call is rebuilt from the log.
+  The next `CAREFUL` entries are applied one at a time. Nothing reads the model meanwhile.
+- An operation on the whole model runs when all groups before it are applied, and before any behind it is
+  checked.
+- An unexpected error ends both tasks. `Worker` then answers all requests with `ModelFailedError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from ..errors import REFUSALS, NotReadyError, StorageError
+from ..storage.event_codec import Pending, dumps
+from ..storage.history import History
+from ..storage.interfaces import Event, Group
+from ..storage.log_writer import LogWriter
+from .checkpointer import Checkpointer
+from .divergence import apply_one_by_one
+from .hosted import Applied, HostedModel, Outcome
+from .queue import Job, JobQueue, Latency
+from .scheduling import SLICE, CallLength, FairTurns, ModelAccess
+from .validation import Answered, Entry, Learn, PendingEvent, Predict, SampleEvent, Validator
+
+T = TypeVar("T")
+
+#: Groups on their way to the log, while one is applied. They bridge a pause of the disk.
+_AHEAD = 3
+#: Entries that are applied one at a time after a model diverged.
+CAREFUL = 1000
+
+_logger = logging.getLogger(__name__)
+
+
+class Logged(NamedTuple):
+    """A group that was checked.
+
+    Attributes
+    ----------
+    jobs : list of Job
+        Jobs of its requests.
+    entries : list of Entry
+        One per request.
+    last : Future or None
+        Number of the last event in the log, or the error of the commit; None without events.
+    """
+
+    jobs: list[Job]
+    entries: list[Entry]
+    last: asyncio.Future[int | StorageError] | None
+
+
+class Pipeline:
+    """Takes jobs from the queue, checks their requests, logs them, applies them and answers.
+
+    Parameters
+    ----------
+    model : HostedModel
+        The model. The pipeline may put another one in its place.
+    history, log_writer, checkpointer
+        Log and checkpoints of the model.
+    queue : JobQueue
+        Jobs of the model.
+    access : ModelAccess
+        Exclusive access to the model.
+    fair_turns : FairTurns
+        Turns on the event loop.
+    rebuild : callable
+        Returns the model after the event with a given number, from the log.
+    on_drift : callable
+        Called with ``step``, ``detector`` and ``action`` after a drift was detected.
+
+    Attributes
+    ----------
+    model : HostedModel
+        The model as it is.
+    diverged : bool
+        Whether the state is being rebuilt, so that nothing may read it.
+    discarded : bool
+        Whether the model was deleted: no further job is taken.
+    refusals : Counter of str
+        Requests that were refused after they were queued, by error code.
+    learn_latency, predict_latency : Latency
+        Time from queueing to the answer, for samples and for predictions that are logged.
+    """
+
+    def __init__(
+        self,
+        model: HostedModel,
+        history: History,
+        log_writer: LogWriter,
+        checkpointer: Checkpointer,
+        queue: JobQueue,
+        access: ModelAccess,
+        fair_turns: FairTurns,
+        rebuild: Callable[[int], HostedModel],
+        on_drift: Callable[..., None],
+    ) -> None:
+        self.model = model
+        self._history = history
+        self._log_writer = log_writer
+        self._checkpointer = checkpointer
+        self._queue = queue
+        self._access = access
+        self._fair_turns = fair_turns
+        self._rebuild = rebuild
+        self._on_drift = on_drift
+        self.diverged = self.discarded = False
+        self.refusals: Counter[str] = Counter()
+        self.learn_latency, self.predict_latency = Latency(), Latency()
+        self.predict_length = CallLength()
+        self._learn_length = CallLength()
+        self._careful = 0  # entries to apply one at a time
+        self._logged: asyncio.Queue[Logged | None] = asyncio.Queue(_AHEAD)
+        self._applied: deque[list[Entry]] = deque()
+        self._validator: Validator | None = None
+        self._unexpected = False  # whether validation knows of samples that the model never learned
+
+    async def run(self) -> None:
+        """Process jobs until the queue is closed and empty, or the model is deleted."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._check_all())
+            tasks.create_task(self._apply_all())
+
+    async def _check_all(self) -> None:
+        while not self.discarded and await self._queue.wait():
+            if self._queue.operation_is_next or self._unexpected:
+                await self._logged.join()  # every group is applied
+                self._validator, self._unexpected = None, False
+            jobs = self._queue.take()
+            if (operation := jobs[0].operation) is not None:
+                self._queue.answer([await self._operate(operation)])
+            else:
+                await self._logged.put(await self._check(jobs))
+        await self._logged.put(None)
+
+    async def _operate(self, operation: Callable[[], Any]) -> Any:
+        try:
+            return await self._access.run(operation)
+        except REFUSALS as error:
+            return error
+
+    async def _check(self, jobs: list[Job]) -> Logged:
+        """Check the requests of jobs, and send their events to the log."""
+        requests = [request for job in jobs for request in job.requests]
+        validator = self._validator
+        if validator is None:
+            validator = self._validator = self.model.validator(self._predict, self.refusals)
+        while self._applied:
+            validator.settle(self._applied.popleft())
+        if ids := {each.id for each in requests if isinstance(each, Learn) and each.id is not None}:
+            try:
+                validator.look_up(*await asyncio.to_thread(self._history.look_up, ids))
+            except StorageError as error:
+                return Logged(jobs, [Answered(error)] * len(requests), None)
+        short = self.predict_length.short or Predict not in map(type, requests)
+        entries: list[Entry] = []
+        for start in range(0, len(requests), SLICE):
+            if len(requests) > SLICE:
+                await self._fair_turns.next()
+            take = partial(validator.take, requests[start : start + SLICE])
+            entries += await self._access.run(take, short=short)
+        events = [entry.event for entry in entries if isinstance(entry, PendingEvent)]
+        return Logged(jobs, entries, self._append(events) if events else None)
+
+    def _append(self, events: list[Event]) -> asyncio.Future[int | StorageError]:
+        history = self._history
+        return self._log_writer.submit(Group(history.model, history.branches[-1].number, events))
+
+    def read(self, function: Callable[[HostedModel], T]) -> T:
+        """Return the result of a function of the model; call it with exclusive access.
+
+        Raises
+        ------
+        NotReadyError
+            If the state is being rebuilt.
+        """
+        if self.diverged:
+            raise NotReadyError("the model diverged and its state is being rebuilt: try again")
+        return function(self.model)
+
+    def _predict(self, request: Predict) -> Pending:
+        return self.read(lambda model: model.predict_pending(request))
+
+    async def _apply_all(self) -> None:
+        while (group := await self._logged.get()) is not None:
+            entries = group.entries
+            if group.last is not None:
+                entries = self._number(entries, await group.last)
+            await self._apply(entries, deque(group.jobs))
+            checkpointer, model = self._checkpointer, self.model
+            if abs(model.sequence - checkpointer.sequence) >= checkpointer.every and checkpointer.due(model):
+                await self._access.run(partial(checkpointer.keep, model))
+            self._applied.append(group.entries)
+            self._logged.task_done()
+
+    def _number(self, entries: list[Entry], last: int | StorageError) -> list[Entry]:
+        """Set the numbers of the events that are logged, or return the refusals in their place."""
+        events = [entry for entry in entries if isinstance(entry, PendingEvent)]
+        if not isinstance(last, StorageError):
+            for seq, event in enumerate(events, last - len(events) + 1):
+                event.seq = seq
+            return entries
+        self._unexpected = True
+        for event in events:
+            event.refusal = last
+        return [Answered(last) if isinstance(entry, PendingEvent) else entry for entry in entries]
+
+    async def _apply(self, entries: list[Entry], jobs: deque[Job]) -> None:
+        """Apply entries in short calls, and answer each job as soon as its entries are applied."""
+        outcomes: list[Outcome] = []
+        start = 0
+        while start < len(entries):
+            if len(entries) > SLICE:
+                await self._fair_turns.next()
+            part = entries[start : start + self._most()]
+            start += len(part)
+            applied = await self._apply_part(part)
+            outcomes += applied.outcomes
+            if applied.refused or applied.steps:
+                await self._correct(applied)
+            for step in applied.drifts:
+                setting = self.model.drift.setting
+                self._on_drift(step=step, detector=setting.detector, action=setting.action)
+            if self.model.acted:
+                await self._log_actions(self.model)
+            while jobs and len(outcomes) >= jobs[0].size:
+                size = jobs.popleft().size
+                self._answer(outcomes[:size])
+                del outcomes[:size]
+
+    def _most(self) -> int:
+        """Return how many entries fit into a call; a drift action can be due only before the first."""
+        samples, drift = self._learn_length.samples, self.model.drift
+        return min(samples, drift.steps_to_action(self.model.step)) if drift.acts else samples
+
+    async def _apply_part(self, part: Sequence[Entry]) -> Applied:
+        drift, before = self.model.drift, self.model.sequence
+        if drift.due and drift.ready(self.model.step) and SampleEvent in map(type, part):
+            await self._access.run(self._checkpoint)
+        if not self._careful:
+            applied = await self._access.run(partial(self._apply_now, part), short=self._learn_length.short)
+            if applied is not None:
+                return applied
+            await self._access.run(partial(self._restore, before))
+        return await self._access.run(partial(self._apply_carefully, part))
+
+    def _apply_now(self, part: Sequence[Entry]) -> Applied | None:
+        """Apply entries in one call; return None if the model diverged."""
+        model, start = self.model, time.perf_counter()
+        applied = model.apply(part)
+        if not model.is_sound(part):
+            _logger.warning("model %r diverged: its state is rebuilt from the log", model.name)
+            self.diverged, self._careful = True, CAREFUL
+            return None
+        if applied.learned:
+            self._learn_length.add(applied.learned, time.perf_counter() - start)
+        return applied
+
+    def _restore(self, sequence: int) -> None:
+        """Rebuild the model after an event."""
+        self._unexpected = True
+        try:
+            self.model = self._rebuild(sequence)
+        finally:
+            self.diverged = False
+
+    def _apply_carefully(self, part: Sequence[Entry]) -> Applied:
+        self._careful = max(0, self._careful - len(part))
+        self.model, applied = apply_one_by_one(self.model, part)
+        return applied
+
+    def _checkpoint(self) -> None:
+        """Take a checkpoint before a drift action, unless there is one of this state."""
+        if self._checkpointer.changed(self.model):
+            self._checkpointer.keep(self.model)
+
+    async def _correct(self, applied: Applied) -> None:
+        """Record in the log what validation did not expect."""
+        self._unexpected = True
+        self.refusals.update(applied.refused.values())
+        try:
+            await asyncio.to_thread(self._history.log.correct, applied.refused, applied.steps)
+        except StorageError as error:  # the next recovery finds the same
+            _logger.warning("model %r: cannot record refused events in the log: %s", self.model.name, error)
+
+    async def _log_actions(self, model: HostedModel) -> None:
+        """Log drift actions that were taken; after an error the next group tries again."""
+        actions = model.acted[:]
+        last = await self._append([Event("action", dumps(action)) for action in actions])
+        if isinstance(last, StorageError):
+            _logger.warning("model %r: cannot log a drift action: %s", model.name, last)
+        else:
+            del model.acted[: len(actions)]
+
+    def _answer(self, outcomes: list[Outcome]) -> None:
+        """Answer the oldest job that was taken."""
+        job = self._queue.answer(outcomes)
+        if granted := sum(not isinstance(outcome, Exception) for outcome in outcomes):
+            latency = self.predict_latency if isinstance(job.requests[0], Predict) else self.learn_latency
+            latency.add(time.perf_counter() - job.start, granted)
