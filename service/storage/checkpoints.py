@@ -1,4 +1,7 @@
-"""Checkpoints as safetensors files, one folder a model: written to the side, flushed, then renamed."""
+"""Checkpoints as safetensors files, in one folder per model.
+
+Each file is written under a temporary name, flushed and renamed: it is complete or does not exist.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,14 @@ _logger = logging.getLogger(__name__)
 
 
 class CheckpointFiles:
-    """`Checkpoints` in a folder.
+    """Checkpoints in a folder; implements `Checkpoints`.
 
-    A file's name says all that is needed to choose it, so that a damaged one can still be told from others.
+    The file name has all fields of `Checkpoint`, so that choosing one needs no intact content.
 
     Parameters
     ----------
     folder : path
-        Made with the first checkpoint.
+        Folder of the checkpoints. The first checkpoint creates it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,39 +41,41 @@ class CheckpointFiles:
     def save(
         self, model: int, branch: int, seq: int, step: int, head: int, state: Mapping[str, Any]
     ) -> Checkpoint:
-        """Keep a state before returning."""
+        """Write a state to the disk, and return its checkpoint."""
         path = self._of(model) / f"step{step}-branch{branch}-event{seq}-head{head}.safetensors"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             format_.save(path, state)
         except OSError as error:
             if error.errno in _NO_ROOM:
-                raise StorageFullError("there is no room for a checkpoint: free some space") from error
+                raise StorageFullError(
+                    "the disk is full, the checkpoint cannot be written: free some space"
+                ) from error
             raise StorageFailedError(f"the checkpoint cannot be written: {error.strerror}") from error
         return _describe(model, path)
 
     def list(self, model: int) -> list[Checkpoint]:
-        """Return what is kept of a model, the newest first."""
+        """Return the checkpoints of a model, newest first."""
         found = [_describe(model, path) for path in self._of(model).glob("*") if _NAME.fullmatch(path.name)]
         return sorted(found, key=lambda checkpoint: (checkpoint.seq, checkpoint.head), reverse=True)
 
     def load(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Return a state."""
+        """Return the state of a checkpoint."""
         return format_.load(self._path(checkpoint))
 
     def delete(self, checkpoint: Checkpoint) -> None:
-        """Remove a state."""
+        """Remove a checkpoint."""
         self._path(checkpoint).unlink(missing_ok=True)
 
     def drop(self, model: int) -> None:
-        """Remove all states of a model."""
+        """Remove all checkpoints of a model."""
         shutil.rmtree(self._of(model), ignore_errors=True)
 
     def tidy(self, models: set[int]) -> None:
-        """Remove what a killed server left: half-written files, and folders of models that are gone."""
+        """Remove what a killed server left: partly written files, and the folders of deleted models."""
         for folder in self._folder.glob("*"):
             if folder.name.isdecimal() and int(folder.name) not in models:
-                _logger.info("removing the checkpoints of a model that was deleted: %s", folder)
+                _logger.info("removing the checkpoints of a deleted model: %s", folder)
                 shutil.rmtree(folder, ignore_errors=True)
             for path in folder.glob(".*.safetensors.*"):
                 path.unlink(missing_ok=True)
@@ -84,7 +89,7 @@ class CheckpointFiles:
 
 def _describe(model: int, path: Path) -> Checkpoint:
     match = _NAME.fullmatch(path.name)
-    assert match is not None  # noqa: S101 (callers have seen to it)
+    assert match is not None  # noqa: S101 (callers match the name first)
     step, branch, seq, head = map(int, match.groups())
     status = path.stat()
     return Checkpoint(path.stem, model, branch, seq, step, head, status.st_mtime, status.st_size)

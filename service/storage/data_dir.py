@@ -1,4 +1,4 @@
-"""A server's data folder: it belongs to one server at a time."""
+"""Lock on the data folder: one server uses it at a time."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ _LOCK = "lock"
 
 
 class FolderInUseError(Exception):
-    """Another server uses the folder."""
+    """Another server uses the data folder."""
 
 
 def lock(folder: Path) -> IO[str]:
-    """Take a folder, which is made where it is missing, until the file that is returned is closed.
+    """Lock a folder, and create it if it is missing.
 
-    The system lets go of it when the process ends, however it ends.
+    Returns
+    -------
+    file
+        The lock is released when it is closed, or when the process ends in any way.
 
     Raises
     ------
     FolderInUseError
-        If another process has it.
+        If another process holds the lock.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = (folder / _LOCK).open("a+", encoding="ascii")

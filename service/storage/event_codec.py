@@ -1,6 +1,6 @@
-"""What the server logs, as JSON: each event holds all that is needed to make it happen again.
+"""JSON encoding of events. Each event has all that is needed to apply it again.
 
-Numbers come back as they went in, to the last bit; so do the types of labels.
+Numbers are read back with the same bits, and labels with the same type.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import orjson
 from .interfaces import Event
 
 Given: TypeAlias = "tuple[Any, dict[Any, float] | None]"
-"""A prediction and, of a classification, its probabilities."""
+"""A prediction and, for a classification, its probabilities."""
 
 
 class Sample(NamedTuple):
-    """A sample as it came, and for a label the prediction that was given at the time."""
+    """A sample from the log; for a label with the prediction that was given at the time."""
 
     x: Any
     y: Any
@@ -28,7 +28,7 @@ class Sample(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """A prediction that waits for its label: the sample, the answer that was given, and when it expires."""
+    """A prediction that waits for its label: the sample, the answer, and the time at which it expires."""
 
     x: Any
     answer: dict[str, Any]
@@ -36,7 +36,7 @@ class Pending(NamedTuple):
 
 
 def digest(x: Any, *rest: Any) -> bytes:
-    """Return a digest of a body: equal for equal bodies, in whatever order the keys of `x` stand.
+    """Return a digest of a body, which does not depend on the order of the keys of `x`.
 
     Examples
     --------
@@ -49,26 +49,26 @@ def digest(x: Any, *rest: Any) -> bytes:
 
 
 def learn_event(x: Any, y: Any, w: Any, identifier: str | None, step: int, raw: bytes | None = None) -> Event:
-    """Return the event of a sample that came whole, and perhaps as JSON; that need not be written again."""
+    """Return the event of a sample; `raw` is its JSON, if the client sent it in this form."""
     body = dumps([x, y, w]) if raw is None else raw
     return Event("learn", body, identifier, None if identifier is None else digest(x, y, w), step)
 
 
 def label_event(x: Any, y: Any, given: Given, identifier: str, step: int) -> Event:
-    """Return the event of the label of an earlier prediction."""
+    """Return the event of the label of a pending prediction."""
     prediction, probabilities = given
     return Event("label", dumps([x, y, prediction, _pairs(probabilities)]), identifier, None, step)
 
 
 def predict_event(pending: Pending, identifier: str) -> Event:
-    """Return the event of a prediction that is to wait for its label."""
+    """Return the event of a prediction that waits for its label."""
     return Event("predict", dumps(pack(pending)), identifier)
 
 
 def read_sample(event: Event) -> Sample:
-    """Return the sample of a ``"learn"`` or a ``"label"``."""
+    """Return the sample of a ``"learn"`` or ``"label"`` event."""
     body = loads(event.body)
-    if isinstance(body, dict):  # as it came
+    if isinstance(body, dict):  # the client's JSON
         weight = body.get("w")
         return Sample(body["x"], body["y"], 1.0 if weight is None else weight)
     if event.kind == "learn":
@@ -78,12 +78,12 @@ def read_sample(event: Event) -> Sample:
 
 
 def read_pending(event: Event) -> Pending:
-    """Return the prediction of a ``"predict"``."""
+    """Return the prediction of a ``"predict"`` event."""
     return unpack(loads(event.body))
 
 
 def pack(pending: Pending) -> list[Any]:
-    """Return a pending prediction as JSON can hold it."""
+    """Return a pending prediction as a JSON value."""
     answer = pending.answer
     if "probabilities" in answer:
         answer = {**answer, "probabilities": _pairs(answer["probabilities"])}
@@ -91,7 +91,7 @@ def pack(pending: Pending) -> list[Any]:
 
 
 def unpack(packed: list[Any]) -> Pending:
-    """Return what `pack` was given."""
+    """Return the pending prediction that `pack` was given."""
     x, answer, expires = packed
     if "probabilities" in answer:
         answer = {**answer, "probabilities": _dict(answer["probabilities"])}
@@ -99,7 +99,7 @@ def unpack(packed: list[Any]) -> Pending:
 
 
 def _pairs(probabilities: dict[Any, float] | None) -> list[Any] | None:
-    """Return a dict whose keys may be of any type that a label has: JSON has strings alone."""
+    """Return a dict as pairs: its keys are labels of any type, and keys in JSON are strings."""
     return None if probabilities is None else [list(pair) for pair in probabilities.items()]
 
 
@@ -108,13 +108,13 @@ def _dict(pairs: list[Any] | None) -> dict[Any, float] | None:
 
 
 def dumps(value: Any, option: int = 0) -> bytes:
-    """Return a value as JSON; numbers read back to the last bit."""
+    """Return a value as JSON; numbers are read back with the same bits."""
     try:
         return orjson.dumps(value, option=option)
-    except TypeError:  # an integer of more than 64 bits, which is a feature like any other
+    except TypeError:  # an integer of more than 64 bits, which a feature may be
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def loads(body: bytes) -> Any:
-    """Return the value that `dumps` was given; a tuple is a list now."""
+    """Return the value that `dumps` was given, with lists for tuples."""
     return jiter.from_json(body, allow_inf_nan=False)

@@ -1,6 +1,6 @@
-"""The tables of the log in SQLite, and events as their rows.
+"""Event log in one SQLite file, with write-ahead logging. A commit returns after it is on the disk.
 
-The event log in one SQLite file: write-ahead logging, and every commit on the disk before it returns.
+One connection writes and one reads, each behind a lock. Each row has a checksum over its content.
 """
 
 from __future__ import annotations
@@ -20,11 +20,18 @@ from .interfaces import Event, Group, Kind, Record, Segment
 
 Row: TypeAlias = tuple[Any, ...]
 
-#: Version of the tables; written as SQLite's user_version.
+#: Version of the tables, stored as SQLite's user_version.
 FORMAT = 1
-#: Of the rows, those that are not samples: few, and looked up at every start.
-SPECIAL = "kind NOT IN ('learn', 'label', 'predict')"
-TABLES = f"""
+_FILE = "events.sqlite3"
+#: Rows that one query reads or removes. Other threads get the lock between two queries.
+_PAGE = 1000
+#: Rows that one statement adds. Python builds the rows while it holds the GIL; SQLite releases it while the
+#: statement runs.
+_ROWS = 16
+
+#: Condition for events other than samples: they are few, and each start looks them up.
+_SPECIAL = "kind NOT IN ('learn', 'label', 'predict')"
+_TABLES = f"""
 CREATE TABLE event (
     seq INTEGER PRIMARY KEY,
     model INTEGER NOT NULL,
@@ -41,37 +48,37 @@ CREATE TABLE event (
 CREATE INDEX event_history ON event (model, branch, seq);
 CREATE INDEX event_id ON event (model, id) WHERE id IS NOT NULL;
 CREATE INDEX event_step ON event (model, step) WHERE step IS NOT NULL;
-CREATE INDEX event_special ON event (model, kind) WHERE {SPECIAL};
+CREATE INDEX event_special ON event (model, kind) WHERE {_SPECIAL};
 CREATE TABLE forgotten (model INTEGER NOT NULL, id BLOB NOT NULL, PRIMARY KEY (model, id)) WITHOUT ROWID;
 CREATE TABLE pruned (model INTEGER PRIMARY KEY, before INTEGER NOT NULL);
 CREATE TABLE probe (only INTEGER PRIMARY KEY, time REAL NOT NULL);
 PRAGMA user_version = {FORMAT};
 """
-COLUMNS = "seq, model, branch, kind, time, id, digest, body, checksum, refused, step"
+_COLUMNS = "seq, model, branch, kind, time, id, digest, body, checksum, refused, step"
 _MARKS = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-SELECT = f"SELECT {COLUMNS} FROM event"  # noqa: S608
-#: A row with this mark is left out, whatever it holds.
+_SELECT = f"SELECT {_COLUMNS} FROM event"  # noqa: S608
+#: Value of ``refused`` in a row that `bnp-online repair` took out: its checksum is not checked.
 DAMAGED = "damaged"
 
 
-def insert(rows: int) -> str:
-    """Return the statement that adds so many rows, their values one after the other."""
-    return f"INSERT INTO event ({COLUMNS}) VALUES {', '.join([_MARKS] * rows)}"  # noqa: S608 (question marks)
+def _insertion(rows: int) -> str:
+    """Return the statement that adds so many rows; its parameters are their values, one row after another."""
+    return f"INSERT INTO event ({_COLUMNS}) VALUES {', '.join([_MARKS] * rows)}"  # noqa: S608 (question marks)
 
 
-def to_row(seq: int, model: int, branch: int, time: float, event: Event) -> Row:
-    """Return the row of an event, of which nothing has come yet but the step that it should lead to."""
+def _to_row(seq: int, model: int, branch: int, time: float, event: Event) -> Row:
+    """Return the row of a new event."""
     key = (seq, model, branch, event.kind, time, event.id, event.digest)
     return (*key, event.body, _checksum(key, event.body), None, event.step)
 
 
-def to_record(row: Row) -> Record:
-    """Return the event in a row.
+def _to_record(row: Row) -> Record:
+    """Return the record in a row.
 
     Raises
     ------
     DamagedEventError
-        If it is not what `to_row` made.
+        If the checksum does not match.
     """
     seq, model, branch, kind, when, identifier, digest, body, checksum, refused, step = row
     key = (seq, model, branch, kind, when, identifier, digest)
@@ -85,29 +92,21 @@ def _checksum(key: tuple[Any, ...], body: bytes) -> bytes:
     return hashlib.blake2b(repr(key).encode() + body, digest_size=16).digest()
 
 
-def id_digest(model: int, identifier: str) -> bytes:
-    """Return what is kept of the id of an event that was forgotten: the id may say too much itself."""
+def _id_digest(model: int, identifier: str) -> bytes:
+    """Return the digest that replaces the id of a forgotten event: the id may be personal data."""
     return hashlib.blake2b(f"{model} {identifier}".encode(), digest_size=16).digest()
 
 
-_FILE = "events.sqlite3"
-#: Rows that one query reads or removes: others get their turn between two of them.
-_PAGE = 1000
-#: Rows that one statement adds. To make rows of events keeps other threads waiting; while the statement runs
-#: they go on, and then it may have to wait for them.
-_ROWS = 16
-
-
 class SqliteLog:
-    """An `EventLog` in a file.
+    """Event log in a file; implements `EventLog`.
 
     Parameters
     ----------
     folder : path
-        Where the file is, or is made.
+        Folder of the file. The file is created if it is missing.
     relaxed : bool
-        Whether a commit may return before it is on the disk: what was answered in the last moments is lost if
-        the machine fails or loses power, and nothing if the process is killed.
+        Whether a commit may return before it is on the disk. A power failure then loses the latest commits.
+        A killed process loses none.
 
     Raises
     ------
@@ -127,10 +126,11 @@ class SqliteLog:
                 "SELECT ifnull(max(seq), 0), max(time), count(*) FROM event"
             )
         self._head: int = head
-        self._length: int = length  # kept, as to count millions of rows takes long
+        self._length: int = length  # maintained, since counting millions of rows is slow
         self._finish_drops()
-        self.erase()  # a server that was killed may not have come to it
-        # Seconds since the start, on top of whichever is later: a wall clock may be set back.
+        self.erase()  # a killed server may have left removed content
+        # The clock continues from the wall clock or the latest event, whichever is later: a wall clock may
+        # be set back.
         self._origin = max(time.time(), latest or 0.0) - time.monotonic()
 
     def _connect(self) -> sqlite3.Connection:
@@ -141,7 +141,7 @@ class SqliteLog:
         (tables,) = self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables and version != FORMAT:
             raise StorageFailedError(
-                f"{self._path} is of format {version}, and this version reads format {FORMAT}: use "
+                f"{self._path} has format {version}, and this version reads format {FORMAT}: use "
                 "the version of bnp-online that wrote it, or a later one"
             )
         self._writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -150,7 +150,7 @@ class SqliteLog:
         self._writer.execute("PRAGMA secure_delete = ON")
         self._writer.execute(f"PRAGMA journal_size_limit = {2**24}")
         if not tables:
-            self._writer.executescript(f"BEGIN; {TABLES} COMMIT;")
+            self._writer.executescript(f"BEGIN; {_TABLES} COMMIT;")
 
     @property
     def head(self) -> int:
@@ -159,20 +159,20 @@ class SqliteLog:
 
     @property
     def length(self) -> int:
-        """How many events it has."""
+        """Number of events, of all models."""
         return self._length
 
     def now(self) -> float:
-        """Return the time, by a clock that never goes back."""
+        """Return the time in seconds since 1970, from a clock that never goes back."""
         return self._origin + time.monotonic()
 
     def create(self, event: Event) -> int:
-        """Log the event that makes a model."""
+        """Log the creation of a model."""
         with self._transaction():
             return self._insert([(None, 0, event)])
 
     def append(self, groups: Sequence[Group]) -> list[int]:
-        """Keep groups of events, all or none of them."""
+        """Append groups of events: all or none."""
         owned = [(group.model, group.branch, event) for group in groups for event in group.events]
         with self._transaction(one_statement=len(owned) <= _ROWS):
             first = self._head
@@ -180,28 +180,28 @@ class SqliteLog:
         return [*itertools.accumulate((len(group.events) for group in groups), initial=first)][1:]
 
     def _insert(self, owned: Sequence[tuple[int | None, int, Event]]) -> int:
-        """Add events, each with its model (None: it makes one) and branch; return the number of the last."""
+        """Add events with model (None for a new one) and branch; return the number of the last."""
         now, first = self.now(), self._head + 1
         for start in range(0, len(owned), _ROWS):
             some = owned[start : start + _ROWS]
             values: list[Any] = []
             for seq, (model, branch, event) in enumerate(some, first + start):
-                values += to_row(seq, seq if model is None else model, branch, now, event)
-            self._writer.execute(insert(len(some)), values)
+                values += _to_row(seq, seq if model is None else model, branch, now, event)
+            self._writer.execute(_insertion(len(some)), values)
         self._head += len(owned)
         self._length += len(owned)
         return self._head
 
     def models(self) -> list[Record]:
-        """Return what made each model that is there, in order."""
-        return list(self._query(f"WHERE {SPECIAL} AND kind = 'create' ORDER BY seq"))
+        """Return the creation of each model that exists, in order."""
+        return list(self._query(f"WHERE {_SPECIAL} AND kind = 'create' ORDER BY seq"))
 
     def changes(self, model: int, kind: Kind) -> list[Record]:
-        """Return the events of a kind other than a sample's."""
-        return list(self._query(f"WHERE model = ? AND {SPECIAL} AND kind = ? ORDER BY seq", model, kind))
+        """Return the events of one kind, which is not that of a sample."""
+        return list(self._query(f"WHERE model = ? AND {_SPECIAL} AND kind = ? ORDER BY seq", model, kind))
 
     def read(self, model: int, segments: Sequence[Segment], limit: int | None = None) -> Iterator[Record]:
-        """Return events in order."""
+        """Return the events of segments, in order."""
         return itertools.islice(self._read(model, segments), limit)
 
     def _read(self, model: int, segments: Sequence[Segment]) -> Iterator[Record]:
@@ -213,21 +213,21 @@ class SqliteLog:
                 after = page[-1].seq
 
     def count(self, model: int, segments: Sequence[Segment]) -> int:
-        """Return how many events `read` would return."""
+        """Return the number of events that `read` would return."""
         where = "SELECT count(*) FROM event WHERE model = ? AND branch = ? AND seq > ? AND seq <= ?"
         return sum(self._rows(where, model, s.branch, s.after, s.upto)[0][0] for s in segments)
 
     def find(self, model: int, ids: Collection[str]) -> list[Record]:
-        """Return the events that have one of these ids."""
+        """Return the events with one of these ids."""
         marks = ", ".join("?" * len(ids))
         return list(self._query(f"WHERE model = ? AND id IN ({marks}) ORDER BY seq", model, *ids))
 
     def at_step(self, model: int, step: int) -> list[Record]:
-        """Return the events with which the model had learned `step` samples."""
+        """Return the events after which the model had learned `step` samples."""
         return list(self._query("WHERE model = ? AND step = ? ORDER BY seq", model, step))
 
     def correct(self, refused: Mapping[int, str], steps: Mapping[int, int]) -> None:
-        """Note what came of events."""
+        """Record refusals and steps that differ from the expected ones."""
         with self._transaction():
             self._writer.executemany(
                 "UPDATE event SET refused = ?, step = NULL WHERE seq = ?",
@@ -238,11 +238,11 @@ class SqliteLog:
             )
 
     def forget(self, model: int, branch: int, event: Event, numbers: Collection[int]) -> int:
-        """Remove events, and log that it was done."""
+        """Remove events, and log their removal."""
         with self._transaction():
             keys = [(seq, model) for seq in numbers]
             ids = [
-                (model, id_digest(model, name))
+                (model, _id_digest(model, name))
                 for seq in numbers
                 for (name,) in self._writer.execute("SELECT id FROM event WHERE seq = ?", (seq,))
                 if name is not None
@@ -254,20 +254,20 @@ class SqliteLog:
             return self._insert([(model, branch, event)])
 
     def forgotten(self, model: int, ids: Collection[str]) -> set[str]:
-        """Return which of the ids are those of events that were forgotten."""
-        by_digest = {id_digest(model, name): name for name in ids}
+        """Return the ids whose events were forgotten."""
+        by_digest = {_id_digest(model, name): name for name in ids}
         marks = ", ".join("?" * len(by_digest))
         query = f"SELECT id FROM forgotten WHERE model = ? AND id IN ({marks})"  # noqa: S608 (question marks)
         return {by_digest[digest] for (digest,) in self._rows(query, model, *by_digest)}
 
     def first_kept(self, model: int) -> int:
-        """Return the number before which samples of the model may have been removed."""
+        """Return the number before which samples may have been pruned."""
         rows = self._rows("SELECT before FROM pruned WHERE model = ?", model)
         return rows[0][0] if rows else 0
 
     def prune(self, model: int, before: int, newest: int, since: float) -> int:
-        """Remove samples of a model that stand before event `before`."""
-        samples = f"model = ? AND seq < ? AND NOT ({SPECIAL})"
+        """Remove the old samples of a model before event `before`."""
+        samples = f"model = ? AND seq < ? AND NOT ({_SPECIAL})"
         query = f"SELECT seq FROM event WHERE {samples} ORDER BY seq DESC LIMIT 1 OFFSET ?"  # noqa: S608
         beyond = self._rows(query, model, before, newest)
         limit = min(before, max(beyond[0][0] + 1 if beyond else 0, self._first_since(since)))
@@ -283,7 +283,7 @@ class SqliteLog:
         return removed
 
     def _first_since(self, when: float) -> int:
-        """Return the number of the first event logged at `when` or later: times rise with numbers."""
+        """Return the number of the first event at or after a time, by binary search: times never fall."""
         low, high = 1, self._head + 1
         while low < high:
             middle = (low + high) // 2
@@ -295,9 +295,9 @@ class SqliteLog:
         return low
 
     def drop(self, model: int) -> None:
-        """Remove a model, and every trace of its content but that there was one."""
+        """Remove a model and all its content, except the record that it existed."""
         with self._transaction():
-            # From here on there is no model.
+            # The model no longer exists once this commits; `_finish_drops` removes the rest.
             self._length -= self._writer.execute("DELETE FROM event WHERE seq = ?", (model,)).rowcount
             for table in ("forgotten", "pruned"):
                 self._writer.execute(f"DELETE FROM {table} WHERE model = ?", (model,))  # noqa: S608
@@ -305,30 +305,30 @@ class SqliteLog:
         self._finish_drops()
 
     def _finish_drops(self) -> None:
-        """Remove what is left of models that were deleted: by `drop`, or by one that was killed half-way."""
-        deleted = f"SELECT model FROM event WHERE {SPECIAL} AND kind = 'delete'"  # noqa: S608
+        """Remove remaining events of deleted models, also after a server was killed during `drop`."""
+        deleted = f"SELECT model FROM event WHERE {_SPECIAL} AND kind = 'delete'"  # noqa: S608
         if self._remove(f"model IN ({deleted}) AND kind <> 'delete'"):
             self.erase()
 
     def probe(self) -> None:
-        """Write something that means nothing."""
+        """Write a row without meaning, to test that the log can be written."""
         with self._transaction():
             self._writer.execute("REPLACE INTO probe VALUES (1, ?)", (self.now(),))
 
     def size(self) -> int:
-        """Return how many bytes the file and its WAL take."""
+        """Return the size of the file and its write-ahead log, in bytes."""
         files = (self._path, self._path.with_name(f"{_FILE}-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
 
     def close(self) -> None:
-        """Close the file; its WAL goes into it."""
+        """Close the file; SQLite merges the write-ahead log into it."""
         with self._reading, self._writing:
             self._reader.close()
             self._writer.close()
 
     @contextmanager
     def _transaction(self, *, one_statement: bool = False) -> Iterator[None]:
-        """Commit what the block writes, or nothing; a block of one statement needs no others around it."""
+        """Commit the writes of the block, or none of them; a single statement commits by itself."""
         with self._writing, _translated():
             before, committed = (self._head, self._length), False
             if not one_statement:
@@ -341,11 +341,11 @@ class SqliteLog:
             finally:
                 if not committed:
                     self._head, self._length = before
-                if self._writer.in_transaction:  # a commit that found no room has rolled back by itself
+                if self._writer.in_transaction:  # SQLite itself rolls back a commit on a full disk
                     self._writer.execute("ROLLBACK")
 
     def _remove(self, where: str, *parameters: Any) -> int:
-        """Delete events slice by slice: learning goes on between them."""
+        """Delete events in slices, between which other threads can write."""
         slice_ = f"DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE {where} LIMIT {_PAGE})"  # noqa: S608
         removed = 0
         while True:
@@ -357,7 +357,7 @@ class SqliteLog:
                 return removed
 
     def erase(self) -> None:
-        """Let no removed content stay in the file (where deleting wrote zeros) or its WAL; shrink both."""
+        """Erase deleted content from the file and the write-ahead log, and shrink both."""
         free = _PAGE
         while free:
             with self._writing, _translated():
@@ -367,7 +367,7 @@ class SqliteLog:
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _query(self, where: str, *parameters: Any) -> Iterable[Record]:
-        return map(to_record, self._rows(f"{SELECT} {where}", *parameters))
+        return map(_to_record, self._rows(f"{_SELECT} {where}", *parameters))
 
     def _rows(self, query: str, *parameters: Any) -> list[Row]:
         with self._reading, _translated():
@@ -376,12 +376,14 @@ class SqliteLog:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn SQLite's errors into the server's."""
+    """Translate errors of SQLite into `StorageError`."""
     try:
         yield
     except sqlite3.Error as error:
         code = error.sqlite_errorcode if hasattr(error, "sqlite_errorcode") else None
-        # A file that may not grow further (a quota, a limit) is reported as a failed write.
+        # SQLite reports a quota or a limit on the file size as a failed write.
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE):
-            raise StorageFullError("the event log has no room: free some space, then try again") from error
-        raise StorageFailedError(f"the event log cannot be used: {error}") from error
+            raise StorageFullError(
+                "the disk of the event log is full: free some space, then try again"
+            ) from error
+        raise StorageFailedError(f"the event log cannot be read or written: {error}") from error
