@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import pytest
 
 from service.errors import ModelFailedError, QueueFullError
-from service.models.queue import Capacity, Exclusive, Job, JobQueue
+from service.models.queue import Capacity, Job, JobQueue
 from service.models.validation import Learn
 
 Test = Callable[[JobQueue], Awaitable[None]]
@@ -29,29 +28,15 @@ def sample(number: int) -> Learn:
     return Learn({"a": float(number)}, "cat")
 
 
-async def add_one(queue: JobQueue, number: int) -> asyncio.Future[Any]:
-    """Queue one sample; the future has its answer or its error."""
-    waiting = asyncio.ensure_future(queue.enter(sample(number)))
-    await asyncio.sleep(0)
-    return waiting
-
-
-async def add_operation(queue: JobQueue, operation: Callable[[], Any]) -> asyncio.Future[Any]:
-    """Queue an operation on the whole model."""
-    waiting = asyncio.ensure_future(queue.insist(Exclusive(operation)))
-    await asyncio.sleep(0)
-    return waiting
-
-
 def contents(jobs: Sequence[Job]) -> list[list[int]]:
     """Return the numbers of the samples of each job; none for an operation."""
-    return [[int(item.x["a"]) for item in job.items if isinstance(item, Learn)] for job in jobs]
+    return [[int(each.x["a"]) for each in job.requests if isinstance(each, Learn)] for job in jobs]
 
 
 def test_jobs_are_taken_together_in_order_up_to_the_size_of_a_group() -> None:
     async def test(queue: JobQueue) -> None:
         for number in range(6):
-            await add_one(queue, number)
+            queue.add_request(sample(number))
         assert contents(queue.take()) == [[0], [1], [2], [3]]
         assert contents(queue.take()) == [[4], [5]]
 
@@ -60,9 +45,9 @@ def test_jobs_are_taken_together_in_order_up_to_the_size_of_a_group() -> None:
 
 def test_a_job_is_never_split_and_a_larger_one_is_taken_alone() -> None:
     async def test(queue: JobQueue) -> None:
-        queue.add([sample(n) for n in range(3)])
-        queue.add([sample(n) for n in range(3, 5)])
-        queue.add([sample(n) for n in range(5, 11)])
+        queue.add_requests([sample(n) for n in range(3)])
+        queue.add_requests([sample(n) for n in range(3, 5)])
+        queue.add_requests([sample(n) for n in range(5, 11)])
         assert contents(queue.take()) == [[0, 1, 2]]
         assert contents(queue.take()) == [[3, 4]]
         assert contents(queue.take()) == [[5, 6, 7, 8, 9, 10]]
@@ -72,9 +57,9 @@ def test_a_job_is_never_split_and_a_larger_one_is_taken_alone() -> None:
 
 def test_an_operation_is_taken_alone_between_the_samples_around_it() -> None:
     async def test(queue: JobQueue) -> None:
-        await add_one(queue, 0)
-        await add_operation(queue, lambda: None)
-        await add_one(queue, 1)
+        queue.add_request(sample(0))
+        queue.add_operation(lambda: None)
+        queue.add_request(sample(1))
         assert contents(queue.take()) == [[0]]
         assert contents(queue.take()) == [[]]
         assert contents(queue.take()) == [[1]]
@@ -84,31 +69,20 @@ def test_an_operation_is_taken_alone_between_the_samples_around_it() -> None:
 
 def test_answers_reach_the_jobs_in_the_order_of_taking() -> None:
     async def test(queue: JobQueue) -> None:
-        one, stream = await add_one(queue, 0), queue.add([sample(1), sample(2)])
+        one, stream = queue.add_request(sample(0)), queue.add_requests([sample(1), sample(2)])
         queue.take()
         queue.answer(["first"])
         queue.answer(["second", error := ValueError("third")])
-        assert await one == "first"
+        assert await one == ["first"]
         assert await stream == ["second", error]
-
-    run(test)
-
-
-def test_an_error_of_a_single_request_is_raised() -> None:
-    async def test(queue: JobQueue) -> None:
-        waiting = await add_one(queue, 0)
-        queue.take()
-        queue.answer([ValueError("refused")])
-        with pytest.raises(ValueError, match="refused"):
-            await waiting
 
     run(test)
 
 
 def test_items_count_until_they_are_answered() -> None:
     async def test(queue: JobQueue) -> None:
-        queue.add([sample(0), sample(1)])
-        await add_one(queue, 2)
+        queue.add_requests([sample(0), sample(1)])
+        queue.add_request(sample(2))
         queue.take()
         assert queue.items == 3
         queue.answer(["a", "b"])
@@ -119,46 +93,45 @@ def test_items_count_until_they_are_answered() -> None:
 
 def test_a_full_queue_refuses_requests_but_no_operation() -> None:
     async def test(queue: JobQueue) -> None:
-        waiting = [await add_one(queue, number) for number in range(2)]
+        waiting = [queue.add_request(sample(number)) for number in range(2)]
         with pytest.raises(QueueFullError):
-            await (await add_one(queue, 2))
-        operation = await add_operation(queue, lambda: None)
+            queue.add_request(sample(2))
+        operation = queue.add_operation(lambda: None)
         assert queue.items == 3
         queue.abandon(lambda: ModelFailedError("failed"))
-        await asyncio.gather(*waiting, operation, return_exceptions=True)
+        await asyncio.gather(*waiting, operation)
 
     run(test, size=2)
 
 
 def test_a_stream_may_fill_half_of_the_queue_and_waits_for_capacity_then() -> None:
     async def test(queue: JobQueue) -> None:
-        assert await queue.room() == 4
-        queue.add([sample(n) for n in range(4)])
-        waiting = asyncio.ensure_future(queue.room())
+        assert await queue.wait_for_share() == 4
+        queue.add_requests([sample(n) for n in range(4)])
+        waiting = asyncio.ensure_future(queue.wait_for_share())
         await asyncio.sleep(0)
         assert not waiting.done()
-        single = await add_one(queue, 4)  # the other half is for single requests
+        single = queue.add_request(sample(4))  # the other half is for single requests
         queue.take()
         queue.answer(["a"] * 4)
         assert await waiting == 3
         queue.abandon(lambda: ModelFailedError("failed"))
-        with pytest.raises(ModelFailedError):
-            await single
+        assert [type(each) for each in await single] == [ModelFailedError]
 
     run(test)
 
 
 def test_a_stream_queues_no_more_than_a_group() -> None:
     async def test(queue: JobQueue) -> None:
-        assert await queue.room() == 4
+        assert await queue.wait_for_share() == 4
 
     run(test, size=100)
 
 
 def test_all_streams_that_wait_are_woken() -> None:
     async def test(queue: JobQueue) -> None:
-        queue.add([sample(0)])
-        waiting = [asyncio.ensure_future(queue.room()) for _ in range(3)]
+        queue.add_requests([sample(0)])
+        waiting = [asyncio.ensure_future(queue.wait_for_share()) for _ in range(3)]
         await asyncio.sleep(0)
         queue.take()
         queue.answer(["a"])
@@ -169,13 +142,13 @@ def test_all_streams_that_wait_are_woken() -> None:
 
 def test_a_client_that_left_holds_up_nobody() -> None:
     async def test(queue: JobQueue) -> None:
-        gone, here = await add_one(queue, 0), await add_one(queue, 1)
+        gone, here = queue.add_request(sample(0)), queue.add_request(sample(1))
         queue.take()
         gone.cancel()
         await asyncio.sleep(0)
         queue.answer(["a"])
         queue.answer(["b"])
-        assert await here == "b"
+        assert await here == ["b"]
         assert queue.items == 0
 
     run(test)
@@ -183,8 +156,11 @@ def test_a_client_that_left_holds_up_nobody() -> None:
 
 def test_a_stream_that_left_while_it_waited_holds_up_nobody() -> None:
     async def test(queue: JobQueue) -> None:
-        queue.add([sample(n) for n in range(4)])
-        gone, here = asyncio.ensure_future(queue.room()), asyncio.ensure_future(queue.room())
+        queue.add_requests([sample(n) for n in range(4)])
+        gone, here = (
+            asyncio.ensure_future(queue.wait_for_share()),
+            asyncio.ensure_future(queue.wait_for_share()),
+        )
         await asyncio.sleep(0)
         gone.cancel()
         queue.take()
@@ -196,12 +172,12 @@ def test_a_stream_that_left_while_it_waited_holds_up_nobody() -> None:
 
 def test_abandoning_answers_jobs_that_are_taken_and_jobs_that_wait() -> None:
     async def test(queue: JobQueue) -> None:
-        taken, stream = await add_one(queue, 0), queue.add([sample(1), sample(2)])
+        taken, stream = queue.add_request(sample(0)), queue.add_requests([sample(1), sample(2)])
         queue.take()
-        waiting, operation = await add_one(queue, 3), await add_operation(queue, lambda: None)
+        waiting, operation = queue.add_request(sample(3)), queue.add_operation(lambda: None)
         queue.abandon(lambda: ModelFailedError("failed"))
-        outcomes = await asyncio.gather(taken, waiting, operation, return_exceptions=True)
-        assert [type(each) for each in [*outcomes, *await stream]] == [ModelFailedError] * 5
+        outcomes = [each for job in (taken, stream, waiting, operation) for each in await job]
+        assert [type(each) for each in outcomes] == [ModelFailedError] * 5
         assert queue.items == 0
 
     run(test)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -60,16 +59,7 @@ class Writer:
 
     def submit(self, *bodies: bytes, model: int = 1) -> asyncio.Future[int | StorageError]:
         """Queue a group; the future has the number of its last event, or the error of the commit."""
-        loop = asyncio.get_running_loop()
-        logged: asyncio.Future[int | StorageError] = loop.create_future()
-        group = Group(model, 0, [Event("learn", body) for body in bodies])
-
-        def done(outcome: int | StorageError) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(logged.set_result, outcome)
-
-        self.writer.submit(group, done)
-        return logged
+        return self.writer.submit(Group(model, 0, [Event("learn", body) for body in bodies]))
 
     async def hold_first(self) -> asyncio.Future[int | StorageError]:
         """Begin a commit that waits, so that what comes next waits behind it."""
