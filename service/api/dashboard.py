@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-
-from starlette.requests import Request
-from starlette.responses import FileResponse, Response
-
-from ..auth.guard import PlainRoute
-from ..auth.scopes import needs
-from .pages import PAGE_HEADERS
-
-_FOLDER = Path(__file__).parents[1] / "dashboard"
+from .pages import PAGE_HEADERS, STATIC, file_route
 
 #: Assets of the page, and their media types.
 _ASSETS = {
@@ -34,23 +24,7 @@ _HEADERS = {
     "cache-control": "no-cache",  # other versions of the server have other pages
 }
 
-
-@needs(None)
-async def dashboard(request: Request) -> Response:
-    """Return the dashboard."""
-    return FileResponse(_FOLDER / "index.html", headers=_HEADERS, media_type="text/html")
-
-
-def _asset(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
-    @needs(None)
-    async def asset(request: Request) -> Response:
-        """Return an asset of the page."""
-        return FileResponse(_FOLDER / name, headers=_HEADERS, media_type=media_type)
-
-    return asset
-
-
 ROUTES = [
-    PlainRoute("/", dashboard, ["GET"]),
-    *(PlainRoute(f"/dashboard/{name}", _asset(name, kind), ["GET"]) for name, kind in _ASSETS.items()),
+    file_route("/", STATIC / "index.html", "text/html", _HEADERS),
+    *(file_route(f"/dashboard/{name}", STATIC / name, kind, _HEADERS) for name, kind in _ASSETS.items()),
 ]

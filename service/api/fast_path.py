@@ -18,8 +18,9 @@ from ..auth.scopes import NDJSON
 from ..errors import TABLE, Layer
 from ..http.requests import Shape, headers_of, media_type, read_body, read_fields
 from ..http.responses import error_response, respond
-from ..models.registry import Models, models_of
+from ..models.registry import models_of
 from ..models.worker import Worker
+from ..settings import Settings
 from .ndjson import LineStream, Queue
 from .openapi import ApiRoute, lines_of
 
@@ -92,15 +93,15 @@ class HotRoute(ApiRoute):
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request; what refuses it is raised."""
-        headers = headers_of(scope)
-        scope["caller"] = scope["app"].state.guard.admit(headers, self.access)
-        models = models_of(scope)
+        state, headers = scope["app"].state, headers_of(scope)
+        scope["caller"] = state.guard.admit(headers, self.access)
         if self._lines is not None and media_type(headers.get(b"content-type", b"")) == NDJSON:
-            await self._serve_lines(scope, receive, send, models, *self._lines)
+            await self._serve_lines(scope, receive, send, *self._lines)
             return
-        raw = await read_body(scope, receive, models.settings.max_body_bytes)
-        fields = read_fields(raw, self._shape, models.settings)
-        request: FastRequest[Any] = FastRequest(models.get(fields.get("model")), fields, raw)
+        settings: Settings = state.settings
+        raw = await read_body(scope, receive, settings.max_body_bytes)
+        fields = read_fields(raw, self._shape, settings)
+        request: FastRequest[Any] = FastRequest(models_of(scope).get(fields.get("model")), fields, raw)
         await respond(send, await self.endpoint(request), self._status)
 
     async def _serve_lines(
@@ -108,10 +109,11 @@ class HotRoute(ApiRoute):
         scope: Scope,
         receive: Receive,
         send: Send,
-        models: Models,
         item: Callable[[FastRequest[Any]], Any],
         queue: Queue[Any],
     ) -> None:
+        models = models_of(scope)
+
         def take(raw: bytes) -> tuple[Worker, Any]:
             fields = read_fields(raw, self._shape, models.settings)
             worker = models.get(fields.get("model"))

@@ -5,40 +5,19 @@ The page loads everything from this server: it works without a network, and its 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import FileResponse, Response
 
 from ..auth.guard import PlainRoute
 from ..auth.scopes import needs
 from ..http.responses import json_response
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>bnp-online: the routes</title>
-<link rel="icon" href="data:,">
-<link rel="stylesheet" href="docs/swagger-ui.css">
-</head>
-<body>
-<div id="swagger-ui"></div>
-<script src="docs/swagger-ui-bundle.js"></script>
-<script src="docs/start.js"></script>
-</body>
-</html>
-"""
-
-_START = """SwaggerUIBundle({
-  url: "openapi.json",
-  dom_id: "#swagger-ui",
-  deepLinking: true,
-  presets: [SwaggerUIBundle.presets.apis],
-});
-"""
+STATIC = Path(__file__).parents[1] / "dashboard"
+"""Folder of the pages."""
 
 # Pages may load scripts of this server and call its routes; no other page may frame them. Swagger UI sets
 # styles from its script, and has its icons in data: URLs.
@@ -51,28 +30,16 @@ PAGE_HEADERS = {
 }
 
 
-@needs(None)
-async def docs(request: Request) -> Response:
-    """Return the page of the routes."""
-    return HTMLResponse(_PAGE, headers=PAGE_HEADERS)
+def file_route(
+    path: str, file: Path, media_type: str, headers: Mapping[str, str] | None = None
+) -> PlainRoute:
+    """Return a public route that serves a file."""
 
+    @needs(None)
+    async def serve_file(request: Request) -> Response:
+        return FileResponse(file, headers=headers, media_type=media_type)
 
-@needs(None)
-async def start_docs(request: Request) -> Response:
-    """Return the script that starts Swagger UI; the policy forbids inline scripts."""
-    return Response(_START, media_type="text/javascript")
-
-
-@needs(None)
-async def swagger_script(request: Request) -> Response:
-    """Return the script of Swagger UI."""
-    return FileResponse(_swagger() / "swagger-ui-bundle.js")
-
-
-@needs(None)
-async def swagger_style(request: Request) -> Response:
-    """Return the style sheet of Swagger UI."""
-    return FileResponse(_swagger() / "swagger-ui.css")
+    return PlainRoute(path, serve_file, ["GET"])
 
 
 @needs(None)
@@ -90,9 +57,9 @@ def _swagger() -> Path:
 
 
 ROUTES = [
-    PlainRoute("/docs", docs, ["GET"]),
-    PlainRoute("/docs/start.js", start_docs, ["GET"]),
-    PlainRoute("/docs/swagger-ui-bundle.js", swagger_script, ["GET"]),
-    PlainRoute("/docs/swagger-ui.css", swagger_style, ["GET"]),
+    file_route("/docs", STATIC / "docs.html", "text/html", PAGE_HEADERS),
+    file_route("/docs/start.js", STATIC / "docs.js", "text/javascript"),
+    file_route("/docs/swagger-ui-bundle.js", _swagger() / "swagger-ui-bundle.js", "text/javascript"),
+    file_route("/docs/swagger-ui.css", _swagger() / "swagger-ui.css", "text/css"),
     PlainRoute("/openapi.json", document, ["GET"]),
 ]

@@ -195,7 +195,8 @@ class Models:
         UnknownModelError
             If there is none of this name.
         """
-        require_model(self._caller, DEFAULT_MODEL if name is None else name)
+        if self._caller.models is not None:  # few keys are restricted, and this runs for each sample
+            require_model(self._caller, DEFAULT_MODEL if name is None else name)
         return self._registry.get(name)
 
     def operations(self, name: str) -> Operations:

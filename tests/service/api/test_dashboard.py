@@ -129,7 +129,7 @@ def test_every_file_of_the_page_is_served_or_about_a_library(server: Server) -> 
     folder = Path(service.__file__).with_name("dashboard")
     served = {route.path.removeprefix("/dashboard/") for route in dashboard.ROUTES} - {"/"}
     there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert there - served == {"index.html", "uplot/LICENSE", "uplot/README.md"}
+    assert there - served == {"index.html", "docs.html", "docs.js", "uplot/LICENSE", "uplot/README.md"}
     for name in served:
         imported = re.findall(r'from "\./([^"]+)"', (folder / name).read_text())
         assert served.issuperset(imported)
