@@ -159,12 +159,14 @@ LINKS = [
 def openapi(app: FastAPI) -> dict[str, Any]:
     """Return the OpenAPI document of an application, which is generated once."""
     if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title,
-            version=app.version,
-            description=app.description,
-            routes=app.routes,
-            separate_input_output_schemas=False,
+        document: dict[str, Any] = _exact(
+            get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+                separate_input_output_schemas=False,
+            )
         )
         operations = [
             (path, operation) for path, methods in document["paths"].items() for operation in methods.values()
@@ -187,6 +189,15 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         _add_links(operations)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _exact(part: Any) -> Any:
+    """Return a part of the document with whole bounds as integers; FastAPI made them floats."""
+    if isinstance(part, dict):
+        return {name: _exact(value) for name, value in part.items()}
+    if isinstance(part, list):
+        return [_exact(value) for value in part]
+    return int(part) if isinstance(part, float) and part.is_integer() else part
 
 
 def _add_links(operations: Sequence[tuple[str, dict[str, Any]]]) -> None:
