@@ -22,7 +22,7 @@ Blocks: TypeAlias = Mapping[str, Sequence[Table | str]]
 
 
 class _SetAll(argparse.Action):
-    """An option without a value that sets several others."""
+    """Option without a value that sets several others."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None

@@ -1,4 +1,4 @@
-"""What every benchmark has to say about itself, and how it prints a table."""
+"""Environment of a measurement, tables, JSON files and marked blocks of pages."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Return what a figure depends on: versions, processor, commit, and when it was measured."""
+    """Return date, commit, processor and versions of a measurement."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _git("rev-parse", "HEAD"),
-        # A figure belongs to a commit only if this is empty.
+        # The figures belong to the commit only if this is empty.
         "modified": (_git("status", "--porcelain", "--", "bnp_online", "benchmarks") or "").splitlines(),
         "cpu": _cpu(),
         "cores": torch.multiprocessing.cpu_count(),
@@ -53,7 +53,7 @@ def environment() -> dict[str, Any]:
 
 
 def library_digest() -> str:
-    """Return the SHA-256 of the library's source: its version alone does not change with every change."""
+    """Return the SHA-256 of the library's source, which is more specific than its version."""
     folder = Path(bnp_online.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
@@ -62,7 +62,7 @@ def library_digest() -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """Return what git prints; None outside a checkout."""
+    """Return the output of git; None outside a checkout."""
     try:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -71,7 +71,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def _cpu() -> str:
-    """Return the processor's name, where the system tells."""
+    """Return the name of the processor, or ``"unknown"``."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -81,7 +81,7 @@ def _cpu() -> str:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a result, whole or not at all; NaN and infinity are errors, for JSON has none."""
+    """Write JSON atomically. NaN and infinity raise ValueError, since JSON has neither."""
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
@@ -90,13 +90,13 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def escaped(text: str) -> str:
-    """Return text whose asterisks Markdown leaves alone."""
+    """Return text with its asterisks escaped for Markdown."""
     return text.replace("*", "\\*")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of a table."""
+    """Entry of a table; `best` shows it in bold."""
 
     text: str
     best: bool = False
@@ -104,16 +104,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that prints to a terminal and as Markdown.
+    """Table for a terminal and for Markdown.
 
     Attributes
     ----------
     title : str
-        What the figures are.
+        Description of the figures.
     header : list of str
         One name a column.
     rows : list of list of Cell
-        The best ones are shown in bold.
+        Cells by row.
     """
 
     title: str
@@ -121,7 +121,7 @@ class Table:
     rows: list[list[Cell]]
 
     def show(self, console: Console) -> None:
-        """Print it to a terminal."""
+        """Print the table to a terminal."""
         table = RichTable(
             title=self.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1)
         )
@@ -132,7 +132,7 @@ class Table:
         console.print(table)
 
     def markdown(self) -> str:
-        """Return it as Markdown."""
+        """Return the table as Markdown."""
         lines = [[escaped(name) for name in self.header], ["---", *["--:"] * (len(self.header) - 1)]]
         for row in self.rows:
             texts = [escaped(cell.text.replace("\n", " ")) for cell in row]
@@ -141,12 +141,12 @@ class Table:
 
 
 def renew(page: Path, contents: Mapping[str, str]) -> None:
-    """Renew the blocks that a page marks; at least one must be there.
+    """Replace the marked blocks of a page; the page must have at least one of them.
 
     Raises
     ------
     ValueError
-        If the page has no mark of `contents`, or a begin without its end.
+        If the page has none of the marks, or a begin mark without its end mark.
     """
     text = page.read_text(encoding="utf-8")
     marked = [name for name in contents if f"<!-- {name}:begin -->" in text]
@@ -155,17 +155,17 @@ def renew(page: Path, contents: Mapping[str, str]) -> None:
 
 
 def put_between_marks(path: Path, name: str, content: str) -> None:
-    """Put `content` into a document between ``<!-- name:begin -->`` and ``<!-- name:end -->``.
+    """Replace the text of a page between ``<!-- name:begin -->`` and ``<!-- name:end -->``.
 
     Raises
     ------
     ValueError
-        If the document has not both marks.
+        If a mark is missing.
     """
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     text = path.read_text(encoding="utf-8")
     before, opened, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not opened or not closed:
-        raise ValueError(f"{path} has not the marks {begin} and {end}")
+        raise ValueError(f"{path} lacks the marks {begin} and {end}")
     path.write_text(f"{before}{begin}\n{content}\n{end}{after}", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Named streams of real data, in the order in which they are given."""
+"""Real data streams by name, in their given order."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ Features: TypeAlias = dict[str, Any]
 Sample: TypeAlias = tuple[Features, Any]
 Array: TypeAlias = NDArray[np.float64]
 
-#: Forms of input among which some rivals have a choice.
+#: Forms of input; some rivals try both.
 STANDARDIZED, RAW = "standardized", "raw"
 
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """A stream that fits in memory.
+    """Data stream in memory.
 
     Attributes
     ----------
     name : str
-        What tables call it.
+        Name in the tables.
     task : {"classification", "regression"}
-        What there is to predict.
+        Prediction task.
     source : str
-        Where it is from.
+        Origin of the data.
     samples : sequence of (dict, target)
         In order.
     pixels : array of shape (N, n), or None
@@ -73,7 +73,7 @@ class Stream:
         return np.array([list(x.values()) for x, _ in self.numeric().samples], dtype=np.float64)
 
     def describe(self) -> dict[str, Any]:
-        """Return what a reader must know about it, as JSON."""
+        """Return task, source and sizes as JSON."""
         facts: dict[str, Any] = {"task": self.task, "source": self.source, "samples": len(self.samples)}
         facts["features"] = len(self.samples[0][0])
         if self.task == "classification":
@@ -87,7 +87,7 @@ def _columns(item: tuple[str, Any]) -> list[tuple[str, float]]:
 
 
 class _Images(Sequence[Sample]):
-    """Samples whose dicts are made when they are asked for: kept, 20,000 of 784 pixels take 0.7 GB."""
+    """Sequence of image samples that makes each dict on access (20,000 dicts of 784 pixels take 0.7 GB)."""
 
     def __init__(self, pixels: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
         self._pixels = pixels
@@ -137,7 +137,7 @@ _ENTRIES: dict[str, _Entry] = {
 }
 _IMAGE_LIMIT = 20_000
 
-#: Files of the streams that no package brings; each holds x_train (N, 28, 28) and y_train (N,), uint8.
+#: Files of the streams that no package contains; each holds x_train (N, 28, 28) and y_train (N,), uint8.
 FILES = {"MNIST": "mnist.npz", "Fashion-MNIST": "fashion_mnist.npz"}
 #: Every name that `load` knows, in the order of the tables. To add a stream, add an entry above.
 NAMES = ("digits", "Phishing", "Bananas", "ImageSegments", "Shuttle", *FILES, "TrumpApproval", "ChickWeights")
@@ -158,7 +158,7 @@ def load(name: str, limit: int | None = None, data_dir: Path | None = None) -> S
     Raises
     ------
     ValueError
-        If a stream is asked for that needs `data_dir`, without it.
+        If the stream needs `data_dir` and it is None.
     """
     if name in FILES:
         if data_dir is None:

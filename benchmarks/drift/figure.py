@@ -1,4 +1,4 @@
-"""The figure of the drift benchmark."""
+"""Figure of the drift benchmark."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
     content : dict
         The JSON of the benchmark.
     path : path
-        Of a PNG or SVG file.
+        PNG or SVG file.
     """
     mpl.use("Agg")
     results, settings = content["results"], content["settings"]

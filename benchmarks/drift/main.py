@@ -1,7 +1,7 @@
-"""Drift, on streams whose change is known: ``python -m benchmarks.drift``; ``--help`` has the options.
+"""Drift detection and drift response, on streams with a known change.
 
-When does a detector see the change, how often does it see one where there is none, and what do the two
-actions of the server gain? The learner has the defaults, and is watched by the class that the server uses.
+The program measures the delay and the false alarms of the detectors, and the gain of both responses. The
+learner has its defaults; the detector is the server's own class.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ SEEDS = 5
 
 @dataclass(frozen=True)
 class Changing:
-    """A stream for each seed that changes after so many samples."""
+    """Stream for each seed and position of the change."""
 
     task: Task
     samples: Callable[[int, int], Iterable[Sample]]
 
 
 def _abrupt(before: Iterable[Sample], after: Iterable[Sample], at: int) -> Iterator[Sample]:
-    """Yield samples of one stream, and from one on those of another."""
+    """Yield `at` samples of one stream, then those of another."""
     yield from itertools.islice(before, at)
     yield from after
 
 
 def _gradual(before: Any, after: Any, at: int, seed: int) -> Iterable[Sample]:
-    """Return a stream that goes over into another one, most of it within the next 2,000 samples."""
+    """Return a stream that changes gradually into another one, mostly within 2,000 samples."""
     both: Iterable[Sample] = synth.ConceptDriftStream(
         before, after, seed=seed, position=at + 1000, width=1000
     )
@@ -61,7 +61,7 @@ def _gradual(before: Any, after: Any, at: int, seed: int) -> Iterable[Sample]:
 
 
 def _in_other_units(samples: Iterable[Sample], at: int) -> Iterator[Sample]:
-    """Yield samples whose features are five times as large, and shifted, from one on."""
+    """Yield samples whose features are scaled by 5 and shifted by 10 after `at` samples."""
     for i, (x, y) in enumerate(samples):
         yield ({name: 5.0 * value + 10.0 for name, value in x.items()} if i >= at else x), y
 
@@ -100,14 +100,14 @@ STREAMS: dict[str, Changing] = {
 
 @dataclass
 class Run:
-    """What came of one stream and action: errors (0 or 1, or absolute), and where detectors fired."""
+    """Run of one stream and action: errors (0 or 1, or absolute), and steps of the detections."""
 
     errors: list[float]
     found: dict[str, list[int]]
 
 
 def watch(samples: Iterable[Sample], task: Task, action: Action, length: int) -> Run:
-    """Predict and learn a stream as a server does that takes an action; another detector looks on."""
+    """Predict and learn a stream with the server's drift response; a second detector observes."""
     model = BNPClassifier() if task == "classification" else BNPRegressor()
     scores, run = PrequentialMetrics(task), Run([], {"adwin": [], "page_hinkley": []})
     acting = Drift(DriftSpec(action=action))
@@ -130,7 +130,7 @@ def watch(samples: Iterable[Sample], task: Task, action: Action, length: int) ->
 
 
 def summary(runs: Sequence[Run], before: int, part: int) -> dict[str, Any]:
-    """Return the means over seeds of the errors before and after the change, and what detectors did."""
+    """Return mean errors before and after the change, and the detections."""
     spans = {"before": (before - part, before), "first": (before, before + part)}
     spans["second"] = (before + part, before + 2 * part)
     found: dict[str, Any] = {
@@ -152,7 +152,7 @@ def summary(runs: Sequence[Run], before: int, part: int) -> dict[str, Any]:
 
 
 def detection_table(results: dict[str, dict[str, Any]]) -> Table:
-    """Return when each detector saw the change."""
+    """Return the detections of each detector."""
     rows = []
     for name, of in results.items():
         cells = [Cell(name)]
@@ -164,11 +164,11 @@ def detection_table(results: dict[str, dict[str, Any]]) -> Table:
         rows.append(cells)
     one = ("seen", "median delay", "false alarms")
     header = ["stream", *(f"{name}: {each}" for name in ("ADWIN", "Page-Hinkley") for each in one)]
-    return Table("The change as the detectors see it, with no action", header, rows)
+    return Table("Detections of the change, without a drift response", header, rows)
 
 
 def gain_table(results: dict[str, dict[str, Any]]) -> Table:
-    """Return the errors around the change by action, the first and the second part after it."""
+    """Return the errors before the change and in both parts after it, by action."""
     rows = []
     for name, of in results.items():
         regression = STREAMS[name].task == "regression"
@@ -185,7 +185,7 @@ def gain_table(results: dict[str, dict[str, Any]]) -> Table:
         rows.append(cells)
     parts = (f"to {PART:,}", f"to {2 * PART:,}")
     header = ["error", "before", *(f"{action} {part}" for part in parts for action in ACTIONS)]
-    return Table("Errors before the change, and in the samples after it, by action", header, rows)
+    return Table("Errors before and after the change, by drift response", header, rows)
 
 
 def _error(value: float, regression: bool) -> str:

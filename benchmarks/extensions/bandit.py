@@ -1,4 +1,4 @@
-"""Regret of contextual bandits, one decision at a time: ``python -m benchmarks.bandit``.
+"""Regret of contextual bandits.
 
 *linear*: five arms, ten features of scales from 0.1 to 10 with means of some deviations, rewards linear in
 them, and noise. *ImageSegments*: a classification, whose arms are the classes and whose reward is 1 for the
@@ -39,7 +39,7 @@ Round = tuple[dict[str, float], Array, Array]
 
 
 class PlainThompsonSampling(BNPThompsonSampling):
-    """The same without preconditioning: SGLD on the raw contexts, at a rate of one's choice."""
+    """Thompson sampling without preconditioning: SGLD on the raw contexts, at a given rate."""
 
     def __init__(self, rate: float = 1e-3, seed: int = 0) -> None:
         super().__init__(seed=seed)
@@ -53,7 +53,7 @@ class PlainThompsonSampling(BNPThompsonSampling):
 
 
 class EpsilonGreedy(BNPThompsonSampling):
-    """The best arm by the same models without noise, and any arm with probability ε."""
+    """ε-greedy policy on the same models, without noise."""
 
     def __init__(self, epsilon: float = 0.05, seed: int = 0) -> None:
         super().__init__(temperature=0.0, seed=seed)
@@ -66,7 +66,7 @@ class EpsilonGreedy(BNPThompsonSampling):
 
 
 class StandardizedLinUCB:
-    """River's LinUCB on contexts that River standardizes."""
+    """River's LinUCB on contexts standardized by River."""
 
     def __init__(self, seed: int) -> None:
         self._policy = bandit.LinUCBDisjoint(seed=seed)
@@ -101,7 +101,7 @@ POLICIES: dict[str, dict[str, Callable[[int], Policy]]] = {
 
 
 def linear(seed: int) -> Iterator[Round]:
-    """Yield rounds of the linear problem without end."""
+    """Yield rounds of the linear problem, endlessly."""
     rng = np.random.default_rng(seed)
     scales, arms, n = np.logspace(-1.0, 1.0, 10), 5, 10
     centres = scales * rng.normal(0.0, 3.0, n)
@@ -114,7 +114,7 @@ def linear(seed: int) -> Iterator[Round]:
 
 
 def classes(seed: int) -> Iterator[Round]:
-    """Yield rounds of ImageSegments, in an order of the seed's."""
+    """Yield rounds of ImageSegments in the order of a seed."""
     stream = streams.load("ImageSegments")
     for i in np.random.default_rng(seed).permutation(len(stream.samples)):
         x, y = stream.samples[i]
@@ -126,7 +126,7 @@ PROBLEMS = {"linear": linear, "ImageSegments": classes}
 
 
 def regret(policy: Policy, rounds: Iterator[Round], decisions: int) -> list[float]:
-    """Return the cumulative regret after each of a hundred parts of the decisions."""
+    """Return the cumulative regret after each hundredth of the decisions."""
     total, curve = 0.0, []
     with np.errstate(over="ignore", invalid="ignore"):  # SGLD diverges at some rates, which is a result
         for i, (context, means, rewards) in zip(range(decisions), rounds, strict=False):
@@ -139,7 +139,7 @@ def regret(policy: Policy, rounds: Iterator[Round], decisions: int) -> list[floa
 
 
 def measure(arguments: argparse.Namespace, console: Console) -> Results:
-    """Return by problem and policy the curves of regret, of each seed, at the best setting."""
+    """Return the regret curves of all seeds at the best setting, by problem and policy."""
     decisions = 60 if arguments.quick else DECISIONS
     results: Results = {}
     with Progress(console=console) as progress:
@@ -161,7 +161,7 @@ def measure(arguments: argparse.Namespace, console: Console) -> Results:
 
 
 def tables(results: Results) -> list[Table]:
-    """Return a row a policy: the regret by problem, over seeds."""
+    """Return a row for each policy: regret by problem, over seeds."""
     names = list(next(iter(results.values())))
     least = {problem: min(each["regret"] for each in of.values()) for problem, of in results.items()}
     rows = []
@@ -185,7 +185,7 @@ def tables(results: Results) -> list[Table]:
 
 
 def draw(results: Results, path: Path) -> None:
-    """Draw a panel a problem: the regret over time, means of the seeds and their range."""
+    """Draw the regret over time, means and range of the seeds, a panel for each problem."""
     mpl.use("Agg")
     colours = ("#c2410c", "#f59e0b", "#94a3b8", "#1d4ed8", "#0f766e", "#7c3aed")
     with plt.rc_context({"font.size": 9}):

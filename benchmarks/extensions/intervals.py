@@ -1,8 +1,8 @@
-"""How often predictive intervals hold the target, and how wide they are: ``python -m benchmarks.intervals``.
+"""Coverage and width of predictive intervals.
 
-All stand around the same predictions, those of the untuned learner. *Quantile* takes the quantile of the
-latest 300 absolute errors; *adaptive conformal* does as well, at a level that follows what comes true. Both
-are as wide for every x. Widths are in units of the quantile's.
+All intervals are around the same predictions, those of the default learner. *Quantile* takes the quantile of
+the latest 300 absolute errors. *Adaptive conformal* adjusts its level by the observed coverage. Both have one
+width for all x. Widths are in units of the quantile's.
 
 References
 ----------
@@ -41,7 +41,7 @@ _WINDOW, _FIRST, _GAMMA = 300, 20, 0.01
 
 
 class Conformal:
-    """Quantiles of the latest absolute errors, at a level that follows what comes true if γ > 0."""
+    """Quantiles of the latest absolute errors, at a level that follows the observed coverage if γ > 0."""
 
     def __init__(self, level: float, gamma: float) -> None:
         self._miss = self._aim = 1.0 - level
@@ -49,13 +49,13 @@ class Conformal:
         self._errors: deque[float] = deque(maxlen=_WINDOW)
 
     def radius(self) -> float | None:
-        """Return half the width; the largest error where the level went beyond 1."""
+        """Return half the width; the largest error if the level is above 1."""
         if len(self._errors) < _FIRST:
             return None
         return float(np.quantile(self._errors, min(max(1.0 - self._aim, 0.0), 1.0)))
 
     def learn(self, error: float, radius: float | None) -> None:
-        """Take in an absolute error, and whether the interval held it."""
+        """Add an absolute error, and adjust the level."""
         if radius is not None:
             self._aim += self._gamma * (self._miss - float(error > radius))
         self._errors.append(error)
@@ -100,7 +100,7 @@ _RIVALS = {QUANTILE: 0.0, ADAPTIVE: _GAMMA}
 
 
 def measure(arguments: argparse.Namespace, console: Console) -> Results:
-    """Return by stream what `one` gives, the mean over seeds."""
+    """Return the figures of `one` by stream, means over seeds."""
     names = [*REAL, *GENERATED][: 3 if arguments.quick else None]
     results: Results = {}
     with Progress(console=console) as progress:
@@ -121,7 +121,7 @@ def measure(arguments: argparse.Namespace, console: Console) -> Results:
 
 
 def _cell(of: dict[str, dict[str, list[float]]], kind: str, level: str) -> tuple[float, float]:
-    """Return by how many points coverage is off, and the width in units of the quantile's."""
+    """Return the error of the coverage in points, and the width in units of the quantile's."""
     coverage, width = of[kind][level]
     return coverage - 100.0 * float(level), width / of[QUANTILE][level][1]
 
@@ -144,8 +144,8 @@ def tables(results: Results) -> list[Table]:
                 means.append(Cell(f"{off:.1f}, {statistics.geometric_mean(w for _, w in cells):.2f}"))
             rows.append([Cell(what), Cell("all"), *means])
     title = (
-        "Points by which coverage is off its level (within 2 in bold), and mean width over that of the "
-        "quantile, around the same predictions. The means: of absolute values, and geometric ones."
+        "Coverage minus level in points (within 2 in bold), and mean width over that of the quantile, around "
+        "the same predictions. Means: of the absolute differences, and geometric of the widths."
     )
     return [Table(title, ["stream", "level", *kinds], rows)]
 

@@ -1,8 +1,8 @@
-"""Effective samples a second of Langevin samplers: ``python -m benchmarks.langevin``.
+"""Effective samples a second of Langevin samplers.
 
-Badly conditioned regressions whose posterior is known: exactly, or from a long chain of Metropolis. Each
-sampler runs four chains with full gradients, so that the error is that of its step alone, at the best of
-some rates whose samples agree with the posterior; if none does, at the one that mixes best, and is marked.
+The posteriors of two ill-conditioned regressions are known exactly, or from a long Metropolis chain. Each
+sampler runs four chains with full gradients, so that its step is the only source of error. It counts at the
+best rate whose samples agree with the posterior; without such a rate, at the one that mixes best (marked).
 
 References
 ----------
@@ -44,7 +44,7 @@ _TASKS = ("linear", "logistic")
 
 
 class PSGLD(torch.optim.Optimizer):
-    """SGLD preconditioned by RMSprop, a diagonal that follows the gradients; without Γ, as its authors."""
+    """SGLD preconditioned by RMSprop, a diagonal from the gradients; without Γ, as in its authors' code."""
 
     def __init__(self, params: Any, lr: float, samples: int, seed: int) -> None:
         super().__init__(params, {"lr": lr})
@@ -53,7 +53,7 @@ class PSGLD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Descend, and add noise."""
+        """Take a step, and add noise."""
         for group in self.param_groups:
             for p in group["params"]:
                 p.grad.add_(p, alpha=PRIOR / self._samples)
@@ -105,7 +105,7 @@ def problem(task: str, seed: int, steps: int = 20_000) -> Problem:
 
 
 def _metropolis(x: Array, y: Array, rng: np.random.Generator, steps: int, chains: int = 16) -> Array:
-    """Return draws of random-walk Metropolis, its proposals shaped by the Hessian at the mode."""
+    """Return draws of random-walk Metropolis with proposals from the Hessian at the mode."""
     n = x.shape[1]
     w = np.zeros(n)
     for _ in range(50):
@@ -154,7 +154,7 @@ def _shaped(model: nn.Module, lr: float, seed: int) -> torch.optim.Optimizer:
 
 @dataclass(frozen=True)
 class Sampler:
-    """How a sampler is made, and its rates; those of SGLD are in units of one over the largest curvature."""
+    """Sampler and its rates; `relative` rates are in units of one over the largest curvature."""
 
     make: Callable[[nn.Module, float, int], torch.optim.Optimizer]
     rates: tuple[float, ...]
@@ -169,7 +169,7 @@ SAMPLERS = {
 
 
 class Chain:
-    """A sampler on a model of its own."""
+    """Chain of a sampler."""
 
     def __init__(self, of: Problem, sampler: Sampler, rate: float, seed: int) -> None:
         torch.manual_seed(seed)
@@ -195,9 +195,9 @@ class Chain:
 
 
 def judged(of: Problem, chains: Array) -> dict[str, Any]:
-    """Return the least effective sample size of all parameters, R̂, and how far off mean and deviation are."""
+    """Return the least effective sample size, R̂, and the errors of mean and deviation."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # ArviZ announces a later version of itself when it is imported
+        warnings.simplefilter("ignore")  # ArviZ announces its next version on import
         import arviz
     if not np.isfinite(chains).all() or np.abs(chains).max() > 1e6:
         return {"ess": 0.0, "r_hat": None, "mean_error": None, "deviation_ratio": None, "agrees": False}
@@ -232,7 +232,7 @@ def _seconds(of: Problem, steps: int) -> dict[str, float]:
 
 
 def measure(arguments: argparse.Namespace, console: Console) -> Results:
-    """Return by task and sampler what it gives at each rate, and at its best one."""
+    """Return the figures by task and sampler, at each rate and at the best one."""
     quick = arguments.quick
     burn_in, steps = (50, 150) if quick else (600, 2400)
     results: Results = {}
@@ -265,9 +265,9 @@ _ERRORS = {"r_hat": "{:.3f}", "mean_error": "{:.2f} σ", "deviation_ratio": "× 
 
 
 def tables(results: Results) -> list[Table]:
-    """Return a table a task."""
+    """Return a table for each task."""
     found = []
-    header = ["sampler", "rate", "µs a step", "ESS", "ESS a second", "R̂", "mean off by", "deviation"]
+    header = ["sampler", "rate", "µs a step", "ESS", "ESS a second", "R̂", "error of the mean", "deviation"]
     for task, of in results.items():
         rows = []
         most = max(each["ess_per_second"] for each in of["samplers"].values())
@@ -283,14 +283,14 @@ def tables(results: Results) -> list[Table]:
         title = (
             f"{task.capitalize()} regression, {COUNT} samples, {FEATURES} features, condition of the "
             f"posterior {of['condition']:.0f}: least effective sample size of all parameters in {steps:,} "
-            "steps, and the worst errors against the posterior. † at no rate do the samples agree with it."
+            "steps, and the worst errors against the posterior. † the samples agree with it at no rate."
         )
         found.append(Table(title, header, rows))
     return found
 
 
 def draw(results: Results, path: Path) -> None:
-    """Draw effective samples a second, a panel a task."""
+    """Draw effective samples a second, a panel for each task."""
     mpl.use("Agg")
     with plt.rc_context({"font.size": 9}):
         figure, axes = plt.subplots(1, len(results), figsize=(9.5, 2.4), layout="constrained", sharex=True)

@@ -1,4 +1,4 @@
-"""What helps on top of BNP at one sample a step: ``python -m benchmarks optimizers``.
+"""Optimizers and regularizers on top of BNP, at one sample a step.
 
 Optimizers (momentum, Nesterov, Adam) take the preconditioned gradient; regularizers act on the weights
 through P (L2), beside it (decoupled decay), or on the intrinsic parameters ``z = P⁻¹ŵ``. A gradient step on
@@ -48,14 +48,14 @@ _ADAM = (1e-4, 3e-4, 1e-3, 3e-3)
 
 @dataclass(frozen=True)
 class Variant:
-    """An optimizer, over BNP or not, and a regularizer.
+    """Optimizer, with or without BNP, and regularizer.
 
     Attributes
     ----------
     make : callable
         Returns the optimizer of parameters at a rate.
     rates : tuple of float
-        Of which the best on a stream counts, in hindsight.
+        Rates; the best on a stream counts, in hindsight.
     shaped : bool
         Whether BNP transforms the gradient.
     decay : str
@@ -111,7 +111,7 @@ def decay_(model: nn.Module, kind: str, amount: float) -> None:
 
 
 def standardized(matrix: NDArray[np.float64]) -> torch.Tensor:
-    """Return rows standardized by the mean and variance of those up to them, clipped to ±5, as we do."""
+    """Return rows standardized by the moments of the rows up to and including them, clipped to ±5."""
     count = np.arange(1, len(matrix) + 1)[:, None]
     mean = matrix.cumsum(0) / count
     var = np.maximum((matrix**2).cumsum(0) / count - mean**2, 0.0)
@@ -146,7 +146,7 @@ def accuracy(stream: streams.Stream, variant: Variant, rate: float, strength: fl
 
 
 def measure(arguments: argparse.Namespace, console: Console) -> Results:
-    """Return by stream and variant the best mean accuracy, and at what rate and strength."""
+    """Return the best mean accuracy by stream and variant, with its rate and strength."""
     names = [name for name in arguments.streams if name not in streams.FILES or arguments.data_dir]
     length = 60 if arguments.quick else LIMIT
     results: Results = {}
@@ -182,7 +182,7 @@ def _best(stream: streams.Stream, variant: Variant, arguments: argparse.Namespac
 
 
 def tables(results: Results) -> list[Table]:
-    """Return a row a variant: accuracy by stream, the mean, and in how many rates it is near its best."""
+    """Return a row for each variant: accuracy by stream, mean and difference to BNP with SGD."""
     rows = []
     of_stream = {name: max(v["accuracy"] for v in of.values()) for name, of in results.items()}
     means = {v: statistics.fmean(of[v]["accuracy"] for of in results.values()) for v in VARIANTS}
@@ -202,7 +202,7 @@ def tables(results: Results) -> list[Table]:
 
 
 def draw(results: Results, path: Path) -> None:
-    """Draw what each variant gains over BNP with plain descent: a dot a stream, a bar for the mean."""
+    """Draw the gain of each variant over BNP with SGD: a dot for each stream, a bar for the mean."""
     mpl.use("Agg")
     shown = [variant for variant in VARIANTS if variant != BASE]
     with plt.rc_context({"font.size": 9}):

@@ -1,7 +1,7 @@
-"""Speed of the graphed step on a GPU: against a plain eager SGD step there, its own floor, and the CPU.
+"""Step of the torch engine on a GPU, against a plain SGD step there, its lower bound, and the CPU.
 
-Every figure is a ratio: all sides run in turns in one process, and medians are compared. The floor of a graph
-is what its kernels take to start: their number times the time of one that does nothing.
+Each figure is a ratio of medians: all sides take turns in one process. The lower bound of a CUDA graph is the
+number of its kernels times the time of an empty kernel.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from ..speed.timing import Steps
 
 #: Numbers of inputs, hidden units and outputs; the last ones are where a GPU is to be worth it.
 NETWORKS = SMALL | {"XXL": (784, 1024, 1024, 10), "3XL": (1024, 2048, 2048, 2048, 10)}
-#: What is measured on either device: learning rate, replayed steps.
+#: Learners to measure: learning rate, replayed steps.
 LEARNERS: dict[str, tuple[float | str, int]] = {
-    "one copy": (0.1, 0),
+    "one member": (0.1, 0),
     "auto, replay=0": ("auto", 0),
     "auto (the default)": ("auto", 3),
 }
 #: Rows in one call.
 ROWS = 256
 REFERENCE = "plain SGD step"
-NO_GPU = "python -m benchmarks gpu needs a CUDA device, and torch sees none here: nothing was measured."
+NO_GPU = "python -m benchmarks gpu needs a CUDA device; torch finds none."
 
 
 class Point(NamedTuple):
-    """What a sample takes on either device, by how many parameters are stepped for it."""
+    """Microseconds of a sample on both devices, with the parameters stepped for it."""
 
     work: int
     cpu: float
@@ -54,7 +54,7 @@ class Point(NamedTuple):
 
 
 def threshold(points: Sequence[Point]) -> int | None:
-    """Return the least work from which on the GPU was faster at every point; None if it never was."""
+    """Return the least work from which the GPU is faster at every point; None if there is none."""
     found = None
     for point in sorted(points, reverse=True):
         if point.gpu >= point.cpu:
@@ -89,7 +89,7 @@ def _spec(sizes: Sequence[int], lr: float | str, replay: int) -> LearnerSpec:
 
 
 def eager(sizes: Sequence[int]) -> Steps:
-    """Return the plain loop of ``torch.optim.SGD`` on the GPU, its samples there already."""
+    """Return a plain loop of ``torch.optim.SGD`` on the GPU, with its samples in GPU memory."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for n, m in itertools.pairwise(sizes[:-1]):
@@ -131,7 +131,7 @@ def learner(
 
 
 def count_kernels(steps: Steps) -> int:
-    """Return how many kernels a row takes: those that ten more rows in a call add, over ten."""
+    """Return the kernels of a row: a tenth of those that ten more rows in a call add."""
     counts = []
     for rows in (1, 11):
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
@@ -142,7 +142,7 @@ def count_kernels(steps: Steps) -> int:
 
 
 def empty_kernel(repeats: int) -> float:
-    """Return the microseconds of a kernel that does next to nothing, among a thousand in one graph."""
+    """Return the microseconds of a nearly empty kernel, among a thousand in one graph."""
     one = torch.zeros(1, device="cuda")
     graph = torch.cuda.CUDAGraph()
     one.add_(1.0)
@@ -182,7 +182,7 @@ def time_sides(sizes: Sequence[int], repeats: int, seconds: float) -> tuple[dict
 
 
 def table(times: dict[str, dict[str, float]], kernels: dict[str, dict[str, int]], empty: float) -> Table:
-    """Return, for each network and learner, the GPU's step beside what it is compared with."""
+    """Return the step on the GPU for each network and learner, with its comparisons."""
     rows = []
     for network, of in times.items():
         sizes = "-".join(map(str, NETWORKS[network]))
@@ -203,7 +203,7 @@ def table(times: dict[str, dict[str, float]], kernels: dict[str, dict[str, int]]
 
 
 def advice(points: Sequence[Point]) -> str:
-    """Say how to set the rule of ``device="auto"``."""
+    """Return the advice on the rule of ``device="auto"``."""
     found = threshold(points)
     if found is None:
         return f"The GPU was never faster: leave GPU_WORK in bnp_online/engines/choice.py at {GPU_WORK:,}."

@@ -1,4 +1,4 @@
-"""What the paper claims, and whether it held here: curves, their comparison, and a verdict in words."""
+"""Claims of the paper: training curves, rules to compare them, and verdicts."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 from ..common.report import Cell, Table
 
-#: "Well ahead": where the other one ended is reached in this share of the run.
+#: "Well ahead": the final loss of the other is reached in this share of the run.
 _MUCH = 2 / 3
 
 
 def best_rate(final: Sequence[Sequence[float | None]]) -> int | None:
-    """Return the number of the rate with the lowest mean of final training losses, None if all diverged.
+    """Return the index of the rate with the lowest mean final training loss; None if all diverged.
 
     Parameters
     ----------
     final : list of list of float or None
-        By rate and seed; None where it diverged, which is infinitely bad.
+        Losses by rate and seed; None, if it diverged, counts as infinite.
     """
     means = [math.inf if None in of else statistics.fmean(v for v in of if v is not None) for of in final]
     best = min(range(len(means)), key=means.__getitem__)
@@ -29,12 +29,12 @@ def best_rate(final: Sequence[Sequence[float | None]]) -> int | None:
 
 @dataclass(frozen=True)
 class Curves:
-    """A method on its way, at its best rate.
+    """Training curves of a method at its best rate.
 
     Attributes
     ----------
     epochs : list of float
-        When it was scored.
+        Epochs of the evaluations.
     loss, accuracy : list of list of float
         On the training set and on the test set, by seed; empty if every rate diverged.
     rate : float or None
@@ -68,7 +68,7 @@ class Curves:
         return [statistics.fmean(of) for of in zip(*self.accuracy, strict=True)] or [0.0] * len(self.epochs)
 
     def reaches(self, level: float) -> float:
-        """Return after which share of the run the mean loss is first at `level`; infinite if never."""
+        """Return the share of the run after which the mean loss first reaches `level`; infinite if never."""
         loss, epochs = self.mean_loss, self.epochs
         for i, value in enumerate(loss):
             if value <= level:
@@ -79,37 +79,37 @@ class Curves:
         return math.inf
 
 
-#: Takes ours and the other; returns whether the claim holds.
+#: Takes our curves and those of the other; returns whether the claim holds.
 Rule = Callable[[Curves, Curves], bool]
 
 
 def faster(ours: Curves, other: Curves) -> bool:
-    """Return whether ours is where the other one ended before the run is over."""
+    """Return whether ours reaches the final loss of the other before its own end."""
     return ours.reaches(other.mean_loss[-1]) < 1.0
 
 
 def much_faster(ours: Curves, other: Curves) -> bool:
-    """Return whether ours is where the other one ended in two thirds of the run."""
+    """Return whether ours reaches the final loss of the other in two thirds of the run."""
     return ours.reaches(other.mean_loss[-1]) <= _MUCH
 
 
 def at_most(times: float) -> Rule:
-    """Return the rule that our final loss is at most so many times the other's."""
+    """Return the rule that our final loss is at most `times` that of the other."""
     return lambda ours, other: ours.mean_loss[-1] <= times * other.mean_loss[-1]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, and what was found.
+    """Claim and its result.
 
     Attributes
     ----------
     text : str
-        What is claimed.
+        The claim.
     held : dict of str to bool
-        By setting.
+        Whether it held, by setting.
     found : dict of str to str
-        In numbers.
+        The numbers, by setting.
     """
 
     text: str
@@ -127,7 +127,7 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """Verdict in words."""
         if not self.held:
             return "not measured"
         if all(self.held.values()):
@@ -136,14 +136,14 @@ class Claim:
 
 
 def _numbers(ours: Curves, other: Curves) -> str:
-    """Say where both ended, and when ours was where the other one ended."""
+    """Return both final losses, and the share after which ours reached that of the other."""
     share = ours.reaches(other.mean_loss[-1])
-    when = f"there at {share:.0%}" if math.isfinite(share) else "not there"
+    when = f"reached at {share:.0%}" if math.isfinite(share) else "not reached"
     return f"{ours.mean_loss[-1]:.3g} against {other.mean_loss[-1]:.3g}, {when}"
 
 
 def claims_table(claims: Sequence[Claim]) -> Table:
-    """Return a row for each claim; entries in bold hold."""
+    """Return a row for each claim; bold entries support it."""
     settings = list(dict.fromkeys(name for claim in claims for name in claim.held))
     rows = [
         [
@@ -153,12 +153,14 @@ def claims_table(claims: Sequence[Claim]) -> Table:
         ]
         for claim in claims
     ]
-    title = "Final training losses, and after which share of the run ours was where the other one ended"
+    title = (
+        "Final training losses, and the share of the run after which ours reached the final loss of the other"
+    )
     return Table(title, ["claim", "verdict", *settings], rows)
 
 
 def final_table(title: str, settings: Mapping[str, Mapping[str, Curves]]) -> Table:
-    """Return where each method ended: training loss, test accuracy and rate; the lowest loss in bold."""
+    """Return final training loss, test accuracy and rate of each method; the lowest loss in bold."""
     methods = list(dict.fromkeys(method for of in settings.values() for method in of))
     rows = []
     for name, of in settings.items():

@@ -1,9 +1,8 @@
-"""The Hessian's condition along training: ``python -m benchmarks.conditioning``; ``--help`` has the options.
+"""Condition number of the Hessian during training.
 
-A small network learns scikit-learn's digits with plain SGD, with batch normalization, and with BNP, each at
-its best of five rates. On the way the condition of the Hessian over its range is computed from all
-eigenvalues, beside the online estimate that costs nothing and that the server exports: the unevenness of a
-layer's inputs.
+A small network learns scikit-learn's digits with plain SGD, with batch normalization and with BNP, each at
+its best of five rates. The program computes the condition of the Hessian over its range from all eigenvalues,
+and beside it the online estimate of the server: the unevenness of a layer's inputs.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ BATCH = 16
 EPS_REL, EPS_ABS = 1e-2, 1e-4
 METHODS = {"plain SGD": "#64748b", "BN": "#0e7490", "BNP": "#c2410c"}
 RATES = (0.03, 0.1, 0.3, 1.0, 3.0)
-#: The layer that the figure follows: the second, whose inputs are what the network makes of the data.
+#: The layer that the figure shows: the second, whose inputs are learned features.
 LAYER = "second"
 
 
 @dataclass(frozen=True)
 class Point:
-    """What was found at one moment of training.
+    """Figures at one step of training.
 
     Attributes
     ----------
@@ -80,7 +79,7 @@ def network(method: str, width: int) -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Problem:
-    """The first digits: pixels in [0, 1] as they are, and labels; and the width of the network."""
+    """The first digits (pixels in [0, 1] and labels), and the width of the network."""
 
     X: Tensor
     y: Tensor
@@ -88,13 +87,13 @@ class Problem:
 
     @classmethod
     def of(cls, samples: int, width: int) -> Problem:
-        """Return the problem with so many digits (at most 1,797) and units a hidden layer."""
+        """Return the problem for a number of digits (at most 1,797) and a width."""
         X, y = load_digits(return_X_y=True)
         return cls(torch.from_numpy(X[:samples] / 16.0).float(), torch.from_numpy(y[:samples]), width)
 
 
 class Training:
-    """A network in training, and the running moments of its second layer's inputs."""
+    """Network in training, with the running moments of the inputs of its second layer."""
 
     def __init__(self, method: str, lr: float, seed: int, problem: Problem) -> None:
         torch.manual_seed(seed)
@@ -113,7 +112,7 @@ class Training:
             self.moments.update(args[0])
 
     def train(self, steps: int) -> None:
-        """Take so many steps."""
+        """Take `steps` training steps."""
         X, y = self.data
         self.watching = True
         for _ in range(steps):
@@ -129,14 +128,14 @@ class Training:
 
     @torch.no_grad()
     def loss(self) -> float:
-        """Return the mean loss over all samples; BN with their statistics."""
+        """Return the mean loss over all samples; BN uses their statistics."""
         state = {name: value.clone() for name, value in self.model.state_dict().items()}
         value = F.cross_entropy(self.model(self.data[0]), self.data[1]).item()
         self.model.load_state_dict(state)  # BN's running averages as they were
         return value
 
     def measure(self) -> Point:
-        """Return the conditions now."""
+        """Return the current conditions."""
         after = self.pre is not None
         compute = partial(spectrum, self.model, F.cross_entropy, self.data, preconditioner=self.pre)
         whole, layer = compute(preconditioned=after), compute(LAYER, preconditioned=after)
@@ -150,7 +149,7 @@ class Training:
 def best_rate(
     method: str, seeds: Sequence[int], steps: int, problem: Problem, tick: Callable[[], None]
 ) -> float:
-    """Return the rate with the lowest mean loss at the end."""
+    """Return the rate with the lowest mean final loss."""
 
     def end(lr: float) -> float:
         losses = []
@@ -189,7 +188,7 @@ def train(
 
 
 def table(found: dict[str, Any]) -> Table:
-    """Return what stands at the end of training, the median over the seeds."""
+    """Return the figures at the end of training, medians over the seeds."""
     rows = []
     for method, result in found.items():
         ends = [curve[-1] for curve in result["curves"]]

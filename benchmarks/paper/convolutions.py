@@ -1,4 +1,4 @@
-"""The paper's convolutional networks: a small one on Fashion-MNIST, ResNet-18 on CIFAR-10."""
+"""Convolutional networks of the paper: a small one on Fashion-MNIST, ResNet-18 on CIFAR-10."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CHUNK = 250
 
 
 class Method(NamedTuple):
-    """A way to train: a normalization layer after each convolution, or none, and BNP, or not."""
+    """Training method: normalization layer after each convolution, or none, with or without BNP."""
 
     norm: str
     bnp: bool
@@ -47,7 +47,7 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Task:
-    """A network on a data set, and how much of it.
+    """Network and data set, with their sizes.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to run: a task for each network, how many rates, and how often networks are scored."""
+    """Size of the experiment: a task for each network, number of rates and number of evaluations."""
 
     tasks: dict[str, Task]
     rates: int
@@ -120,7 +120,7 @@ _RATES: dict[tuple[int, bool], tuple[float, ...]] = {
 
 
 def rates(batch: int, *, bnp: bool, count: int) -> list[float]:
-    """Return so many rates, those in the middle of the five."""
+    """Return `count` rates around the middle of the five."""
     return sorted(_RATES[batch, bnp][:count])
 
 
@@ -140,14 +140,14 @@ def _score(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
 def train(
     model: nn.Module, images: Images, order: Tensor, rate: float, points: int, *, bnp: bool
 ) -> Iterator[tuple[float, float]]:
-    """Train a model, and yield its training loss and test accuracy `points` + 1 times on its way.
+    """Train a model, and yield its training loss and test accuracy `points` + 1 times.
 
-    A run whose loss is not finite at one of them goes no further.
+    A run ends at the first loss that is not finite.
 
     Parameters
     ----------
     order : int64 (steps, batch)
-        Numbers of the samples of each step.
+        Indices of the samples of each step.
     """
     pre = BNP(model) if bnp else None
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
@@ -209,21 +209,21 @@ def _finite(loss: float) -> float | None:
 
 
 def cell_name(network: str, batch: int, method: str) -> str:
-    """Return what a cell is called in the JSON."""
+    """Return the name of a cell in the JSON."""
     return f"{network}, mini-batch {batch}, {method}"
 
 
 def run(
     size: str, device: str, data_dir: Path, out: Path, tick: Callable[[str, float], None]
 ) -> dict[str, Any]:
-    """Run what is not in the file yet, and return all.
+    """Run the cells that the file lacks, and return its content.
 
     Parameters
     ----------
     device : str
         A device of torch.
     tick : callable
-        Called with what is being run, and the share of all that is done.
+        Progress callback; takes a description and the finished share.
     """
     one_thread()
     torch.set_flush_denormal(True)
@@ -271,7 +271,7 @@ def curves(content: dict[str, Any], batch: int) -> dict[str, dict[str, Curves]]:
 
 
 def claims(content: dict[str, Any]) -> list[Claim]:
-    """Return each claim with what was found."""
+    """Return each claim with its result."""
     found = []
     for batch in BATCHES:
         of = curves(content, batch)
@@ -288,7 +288,7 @@ def claims(content: dict[str, Any]) -> list[Claim]:
 
 
 def tables(content: dict[str, Any]) -> list[Table]:
-    """Return the verdicts, and where each method ended."""
+    """Return the verdicts, and the final figures of each method."""
     title = "Mini-batch {}: training loss, test accuracy, and in parentheses the rate"
     finals = [final_table(title.format(batch), curves(content, batch)) for batch in BATCHES]
     return [claims_table(claims(content)), *finals]

@@ -1,4 +1,4 @@
-"""What a step costs in time and memory: plain SGD, BN, and BNP through hooks, at mini-batches of 1 to 512."""
+"""Time and memory of a step of plain SGD, BN, and BNP through hooks, at mini-batches of 1 to 512."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..common.report import Cell, Table
 
 SIZES = (784, 100, 100, 100, 10)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-#: By mini-batch: the most that BNP through hooks is to take, as a multiple of plain SGD.
+#: Largest intended multiple of plain SGD for BNP through hooks, by mini-batch.
 TARGETS = {64: 2.0, 512: 1.3}
 PLAIN, BN, HOOKS = "plain SGD", "BN", "BNP through hooks"
 
@@ -55,8 +55,8 @@ def side(name: str, batch: int, sizes: Sequence[int] = SIZES) -> Callable[[], No
 
 
 def allocations(run: Callable[[], object]) -> list[int]:
-    """Return the bytes of each allocation on the CPU (negative: of memory given back), in order."""
-    gc.collect()  # lest it frees what was there before
+    """Return the bytes of each allocation on the CPU in order; deallocations are negative."""
+    gc.collect()  # so that no earlier object is freed meanwhile
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run()
     results = recorded.profiler.kineto_results if recorded.profiler is not None else None
@@ -66,7 +66,7 @@ def allocations(run: Callable[[], object]) -> list[int]:
 
 
 def peak(sizes: Sequence[int]) -> int:
-    """Return how much was allocated at most, beyond what was there at the start."""
+    """Return the largest sum of allocations."""
     return max(itertools.accumulate(sizes), default=0)
 
 
@@ -76,9 +76,8 @@ def measure(batch: int, repeats: int, seconds: float) -> dict[str, dict[str, flo
     Returns
     -------
     dict
-        By side: the median ``microseconds`` of a step, in the time of its one thread, for the clock counts
-        those who share the machine as well; ``times``, the median of its ratios to plain SGD, each of two
-        measured one after the other; and the ``bytes`` that a first step allocates at its peak.
+        By side: ``microseconds``, the median processor time of a step; ``times``, the median of its ratios to
+        plain SGD, each measured in succession; and ``bytes``, the peak allocation of a first step.
     """
     # A mini-batch of one has no variance: torch refuses it.
     sides = {name: side(name, batch) for name in (PLAIN, BN, HOOKS) if batch > 1 or name != BN}
@@ -107,7 +106,7 @@ def measure(batch: int, repeats: int, seconds: float) -> dict[str, dict[str, flo
 
 
 def run(out: Path, repeats: int, seconds: float, tick: Callable[[str, float], None]) -> dict[str, Any]:
-    """Measure every mini-batch; all of them in one run, for they are compared."""
+    """Measure all mini-batches in one run, so that they can be compared."""
     one_thread()
     cells = {}
     for i, batch in enumerate(BATCHES):
@@ -125,7 +124,7 @@ def run(out: Path, repeats: int, seconds: float, tick: Callable[[str, float], No
 
 
 def tables(content: dict[str, Any]) -> list[Table]:
-    """Return the targets with their verdicts, and what each mini-batch took."""
+    """Return the targets with their verdicts, and the cost at each mini-batch."""
     cells = content["cells"]
     verdicts = []
     for batch, most in TARGETS.items():

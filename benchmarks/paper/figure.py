@@ -1,4 +1,4 @@
-"""The figures of the paper's experiments: curves of each method, with the band of its seeds."""
+"""Figures of the paper's experiments: curves of each method, with the range of its seeds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def draw(panels: Mapping[int, Mapping[str, Mapping[str, Curves]]], path: Path) -
     panels : dict
         Curves by size of the mini-batch, setting and method.
     path : path
-        Of a PNG or SVG file.
+        PNG or SVG file.
     """
     mpl.use("Agg")
     settings = list(dict.fromkeys(name for of in panels.values() for name, curves in of.items() if curves))

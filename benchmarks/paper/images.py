@@ -1,4 +1,4 @@
-"""The images of the paper's experiments, from files that no package brings."""
+"""Images of the paper's experiments, read from files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Images:
-    """A data set.
+    """Data set of images.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Images:
     y, test_y : int64 (N,)
         Classes.
     source : str
-        Where it is from, and how much of it this is.
+        Origin and size of this part of it.
     """
 
     x: Tensor
@@ -50,7 +50,7 @@ def load_images(name: str, data_dir: Path, samples: int | None = None, test: int
     name : {"MNIST", "Fashion-MNIST", "CIFAR-10"}
         Which.
     data_dir : path
-        With ``mnist.npz`` or ``fashion_mnist.npz``, as `benchmarks.quality` takes them; for CIFAR-10 the
+        With ``mnist.npz`` or ``fashion_mnist.npz``, as the quality benchmark takes them; for CIFAR-10 the
         folder ``cifar-10-batches-bin``, or ``cifar10_4000.npz``: of that, the first 3,000 to train.
     samples, test : int, optional
         How many to keep, at most, for training and for testing.
@@ -58,7 +58,7 @@ def load_images(name: str, data_dir: Path, samples: int | None = None, test: int
     Raises
     ------
     FileNotFoundError
-        If the files are not there.
+        If a file is missing.
     """
     if name == CIFAR:
         train, held_out, file = _cifar(data_dir)

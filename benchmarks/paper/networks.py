@@ -1,4 +1,4 @@
-"""The convolutional networks of the paper's experiments."""
+"""Convolutional networks of the paper's experiments."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def small_cnn(norm: Norm, width: int) -> nn.Sequential:
 
 
 class _Block(nn.Module):
-    """Two 3×3 convolutions and what goes past them."""
+    """Two 3×3 convolutions and their shortcut."""
 
     def __init__(self, norm: Norm, channels: int, wide: int, stride: int) -> None:
         super().__init__()

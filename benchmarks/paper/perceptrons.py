@@ -1,4 +1,4 @@
-"""The paper's perceptron: three hidden layers of 100, mini-batches of 60, 6 and 1, five ways to train it."""
+"""Perceptron of the paper: three hidden layers of 100, mini-batches of 60, 6 and 1, five training methods."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HIDDEN, _CLASSES = (100, 100, 100), 10
 
 
 class Method(NamedTuple):
-    """A way to train: a normalization layer before each activation, or none, and BNP, or not."""
+    """Training method: normalization layer before each activation, or none, with or without BNP."""
 
     norm: type[nn.BatchNorm1d] | type[nn.LayerNorm] | None
     bnp: bool
@@ -45,7 +45,7 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to run.
+    """Size of the experiment.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class Effort:
     seeds : int
         Starts and orders of the samples.
     points : int
-        How often a network is scored on its way.
+        Number of evaluations during training.
     """
 
     samples: int
@@ -83,7 +83,7 @@ def rates(batch: int, method: Method) -> tuple[float, ...]:
 
 
 def network(inputs: int, activation: type[nn.Module], norm: Method, seed: int) -> nn.Sequential:
-    """Return a network at torch's own start."""
+    """Return a network with torch's initialization."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise((inputs, *_HIDDEN)):
@@ -95,7 +95,7 @@ def network(inputs: int, activation: type[nn.Module], norm: Method, seed: int) -
 
 
 def orders(samples: int, batch: int, epochs: int, seeds: int) -> Tensor:
-    """Return which samples are in each step, for each seed: int64 (steps, seeds, batch)."""
+    """Return the indices of the samples of each step and seed: int64 (steps, seeds, batch)."""
     steps = samples // batch
     by_seed = []
     for seed in range(seeds):
@@ -118,7 +118,7 @@ def train(
     Parameters
     ----------
     tick : callable
-        Called from time to time with the share that is done.
+        Progress callback; takes the finished share.
     """
     method, started = METHODS[name], time.perf_counter()
     x, test_x = images.x.flatten(1), images.test_x.flatten(1)
@@ -152,20 +152,20 @@ def train(
 
 
 def cell_name(data: str, activation: str, batch: int, method: str) -> str:
-    """Return what a cell is called in the JSON."""
+    """Return the name of a cell in the JSON."""
     return f"{data}, {activation}, mini-batch {batch}, {method}"
 
 
 def run(size: str, data_dir: Path, out: Path, tick: Callable[[str, float], None]) -> dict[str, Any]:
-    """Run what is not in the file yet, and return all.
+    """Run the cells that the file lacks, and return its content.
 
     Parameters
     ----------
     tick : callable
-        Called with what is being run, and the share of all that is done.
+        Progress callback; takes a description and the finished share.
     """
     one_thread()
-    torch.set_flush_denormal(True)  # copies that diverge or vanish would be slow
+    torch.set_flush_denormal(True)  # denormal numbers of diverged copies would be slow
     effort = EFFORTS[size]
     images = {name: load_images(name, data_dir, effort.samples, effort.scored) for name in DATA}
     sources = {name: of.source for name, of in images.items()}
@@ -197,7 +197,7 @@ def curves(content: dict[str, Any], batch: int) -> dict[str, dict[str, Curves]]:
 
 
 def claims(content: dict[str, Any]) -> list[Claim]:
-    """Return each claim of the paper with what was found."""
+    """Return each claim of the paper with its result."""
     by_batch = {batch: curves(content, batch) for batch in BATCHES}
     found = [
         Claim.judge(f"mini-batch {batch}: BNP is faster than plain SGD", of, "BNP", "SGD", faster)
@@ -222,7 +222,7 @@ def claims(content: dict[str, Any]) -> list[Claim]:
 
 
 def tables(content: dict[str, Any]) -> list[Table]:
-    """Return the verdicts, and where each method ended."""
+    """Return the verdicts, and the final figures of each method."""
     title = "Mini-batch {}: training loss, test accuracy, and in parentheses the rate"
     finals = [final_table(title.format(batch), curves(content, batch)) for batch in BATCHES]
     return [claims_table(claims(content)), *finals]

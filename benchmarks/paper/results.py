@@ -1,4 +1,4 @@
-"""The JSON of an experiment: each cell is saved as soon as it is done, so that an interrupted run goes on."""
+"""JSON of an experiment. Each cell is saved at its end, so that an interrupted run can continue."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from ..common import report
 
 
 class Results:
-    """Cells by name, in this run and in those before it.
+    """Cells by name, of this run and of earlier ones.
 
     Parameters
     ----------
     path : path
-        Of the JSON; cells in it stand.
+        Path of the JSON; its cells are kept.
     benchmark : str
         Name of the experiment.
     setup : dict
-        All that the figures of a cell depend on, as JSON.
+        Everything that the figures of a cell depend on, as JSON.
 
     Raises
     ------
     ValueError
-        If the file is of another setup.
+        If the file has another setup.
     """
 
     def __init__(self, path: Path, benchmark: str, setup: Mapping[str, Any]) -> None:
@@ -40,9 +40,7 @@ class Results:
         if path.exists():
             content = read(path)
             if content["setup"] != setup or content["benchmark"] != benchmark:
-                raise ValueError(
-                    f"{path} holds the cells of another setup: move it away, or give another --out"
-                )
+                raise ValueError(f"{path} has the cells of another setup; move it, or pass another --out")
             self.content = content
         now = report.environment()
         if now not in self.content["environments"]:
@@ -50,21 +48,21 @@ class Results:
         self._environment = self.content["environments"].index(now)
 
     def has(self, name: str) -> bool:
-        """Return whether a cell stands."""
+        """Return whether there is a cell of this name."""
         return name in self.content["cells"]
 
     def add(self, name: str, cell: Mapping[str, Any]) -> None:
-        """Take a cell, and save."""
+        """Add a cell, and save."""
         self.content["cells"][name] = {**cell, "environment": self._environment}
         report.write_json(self._path, self.content)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return what `Results` wrote."""
+    """Return the content of a JSON of `Results`."""
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
 
 
 def rounded(values: list[float]) -> list[float]:
-    """Return numbers with as many digits as are of use."""
+    """Return numbers rounded to five digits."""
     return [float(f"{value:.5g}") for value in values]

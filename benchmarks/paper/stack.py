@@ -1,10 +1,10 @@
-"""Copies of a perceptron, stacked and trained together: all learning rates and seeds of a setting in one run.
+"""Stacked copies of a perceptron: all learning rates and seeds of a setting train in one run.
 
 A layer's step is ``W ← W − lr · δᵀU``, with δ the gradient at its outputs for each sample, and U its inputs;
 for BNP, U is the inputs centred and scaled, ``U = (H − e μᵀ) diag(1/σ̃²)``, divided by q²: which is the
 transform of `bnp_online.layers.precondition_`, applied to the factors of the gradient in place of their
-product. So no gradient of a weight is ever stored. A copy learns as it would by itself: a test shows that it
-equals the plain loop with `bnp_online.BNP` and ``torch.optim.SGD``.
+product. So no gradient of a weight is stored. A test shows that each copy equals a plain loop with
+`bnp_online.BNP` and ``torch.optim.SGD``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CHUNK = 500
 
 
 class Stack:
-    """Copies of one network, each with a learning rate of its own; plain SGD, or BNP before it.
+    """Copies of one network, each with its own learning rate; plain SGD, with or without BNP.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Stack:
         bias.sub_((delta * (1.0 - columns @ mean.mT)).sum(1))
 
     def _run(self, x: Tensor, dense: dict[str, tuple[Tensor, Tensor]] | None = None) -> Tensor:
-        """Return the outputs (K, N, m); in training, note what enters and leaves linear layers in `dense`."""
+        """Return the outputs (K, N, m); in training, store inputs and outputs of linear layers in `dense`."""
         for name, layer in self._layers.items():
             if isinstance(layer, nn.Linear):
                 inputs, weight, bias = x, self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]

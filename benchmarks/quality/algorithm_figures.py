@@ -1,6 +1,6 @@
-"""``python -m benchmarks.explain``: the figures of docs/algorithm.md, from streams that are generated here.
+"""Figures of docs/algorithm.md, drawn from generated streams.
 
-They explain and prove nothing: `benchmarks.quality` compares on real streams.
+They illustrate the method. The quality benchmark compares on real streams.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def uneven(samples: int, seed: int = 0, changes: int = 0) -> Stream:
     Parameters
     ----------
     samples : int
-        How many.
+        Length of the stream.
     seed : int
-        Of the rows, and of the network of 20 hidden units whose largest output is the class.
+        Seed of the rows, and of a network of 20 hidden units whose largest output is the class.
     changes : int
-        How many times the classes change their places, at even distances.
+        Number of permutations of the classes, at even distances.
     """
     rng = np.random.default_rng(seed)
     Z = rng.standard_normal((samples, _FEATURES))
@@ -60,7 +60,7 @@ def uneven(samples: int, seed: int = 0, changes: int = 0) -> Stream:
 
 
 def standardized(X: Array) -> Array:
-    """Return each row by the moments of the rows up to and with it."""
+    """Return each row standardized by the moments of the rows up to and including it."""
     count = np.arange(1, len(X) + 1)[:, None]
     mean = X.cumsum(axis=0) / count
     spread = np.sqrt((np.square(X).cumsum(axis=0) / count - np.square(mean)).clip(min=1e-12))
@@ -69,7 +69,7 @@ def standardized(X: Array) -> Array:
 
 
 def plain(X: Array, y: NDArray[np.int64], rate: float) -> Array:
-    """Return whether each prediction of a plain SGD of torch was right; from where it diverges on, 0."""
+    """Return 1 for each correct prediction of plain SGD; 0 after it diverges."""
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Linear(_FEATURES, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, _CLASSES)
@@ -90,7 +90,7 @@ def plain(X: Array, y: NDArray[np.int64], rate: float) -> Array:
 
 
 def ours(stream: Stream, model: BNPClassifier) -> Array:
-    """Return whether each prediction of a learner was right."""
+    """Return 1 for each correct prediction of a learner."""
     right = np.zeros(len(stream.y))
     for i, (x, y) in enumerate(zip(stream.X, stream.y.tolist(), strict=True)):
         right[i] = model.predict_one(x) == y
@@ -99,7 +99,7 @@ def ours(stream: Stream, model: BNPClassifier) -> Array:
 
 
 def windowed(right: Array) -> Array:
-    """Return the accuracy in % over the latest samples, at each."""
+    """Return the accuracy in % over the latest samples, at each sample."""
     total = np.concatenate([[0.0], right.cumsum()])
     end = np.arange(1, len(right) + 1)
     begin = (end - _WINDOW).clip(min=0)
@@ -107,25 +107,25 @@ def windowed(right: Array) -> Array:
     return shares
 
 
-def one_copy(rate: float = 0.3, *, standardize: bool = True) -> BNPClassifier:
-    """Return a learner with one copy."""
+def one_member(rate: float = 0.3, *, standardize: bool = True) -> BNPClassifier:
+    """Return a learner with one member."""
     shape = (_FEATURES,)
     return BNPClassifier(lr=rate, replay=0, input_shape=shape, device="cpu", standardize=standardize)
 
 
 def sides(stream: Stream) -> dict[str, dict[float, Array]]:
-    """Return by side and rate whether each prediction was right."""
+    """Return the correct predictions by side and rate."""
     even = standardized(stream.X)
     return {
-        "BNP, standardized inputs": {rate: ours(stream, one_copy(rate)) for rate in _RATES},
-        "BNP, raw inputs": {rate: ours(stream, one_copy(rate, standardize=False)) for rate in _RATES},
+        "BNP, standardized inputs": {rate: ours(stream, one_member(rate)) for rate in _RATES},
+        "BNP, raw inputs": {rate: ours(stream, one_member(rate, standardize=False)) for rate in _RATES},
         "SGD, standardized inputs": {rate: plain(even, stream.y, rate) for rate in _RATES},
         "SGD, raw inputs": {rate: plain(stream.X, stream.y, rate) for rate in _RATES},
     }
 
 
 def draw_curves(path: Path, samples: int) -> None:
-    """Draw the accuracy of plain SGD and of one copy with BNP: over time at the best rate, and by rate."""
+    """Draw the accuracy of plain SGD and of one BNP member: over time at the best rate, and by rate."""
     lines = [(_OURS, "-"), (_OURS, "--"), (_RIVAL, "-"), (_RIVAL, "--")]
     with _style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.5), sharey=True, layout="constrained")
@@ -149,7 +149,7 @@ def draw_curves(path: Path, samples: int) -> None:
 
 
 def draw_mixture(path: Path, samples: int) -> None:
-    """Draw the weights of the mixture's copies over a stream whose classes change their places twice."""
+    """Draw the weights of the mixture's members over a stream whose classes are permuted twice."""
     stream = uneven(samples, changes=2)
     model = BNPClassifier(input_shape=(_FEATURES,), device="cpu")
     weights = []
@@ -180,7 +180,7 @@ def draw_mixture(path: Path, samples: int) -> None:
 
 def draw_columns(path: Path, samples: int) -> None:
     """Draw the mean squares of the columns of each layer's inputs, before and after preconditioning."""
-    model = one_copy(standardize=False)
+    model = one_member(standardize=False)
     ours(uneven(samples), model)
     layers = [each for each in model.diagnose() if each.name != "inputs"]
     with _style():
@@ -208,7 +208,7 @@ def draw_columns(path: Path, samples: int) -> None:
 
 
 def _style() -> AbstractContextManager[None]:
-    """Return a context in which equal figures are equal files."""
+    """Return a style with which equal figures give equal files."""
     return plt.rc_context({"font.size": 9, "svg.fonttype": "path", "svg.hashsalt": "bnp"})
 
 

@@ -1,4 +1,4 @@
-"""What a contestant is, and what one run of it gives."""
+"""Contestants of the quality benchmark, and the result of a run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bnp_online.evaluation.prequential import Learner, prequential
 
 from ..common.streams import Stream
 
-#: What is chosen in hindsight, by name: a learning rate, a form of input, …
+#: Values by name that are chosen in hindsight: a learning rate, a form of input, …
 Setting: TypeAlias = Mapping[str, Any]
-#: Is called from time to time with the number of samples learned.
+#: Progress callback; takes the number of learned samples.
 Tick: TypeAlias = Callable[[int], None]
 
 _MANY_FEATURES = 500
@@ -23,14 +23,14 @@ _MANY_FEATURES = 500
 
 @dataclass(frozen=True)
 class Run:
-    """What one pass over a stream gave.
+    """Result of one pass over a stream.
 
     Attributes
     ----------
     metrics : dict of str to float, or None
-        As `PrequentialMetrics` computes them; None if the model diverged.
+        Metrics of `PrequentialMetrics`; None if the model diverged.
     seconds : float
-        Time spent in predicting and learning.
+        Time of predicting and learning.
     """
 
     metrics: dict[str, float] | None
@@ -42,26 +42,26 @@ Runner: TypeAlias = Callable[[Stream, int, Setting, Tick], Run]
 
 @dataclass(frozen=True)
 class Contestant:
-    """A model that takes part.
+    """Model that the benchmark compares.
 
     Attributes
     ----------
     name : str
-        What tables call it.
+        Name in the tables.
     about : str
-        What it is, in one line.
+        Description in one line.
     run : callable of (stream, seed, setting, tick)
         One pass over a stream, from an untrained model.
     packages : tuple of str
-        Distributions whose versions have a say in its results.
+        Distributions whose versions affect the results.
     grid : dict of str to tuple
-        What is tried for each name in a setting; the best combination on a stream counts, in hindsight.
+        Values to try for each name of a setting. The best combination on a stream counts, in hindsight.
     slow : dict
-        What is not tried on a stream of hundreds of features.
+        Values that are skipped on a stream of hundreds of features.
     seeded : bool
-        Whether a seed makes a difference.
+        Whether the result depends on a seed.
     ours : bool
-        Whether it is this library's.
+        Whether it belongs to this library.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Contestant:
     ours: bool = False
 
     def settings(self, features: int) -> list[Setting]:
-        """Return every setting to try on a stream of so many features; one without any name if untuned."""
+        """Return all settings for a stream with this number of features; an empty one if untuned."""
         tried: list[Setting] = [
             dict(zip(self.grid, chosen, strict=True)) for chosen in itertools.product(*self.grid.values())
         ]
@@ -83,15 +83,15 @@ class Contestant:
         return [setting for setting in tried if not setting.items() & self.slow.items()]
 
     def at_edge(self, setting: Setting) -> bool:
-        """Return whether the learning rate is the lowest or highest tried: a wider grid might do better."""
+        """Return whether the learning rate is at an end of the grid: a wider one might be better."""
         rates = self.grid.get("rate", ())
         return len(rates) > 1 and setting["rate"] in (rates[0], rates[-1])
 
 
 def run_samples(model: Learner, stream: Stream, samples: Iterable[tuple[Any, Any]], tick: Tick) -> Run:
-    """Run a model over a stream's samples in a form that was prepared for it.
+    """Run a model over prepared samples of a stream.
 
-    The first sample is learned and not scored: before it there is nothing to know.
+    The first sample is learned and not scored.
     """
 
     def progress(n: int) -> None:

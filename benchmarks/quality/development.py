@@ -1,7 +1,7 @@
-"""Quality on generated streams: ``python -m benchmarks.development``.
+"""Prequential quality on generated streams, for the development of the learner.
 
-These are the streams to try a change of the learner on. The real ones of `benchmarks.quality` are only for a
-final check: what is chosen on them says nothing about a stream that nobody has seen.
+Changes of the learner are tried on these streams. The real streams of the quality benchmark serve for a final
+check only, so that no choice is fitted to them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LENGTH = 3000
 
 @dataclass(frozen=True)
 class Generated:
-    """A stream for each seed."""
+    """Generated stream, one for each seed."""
 
     task: Task
     samples: Callable[[int], Iterable[Sample]]
@@ -110,7 +110,7 @@ STREAMS |= {name: Generated("regression", samples) for name, samples in _REGRESS
 
 
 def score(stream: Generated, seed: int, length: int, replay: int) -> float:
-    """Return accuracy in %, or the mean absolute error, of the untuned learner; the first sample is free."""
+    """Return accuracy in %, or the mean absolute error, of the default learner, without the first sample."""
     kind = BNPClassifier if stream.task == "classification" else BNPRegressor
     model = kind(replay=replay, seed=seed)
     samples = itertools.islice(stream.samples(seed), length)
@@ -120,7 +120,7 @@ def score(stream: Generated, seed: int, length: int, replay: int) -> float:
 
 
 def table(results: dict[str, dict[str, float]]) -> Table:
-    """Return a row a stream, and the means: of accuracies, and geometric ones of errors."""
+    """Return a row for each stream, the mean accuracy and the geometric mean of the errors."""
     rows = [[Cell(name), *(Cell(f"{value:.4g}") for value in of.values())] for name, of in results.items()]
     for task, what in (("classification", "mean, %"), ("regression", "geometric mean, MAE")):
         those = [list(of.values()) for name, of in results.items() if STREAMS[name].task == task]

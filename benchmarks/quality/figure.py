@@ -1,4 +1,4 @@
-"""The figure of the quality benchmark: the mean rank of each model, and ours against the best rival."""
+"""Figure of the quality benchmark: mean rank of each model, and gain over the best rival."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _CAPTION = (
 
 
 def draw(entries: Sequence[Entry], ours: str, path: Path) -> None:
-    """Draw the mean rank of every model, and what ours gains over the best rival of each stream.
+    """Draw the mean rank of every model, and the gain over the best rival of each stream.
 
     Parameters
     ----------
     entries : list of Entry
-        From `summarize`.
+        Result of `summarize`.
     ours : str
         Name of the model to highlight.
     path : path
-        Of a PNG or SVG file.
+        PNG or SVG file.
     """
     mpl.use("Agg")
     ranks = mean_ranks(entries)
@@ -114,6 +114,6 @@ def _beside(ax: Axes, text: str, place: float, x: float, side: str, colour: str)
 
 
 def _strip(ax: Axes) -> None:
-    """Leave out what carries no number."""
+    """Remove spines and ticks."""
     ax.spines[["top", "right", "left", "bottom"]].set_visible(False)
     ax.tick_params(length=0)

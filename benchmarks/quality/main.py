@@ -1,8 +1,7 @@
-"""Quality while learning, on real streams: ``python -m benchmarks.quality``.
+"""Prequential quality on real streams.
 
-Prequential (test, then train), one pass, one sample at a time. Every rival gets what favours it: numbers in
-place of strings; plain torch and Vowpal Wabbit also all classes in advance and their best of five learning
-rates in hindsight.
+Test, then train: one pass, one sample at a time. All rivals get numbers in place of strings. Plain torch and
+Vowpal Wabbit also know all classes in advance, and count with the best of five learning rates in hindsight.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def blocks(entries: Sequence[Entry]) -> dict[str, str]:
-    """Return what stands between the marks of a document, by name."""
+    """Return the blocks of the pages by name."""
     full, short = quality_table(entries), quality_table(entries, settings=False)
     words = report.escaped(verdict(entries, _OURS))
     tables = (full, gain_table(entries, _OURS), speed_table(entries))
@@ -80,7 +79,7 @@ def _show(entries: Sequence[Entry], pages: Sequence[Path], console: Console) -> 
 
 
 def _plan(results: Results, facts: Mapping[str, Any], arguments: argparse.Namespace) -> Iterator[Job]:
-    """Yield the runs that were asked for and do not stand yet."""
+    """Yield the requested runs that the results lack."""
     limit = _QUICK if arguments.quick else None
     seeds = arguments.seeds[:1] if arguments.quick else arguments.seeds
     for stream, fact in facts.items():
@@ -120,11 +119,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = _run(arguments, console)
     entries = results.entries()
     if not entries:
-        console.print(f"No stream has been run by every model yet. Written: {arguments.out}")
+        console.print(f"No stream has results of enough models yet. Written: {arguments.out}")
         return
     figure.draw(entries, _OURS, arguments.figure or arguments.out.with_suffix(".png"))
     _show(entries, arguments.markdown, console)
     if results.unfinished:
         names = ", ".join(results.unfinished)
-        console.print(f"Some model has yet to finish (–, or left out of the tables): {names}")
+        console.print(f"Incomplete streams (– in the tables, or absent): {names}")
     console.print(f"Written: {arguments.out} and the figure beside it")

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours for River's KNN over one array, where `LazySearch` walks through dicts."""
+"""Exact nearest neighbours for River's KNN, over one array instead of the dicts of `LazySearch`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class RingSearch(BaseNN):
     Parameters
     ----------
     window_size : int
-        How many of the latest samples are searched.
+        Number of latest samples to search.
     dist_func : callable
-        As River's estimators set it: only their default, the Euclidean distance, is possible.
+        Distance that River's estimators set. Only their default, the Euclidean distance, is possible.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class RingSearch(BaseNN):
         self._appended = 0
 
     def append(self, item: Item, **kwargs: Any) -> None:
-        """Remember a sample (x, y) in the place of the oldest."""
+        """Store a sample (x, y) in place of the oldest one."""
         vector = self._vector(item[0])
         place = self._appended % self.window_size
         self._items[place : place + 1] = [item]
@@ -54,7 +54,7 @@ class RingSearch(BaseNN):
         return [self._items[place] for place in places[nearest]], distances[nearest].tolist()
 
     def refresh_targets(self) -> set[Any]:
-        """Return the targets that are remembered."""
+        """Return the stored targets."""
         return {y for _, y in self._items if y is not None}
 
     def _vector(self, x: dict[str, float]) -> np.ndarray:
@@ -66,7 +66,7 @@ class RingSearch(BaseNN):
         return np.array([x.get(name, 0.0) for name in self._columns])
 
     def _candidates(self, vector: np.ndarray, k: int) -> np.ndarray:
-        """Return where the k nearest are, and any that rounding may have put behind them.
+        """Return the rows of the k nearest, and of all that rounding may have put behind them.
 
         ``|r − v|² = |r|² − 2 r·v + |v|²`` reads the window once; it cancels, so the distances that count are
         computed anew from the difference.

@@ -1,4 +1,4 @@
-"""What there is to beat: the same network through plain torch, everything in its favour but the step."""
+"""Plain torch rivals: the same network, with all preparation in their favour."""
 
 from __future__ import annotations
 
@@ -130,22 +130,22 @@ def run_plain(
 ) -> Run:
     """Train a 100-100 ReLU network with a torch optimizer, one sample a step.
 
-    All classes and features are known from the start, inputs (and the targets of a regression) are
-    standardized on line, before the clock starts, and clipped as the learner's are; the prediction and the
-    step share one forward pass.
+    All classes and features are known from the start. Inputs, and targets of a regression, are standardized
+    online, clipped as the learner clips them, and not timed. The prediction and the step share one forward
+    pass.
 
     Parameters
     ----------
     optimizer : type
         A class from `torch.optim`.
     stream : Stream
-        What to learn.
+        The stream.
     seed : int
-        Of the random start.
+        Seed of the initialization.
     setting : dict
         The learning rate.
     tick : callable
-        Called from time to time with the number of samples learned.
+        Progress callback; takes the number of learned samples.
     """
     problem = _problem(stream)
     outputs, seconds = _train(problem, optimizer, setting["rate"], seed, tick)

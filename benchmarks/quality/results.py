@@ -1,4 +1,4 @@
-"""The JSON of the quality benchmark: every run, saved as it comes, so that an interrupted program goes on."""
+"""JSON of the quality benchmark. Each run is saved at its end: an interrupted program can continue."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Record: TypeAlias = dict[str, Any]
 
 
 def same_versions(contestant: Contestant, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Return whether two environments have the same of all that has a say in a contestant's results."""
+    """Return whether two environments are equal in everything that affects a contestant's results."""
     if contestant.ours and before["library"] != now["library"]:
         return False
     return all(before["versions"].get(name) == now["versions"][name] for name in contestant.packages)
@@ -31,20 +31,20 @@ def _key(stream: str, model: str, setting: Setting, seed: int | None) -> tuple[s
 
 
 class Results:
-    """Runs so far, in this program and, if they are kept, in those before it.
+    """Runs of this program and, with `keep`, of earlier ones.
 
     Parameters
     ----------
     path : path
-        Of the JSON.
+        Path of the JSON.
     facts : dict
-        By name of stream: `Stream.describe`.
+        `Stream.describe` by name of stream.
     contestants : sequence of Contestant
-        All that there are, whether they run this time or not.
+        All contestants, also those that do not run now.
     quick : bool
-        Whether streams were cut short.
+        Whether the streams are shortened.
     save_every : float
-        Seconds between two times that `add` saves.
+        Least seconds between two saves by `add`.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Results:
         self._saved = time.monotonic()
 
     def keep(self) -> None:
-        """Take over the runs in the file, but for those of other samples, or of settings no longer tried."""
+        """Take over the runs in the file whose samples are the same and whose settings are still tried."""
         if not self._path.exists():
             return
         content = json.loads(self._path.read_text(encoding="utf-8"))
@@ -86,31 +86,31 @@ class Results:
         self._runs[key] = record
 
     def has(self, stream: str, contestant: Contestant, setting: Setting, seed: int | None) -> bool:
-        """Return whether a run stands, with the versions of today."""
+        """Return whether there is a run with the current versions."""
         record = self._runs.get(_key(stream, contestant.name, setting, seed))
         if record is None:
             return False
         return same_versions(contestant, self._environments[record["environment"]], self._environments[0])
 
     def add(self, record: Record) -> None:
-        """Take a run of today, and save all of them if that was last done some seconds ago."""
+        """Add a run, and save all runs if the last save is some seconds old."""
         self._put({**record, "environment": 0})
         if time.monotonic() - self._saved > self._save_every:
             self.save()
 
     def entries(self) -> list[Entry]:
-        """Return the summary, of the streams that most models have finished."""
+        """Return the summary of the streams that most models have finished."""
         return summarize(self._records(), self._facts, list(self._contestants.values()))
 
     @property
     def unfinished(self) -> list[str]:
-        """Streams that some model has yet to finish."""
+        """Streams that some model has not finished."""
         finished = Counter(entry.stream for entry in self.entries())
         models = len({entry.model for entry in self.entries()})
         return [name for name in NAMES if name in self._facts and finished[name] < max(models, 1)]
 
     def _records(self) -> list[Record]:
-        """Return the runs in the order of streams, models, settings and seeds, whoever was first."""
+        """Return the runs ordered by stream, model, setting and seed."""
         models = list(self._contestants)
 
         def place(record: Record) -> tuple[int, int, int, int]:
@@ -146,6 +146,6 @@ class Results:
 
 
 def read(path: Path) -> list[Entry]:
-    """Return the summary in a JSON that `Results` wrote."""
+    """Return the summary in a JSON of `Results`."""
     entries = json.loads(path.read_text(encoding="utf-8"))["summary"]
     return [Entry(**{**entry, "by_seed": tuple(entry["by_seed"])}) for entry in entries]

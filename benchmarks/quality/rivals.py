@@ -1,4 +1,4 @@
-"""Who takes part: the library's estimators, plain torch, Vowpal Wabbit and River's."""
+"""Contestants: the library's estimators, plain torch, Vowpal Wabbit and River."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INPUTS = (STANDARDIZED, RAW)
 
 
 def _bnp(stream: Stream, seed: int, setting: Setting, tick: Tick) -> Run:
-    """Run BNP as it comes; images as arrays, everything else as the dicts of the stream."""
+    """Run BNP with its defaults, on arrays for images and on dicts for other streams."""
     make = BNPClassifier if stream.task == "classification" else BNPRegressor
     if stream.pixels is None:
         return run_samples(make(seed=seed), stream, stream.samples, tick)

@@ -1,4 +1,4 @@
-"""Runs contestants over streams, here or in processes beside this one."""
+"""Runs of contestants over streams, in this process or in worker processes."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _BY_NAME = {contestant.name: contestant for contestant in CONTESTANTS}
 
 @dataclass(frozen=True)
 class Job:
-    """One run.
+    """One run of a contestant.
 
     Attributes
     ----------
     stream : str
         Name.
     samples : int
-        How many there are.
+        Length of the stream.
     limit, data_dir
-        What `load` takes.
+        Arguments of `load`.
     model : str
         Name of the contestant.
     setting : dict
         One of its settings.
     seed : int or None
-        None where it makes no difference.
+        None if the result does not depend on it.
     """
 
     stream: str
@@ -56,7 +56,7 @@ def _stream(name: str, limit: int | None, data_dir: Path | None) -> Stream:
 
 
 def _ignore(n: int) -> None:
-    """Take a tick that nobody watches."""
+    """Ignore the progress."""
 
 
 def perform(job: Job, tick: Tick = _ignore) -> dict[str, Any]:
@@ -77,18 +77,18 @@ def perform(job: Job, tick: Tick = _ignore) -> dict[str, Any]:
 def measure(
     jobs: Sequence[Job], processes: int, console: Console, done: Callable[[dict[str, Any]], None]
 ) -> None:
-    """Perform jobs, with a progress bar in samples, and hand over each run as soon as it has ended.
+    """Perform jobs with a progress bar, and pass on each run at its end.
 
     Parameters
     ----------
     jobs : list of Job
-        In the order in which they begin.
+        Jobs in starting order.
     processes : int
-        How many run at a time; 1 is this process.
+        Number of worker processes; 1 runs the jobs in this process.
     console : Console
-        Where the bar goes.
+        Console of the progress bar.
     done : callable
-        Takes the runs.
+        Takes each run.
     """
     bar = Progress(
         TextColumn("{task.description:28}"),

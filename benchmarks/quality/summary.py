@@ -1,4 +1,4 @@
-"""From single runs to one figure a stream and model, and to where ours stands."""
+"""Summary of runs: one figure for each stream and model, ranks and gains."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 from .contestant import Contestant, Setting
 
-#: Within this of the best, a model counts as level with it: points of accuracy, per cent of the MAE.
+#: Distance from the best within which a model counts as level: points of accuracy, per cent of the MAE.
 LEVEL = {"Accuracy": 0.5, "MAE": 1.0}
 _ROUNDING = 1e-9
-#: Of the models, so many must have finished a stream for it to count: one slow rival shall not keep it out.
+#: Share of the models that must have finished a stream for it to count.
 _MOST = 0.75
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What one model came to on one stream.
+    """Result of one model on one stream.
 
     Attributes
     ----------
@@ -27,15 +27,15 @@ class Entry:
     value : float or None
         Mean over seeds; None if the model diverged.
     by_seed : tuple of float
-        What it is the mean of.
+        Values of the seeds.
     fewer_seeds : bool
-        Whether another model of the stream ran with more.
+        Whether another model of the stream has more seeds.
     setting : dict
-        What was best in hindsight, for a tuned model.
+        Best setting in hindsight, for a tuned model.
     at_edge : bool
         Whether its learning rate is the lowest or the highest of the grid: a wider one might do better.
     rank : float
-        Place among the models of the stream; equal ones share the mean of their places.
+        Rank among the models of the stream; ties share the mean of their ranks.
     samples_per_second : float
         Median over seeds (at the best setting).
     """
@@ -91,7 +91,7 @@ def _best(metric: str, settings: Sequence[Setting], runs: Sequence[dict[str, Any
 def summarize(
     runs: Sequence[dict[str, Any]], facts: Mapping[str, Any], contestants: Sequence[Contestant]
 ) -> list[Entry]:
-    """Return one entry for each stream and model that has run on it, of the streams that most have finished.
+    """Return an entry for each model and each stream that most models have finished.
 
     Parameters
     ----------
@@ -158,12 +158,12 @@ def mean_ranks(entries: Sequence[Entry]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Gain:
-    """Ours against the best rival on one stream.
+    """Gain of our model over the best rival on one stream.
 
     Attributes
     ----------
     ours, rival : Entry
-        The two.
+        Both entries.
     gain : float
         By how much ours is better: points of accuracy, or per cent of the rival's MAE; -inf if it diverged.
     by_seed : tuple of float

@@ -1,4 +1,4 @@
-"""The tables of the quality benchmark, and its verdict in words."""
+"""Tables of the quality benchmark, and its summary in words."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def format_value(metric: str, value: float | None) -> str:
 
 
 def format_gain(gain: Gain) -> str:
-    """Return by how much ours is better, with its sign and unit."""
+    """Return the gain with sign and unit."""
     text = f"{gain.gain:+.2f} points" if gain.ours.metric == "Accuracy" else f"{gain.gain:+.1f}%"
     return text.replace("-", "−")
 
 
 def format_setting(entry: Entry) -> str:
-    """Return what was chosen in hindsight: a rate (with ! at the edge of its grid), a window, raw inputs."""
+    """Return the setting chosen in hindsight: rate (with ! at the edge of the grid), window, raw inputs."""
     parts = []
     if "rate" in entry.setting:
         parts.append(f"{entry.setting['rate']:g}{'!' if entry.at_edge else ''}")
@@ -48,14 +48,14 @@ def _text(entry: Entry, *, settings: bool) -> str:
 
 
 def quality_table(entries: Sequence[Entry], *, settings: bool = True) -> Table:
-    """Return the figures: a row a stream, a column a model by mean rank, the best in bold.
+    """Return a row for each stream and a column for each model by mean rank, the best in bold.
 
     Parameters
     ----------
     entries : list of Entry
-        From `summarize`.
+        Result of `summarize`.
     settings : bool
-        Whether to show what was chosen in hindsight.
+        Whether to show the settings chosen in hindsight.
     """
     ranks = mean_ranks(entries)
     rows: list[list[Cell]] = []
@@ -76,7 +76,7 @@ def quality_table(entries: Sequence[Entry], *, settings: bool = True) -> Table:
 
 
 def gain_table(entries: Sequence[Entry], ours: str) -> Table:
-    """Return ours against the best rival of each stream."""
+    """Return the gain over the best rival of each stream."""
     rows = [
         [
             Cell(gain.ours.stream),
@@ -92,7 +92,7 @@ def gain_table(entries: Sequence[Entry], ours: str) -> Table:
 
 
 def speed_table(entries: Sequence[Entry]) -> Table:
-    """Return samples a second, predict and learn: for information, this is no benchmark of speed."""
+    """Return samples a second of predict and learn, for information only."""
     models = mean_ranks(entries)
     rows = [
         [Cell(name), *(Cell(f"{row[m].samples_per_second:,.0f}" if m in row else "–") for m in models)]
@@ -103,7 +103,7 @@ def speed_table(entries: Sequence[Entry]) -> Table:
 
 
 def verdict(entries: Sequence[Entry], ours: str) -> str:
-    """Return in words where ours stands; nothing if it has not run, or nobody else has."""
+    """Return the summary in words; an empty string without runs of ours or of a rival."""
     found = gains(entries, ours)
     if not found:
         return ""

@@ -1,4 +1,4 @@
-"""A small HTTP client on asyncio streams: what a load needs, and little more."""
+"""Small HTTP client on asyncio streams, for load generation."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 
 class Connection:
-    """One connection that is kept alive.
+    """Persistent connection.
 
     Parameters
     ----------
     host, port : str, int
-        Of the server.
+        Address of the server.
     """
 
     def __init__(self, host: str, port: int) -> None:

@@ -1,6 +1,7 @@
-"""What the server is compared with: endpoints that take a sample as it does, and do nothing with it.
+"""Endpoints that take a sample and do nothing, for comparison with the server.
 
-``python -m benchmarks.http_rivals idiomatic`` or ``bare`` serves one on any free port, with the same uvicorn.
+``python -m benchmarks.serving.endpoints idiomatic`` or ``bare`` serves one on a free port, with the uvicorn
+configuration of the server.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ idiomatic = FastAPI()
 @idiomatic.post("/learn")
 @idiomatic.post("/predict")
 async def take(sample: Sample) -> Answer:
-    """Validate a sample, as most people would write it."""
+    """Validate a sample in the idiomatic way."""
     return _ANSWER
 
 

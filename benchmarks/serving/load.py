@@ -1,8 +1,8 @@
-"""A minute of everything at once: ``python -m benchmarks.load``; ``--help`` has the options.
+"""One minute of mixed requests, then a crash and a recovery.
 
-Sixty-four connections learn, predict, label, stream lines and send rubbish to a real server with a real disk.
-Afterwards the server is killed and started again: each sample that it acknowledged must be there. Memory and
-latencies are recorded meanwhile. Nothing but this machine is sent anything.
+Sixty-four connections learn, predict, label, stream lines and send malformed requests to a server on
+loopback. The program records memory and latencies. Then it kills the server, starts it again and checks that
+the log has each acknowledged sample.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from ..common.report import Cell, Table
 from .client import Connection
 from .server import Served, serve
 
-#: What a connection does, and how often.
+#: Frequencies of the kinds of request.
 MIX = {"learn": 40, "predict": 25, "predict, kept": 10, "label": 10, "lines": 10, "bad": 5}
 FEATURES, LINES = 64, 100
-#: The only answers that are no mistake of the server's.
+#: Documented statuses.
 ANNOUNCED = {200, 400, 404, 409, 413, 422, 429, 503}
 
 
 @dataclass
 class Tally:
-    """What came of it all.
+    """Results of the load.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ def _y(x: dict[str, float]) -> int:
 
 
 async def _client(number: int, port: int, until: float, tally: Tally) -> None:
-    """Do one thing after another until the time is over."""
+    """Send requests until the time is over."""
     rng, connection, waiting = random.Random(number), Connection("127.0.0.1", port), list[str]()  # noqa: S311
     for n in range(10**9):
         if time.perf_counter() >= until:
@@ -136,7 +136,7 @@ async def _load(server: Served, connections: int, seconds: float, progress: Prog
 
 
 async def _missing(port: int, learned: dict[str, int], progress: Progress) -> list[str]:
-    """Return the acknowledged samples that a server does not have, by their ids in its log."""
+    """Return the ids of acknowledged samples that the log of a server lacks."""
     connection, there, after = Connection("127.0.0.1", port), dict[str, int | None](), 0
     task = progress.add_task("checking", total=len(learned))
     while events := (await connection.get(f"/models/default/events?limit=1000&after={after}"))["events"]:
@@ -167,7 +167,7 @@ def latency_table(content: Content) -> Table:
 
 
 def verdict(tally: Tally, missing: Sequence[str], warm: float) -> dict[str, Any]:
-    """Return what there is to judge, as JSON."""
+    """Return the verdict as JSON."""
     after = [size for at, size in tally.memory if at >= warm]
     early, late = after[: len(after) // 2], after[len(after) // 2 :]
     unannounced = {f"{kind} {s}": n for (kind, s), n in tally.statuses.items() if s not in ANNOUNCED}
@@ -186,8 +186,8 @@ def sentence(found: dict[str, Any]) -> str:
     low, high = found["memory_mib_after_warm_up"]
     others = found["unannounced_answers"] or "none"
     return (
-        f"{found['requests']:,} requests; of {found['samples_acknowledged']:,} samples acknowledged "
-        f"{found['acknowledged_and_missing']:,} were missing after the kill; answers that no page announces: "
+        f"{found['requests']:,} requests; of {found['samples_acknowledged']:,} acknowledged samples "
+        f"{found['acknowledged_and_missing']:,} were missing after the crash; undocumented responses: "
         f"{others}; resident memory after the warm-up {low:.0f} to {high:.0f} MiB, its median "
         f"{found['memory_growth_mib']:+.1f} MiB from the first half of that time to the second."
     )

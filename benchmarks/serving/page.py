@@ -1,7 +1,7 @@
-"""How smooth the dashboard is: ``python -m benchmarks.page``; ``--help`` has the options.
+"""Frames and blocking of the dashboard in Chromium.
 
-A real Chromium shows the page of a real server while samples are learned at a fixed rate. Counted in the
-page: frames, blocks of the main thread (long tasks), and how often what it says changes. Needs Chromium.
+Chromium shows the dashboard of a server that learns samples at a fixed rate. The page counts frames, long
+tasks of its main thread and changes of its text.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LINES, FEATURES = 100, 8
 WARM = 4.0
 _ARGUMENTS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"]
 
-#: Counts in the page; ends with what was counted.
+#: Script that counts in the page.
 _COUNT = """
 async (milliseconds) => {
   const found = { frames: [], blocked: [], changes: 0 };
@@ -63,7 +63,7 @@ def _line(n: int) -> str:
 
 
 async def _teach(port: int, rate: int, until: float) -> int:
-    """Learn so many samples a second; return how many were learned."""
+    """Learn at a rate of samples a second; return the number of learned samples."""
     connection, sent, begun = Connection("127.0.0.1", port), 0, time.perf_counter()
     while rate and (now := time.perf_counter()) < until:
         if sent < rate * (now - begun):
@@ -77,7 +77,7 @@ async def _teach(port: int, rate: int, until: float) -> int:
 
 
 async def _measure(page: Any, url: str, port: int, rate: int, seconds: float) -> dict[str, Any]:
-    """Return what was counted in the page at one rate."""
+    """Return the counts of the page at one rate."""
     await Connection("127.0.0.1", port).post("/learn", _line(0).encode())
     await page.goto(url)
     begun = time.perf_counter()
@@ -114,7 +114,7 @@ async def _run(chromium: str, seconds: float, progress: Progress) -> list[dict[s
 
 
 def table(found: list[dict[str, Any]]) -> Table:
-    """Return what was counted, a row a rate."""
+    """Return the counts, a row for each rate."""
     names = {
         "learned_per_second": "learned a second",
         "frames_per_second": "frames a second",
@@ -129,7 +129,7 @@ def table(found: list[dict[str, Any]]) -> Table:
 
 
 def measure(arguments: argparse.Namespace, console: Console) -> Content:
-    """Return what was counted at each rate."""
+    """Return the counts at each rate."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         sys.exit("python -m benchmarks page needs Chromium (apt-get install chromium)")

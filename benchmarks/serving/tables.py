@@ -1,4 +1,4 @@
-"""The figures of ``benchmarks.http`` as tables."""
+"""Tables of the throughput benchmark."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ FLOOD = {"lines": "while 2 streams learn", "json": "while 16 connections learn"}
 Figures = dict[str, dict[str, dict[str, float]]]
 
 _LOGS = {
-    "full": "every sample on the disk before its answer (the default)",
-    "relaxed": "every sample written before its answer, but not awaited on the disk",
+    "full": "each sample flushed to disk before its response (the default)",
+    "relaxed": "each sample written before its response, without a flush to disk",
     "none": "without a log",
 }
 
@@ -25,7 +25,7 @@ def tables(durability: str, figures: Figures) -> list[Table]:
 
 
 def durability_table(results: dict[str, Figures]) -> Table:
-    """Return what logging costs: rates of learning, as multiples of the idiomatic one's in the same run."""
+    """Return the cost of the log: rates of learning, as multiples of the idiomatic endpoint's in one run."""
     rows = []
     for what in (what for what in results["none"] if what.startswith("/learn ")):
         for side in results["none"][what]:
@@ -34,7 +34,11 @@ def durability_table(results: dict[str, Figures]) -> Table:
             if side in results["none"][LINES]:
                 shown = [_share(multiples[log], multiples["none"]) for log in results]
                 rows.append([Cell(f"{side}: {what}"), *shown])
-    return Table("What durability costs: learning, × idiomatic FastAPI (of no log)", ["", *results], rows)
+    return Table(
+        "Cost of durability: learning, × idiomatic FastAPI (in parentheses: of the rate without a log)",
+        ["", *results],
+        rows,
+    )
 
 
 def _share(multiple: float, reference: float) -> Cell:

@@ -1,7 +1,7 @@
-"""The server against endpoints that do nothing, over a real socket; ``--help`` has the options.
+"""Throughput and latency of the server, against endpoints that do nothing.
 
-Every claim is a ratio: all sides run at the same time, are sent requests in turns, and medians are compared.
-Nothing but this machine is sent anything. Needs wrk.
+Each figure is a ratio of medians: all servers run at the same time and get requests in turns, over loopback.
+Needs wrk.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LINES_A_REQUEST = 1000
 #: Connections that send lines.
 STREAMS = 4
 RIVALS = {IDIOMATIC: "idiomatic", "bare Starlette": "bare"}
-MODELS: dict[str, dict[str, Any]] = {"one copy": {"lr": 0.1}, "replay=0": {"replay": 0}, "default": {}}
+MODELS: dict[str, dict[str, Any]] = {"one member": {"lr": 0.1}, "replay=0": {"replay": 0}, "default": {}}
 #: In place of a log that keeps events.
 _NO_LOG = """
 from service.storage.sqlite import SqliteLog
@@ -53,18 +53,18 @@ Results = dict[str, dict[str, list[Result]]]
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured.
+    """Amount of measurement.
 
     Attributes
     ----------
     models : sequence of str
-        Of our server.
+        Models of our server.
     connections : sequence of int
-        That send samples one by one.
+        Numbers of connections that send single samples.
     repeats : int
-        Of which the median is taken.
+        Repeats, of which the median is taken.
     seconds : int
-        Each takes.
+        Duration of a repeat.
     """
 
     models: Sequence[str]
@@ -74,7 +74,7 @@ class Effort:
 
 
 def write_bodies(folder: Path) -> tuple[Path, Path]:
-    """Write samples that can be learned, each about 900 bytes: with their labels, and without."""
+    """Write learnable samples of about 900 bytes each, with and without labels."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(SAMPLES, FEATURES))
     y = (x @ rng.normal(size=(FEATURES, CLASSES))).argmax(axis=1)
@@ -89,7 +89,7 @@ def write_bodies(folder: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def all_sides(models: Sequence[str], durability: str) -> Iterator[dict[str, Served]]:
-    """Run the rivals and our server, once with each model."""
+    """Run the endpoints, and one server of ours for each model."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         sides = {}
@@ -104,7 +104,7 @@ def all_sides(models: Sequence[str], durability: str) -> Iterator[dict[str, Serv
 
 
 def kinds(learn: Path, predict: Path, effort: Effort) -> Mapping[str, Callable[[str], Result]]:
-    """Return what is measured, by name: each takes the address of a server."""
+    """Return the measurements by name; each takes the address of a server."""
 
     def load(path: str, connections: int, seconds: int = effort.seconds, lines: int = 1) -> Load:
         return Load(path, predict if path == "/predict" else learn, connections, seconds, lines)
@@ -122,7 +122,7 @@ def kinds(learn: Path, predict: Path, effort: Effort) -> Mapping[str, Callable[[
 
 
 def _ask_during(url: str, ask: Load, flood: Load) -> Result:
-    """Return how long predictions take while the server learns all that it can."""
+    """Return the latency of predictions while the server learns at full load."""
     flooding = wrk.start(url, flood)
     time.sleep(0.5)
     asked = wrk.run(url, ask)
@@ -131,7 +131,7 @@ def _ask_during(url: str, ask: Load, flood: Load) -> Result:
 
 
 def send(effort: Effort, durability: str, console: Console) -> Results:
-    """Return every single run, by what was sent and by side."""
+    """Return every run by request and side."""
     found: defaultdict[str, defaultdict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     with (
         tempfile.TemporaryDirectory() as name,

@@ -10,25 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
-_ABSENT = """wrk is not there: it sends the requests, for a client in Python would be slower than the server.
+_ABSENT = """This program needs wrk, the load generator:
   Debian, Ubuntu: apt-get install wrk
   macOS:          brew install wrk"""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is sent.
+    """Requests to send.
 
     Attributes
     ----------
     path : str
-        Of the route.
+        Path of the route.
     bodies : path
-        A file with a body a line.
+        File with one body a line.
     connections : int
-        Each sends its next request when it has the answer to the last.
+        Number of connections; each waits for its response before the next request.
     seconds : float
-        For how long.
+        Duration.
     lines : int
         Samples in a request.
     """
@@ -42,7 +42,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of it.
+    """Rate and latencies of a run.
 
     Attributes
     ----------
@@ -59,13 +59,13 @@ class Result:
 
 
 def require() -> None:
-    """End the program, and say how to get wrk, if it is not there."""
+    """End the program with an explanation if wrk is not installed."""
     if shutil.which("wrk") is None:
         sys.exit(_ABSENT)
 
 
 def start(url: str, load: Load) -> subprocess.Popen[str]:
-    """Begin to send."""
+    """Start wrk."""
     options = ["--threads", "1", "--connections", str(load.connections)]
     options += ["--duration", f"{load.seconds}s", "--timeout", "60s"]
     script = ["--script", str(_SCRIPT), f"{url}{load.path}", "--", str(load.bodies), str(load.lines)]
@@ -73,7 +73,7 @@ def start(url: str, load: Load) -> subprocess.Popen[str]:
 
 
 def finish(sending: subprocess.Popen[str], load: Load) -> Result:
-    """Wait for the end.
+    """Wait for the end of wrk, and return its result.
 
     Raises
     ------
@@ -84,11 +84,11 @@ def finish(sending: subprocess.Popen[str], load: Load) -> Result:
     _, _, result = printed.partition("RESULT ")
     found = json.loads(result)
     if found["errors"]:
-        raise RuntimeError(f"not every request was answered as it should be: {printed}")
+        raise RuntimeError(f"some requests failed: {printed}")
     rate = found["requests"] * load.lines / found["seconds"]
     return Result(rate, *(found[name] / 1000 for name in ("p50", "p95", "p99")))
 
 
 def run(url: str, load: Load) -> Result:
-    """Send, and return what came of it; raises as `finish`."""
+    """Run wrk, and return its result; raises as `finish`."""
     return finish(start(url, load), load)

@@ -1,4 +1,4 @@
-"""Dicts in, labels out: predict_one and learn_one against River, on scikit-learn's digits."""
+"""predict_one and learn_one with dicts, against River, on scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SIDES: dict[str, Callable[[], Any]] = {
     _RIVER: lambda: (
         preprocessing.StandardScaler() | multiclass.OneVsRestClassifier(linear_model.LogisticRegression())
     ),
-    "BNPClassifier(lr=0.1, replay=0): one copy": lambda: BNPClassifier(lr=0.1, replay=0),
-    "BNPClassifier(replay=0): four copies": lambda: BNPClassifier(replay=0),
-    "BNPClassifier(): seven copies, replay": BNPClassifier,
+    "BNPClassifier(lr=0.1, replay=0): one member": lambda: BNPClassifier(lr=0.1, replay=0),
+    "BNPClassifier(replay=0): four members": lambda: BNPClassifier(replay=0),
+    "BNPClassifier(): seven members, replay": BNPClassifier,
 }
 
 
@@ -37,7 +37,7 @@ def _pass(model: Any, samples: Sequence[Sample]) -> tuple[float, float]:
 
 
 def measure(effort: Effort, tick: Tick) -> dict[str, Any]:
-    """Return samples a second and accuracy by model: whole passes in turns, after one as a warm-up."""
+    """Return samples a second and accuracy by model: whole passes in turns, after a warm-up."""
     samples = load("digits", 200 if effort.quick else None).samples
     speeds: dict[str, list[float]] = {name: [] for name in _SIDES}
     accuracy = {}

@@ -1,4 +1,4 @@
-"""The figure of the speed benchmark."""
+"""Figure of the speed benchmark."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-_COLOURS = {"one copy": "#c2410c", "auto, replay=0": "#1d4ed8", "copies at one rate": "#0f766e"}
+_COLOURS = {"one member": "#c2410c", "auto, replay=0": "#1d4ed8", "members at one rate": "#0f766e"}
 _INK, _QUIET = "#0f172a", "#64748b"
 _CAPTION = (
     "64 features, two hidden layers of 100, 10 classes, but for what grows. One thread; 200 samples a call. "
-    "Both scales are\nlogarithmic. Floor: what one copy must read, write and compute, at the machine's rates."
+    "Both scales are\nlogarithmic. Floor: the data that one member must move, at the measured rates of the machine."
 )
 
 
 def draw(growth: dict[str, Any], path: Path) -> None:
-    """Draw a panel for each thing that grows: microseconds of a step, and its floor.
+    """Draw microseconds of a step and their lower bound, a panel for each growing quantity.
 
     Parameters
     ----------
     growth : dict
-        From `speed_growth.measure`.
+        Result of `growth.measure`.
     path : path
-        Of a PNG or SVG file.
+        PNG or SVG file.
     """
     mpl.use("Agg")
     with plt.rc_context({"font.size": 9}):
@@ -48,7 +48,7 @@ def _panel(ax: Axes, axis: str, of: list[dict[str, Any]]) -> None:
             ax.plot(values, times, "o-", color=colour, markersize=4, linewidth=1.4, label=side)
     if "floor" in of[0]:
         floor = [point["floor"] for point in of]
-        ax.plot(values, floor, "--", color=_QUIET, linewidth=1.2, label="floor of one copy")
+        ax.plot(values, floor, "--", color=_QUIET, linewidth=1.2, label="floor of one member")
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     ax.set_xticks(values, [f"{value:,}" for value in values])

@@ -1,4 +1,4 @@
-"""The floor: what a step must read, write and compute, over what this machine was measured to do."""
+"""Lower bound of a step: the data to move and the operations to do, at the measured rates of the machine."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from bnp_online.jit import jit
 from ..common.report import Cell, Table
 from .timing import NETWORKS, Effort, Steps, Tick, engine, fused, in_turns
 
-#: Share of the hidden units that are taken to have a gradient: of a ReLU layer about half are dead.
+#: Assumed share of the hidden units with a gradient: about half of a ReLU layer is inactive.
 _LIVE = 0.5
-#: Side of the square matrices whose product shows how fast the machine computes.
+#: Side of the square matrices whose product measures the rate of computation.
 _SIDE = 128
 _STEP = "step"
-#: What is timed to know the machine's rates.
+#: Operations that measure the rates of the machine.
 RATES = _READ, _UPDATE, _COMPUTE = "read", "update", "compute"
 
 
 @jit
 def _read(w: NDArray[np.float32], times: int) -> np.float32:
-    """Read weights, as a forward pass does; by turns without the last and the first, lest it be done once."""
+    """Read weights as a forward pass does. Alternating ranges keep the compiler from reading only once."""
     total = np.float32(0.0)
     for t in range(times):
         part = w[t % 2 : w.shape[0] - 1 + t % 2]
@@ -44,12 +44,12 @@ def _update(w: NDArray[np.float32], factor: np.float32, times: int) -> None:
 
 
 def weights(sizes: Sequence[int]) -> int:
-    """Return how many weights a network has, without the biases."""
+    """Return the number of weights of a network, without biases."""
     return sum(n * m for n, m in itertools.pairwise(sizes))
 
 
 def rates(sizes: Sequence[int]) -> dict[str, Steps]:
-    """Return what to time: one pass over as many weights as the network has, and one product of matrices."""
+    """Return the operations to time: one pass over the weights of the network, and one matrix product."""
     w, factor = np.ones(weights(sizes) + 1, np.float32), np.float32(1.0)
     a, b = torch.rand(2, _SIDE, _SIDE)
     out = torch.empty(_SIDE, _SIDE)
@@ -90,7 +90,7 @@ def floor(sizes: Sequence[int], times: dict[str, float]) -> dict[str, float]:
 
 
 def measure(effort: Effort, tick: Tick) -> dict[str, Any]:
-    """Return the floor of each network and the microseconds of its step, measured in turns."""
+    """Return the lower bound and the microseconds of the step of each network, measured in turns."""
     results = {}
     for name in effort.networks:
         tick(name)
@@ -108,7 +108,7 @@ def measure(effort: Effort, tick: Tick) -> dict[str, Any]:
 
 
 def tables(results: dict[str, Any]) -> list[Table]:
-    """Return what a step needs, what the machine can do, and how far the step is from that."""
+    """Return the needs of a step, the rates of the machine, and the multiple of the lower bound."""
     rows = []
     for name, of in results.items():
         moved = f"{of['read_gb_per_s']:,.0f} and {of['update_gb_per_s']:,.0f} GB/s: {of['moving']:,.1f} µs"
@@ -123,4 +123,4 @@ def tables(results: dict[str, Any]) -> list[Table]:
             ]
         )
     header = ["network", "bytes, read and updated", "operations", "a step", "of the floor"]
-    return [Table("The floor of a step with one copy, in one call", header, rows)]
+    return [Table("The floor of a step with one member, in one call", header, rows)]

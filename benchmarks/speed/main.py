@@ -1,6 +1,6 @@
-"""Speed and size of the compiled engine, part by part; ``--help`` has the options.
+"""Time and memory of the numba engine, and start of the server.
 
-Every claim is a ratio: all sides run in turns in one process, on one thread, and medians are compared.
+Each figure is a ratio of medians: all sides take turns in one process, on one thread.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .timing import NETWORKS, Effort, Tick
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the benchmark.
+    """Part of the benchmark.
 
     Attributes
     ----------
     measure : callable
-        Returns its results, as JSON.
+        Returns the results as JSON.
     tables : callable
-        Returns what is to be shown of them.
+        Returns tables of the results.
     """
 
     measure: Callable[[Effort, Tick], dict[str, Any]]

@@ -1,4 +1,4 @@
-"""What a model holds in memory, against its parameters, moments and remembered samples."""
+"""Memory of a model, against its parameters, moments and replay buffer."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..common.report import Cell, Table
 from .timing import NETWORKS, Effort, Tick, engine, samples
 
 _KINDS: dict[str, tuple[float | str, int]] = {
-    "one copy": (0.1, 0),
+    "one member": (0.1, 0),
     "auto, replay=0": ("auto", 0),
     "auto (the default)": ("auto", 3),
 }
 
 
-#: What of a learner's arrays is parameters and moments.
+#: Arrays of parameters and moments.
 _STATE = ("params", "average", "hidden", "entry", "inputs", "target")
 
 
@@ -39,14 +39,14 @@ def measure(effort: Effort, tick: Tick) -> dict[str, Any]:
 
 
 def _needed(learner: CompiledEngine, remembered: int) -> int:
-    """Return the bytes of parameters, moments and remembered samples."""
+    """Return the bytes of parameters, moments and samples in the replay buffer."""
     arrays = learner._buffers
     row = arrays.memory_x[:1].nbytes + arrays.memory_y[:1].nbytes
     return sum(int(getattr(arrays, name).nbytes) for name in _STATE) + remembered * row
 
 
 def _arrays(sizes: Sequence[int], lr: float | str, replay: int, rows: int) -> dict[str, float]:
-    """Learn row by row; return the bytes of the engine's arrays when they were most beyond what is needed."""
+    """Learn row by row; return the bytes of the arrays at their largest multiple of the bytes needed."""
     learner = engine(sizes, lr, replay)
     x, y = samples(sizes)
     worst: dict[str, float] = {"times": 0.0}
@@ -63,7 +63,7 @@ def _arrays(sizes: Sequence[int], lr: float | str, replay: int, rows: int) -> di
 
 
 def _traced(sizes: Sequence[int], lr: float | str, replay: int) -> dict[str, float]:
-    """Return the bytes that Python and NumPy hold for an estimator that learned dicts: the mean of four."""
+    """Return the bytes that Python and NumPy hold for an estimator after learning dicts, the mean of four."""
     x, y = samples(sizes)
     rows = [{f"f{i}": value for i, value in enumerate(row)} for row in x[:100].tolist()]
     labels = y[:100].astype(np.int64).tolist()
@@ -85,7 +85,7 @@ def _traced(sizes: Sequence[int], lr: float | str, replay: int) -> dict[str, flo
 
 
 def tables(results: dict[str, Any]) -> list[Table]:
-    """Return how many times what is needed a model holds."""
+    """Return the memory as a multiple of the bytes needed."""
     rows = []
     for name, kinds in results.items():
         for kind, of in kinds.items():

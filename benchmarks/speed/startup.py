@@ -1,4 +1,4 @@
-"""How long the server takes to be ready, against importing torch and numba alone."""
+"""Time until the server is ready, against the import of torch and numba."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _ready() -> float:
 
 
 def measure(effort: Effort, tick: Tick) -> dict[str, Any]:
-    """Return the median seconds of each, started in turns after one start of each as a warm-up."""
+    """Return the median seconds of each process; they start in turns, after a warm-up."""
     times: dict[str, list[float]] = {_WHOLE: [], _IMPORTED: [], _READY: []}
     for repeat in range(effort.repeats + 1):
         tick(f"start {repeat} of {effort.repeats}")

@@ -9,8 +9,8 @@ from .timing import NETWORKS, Effort, Tick, eager, engine, estimator, fused, in_
 
 #: Learning rate, replayed steps, samples a call.
 _FUSED: dict[str, tuple[float | str, int, int]] = {
-    "one copy, one call a sample": (0.1, 0, 1),
-    "one copy, in one call": (0.1, 0, 200),
+    "one member, one call a sample": (0.1, 0, 1),
+    "one member, in one call": (0.1, 0, 200),
     "auto, replay=0, in one call": ("auto", 0, 200),
     "auto (the default), in one call": ("auto", 3, 50),
 }
@@ -36,7 +36,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
     """Return how many times faster than the reference each side is."""
     return [
         _table("One step, as a multiple of the speed of a plain eager SGD step", results, [_HOOKS, *_FUSED]),
-        _table("The same for one copy through BNPClassifier, on arrays", results, [_ONE, _MANY]),
+        _table("The same for one member through BNPClassifier, on arrays", results, [_ONE, _MANY]),
     ]
 
 

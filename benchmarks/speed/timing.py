@@ -1,4 +1,4 @@
-"""What the speed benchmark times, and how: all sides of a comparison in turns, in one process."""
+"""Timing of alternating sides in one process, and the sides of the speed benchmark."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from bnp_online import BNP, BNPClassifier
 from bnp_online.engines.base import Copy, LearnerSpec
 from bnp_online.engines.numba_engine import CompiledEngine
 
-#: Takes a number of steps.
+#: Function that takes a number of steps.
 Steps: TypeAlias = Callable[[int], object]
-#: Says what is being measured.
+#: Progress callback; takes a description.
 Tick: TypeAlias = Callable[[str], None]
 
 #: Numbers of inputs, hidden units and outputs.
@@ -30,24 +30,24 @@ NETWORKS = {
     "L": (784, 100, 100, 100, 10),
     "XL": (784, 512, 512, 10),
 }
-#: Steps are taken in multiples of this many.
+#: Unit of steps.
 _UNIT = 200
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to measure.
+    """Amount of measurement.
 
     Attributes
     ----------
     networks : sequence of str
-        Which of `NETWORKS`.
+        Names of `NETWORKS`.
     repeats : int
-        Of which the median is taken.
+        Repeats, of which the median is taken.
     seconds : float
-        Each of them takes, about.
+        Approximate duration of a repeat.
     quick : bool
-        Whether it is only to be seen that everything runs.
+        Whether only to check that everything runs.
     """
 
     networks: Sequence[str]
@@ -75,14 +75,14 @@ def in_turns(sides: Mapping[str, Steps], effort: Effort) -> dict[str, float]:
 
 
 def samples(sizes: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return as many random inputs as `in_turns` takes steps in one go, and classes that depend on them."""
+    """Return one unit of random inputs for `in_turns`, and classes that depend on them."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(_UNIT, sizes[0]))
     return x, (x @ rng.normal(size=(sizes[0], sizes[-1]))).argmax(axis=1).astype(np.float64)
 
 
 def eager(sizes: Sequence[int], *, hooks: bool) -> Steps:
-    """Return a plain loop around ``torch.optim.SGD``, with BNP through hooks if asked."""
+    """Return a plain loop around ``torch.optim.SGD``, with BNP through hooks if `hooks`."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for n, m in itertools.pairwise(sizes[:-1]):
@@ -110,18 +110,18 @@ def eager(sizes: Sequence[int], *, hooks: bool) -> Steps:
 
 @dataclass(kw_only=True)
 class CopiesSpec(LearnerSpec):
-    """A learner of so many copies at one rate, without replay."""
+    """Specification of `count` members at one rate, without replay."""
 
     count: int = 1
 
     @property
     def copies(self) -> list[Copy]:
-        """The copies that run side by side."""
+        """The members."""
         return [Copy(0.1)] * self.count
 
 
 def engine(sizes: Sequence[int], lr: float | str, replay: int = 0, copies: int = 0) -> CompiledEngine:
-    """Return a fused engine with inputs and outputs; `copies`, if given, in the place of those of `lr`."""
+    """Return a numba engine with inputs and outputs; `copies` replaces the members of `lr`."""
     options: dict[str, Any] = {
         "task": "classification",
         "hidden": tuple(sizes[1:-1]),
@@ -144,7 +144,7 @@ def engine(sizes: Sequence[int], lr: float | str, replay: int = 0, copies: int =
 
 
 def fused(sizes: Sequence[int], learner: CompiledEngine, rows: int) -> Steps:
-    """Return the steps of a fused engine, `rows` of them in each call."""
+    """Return the steps of a numba engine, `rows` in each call."""
     x, y = samples(sizes)
     weights = np.ones(rows)
 
@@ -157,7 +157,7 @@ def fused(sizes: Sequence[int], learner: CompiledEngine, rows: int) -> Steps:
 
 
 def estimator(sizes: Sequence[int], *, many: bool) -> Steps:
-    """Return the steps of ``BNPClassifier`` with one copy on arrays: `learn_many`, or `learn_one`."""
+    """Return the steps of ``BNPClassifier`` with one member on arrays, by `learn_many` or `learn_one`."""
     x, y = samples(sizes)
     labels = y.astype(np.int64).tolist()
     model = BNPClassifier(tuple(sizes[1:-1]), lr=0.1, replay=0, input_shape=(sizes[0],))

@@ -34,7 +34,7 @@ def test_the_table_compares_each_learner_with_reference_floor_and_cpu() -> None:
     for name in gpu.LEARNERS:
         times["S"] |= {f"GPU, {name}": 100.0, f"CPU, {name}": 25.0}
     shown = gpu.table(times, {"S": dict.fromkeys(gpu.LEARNERS, 40)}, empty=2.0).markdown()
-    assert "| S 64-100-10 | one copy | 100 µs | 4.0× (400 µs) | 1.25 (40 kernels) | 0.25× (25 µs) |" in shown
+    assert "| S 64-100-10 | one member | 100 µs | 4.0× (400 µs) | 1.25 (40 kernels) | 0.25× (25 µs) |" in shown
 
 
 @needs_cuda
@@ -43,5 +43,5 @@ def test_it_measures_on_a_gpu(tmp_path: Path) -> None:
     gpu.main(["--networks", "S", "--repeats", "1", "--seconds", "0.01", "--out", str(out)])
     content = json.loads(out.read_text())
     assert content["gpu"] == torch.cuda.get_device_name()
-    assert 20 < content["kernels"]["S"]["one copy"] < content["kernels"]["S"]["auto (the default)"]
+    assert 20 < content["kernels"]["S"]["one member"] < content["kernels"]["S"]["auto (the default)"]
     assert content["microseconds_of_an_empty_kernel"] > 0.0

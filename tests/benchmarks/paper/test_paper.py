@@ -127,7 +127,7 @@ def test_verdicts_compare_when_ours_is_where_the_other_one_ended() -> None:
     claim = Claim.judge("a is faster than b", settings, "a", "b", faster)
     assert claim.held == {"one": True, "two": False}
     assert claim.verdict == "not held (1 of 2 settings)"
-    assert claim.found["one"] == "0.5 against 1, there at 50%"
+    assert claim.found["one"] == "0.5 against 1, reached at 50%"
     assert Claim.judge("c?", settings, "a", "c", faster).verdict == "not measured"
 
 

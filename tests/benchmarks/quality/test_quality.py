@@ -95,7 +95,7 @@ def test_pages_show_the_results_of_record() -> None:
 def test_markdown_needs_both_marks(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- quality:begin -->")
-    with pytest.raises(ValueError, match="has not the marks"):
+    with pytest.raises(ValueError, match="lacks the marks"):
         put_between_marks(page, "quality", "x")
 
 

@@ -21,16 +21,16 @@ def test_it_says_how_to_get_what_sends_the_requests(tmp_path: Path) -> None:
 def test_it_writes_tables_and_json(tmp_path: Path) -> None:
     out, page = tmp_path / "http.json", tmp_path / "page.md"
     page.write_text("<!-- http:begin -->\nold\n<!-- http:end -->\nend\n")
-    effort = ["--log", "none", "--models", "one copy", "--connections", "2", "--repeats", "1"]
+    effort = ["--log", "none", "--models", "one member", "--connections", "2", "--repeats", "1"]
     benchmark("http", *effort, "--out", out, "--markdown", page)
     content = json.loads(out.read_text())
     assert content["client"] == "wrk"
     assert {"commit", "cpu", "versions"} <= content["environment"].keys()
     found = content["results"]["none"]
     assert found.keys() == {"/learn 2", "/predict 2", LINES, IDLE, *FLOOD.values()}
-    assert found["/learn 2"].keys() == {IDIOMATIC, "bare Starlette", "one copy"}
-    assert found["/learn 2"]["one copy"]["rate"] > 0
-    assert "one copy: idle" in page.read_text()
+    assert found["/learn 2"].keys() == {IDIOMATIC, "bare Starlette", "one member"}
+    assert found["/learn 2"]["one member"]["rate"] > 0
+    assert "one member: idle" in page.read_text()
     assert page.read_text().endswith("<!-- http:end -->\nend\n")
 
 
