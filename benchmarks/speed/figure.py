@@ -13,7 +13,7 @@ _COLOURS = {"one member": "#c2410c", "auto, replay=0": "#1d4ed8", "members at on
 _INK, _QUIET = "#0f172a", "#64748b"
 _CAPTION = (
     "64 features, two hidden layers of 100, 10 classes, but for what grows. One thread; 200 samples a call. "
-    "Both scales are\nlogarithmic. Floor: the data that one member must move, at the measured rates of the machine."
+    "Both scales are\nlogarithmic. Floor: lower bound of one member, at the measured rates of the machine."
 )
 
 
