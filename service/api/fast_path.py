@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from inspect import signature
+from types import SimpleNamespace
 from typing import Any, Generic, TypeVar, get_args
 
 from pydantic import BaseModel, GetCoreSchemaHandler
@@ -16,8 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..auth.scopes import NDJSON
 from ..errors import TABLE, Layer
-from ..http.requests import Shape, headers_of, media_type, read_body, read_fields
-from ..http.responses import error_response, respond
+from ..http.requests import HEADERS, Shape, media_type, read_body, read_fields
+from ..http.responses import encode, error_response
 from ..models.registry import models_of
 from ..models.worker import Worker
 from ..settings import Settings
@@ -30,7 +31,7 @@ M = TypeVar("M", bound=BaseModel)
 _EXPECTED = tuple(error for error in TABLE if error is not Exception)
 
 
-class FastRequest(Generic[M]):
+class FastRequest(SimpleNamespace, Generic[M]):
     """A request of a hot route.
 
     Its body is documented by the pydantic model `M`, and checked by `service.http.requests.Shape`.
@@ -45,12 +46,9 @@ class FastRequest(Generic[M]):
         The body.
     """
 
-    __slots__ = ("fields", "raw", "worker")
-
-    def __init__(self, worker: Worker, fields: dict[str, Any], raw: bytes) -> None:
-        self.worker = worker
-        self.fields = fields
-        self.raw = raw
+    worker: Worker
+    fields: dict[str, Any]
+    raw: bytes
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -66,7 +64,7 @@ class HotRoute(ApiRoute):
     path : str
         Path without parameters.
     endpoint : callable
-        Async function of a `FastRequest`; what it returns is sent as JSON.
+        Function of a `FastRequest`; what it returns is awaited and sent as JSON.
     lines : tuple of callable, optional
         For a route that takes NDJSON: what turns a `FastRequest` into an item, and what queues such items.
     options
@@ -93,7 +91,7 @@ class HotRoute(ApiRoute):
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request; what refuses it is raised."""
-        state, headers = scope["app"].state, headers_of(scope)
+        state, headers = scope["app"].state, scope[HEADERS]  # the telemetry middleware has read them
         scope["caller"] = state.guard.admit(headers, self.access)
         if self._lines is not None and media_type(headers.get(b"content-type", b"")) == NDJSON:
             await self._serve_lines(scope, receive, send, *self._lines)
@@ -101,8 +99,12 @@ class HotRoute(ApiRoute):
         settings: Settings = state.settings
         raw = await read_body(scope, receive, settings.max_body_bytes)
         fields = read_fields(raw, self._shape, settings)
-        request: FastRequest[Any] = FastRequest(models_of(scope).get(fields.get("model")), fields, raw)
-        await respond(send, await self.endpoint(request), self._status)
+        worker = models_of(scope).get(fields.get("model"))
+        request: FastRequest[Any] = FastRequest(worker=worker, fields=fields, raw=raw)
+        body = encode(await self.endpoint(request))
+        head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": self._status, "headers": head})
+        await send({"type": "http.response.body", "body": body})
 
     async def _serve_lines(
         self,
@@ -117,7 +119,7 @@ class HotRoute(ApiRoute):
         def take(raw: bytes) -> tuple[Worker, Any]:
             fields = read_fields(raw, self._shape, models.settings)
             worker = models.get(fields.get("model"))
-            return worker, item(FastRequest(worker, fields, raw))
+            return worker, item(FastRequest(worker=worker, fields=fields, raw=raw))
 
         await LineStream(scope, receive, send, models.settings, models.fair_turns, take, queue).run()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from .. import schemas
 from ..auth.scopes import JSON, NDJSON, needs
 from ..errors import Layer
@@ -18,7 +20,7 @@ def _sample(request: FastRequest[schemas.LearnBody]) -> Learn:
 
 
 @needs("learn", Layer.WRITER, Layer.SAMPLE_ID, takes=(JSON, NDJSON))
-async def learn(request: FastRequest[schemas.LearnBody]) -> Answer:
+def learn(request: FastRequest[schemas.LearnBody]) -> Awaitable[Answer]:
     """Predict a sample, score the prediction, learn the sample, and respond once it is on the disk.
 
     With an `id` the request is safe to repeat: the same body changes nothing and returns the original step.
@@ -27,13 +29,13 @@ async def learn(request: FastRequest[schemas.LearnBody]) -> Answer:
     learned is skipped and answered by an error with its number (from 1; blank lines count, and have no
     answer).
     """
-    return await request.worker.learn(_sample(request))
+    return request.worker.learn(_sample(request))
 
 
 @needs("learn", Layer.WRITER, Layer.LABEL, Layer.LABELLED, takes=(JSON,))
-async def label(request: FastRequest[schemas.LabelBody]) -> Answer:
+def label(request: FastRequest[schemas.LabelBody]) -> Awaitable[Answer]:
     """Learn the label of an earlier prediction, which is scored as it was given at the time."""
-    return await request.worker.learn(Label(request.fields["id"], request.fields["y"]))
+    return request.worker.learn(Label(request.fields["id"], request.fields["y"]))
 
 
 ROUTES = [

@@ -34,7 +34,8 @@ from ..errors import (
 from ..schemas import MAX_ID_LENGTH
 from ..settings import Settings
 
-_HEADERS = "bnp.headers"
+HEADERS = "bnp.headers"
+"""Key of the ASGI scope for the headers by name, once `headers_of` has read them."""
 
 ARRIVED = "bnp.arrived"
 """Key of the ASGI scope that the protocol sets once it has received the whole request."""
@@ -52,9 +53,9 @@ def headers_of(scope: Scope) -> Mapping[bytes, bytes]:
     >>> headers_of({"headers": [(b"host", b"a"), (b"host", b"b")]})[b"host"]
     b'a'
     """
-    found = scope.get(_HEADERS)
+    found = scope.get(HEADERS)
     if found is None:
-        found = scope[_HEADERS] = dict(reversed(scope["headers"]))
+        found = scope[HEADERS] = dict(reversed(scope["headers"]))
     return cast(Mapping[bytes, bytes], found)
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import orjson
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import Scope, Send
+from starlette.types import Scope
 
 from ..errors import HTTP_CODES, RequestError, code_of, row
 from .requests import headers_of
@@ -25,25 +26,13 @@ _HOST = re.compile(rb"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 _LONGEST = 500  # characters: messages and fields quote names of the client, which have any length
 
 
-def encode(content: Any) -> bytes:
-    """Return JSON; floats are written with all their bits, non-finite floats as null.
+encode = partial(orjson.dumps, option=orjson.OPT_NON_STR_KEYS)
+"""Returns JSON; floats are written with all their bits, non-finite floats as null.
 
-    Keys that are booleans or integers are written as JSON writes such values.
-    """
-    return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)
-
-
-def encode_line(content: Any) -> bytes:
-    """Return JSON as `encode` does, with a line break at the end."""
-    return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE)
-
-
-async def respond(send: Send, content: Any, status: int = 200) -> None:
-    """Send a JSON response."""
-    body = encode(content)
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+Keys that are booleans or integers are written as JSON writes such values.
+"""
+encode_line = partial(orjson.dumps, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE)
+"""Returns JSON as `encode` does, with a line break at the end."""
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
