@@ -19,7 +19,7 @@ _INTRODUCTION = """\
 Every error is `{"error": {"code": "unknown_model", "message": "…", "field": "model"}}`: a word for
 programs, a sentence for people, and the part of the request at fault (or null). What is refused has changed
 nothing. Where the last column has a number, the answer says `Retry-After` so many seconds; the
-[client](../tutorial.md#from-a-program) tries those again by itself. On a line of a stream the error has the
+[client](../tutorial.md#use-the-client) tries those again by itself. On a line of a stream the error has the
 line's number: `{"error": {…}, "line": 2}`.
 """
 _OF_HTTP = {
