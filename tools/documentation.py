@@ -1,6 +1,6 @@
-"""The hook by which mkdocs builds the documentation: pages from the code, pages from above, formulas.
+"""MkDocs hook of the documentation: generated pages, pages outside docs/, search weights, formulas.
 
-Formulas become MathML here, so that no page needs a script or another host to show them.
+The hook converts formulas to MathML, so that no page needs a script or another host.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ ABOVE = {
     "contributing.md": "CONTRIBUTING.md",
     "security.md": "SECURITY.md",
 }
+#: Weights of pages in the search: instructions come before explanations, and decisions and changes come last.
+BOOSTS = {"tutorial": 4.0, "how-to/": 4.0, "decisions/": 0.01, "changelog": 0.01}
 #: How a page from above links to one of these.
 _INTO_DOCS = re.compile(r"\]\((?:\.\./)?docs/")
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
@@ -49,7 +51,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put the tables that are made of results where a page wants them."""
+    """Insert the tables that a page requests, and set the page's weight in the search."""
+    for prefix, boost in BOOSTS.items():
+        if page.file.src_uri.startswith(prefix):
+            page.meta["search"] = {"boost": boost}
     for comment, written in FIGURES.items():
         if comment in markdown:
             markdown = markdown.replace(comment, written())

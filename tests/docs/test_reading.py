@@ -78,6 +78,32 @@ def test_a_word_is_found(browser: Browser, url: str) -> None:
     page.close()
 
 
+@pytest.mark.parametrize(
+    ("query", "how_to"),
+    [
+        ("drift", "how-to/drift"),
+        ("unlearn", "how-to/recover"),
+        ("rollback", "how-to/recover"),
+        ("keys", "how-to/secure"),
+        ("streams", "how-to/send-samples"),
+        ("checkpoint", "how-to/recover"),
+    ],
+)
+def test_the_search_finds_the_how_to_before_the_decision(
+    browser: Browser, url: str, query: str, how_to: str
+) -> None:
+    page = browser.new_page(viewport=DESKTOP)
+    page.goto(f"{url}/index.html")
+    page.get_by_placeholder("Search").click()
+    page.get_by_placeholder("Search").press_sequentially(query)
+    page.locator(".md-search-result__link").first.wait_for()
+    links: list[str] = page.locator(".md-search-result__link").evaluate_all("all => all.map(a => a.href)")
+    page.close()
+    pages = [link.removeprefix(f"{url}/").partition(".html")[0] for link in links]
+    assert how_to in pages
+    assert "decisions/" not in "".join(pages[: pages.index(how_to)])
+
+
 def _broken_images(page: Page) -> list[str]:
     broken: list[str] = page.evaluate(
         "[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
