@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import typer
 from prometheus_client.parser import text_string_to_metric_families
@@ -64,11 +66,21 @@ def test_each_error_is_described(site: Path) -> None:
 
 def test_each_command_is_described_with_its_options(site: Path) -> None:
     text = Page(site / "reference" / "command-line.html").text
-    group = typer.main.get_command(commands)
-    for name, command in group.commands.items():  # type: ignore[attr-defined]  # typer's types hide the group
+    described = dict(_commands(typer.main.get_command(commands)))
+    assert "keys new" in described
+    for name, command in described.items():
         assert f"{name} ¶" in text
         for option in command.params:
             assert max(option.opts, key=len) in text
+
+
+def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the commands of a group, with those of the groups in it."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
 
 
 def test_each_metric_is_described(site: Path, tmp_path: Path) -> None:
