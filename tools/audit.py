@@ -1,4 +1,4 @@
-"""``python -m tools.audit``: licences and known vulnerabilities of all that is installed."""
+"""``python -m tools.audit``: licences and known vulnerabilities of the installed packages."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, distributions
 
-#: Licences that ask no more than to be named: words of expressions, of old fields, and of classifiers.
+#: Permissive licences, as written in expressions, old fields and classifiers.
 PERMISSIVE = re.compile(
     r"(?:the )?(?:0BSD|Apache|BSD|BSL-1\.0|CC0|HPND|ISC|MIT|PSF|Python Software Foundation|Unlicense|Zlib)\b",
     re.IGNORECASE,
 )
-#: Copyleft that was judged: it covers the package's own files, and none of them is changed or copied here.
+#: Reviewed packages. Their licences cover their own files, and this repository neither changes nor copies these.
 #: (axe-playwright-python names none: its repository says MIT, and its copy of axe-core MPL-2.0.)
-JUDGED = {"axe-playwright-python", "certifi", "hypothesis", "orjson", "pathspec", "riverapi"}
+REVIEWED = {"axe-playwright-python", "certifi", "hypothesis", "orjson", "pathspec", "riverapi"}
 
 
 def licences(package: Distribution) -> list[str]:
-    """Return what the metadata of a package says of its licence: all must be permissive."""
+    """Return the licences in the metadata of a package; all must be permissive."""
     data = package.metadata
     if "License-Expression" in data:
         return [word.strip(" ()") for word in re.split(r"\b(?:AND|OR)\b", data["License-Expression"])]
@@ -32,25 +32,25 @@ def licences(package: Distribution) -> list[str]:
 
 
 def doubtful(packages: Iterable[Distribution]) -> Iterator[str]:
-    """Yield a line about each package whose licence is unknown, or not permissive and not judged."""
+    """Yield a line for each package whose licence is unknown, or neither permissive nor reviewed."""
     for package in packages:
         said = licences(package)
-        known = package.name.lower() in JUDGED
+        known = package.name.lower() in REVIEWED
         if not known and not (said and all(PERMISSIVE.match(licence) for licence in said)):
             yield f"{package.name} {package.version}: {', '.join(said) or 'no licence in its metadata'}"
 
 
 def main() -> None:
-    """Print what is wrong; exit code 1 if anything is, or if nobody could be asked."""
+    """Print the problems; exit code 1 if there are any, or if pip-audit failed."""
     problems = sorted(set(doubtful(distributions())))
-    print("Licences:", *(problems or ["all permissive, or judged"]), sep="\n  ")
+    print("Licences:", *(problems or ["all permissive or reviewed"]), sep="\n  ")
     print("Known vulnerabilities:", flush=True)
     asked = subprocess.run(
         [sys.executable, "-m", "pip_audit", "--local", "--skip-editable", "--progress-spinner", "off"],
         check=False,
     )
     if asked.returncode:
-        print("  pip-audit found some, or could not ask its service: see above. NOTHING WAS CLEARED.")
+        print("  pip-audit found vulnerabilities or failed; see above.")
     sys.exit(1 if problems or asked.returncode else 0)
 
 

@@ -1,4 +1,4 @@
-"""What a server answers to Prometheus, read as Prometheus reads it."""
+"""Metrics of a server, parsed as Prometheus parses them."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def value(server: Server, name: str, **labels: str) -> float | None:
 
 
 def names(text: str) -> set[str]:
-    """Return the names of all series, as an expression may use them."""
+    """Return the names of all series."""
     return {name for name, _ in samples(text) if not name.endswith("_created")}
 
 
 def busy(server: Server) -> str:
-    """Make every metric have a series, and return them all."""
+    """Fill every metric, and return the exposition."""
     for i in range(30):
         server.learn({"a": i, "b": i % 3}, ["cat", "dog"][i % 2])
     server.create(name="prices", task="regression")

@@ -1,4 +1,4 @@
-"""Clients that learn, predict, label and err, and remember what they were promised."""
+"""Clients that send valid and invalid requests, and record the acknowledgements."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ MODELS = ("default", "numbers")
 
 @dataclass
 class Promises:
-    """What the server has answered.
+    """Acknowledgements of the server.
 
     Attributes
     ----------
     learned : dict
-        By model and id: the step that was answered, and the body.
+        Acknowledged step and body, by model and id.
     pending : dict
-        Bodies of predictions that were promised to wait for their label, by id.
+        Bodies of predictions that wait for their label, by id.
     labelled, refused : set
-        Ids of predictions that had their label, and of samples that were refused.
+        Ids of labelled predictions, and of refused samples.
     """
 
     learned: dict[tuple[str, str], tuple[int, Json]] = field(default_factory=dict)
@@ -35,18 +35,18 @@ class Promises:
 
 
 class Clients:
-    """So many clients, each in a thread, until `stop`, or until the server is gone.
+    """Clients in threads that run until `stop` or until the server is gone.
 
     Parameters
     ----------
     url : str
         Of the server.
     promises : Promises
-        Takes what is answered.
+        Record of the acknowledgements.
     seed, run : int
-        Of what they do, and part of their ids.
+        Seed of the requests, and part of the ids.
     count : int
-        How many there are.
+        Number of clients.
     """
 
     def __init__(self, url: str, promises: Promises, seed: int, run: int, count: int = 6) -> None:

@@ -1,4 +1,4 @@
-"""A real server in a thread of the test's process: real socket, real writers, and a way to reach in."""
+"""Server in a thread of the test's process, on a real socket."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Json = dict[str, Any]
 
 
 class Server:
-    """A running server and a client of it."""
+    """Running server with a client."""
 
     def __init__(self, settings: Settings) -> None:
         self.app: FastAPI = create_app(settings)
@@ -61,12 +61,12 @@ class Server:
         self.join()
 
     def listens(self) -> bool:
-        """Whether it takes new connections, as it does until it begins to stop."""
+        """Whether it accepts new connections."""
         return any(listener.is_serving() for listener in self._uvicorn.servers)
 
     @property
     def connections(self) -> set[Any]:
-        """Those that are open."""
+        """Open connections."""
         return set(self._uvicorn.server_state.connections)
 
     @property
@@ -81,7 +81,7 @@ class Server:
 
     @contextmanager
     def held(self, model: str = "default") -> Iterator[None]:
-        """Hold a model's writer, so that what comes in meanwhile waits."""
+        """Hold the writer of a model, so that later requests wait."""
         reached, release = threading.Event(), threading.Event()
 
         def hold(_: object) -> None:
@@ -98,7 +98,7 @@ class Server:
             waiting.result(60)
 
     def wait_for_queue(self, depth: int, model: str = "default") -> None:
-        """Wait until so many jobs wait for a model, the one that holds it counted."""
+        """Wait until the queue of a model has this many jobs, including the one that holds it."""
         while self.registry.get(model).queue_depth < depth:
             threading.Event().wait(0.005)
 
@@ -135,7 +135,7 @@ class Server:
 
 @contextmanager
 def serving(data_dir: Path, **settings: Any) -> Iterator[Server]:
-    """Run a server while the block lasts."""
+    """Run a server during the block."""
     server = Server(
         Settings(**{"data_dir": data_dir, "device": "cpu", "port": 0, "log_level": "critical", **settings})
     )
@@ -147,7 +147,7 @@ def serving(data_dir: Path, **settings: Any) -> Iterator[Server]:
 
 
 def error(answer: httpx.Response) -> tuple[int, str, str | None]:
-    """Return the status, code and field of an error, and check that it is in the one envelope."""
+    """Return status, code and field of an error, and check its envelope."""
     body = answer.json()
     assert body.keys() == {"error"}
     assert body["error"].keys() == {"code", "message", "field"}
@@ -156,7 +156,7 @@ def error(answer: httpx.Response) -> tuple[int, str, str | None]:
 
 
 def head(path: str, length: int, method: str = "POST", **headers: str) -> bytes:
-    """Return the head of a request with a JSON body, as it goes over the wire."""
+    """Return the head of a request with a JSON body, as bytes."""
     lines = {
         "host": "localhost",
         "content-type": "application/json",

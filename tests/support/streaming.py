@@ -1,4 +1,4 @@
-"""A client that sends and reads lines whenever it likes, both ways at once."""
+"""Client that sends and reads lines at the same time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NDJSON = "application/x-ndjson"
 
 
 class Stream:
-    """One request over a connection of its own; its body goes on until `end`."""
+    """Request with a chunked body over its own connection."""
 
     def __init__(self, server: Server, path: str, receive_buffer: int | None) -> None:
         self._connection = http.client.HTTPConnection(server.host, server.port, timeout=60)
@@ -39,13 +39,13 @@ class Stream:
 
     @property
     def response(self) -> http.client.HTTPResponse:
-        """The head of the answer, which comes with the first line of it."""
+        """Head of the response; it arrives with the first line."""
         if self._response is None:
             self._response = self._connection.getresponse()
         return self._response
 
     def send(self, *lines: Json | bytes) -> None:
-        """Send samples, or bytes as they are, as one chunk."""
+        """Send samples, or raw bytes, as one chunk."""
         raw = b"".join(written(line) for line in lines)
         self._connection.send(b"%x\r\n%b\r\n" % (len(raw), raw))
 
@@ -57,7 +57,7 @@ class Stream:
         return answer
 
     def rest(self) -> list[Json]:
-        """Read until the answer ends, as it should."""
+        """Read the rest of the response."""
         return [json.loads(line) for line in self.response.read().splitlines()]
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ def written(line: Json | bytes) -> bytes:
 
 
 def post_lines(server: Server, lines: Sequence[Json | bytes], path: str = "/learn") -> list[Json]:
-    """Send a stream as any client does, whole, and return its answers."""
+    """Send a whole stream, and return its answers."""
     content = b"".join(written(line) for line in lines)
     answer = server.client.post(path, content=content, headers={"Content-Type": NDJSON})
     return answers(answer)
@@ -91,5 +91,5 @@ def answers(answer: httpx.Response) -> list[Json]:
 
 
 def refusals(lines: list[Json]) -> dict[int, Any]:
-    """Code of each error line by its number."""
+    """Codes of the error lines by line number."""
     return {line["line"]: line["error"]["code"] for line in lines if "error" in line}

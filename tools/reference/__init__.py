@@ -1,6 +1,6 @@
-"""Pages of the documentation that are written from the code, each time it is built.
+"""Reference pages generated from the code at each build of the documentation.
 
-A page is a function without parameters that returns Markdown; `PAGES` says where each stands.
+A page is a function without parameters that returns Markdown. `PAGES` maps paths to pages.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from tools.reference import commands, errors, http, metrics, settings
 
-#: By the path of a page in the folder of the documentation.
+#: Pages by their path in the documentation.
 PAGES: dict[str, Callable[[], str]] = {
     "reference/command-line.md": commands.page,
     "reference/errors.md": errors.page,

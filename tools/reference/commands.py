@@ -1,4 +1,4 @@
-"""The command line, from the application that typer runs."""
+"""Reference page of the command line, from the typer application."""
 
 from __future__ import annotations
 

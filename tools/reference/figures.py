@@ -1,4 +1,4 @@
-"""Tables of the comparison, from the results of record in docs/benchmarks/."""
+"""Tables of the comparison page, from the results of record in docs/benchmarks/."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FLOOR = "Floor"
 
 
 def quality() -> str:
-    """Return a table of the models of the quality benchmark, the best first."""
+    """Return a table of the models of the quality benchmark by mean rank."""
     about = json.loads((_RESULTS / "quality.json").read_text(encoding="utf-8"))["models"]
     entries = read(_RESULTS / "quality.json")
     ours = {entry.stream: entry.samples_per_second for entry in entries if entry.model == _OURS}
@@ -35,7 +35,7 @@ def quality() -> str:
 
 
 def dicts() -> str:
-    """Return a table of the speeds with dicts of 64 features."""
+    """Return a table of the speed with dicts of 64 features."""
     parts = json.loads((_RESULTS / "speed.json").read_text(encoding="utf-8"))["parts"]
     rows = [
         (side, f"{of['samples_per_second']:,.0f}", f"{100 * of['accuracy']:.1f}")
@@ -46,7 +46,7 @@ def dicts() -> str:
     )
 
 
-#: By the comment in whose place each stands.
+#: Tables by the comment that they replace.
 FIGURES: dict[str, Callable[[], str]] = {
     "<!-- figures: quality -->": quality,
     "<!-- figures: dicts -->": dicts,

@@ -1,4 +1,4 @@
-"""The routes of the server, from the OpenAPI document of its application."""
+"""Reference page of the routes, from the OpenAPI document of the server."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from tools.reference.schemas import Schema, example, fields, kind
 _INTRODUCTION = """\
 # HTTP
 
-JSON in and out. The server itself has this page in a form to try things in, at `/docs`, and the OpenAPI
-document it is written from at `/openapi.json`. `model` is optional everywhere and stands for `"default"`.
-On a server with [keys](../how-to/secure.md) a request brings one, `Authorization: Bearer KEY`, with the
-scope that its route needs. An error is `{"error": {"code": …, "message": …, "field": …}}`;
-[Errors](errors.md) has each code. What is refused has changed nothing. An `X-Request-ID` of yours is in the
-answer and in the log.
+Requests and responses are JSON. The server has an interactive version of this page at `/docs`, and the
+OpenAPI document at `/openapi.json`. `model` is optional everywhere; its default is `"default"`. On a server
+with [keys](../how-to/secure.md) a request needs `Authorization: Bearer KEY`, with the scope of its route. An
+error is `{"error": {"code": …, "message": …, "field": …}}`; [Errors](errors.md) lists the codes. A refused
+request changes nothing. The response and the log repeat the `X-Request-ID` of the request.
 """
 _METHODS = ("get", "post", "put", "patch", "delete")
 

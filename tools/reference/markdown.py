@@ -1,4 +1,4 @@
-"""Pieces of Markdown."""
+"""Markdown tables, cells and documents."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    r"""Return a table; a bar or the end of a line in a cell does not break it.
+    r"""Return a table; bars and line breaks in cells are escaped.
 
     Examples
     --------
@@ -21,7 +21,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def cell(text: str) -> str:
-    r"""Return a text as it may stand in a table: of bars, those in code are none of the table's.
+    r"""Return the text of a table cell, with bars escaped outside code.
 
     Examples
     --------
@@ -32,7 +32,7 @@ def cell(text: str) -> str:
 
 
 def code(value: object) -> str:
-    """Return a value as code; nothing for nothing.
+    """Return a value as code; an empty string for an empty value.
 
     Examples
     --------
@@ -43,5 +43,5 @@ def code(value: object) -> str:
 
 
 def document(*parts: str) -> str:
-    """Return a page of parts, those that are empty left out."""
+    """Return a page of its parts without the empty ones."""
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -1,4 +1,4 @@
-"""The metrics of the server, as `GET /metrics` of one that has learned a sample answers them."""
+"""Reference page of the metrics, from `GET /metrics` of a server that has learned a sample."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from tools.reference.markdown import document, table
 _INTRODUCTION = """\
 # Metrics
 
-`GET /metrics` answers them in Prometheus' text format, to a key with the scope `read`. A histogram or
-summary has the series `_bucket`, `_sum` and `_count`. What to watch, and when to worry:
-[Monitor](../how-to/monitor.md).
+`GET /metrics` returns them in the Prometheus text format; it needs the scope `read`. A histogram or summary
+has the series `_bucket`, `_sum` and `_count`. [Monitor](../how-to/monitor.md) describes what to watch.
 """
 _OF_SAMPLES = frozenset({"le", "quantile"})
 

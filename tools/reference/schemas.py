@@ -24,14 +24,14 @@ _LIMITS = {
 
 
 def kind(schema: Schema, link: str = "") -> str:
-    """Return what a value may be, in words.
+    """Return the allowed values of a schema in words.
 
     Parameters
     ----------
     schema : dict
-        Of the value.
+        JSON schema of the value.
     link : str
-        The page on which other objects are described.
+        Page that describes other objects.
 
     Examples
     --------
@@ -67,7 +67,7 @@ def _type(schema: Schema, link: str) -> str:
 
 
 def fields(schema: Schema) -> str:
-    """Return a table of the fields of an object; nothing if it has none."""
+    """Return a table of the fields of an object; an empty string without fields."""
     rows = list(_rows(schema))
     return table(["field", "kind", "default", "what it is"], rows) if rows else ""
 
@@ -82,6 +82,6 @@ def _rows(schema: Schema) -> Iterator[tuple[str, str, str, str]]:
 
 
 def example(schema: Schema) -> str:
-    """Return the first example of an object as a block of JSON; nothing if it has none."""
+    """Return the first example of an object as a JSON block; an empty string without examples."""
     found = schema.get("examples")
     return f"```json\n{json.dumps(found[0], ensure_ascii=False)}\n```" if found else ""

@@ -1,4 +1,4 @@
-"""The settings of the server, from `service.settings`."""
+"""Reference page of the settings, from `service.settings`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tools.reference.schemas import kind
 _INTRODUCTION = """\
 # Settings
 
-Each is an environment variable; `docker compose` reads them from a file `.env` as well, and `bnp-online
-serve` has options for the first few. A wrong value ends the server before it starts, with exit code 2 and
-the setting's name. What the container has beside these (`BNP_PUBLISHED_PORT`, `BNP_CPUS`, …) is in [The
-container](../container.md).
+Each setting is an environment variable. `docker compose` also reads them from a file `.env`, and `bnp-online
+serve` has options for the first of them. With a wrong value the server does not start: it names the setting
+and ends with exit code 2. [The container](../container.md) has more settings (`BNP_PUBLISHED_PORT`,
+`BNP_CPUS`, …).
 """
 
 

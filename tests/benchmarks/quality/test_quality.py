@@ -1,9 +1,10 @@
+"""The benchmark of quality: it runs, keeps its runs, and its pages show the results of record."""
+
 import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks.common.report import Cell, Table, put_between_marks
 from benchmarks.quality import main as quality
 from benchmarks.quality.results import read
 from benchmarks.quality.rivals import CONTESTANTS
@@ -90,15 +91,3 @@ def test_pages_show_the_results_of_record() -> None:
     digits = next(entry for entry in entries if (entry.stream, entry.model) == ("digits", "BNP"))
     assert digits.value is not None
     assert digits.value >= 0.94
-
-
-def test_markdown_needs_both_marks(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("<!-- quality:begin -->")
-    with pytest.raises(ValueError, match="lacks the marks"):
-        put_between_marks(page, "quality", "x")
-
-
-def test_table_in_markdown() -> None:
-    table = Table("t", ["stream", "SGD*"], [[Cell("a*"), Cell("1\n(0.1)", True)]])
-    assert table.markdown() == "| stream | SGD\\* |\n| --- | --: |\n| a\\* | **1 (0.1)** |"

@@ -1,3 +1,5 @@
+"""Summary of runs: settings chosen in hindsight, ranks, gains and kept runs."""
+
 import json
 from dataclasses import replace
 from pathlib import Path
