@@ -13,7 +13,7 @@ PERMISSIVE = re.compile(
     r"(?:the )?(?:0BSD|Apache|BSD|BSL-1\.0|CC0|HPND|ISC|MIT|PSF|Python Software Foundation|Unlicense|Zlib)\b",
     re.IGNORECASE,
 )
-#: Reviewed packages. Their licences cover their own files, and this repository neither changes nor copies these.
+#: Reviewed packages: their licences cover their own files, which are neither changed nor copied here.
 #: (axe-playwright-python names none: its repository says MIT, and its copy of axe-core MPL-2.0.)
 REVIEWED = {"axe-playwright-python", "certifi", "hypothesis", "orjson", "pathspec", "riverapi"}
 

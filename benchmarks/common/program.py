@@ -144,7 +144,8 @@ def publish(
     if draw is not None and figure is not None:
         figure.parent.mkdir(parents=True, exist_ok=True)
         draw(content, figure)
-        console.print(f"Figure: {figure}", soft_wrap=True)
+        if figure.exists():  # a result without growth has no figure of speed
+            console.print(f"Figure: {figure}", soft_wrap=True)
     for page in arguments.markdown:
         report.renew(page, {name: markdown(parts) for name, parts in blocks.items()})
 
