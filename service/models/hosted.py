@@ -243,9 +243,12 @@ class HostedModel:
         return applied
 
     def _apply_run(self, entries: Sequence[Entry], applied: Applied) -> None:
-        step = self.step
         samples = [entry.sample for entry in entries if isinstance(entry, SampleEvent)]
-        predictions = iter(self._learn(samples, step) if samples else ())
+        step = self.estimator.step
+        if self.drift.due and samples and self.drift.ready(step):
+            predictions = iter(self._act_and_learn(samples))
+        else:
+            predictions = iter(self.estimator.learn_samples(samples) if samples else ())
         for entry in entries:
             if isinstance(entry, SampleEvent):
                 self.sequence = entry.seq
@@ -267,11 +270,6 @@ class HostedModel:
                 applied.outcomes.append(entry.prediction.answer)
             elif isinstance(entry, Answered):
                 applied.outcomes.append(entry.outcome())
-
-    def _learn(self, samples: list[Sample], step: int) -> list[Prediction | NonFiniteStateError]:
-        if self.drift.due and self.drift.ready(step):
-            return self._act_and_learn(samples)
-        return self.estimator.learn_samples(samples)
 
     def _act_and_learn(self, samples: list[Sample]) -> list[Prediction | NonFiniteStateError]:
         """Do what is due; it stays due if none of the samples is learned: no replay would see them."""

@@ -157,12 +157,13 @@ class Pipeline:
     async def _check(self, jobs: list[Job]) -> Logged:
         """Check the requests of jobs, and send their events to the log."""
         requests = [request for job in jobs for request in job.requests]
+        ids = {each.id for each in requests if isinstance(each, Learn) and each.id is not None}
         validator = self._validator
         if validator is None:
             validator = self._validator = self.model.validator(self._predict, self.refusals)
         while self._applied:
             validator.settle(self._applied.popleft())
-        if ids := {each.id for each in requests if isinstance(each, Learn) and each.id is not None}:
+        if ids:
             try:
                 validator.look_up(*await asyncio.to_thread(self._history.look_up, ids))
             except StorageError as error:
@@ -309,7 +310,8 @@ class Pipeline:
 
     def _answer(self, outcomes: list[Outcome]) -> None:
         """Answer the oldest job that was taken."""
+        granted = sum(not isinstance(outcome, Exception) for outcome in outcomes)
         job = self._queue.answer(outcomes)
-        if granted := sum(not isinstance(outcome, Exception) for outcome in outcomes):
+        if granted:
             latency = self.predict_latency if isinstance(job.requests[0], Predict) else self.learn_latency
             latency.add(time.perf_counter() - job.start, granted)

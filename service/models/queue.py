@@ -35,17 +35,18 @@ class Job:
         Called between two groups of samples.
     start : float
         Time at which the job was queued, in seconds of `time.perf_counter`.
+    size : int
+        Number of outcomes.
     """
 
     requests: Sequence[Request]
     outcomes: Outcomes
     operation: Callable[[], Any] | None = None
     start: float = field(default_factory=time.perf_counter)
+    size: int = field(init=False)
 
-    @property
-    def size(self) -> int:
-        """Number of outcomes."""
-        return len(self.requests) or 1
+    def __post_init__(self) -> None:
+        self.size = len(self.requests) or 1
 
 
 @dataclass(slots=True)
