@@ -67,7 +67,7 @@ async def delete_model(request: Request, m: str) -> Response:
 @needs("read", Layer.MODEL, Layer.READ)
 async def get_metrics(request: Request, m: str) -> Response:
     """Return the prequential metrics: each sample was predicted before it was learned."""
-    return json_response(await models_of(request.scope).get(m).ask(report.scores))
+    return json_response(await models_of(request.scope).get(m).ask(lambda model: model.score.report()))
 
 
 @router.get("/models/{m}/dashboard", summary="Watch a model", response_model=schemas.Dashboard)

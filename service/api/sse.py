@@ -18,7 +18,7 @@ from ..errors import RequestError
 from ..http.connection import connection_of
 from ..http.requests import headers_of
 from ..http.responses import encode
-from ..models.feed import Event, Listener
+from ..models.feed import FeedEvent, Listener
 from ..models.registry import models_of
 
 #: Seconds between signs of life on an idle stream, and between two checks of the key.
@@ -99,7 +99,7 @@ class EventStream(Response):
             more = not listener.over and refusal is None
             block = block or self.alive
 
-    async def written(self, events: Sequence[Event]) -> bytes:
+    async def written(self, events: Sequence[FeedEvent]) -> bytes:
         """Return the encoded events."""
         return b"".join(_block(e.kind, e.data, self.models.feed.identifier(e)) for e in events)
 

@@ -1,7 +1,7 @@
-"""Watches the prequential loss of a model for drift, and says when something is to be done about it.
+"""Drift detection on the prequential loss of a model, and the step at which the drift response is due.
 
-What a detector finds follows from the samples that were learned, in their order, and from nothing else; so
-does the step at which an action is due. Who learns the log again takes the same actions at the same steps.
+Both depend on the learned samples and their order alone. A replay of the log takes the same actions at the
+same steps.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from bnp_online.mixture import MAX_LOSS
 
 from ..schemas import DriftSpec
 
-#: An action is taken before the first sample after a number of steps that this divides: so samples can be
-#: learned in calls of that many, which no action interrupts.
+#: An action is taken only at steps that are multiples of this. Between them, samples are learned in one call.
 ACT_EVERY = 32
 
 
 def detector_of(setting: DriftSpec) -> Detector | None:
-    """Return the detector that a setting asks for."""
+    """Return the detector of a setting."""
     if setting.detector == "none":
         return None
     if setting.detector == "adwin":
@@ -31,19 +30,19 @@ def detector_of(setting: DriftSpec) -> Detector | None:
 
 
 class Drift:
-    """A detector, what it found, and what is to be done.
+    """A detector, its detections, and the action that is due.
 
     Parameters
     ----------
     setting : DriftSpec
-        Which detector, and what is to be done.
+        Detector and action.
 
     Attributes
     ----------
     detections, actions : int
-        How often the loss rose, and how often something was done.
+        Number of drifts detected, and of actions taken.
     last : int or None
-        The step at which it rose last.
+        Step of the latest detection.
     acts : bool
         Whether the setting has an action.
     due : bool
@@ -59,23 +58,23 @@ class Drift:
         self._detector = detector_of(setting)
 
     def see(self, loss: float, variance: float | None, step: int) -> bool:
-        """Take the loss of a sample in; return whether losses have risen.
+        """Add the loss of a sample; return whether a drift was detected.
 
         Parameters
         ----------
         loss : float
-            Nats, or the squared error.
+            Log loss in nats, or squared error.
         variance : float or None
-            Of the targets, for a squared error: the detector sees the error in standard deviations.
+            Variance of the targets, for a squared error: the detector gets the error in standard deviations.
         step : int
-            Samples learned with this one.
+            Step of the model with this sample.
         """
         if self._detector is None:
             return False
         if variance is not None:
             loss = math.sqrt(loss / variance) if variance > 0.0 else 0.0
         if self._detector.update(min(loss, MAX_LOSS)) <= 0.0:
-            return False  # no change, or one for the better
+            return False  # no change, or an improvement
         self.detections += 1
         self.last = step
         self.due = self.acts
@@ -86,20 +85,20 @@ class Drift:
         return ACT_EVERY - step % ACT_EVERY
 
     def ready(self, step: int) -> bool:
-        """Return whether something is to be done before the next sample."""
+        """Return whether an action must be taken before the next sample."""
         return self.due and step % ACT_EVERY == 0
 
     def done(self) -> None:
-        """Count that it was done."""
+        """Count the action as taken."""
         self.due = False
         self.actions += 1
 
     def dismiss(self) -> None:
-        """Leave undone what is due: a rollback to before an action is meant to undo it."""
+        """Cancel the due action: a rollback to before an action undoes it."""
         self.due = False
 
     def changed(self, setting: DriftSpec) -> Drift:
-        """Return what watches from now on by another setting; a detector that stays has seen what it has."""
+        """Return drift detection with another setting; an unchanged detector keeps its state."""
         new = Drift(setting)
         new.detections, new.actions, new.last = self.detections, self.actions, self.last
         if setting.model_copy(update={"action": self.setting.action}) == self.setting:
@@ -108,7 +107,7 @@ class Drift:
         return new
 
     def report(self) -> dict[str, Any]:
-        """Return what a model says of its drifts."""
+        """Return the setting and the counts, for the description of a model."""
         return {
             "setting": self.setting.model_dump(mode="json"),
             "detections": self.detections,
@@ -118,7 +117,7 @@ class Drift:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that `see` and `done` change, as JSON."""
+        """Return the state as a JSON value."""
         return {
             "detector": None if self._detector is None else self._detector.state_dict(),
             "detections": self.detections,
@@ -128,7 +127,7 @@ class Drift:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned, of the same setting."""
+        """Load a state from `state_dict` with the same setting."""
         if self._detector is not None:
             self._detector.load_state_dict(state["detector"])
         self.detections, self.actions = state["detections"], state["actions"]

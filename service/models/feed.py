@@ -1,9 +1,8 @@
-"""What happens in the models, as it happens, for whoever listens (`GET /events`).
+"""Feed of the events in all models, for ``GET /events``.
 
-What happens thousands of times a second (learning, predicting, labelling) is not reported by those who do
-it: while anybody listens, the event loop compares the models' own counters twenty times a second, and tells
-what was added. So learning pays nothing for it, and nobody listening costs nothing at all. What is rare
-(a checkpoint, a rollback, a drift) is published by whoever does it, from any thread.
+Learning, predictions and labels are frequent, so the code that does them publishes nothing. While there are
+listeners, the feed compares the counters of the models twenty times a second and publishes the differences.
+Checkpoints, rollbacks and drifts are rare: the code that does them calls `Feed.publish`, from any thread.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from .hosted import HostedModel
 
 Kind: TypeAlias = Literal["learn", "predict", "label", "drift", "checkpoint", "rollback"]
 
-#: Seconds between two looks at the counters.
+#: Seconds between two comparisons of the counters.
 PERIOD = 0.05
-#: Events that are kept for who comes back, and that may wait for one listener: more, so that all can.
+#: Events that are retained for listeners that reconnect, and that may wait for one listener: all and more.
 RING, BUFFER = 1024, 2048
-#: Rare events that are kept of all models.
+#: Rare events that are retained, of all models.
 _NOTABLE = 256
 
 
-class Event(NamedTuple):
-    """Something that happened; `number` rises by one from event to event."""
+class FeedEvent(NamedTuple):
+    """An event in a model; numbers rise by one."""
 
     number: int
     kind: Kind
@@ -39,7 +38,7 @@ class Event(NamedTuple):
 
 
 class _Counters(NamedTuple):
-    """What a model counts."""
+    """Counters of a model."""
 
     step: int = 0
     predicted: int = 0
@@ -48,7 +47,7 @@ class _Counters(NamedTuple):
     loss_sum: float = 0.0
 
     def since(self, before: _Counters) -> _Counters:
-        """Return what was added; a rollback, which takes away, adds nothing."""
+        """Return the increase since earlier counters, 0 after a rollback."""
         return _Counters(
             max(self.step - before.step, 0),
             max(self.predicted - before.predicted, 0),
@@ -63,12 +62,12 @@ def _count(model: HostedModel) -> _Counters:
 
 
 class Listener:
-    """Who listens: takes events in order as they come, and is dropped if it does not.
+    """A listener: receives events in order, and is dropped if it does not take them.
 
     Attributes
     ----------
     missed : bool
-        Whether events happened since the last one that it had, and are no longer kept.
+        Whether events since its last one are no longer retained.
     slow : bool
         Whether it was dropped.
     """
@@ -77,12 +76,12 @@ class Listener:
         self.missed = missed
         self.slow = False
         self._covers = covers
-        self._waiting: deque[Event] = deque()
+        self._waiting: deque[FeedEvent] = deque()
         self._ended = False
-        self._bell = asyncio.Event()
+        self._changed = asyncio.Event()
 
-    def put(self, event: Event) -> None:
-        """Let an event wait, if it is of a model that the listener asked for."""
+    def put(self, event: FeedEvent) -> None:
+        """Add an event, if the listener covers its model."""
         if self.slow or not self._covers(event.model):
             return
         if len(self._waiting) >= BUFFER:
@@ -90,76 +89,76 @@ class Listener:
             self._waiting.clear()
         else:
             self._waiting.append(event)
-        self._bell.set()
+        self._changed.set()
 
     def end(self) -> None:
-        """Let `take` return at once from now on."""
+        """End the listener: `take` returns at once."""
         self._ended = True
-        self._bell.set()
+        self._changed.set()
 
     @property
     def over(self) -> bool:
-        """Whether nothing comes any more."""
+        """Whether no further event follows."""
         return self.slow or self._ended
 
-    async def take(self, seconds: float) -> list[Event]:
-        """Return what has come, as soon as something has; nothing after so many seconds, or at the end."""
+    async def take(self, seconds: float) -> list[FeedEvent]:
+        """Wait for events and return them; return none after some seconds or at the end."""
         if not (self._waiting or self.over):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await self._bell.wait()
-        self._bell.clear()
+                    await self._changed.wait()
+        self._changed.clear()
         taken = list(self._waiting)
         self._waiting.clear()
         return taken
 
 
 class Feed:
-    """The events of all models, and those who listen.
+    """Events of all models, and the listeners.
 
-    Must be made on a running event loop.
+    Construct it on a running event loop.
 
     Parameters
     ----------
     models : callable
-        Returns the models as they are now.
+        Returns all models.
     """
 
     def __init__(self, models: Callable[[], Iterable[HostedModel]]) -> None:
         self._models = models
         self._loop = asyncio.get_running_loop()
         self._run = secrets.token_hex(4)
-        self._ring: deque[Event] = deque(maxlen=RING)
-        self._notable: deque[Event] = deque(maxlen=_NOTABLE)
+        self._ring: deque[FeedEvent] = deque(maxlen=RING)
+        self._notable: deque[FeedEvent] = deque(maxlen=_NOTABLE)
         self._number = 0
         self._listeners: set[Listener] = set()
         self._seen: dict[str, _Counters] = {}
         self._sampling: asyncio.TimerHandle | None = None
 
     def publish(self, kind: Kind, model: str, **data: Any) -> None:
-        """Tell of something rare; may be called from any thread."""
+        """Publish a rare event, from any thread."""
         data["time"] = datetime.now(UTC).isoformat(timespec="milliseconds")
-        with contextlib.suppress(RuntimeError):  # a closed loop: the server was killed, nobody listens
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: there are no listeners
             self._loop.call_soon_threadsafe(self._add_notable, kind, model, data)
 
     def recent(self, kind: Kind, model: str) -> list[dict[str, Any]]:
-        """Return the latest rare events of a kind since the server started, the newest first."""
+        """Return the retained rare events of a kind, newest first."""
         return [event.data for event in reversed(self._notable) if (event.kind, event.model) == (kind, model)]
 
-    def identifier(self, event: Event) -> str:
-        """Return the id of an event, which means nothing to another run of the server."""
+    def identifier(self, event: FeedEvent) -> str:
+        """Return the id of an event, valid for this run of the server."""
         return f"{self._run}-{event.number}"
 
     @contextlib.contextmanager
     def listen(self, covers: Callable[[str], bool], after: str | None = None) -> Iterator[Listener]:
-        """Listen to what happens from now on, or since the event with an id.
+        """Listen to new events, or to all since the event with an id.
 
         Parameters
         ----------
         covers : callable
-            Whether a model, by name, is of interest.
+            Returns whether to listen to a model, by name.
         after : str
-            The id of the last event that was had.
+            Id of the last event that was received.
         """
         kept = self._after(after) if after is not None else None
         listener = Listener(covers, missed=kept is None and after is not None)
@@ -167,7 +166,7 @@ class Feed:
             listener.put(event)
         self._listeners.add(listener)
         if self._sampling is None:
-            if kept is None:  # else what happened while nobody listened is told now
+            if kept is None:  # otherwise publish what happened since the last listener
                 self._seen = {model.name: _count(model) for model in self._models()}
             self._sampling = self._loop.call_later(PERIOD, self._sample)
         try:
@@ -175,8 +174,8 @@ class Feed:
         finally:
             self._listeners.discard(listener)
 
-    def _after(self, identifier: str) -> list[Event] | None:
-        """Return what came after an event; None if that is not known, or too long ago."""
+    def _after(self, identifier: str) -> list[FeedEvent] | None:
+        """Return the events after an event; None if its id is unknown or no longer retained."""
         run, _, number = identifier.rpartition("-")
         if run != self._run or re.fullmatch("[0-9]{1,18}", number) is None:
             return None
@@ -185,29 +184,27 @@ class Feed:
 
     def _add_notable(self, kind: Kind, model: str, data: dict[str, Any]) -> None:
         self._notable.append(self._add(kind, model, data))
-        if (
-            kind == "rollback"
-        ):  # what is learned next counts from there, even if it comes before the next look
+        if kind == "rollback":  # count the samples learned from here on, also before the next comparison
             counted = {each.name: _count(each) for each in self._models() if each.name == model}
             self._seen |= {name: now._replace(step=data["step"]) for name, now in counted.items()}
 
-    def _add(self, kind: Kind, model: str, data: dict[str, Any]) -> Event:
+    def _add(self, kind: Kind, model: str, data: dict[str, Any]) -> FeedEvent:
         self._number += 1
-        event = Event(self._number, kind, model, {"model": model, **data})
+        event = FeedEvent(self._number, kind, model, {"model": model, **data})
         self._ring.append(event)
         for listener in self._listeners:
             listener.put(event)
         return event
 
     def _sample(self) -> None:
-        """Tell what was added to the counters since the last look, and look again while anybody listens."""
+        """Publish the increase of the counters, and schedule the next comparison if there are listeners."""
         self._sampling = self._loop.call_later(PERIOD, self._sample) if self._listeners else None
         counted = {model.name: (model, _count(model)) for model in self._models()}
         for name, (model, now) in counted.items():
-            self._tell(model, now.since(self._seen.get(name, _Counters())))
+            self._publish_increase(model, now.since(self._seen.get(name, _Counters())))
         self._seen = {name: now for name, (_, now) in counted.items()}
 
-    def _tell(self, model: HostedModel, new: _Counters) -> None:
+    def _publish_increase(self, model: HostedModel, new: _Counters) -> None:
         step = model.step
         if new.step:
             loss = new.loss_sum / new.scored if new.scored else None

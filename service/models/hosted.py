@@ -1,8 +1,7 @@
-"""A model as the server keeps it: an estimator, its prequential score, and predictions that wait for labels.
+"""Hosted model: an estimator, its prequential metrics, and the predictions that wait for labels.
 
-Everything here is synchronous and is called in the model's turn, one thing at a time; what it does follows
-from the order of its calls alone, so that the same events make the same state again. (A clock decides how
-many samples one call of the estimator takes, which changes no bit.)
+All methods are synchronous and need exclusive access. The state depends on the order of the events alone, so
+the same events give the same bits again. The number of samples per call changes no bit.
 """
 
 from __future__ import annotations
@@ -30,23 +29,23 @@ from .validation import Answered, Entry, Predict, PredictionEvent, SampleEvent, 
 Answer: TypeAlias = dict[str, Any]
 Outcome: TypeAlias = Answer | Exception
 
-#: Why a sample was refused after all.
+#: Error code of a sample that was refused after it was logged.
 NON_FINITE = "non_finite_state"
 _COUNTS = ("predicted", "scored", "loss_sum", "last_loss")
 
 
 @dataclass(slots=True)
 class Applied:
-    """What came of a part of a group.
+    """Result of applying entries.
 
     Attributes
     ----------
     outcomes : list of dict or Exception
-        For each request in order its answer, or what refused it.
+        Answer or error of each entry.
     refused : dict of int to str
-        Why events that were logged had no effect, by number.
+        Error code of each logged event that was refused, by number.
     steps : dict of int to int
-        Where events led, other than it was expected when they were logged, by number.
+        Step of each event that differs from its logged step, by number.
     drifts : list of int
         Steps at which a drift was detected.
     learned : int
@@ -59,34 +58,27 @@ class Applied:
     drifts: list[int] = field(default_factory=list)
     learned: int = 0
 
-    @property
-    def surprising(self) -> bool:
-        """Whether anything came out otherwise than was expected when it was logged."""
-        return bool(self.refused or self.steps)
-
 
 class HostedModel:
-    """An estimator with what the server keeps beside it.
+    """An estimator with its metrics, pending predictions and drift detector.
 
     Parameters
     ----------
     spec : ModelSpec
-        What to make.
+        Specification of the model.
     settings : Settings
-        The limits.
+        Limits and device.
     clock : callable
-        Seconds, for pending predictions; it must never go back, in no process.
+        Time in seconds, for pending predictions. It must not go back, also after a restart.
 
     Attributes
     ----------
     sequence : int
-        Number of the last event that is in the state.
-    pace : Pace
-        How many entries one call of `apply` should take, so that it is short.
+        Number of the last event in the state.
     drift : Drift
-        Watches the loss.
+        Drift detection and response.
     acted : list of dict
-        What was done about a drift and is not in the log yet; it is not part of the state.
+        Drift actions that are not logged yet. They are not part of the state.
     """
 
     def __init__(self, spec: ModelSpec, settings: Settings, clock: Callable[[], float]) -> None:
@@ -109,11 +101,6 @@ class HostedModel:
         self.acted: list[dict[str, Any]] = []
 
     @property
-    def drifts(self) -> int:
-        """How often the loss was found to have risen."""
-        return self.drift.detections
-
-    @property
     def step(self) -> int:
         """Number of samples learned."""
         return self.estimator.step
@@ -124,7 +111,7 @@ class HostedModel:
         return len(self._pending)
 
     def predict(self, x: Any, identifier: str | None = None, level: float | None = None) -> Answer:
-        """Predict, with an interval if a level is given; the model does not change."""
+        """Predict a sample, with an interval if a level is given. The model does not change."""
         prediction, probabilities = self.estimator.predict(x)
         answer: Answer = {"model": self.name, "step": self.step, "prediction": prediction, "id": identifier}
         if self.spec.task == "classification":
@@ -137,13 +124,13 @@ class HostedModel:
     def _interval(self, x: Any, level: float) -> list[float] | None:
         if isinstance(self.estimator, BNPClassifier):
             raise ConfigurationError(
-                "interval", "a classification has probabilities, and no interval: leave it out"
+                "interval", "a classification has no interval, it has probabilities: omit interval"
             )
         interval = self.estimator.predict_interval_one(x, level)
-        return None if interval is None else [*interval]  # as it is read from the log
+        return None if interval is None else [*interval]  # a list, as in the log
 
     def predict_pending(self, request: Predict) -> event_codec.Pending:
-        """Predict what is to wait for its label; the model does not change."""
+        """Predict a sample whose label follows. The model does not change."""
         answer = self.predict(request.x, request.id, request.interval)
         return event_codec.Pending(request.x, answer, self.clock() + self.settings.label_ttl)
 
@@ -155,7 +142,7 @@ class HostedModel:
         return Validator(self.name, preview, self.step, predict, self._pending, refusals)
 
     def is_sound(self, entries: Sequence[Entry]) -> bool:
-        """Return whether the model can predict the last sample of these that it has learned."""
+        """Return whether the prediction of the last learned sample of some entries is finite."""
         for entry in reversed(entries):
             if isinstance(entry, SampleEvent) and entry.step is not None:
                 try:
@@ -166,10 +153,15 @@ class HostedModel:
         return True
 
     def readmit(self, records: Sequence[Record]) -> tuple[list[Entry], dict[int, str]]:
-        """Return samples, labels and predictions that were logged, to be applied again.
+        """Return entries for logged samples, labels and predictions, to apply them again.
 
-        What was refused then is left out. What is refused only now, by number, was logged by a server that
-        was killed before it could note that, or follows on others that were forgotten meanwhile.
+        Returns
+        -------
+        list of Entry
+            The events, except those that were refused.
+        dict of int to str
+            Error code of each event that is refused only now, by number. The server was killed before it
+            recorded the refusal, or earlier samples were forgotten since.
         """
         preview = self.estimator.preview()
         entries: list[Entry] = []
@@ -184,12 +176,12 @@ class HostedModel:
         return entries, refused
 
     def patch(self, changes: Mapping[str, Any]) -> None:
-        """Change limits, and how the loss is watched.
+        """Change limits and drift detection.
 
         Raises
         ------
         ConfigurationError
-            If one is below what the model has; nothing was changed.
+            If a limit is below the size of the model. Nothing was changed.
         """
         update = dict(changes)
         if "drift" in update:
@@ -199,10 +191,10 @@ class HostedModel:
         if self.spec.drift != self.drift.setting:
             self.drift = self.drift.changed(self.spec.drift)
 
-    def keeping(self) -> Callable[[], dict[str, Any]]:
-        """Return what tells all of the state but the estimator's, as JSON can hold it, of this moment.
+    def copy_service_state(self) -> Callable[[], dict[str, Any]]:
+        """Copy the state except the estimator's, and return a function that returns it as a JSON value.
 
-        To copy it takes a tenth of the time that it takes to make JSON of it, which any thread can do.
+        The copy takes a tenth of the time of the function, which any thread can call.
         """
         score, baselines, pending = self.score.copy(), self.baselines.copy(), self._pending.copy()
         counts = {name: getattr(self, name) for name in _COUNTS}
@@ -215,10 +207,10 @@ class HostedModel:
             "drift": drift,
         }
 
-    def load_beside(self, state: Mapping[str, Any]) -> None:
-        """Take over what `keeping` told."""
+    def load_service_state(self, state: Mapping[str, Any]) -> None:
+        """Load a state from `copy_service_state`."""
         self.score.load_state_dict(state["score"])
-        if "baselines" in state:  # an earlier version kept none: they begin anew, then
+        if "baselines" in state:  # checkpoints of earlier versions have none
             self.baselines.load_state_dict(state["baselines"])
         if "drift" in state:  # as above
             self.drift.load_state_dict(state["drift"])
@@ -272,7 +264,7 @@ class HostedModel:
                 applied.outcomes.append(entry.outcome())
 
     def _act_and_learn(self, samples: list[Sample]) -> list[Prediction | NonFiniteStateError]:
-        """Do what is due; it stays due if none of the samples is learned: no replay would see them."""
+        """Take the drift action and learn; undo it if all samples are refused, since no replay sees them."""
         before, action = self.estimator.state_dict(), self.drift.setting.action
         done = {"action": action, "step": self.step, "detected": self.drift.last}
         getattr(self.estimator, action)()
@@ -303,7 +295,7 @@ class HostedModel:
 
 
 def _readmitted(record: Record, preview: Preview) -> Entry:
-    """Return an event of the log as it was admitted."""
+    """Return the entry of a logged event."""
     event = record.event
     if event.kind == "predict":
         return PredictionEvent(event, event_codec.read_pending(event), seq=record.seq)

@@ -1,14 +1,11 @@
-"""What a scrape sees of a model: what is copied in the model's turn, and what is made of it afterwards.
+"""Metrics of the models, of the event log and of its disk, for ``GET /metrics``.
 
-A copy of the moments and of the latest scores takes a few tenths of a millisecond; to make something of them
-takes ten times as long, and is done in another thread while the model goes on.
+A scrape copies the state of each model with exclusive access, which takes a few tenths of a millisecond. A
+thread then computes the values from the copies, which takes ten times as long.
 
-The metrics of models: to add one is to add it to `FAMILIES`.
-
-Their labels are bounded: by the number of models, by what their specs say of layers and of rates, and by the
-names that this project gives to scores and to errors. A deleted model's series are gone with it.
-
-What `/metrics` answers: the registry, and what a look at every model and at the store finds.
+To add a metric of models, add it to `FAMILIES`. Its labels must be bounded: by the number of models, by the
+layers and rates of their specifications, or by the names that this project gives to scores and errors. The
+series of a deleted model disappear with it.
 """
 
 from __future__ import annotations
@@ -18,6 +15,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
@@ -42,23 +40,29 @@ from .recovery import Replay
 from .registry import Models
 from .worker import Worker
 
+Series: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
+"""Values of the labels except the first, which is the model, and the value of the series."""
 
-@dataclass(frozen=True, slots=True)
-class Inside:
-    """What only a turn of the model may see, copied.
+#: Refusals that have a series before the first one happens: an alert cannot see a series that begins with 1.
+_NON_FINITE = ("non_finite_feature", "non_finite_label", "non_finite_state")
+_OVER = ("cumulative", "window")
+
+
+class Copies(NamedTuple):
+    """State of a model, copied with exclusive access.
 
     Attributes
     ----------
     scores : PrequentialMetrics
-        A copy.
+        Prequential metrics.
     baselines : dict
-        As `Baselines.report` returns them.
+        Report of the baselines.
     mixture : list of dict
-        As an estimator's.
+        Members of the mixture and their weights.
     diagnose : callable
-        Returns the layers' conditioning.
+        Returns the conditioning of the layers.
     features, classes, ignored : int
-        How many are known, and how many values of others were ignored.
+        Number of features, of classes, and of values of features beyond the limit.
     """
 
     scores: PrequentialMetrics
@@ -70,28 +74,28 @@ class Inside:
     ignored: int
 
 
-@dataclass(frozen=True, slots=True)
-class Glance:
-    """A model at one moment.
+@dataclass(frozen=True)
+class Observation:
+    """A model at the time of a scrape.
 
     Attributes
     ----------
     model : HostedModel
-        Of which only plain counters may be read.
+        The model, of which only counters are read.
     failed, rebuilding : bool
-        As a learner's `state` says.
+        State of the worker.
     waiting : mapping of str to int
-        How many wait ``"to learn"`` and ``"to read"``.
+        Number of requests that wait ``"to learn"`` and ``"to read"``, by queue.
     refusals : mapping of str to int
-        Samples that were refused, by code.
+        Samples that were refused, by error code.
     replay : Replay
-        The last one.
+        The latest replay of the log.
     checkpoints : list of Checkpoint
-        Those that are kept, the newest first.
+        The checkpoints, newest first.
     unsaved : int
-        Samples since the newest checkpoint of the branch that counts.
-    inside : Inside or None
-        None where the model did not answer in time.
+        Samples since the newest checkpoint of the current branch.
+    copies : Copies or None
+        None if the model did not answer in time: metrics of the state have no series then.
     """
 
     model: HostedModel
@@ -102,51 +106,56 @@ class Glance:
     replay: Replay
     checkpoints: list[Checkpoint]
     unsaved: int
-    inside: Inside | None
+    copies: Copies | None
 
     @property
-    def name(self) -> str:
-        """Of the model."""
-        return self.model.name
+    def mixture(self) -> list[dict[str, float]]:
+        """Members of the mixture."""
+        return [] if self.copies is None else self.copies.mixture
+
+    @cached_property
+    def layers(self) -> list[Diagnosis]:
+        """Conditioning of the layers, computed once per scrape."""
+        return [] if self.copies is None else self.copies.diagnose()
 
 
-async def glance(worker: Worker, operations: Operations, seconds: float) -> Glance:
-    """Look at a model, and wait at most so many seconds for its turn."""
+async def observe(worker: Worker, operations: Operations, seconds: float) -> Observation:
+    """Observe a model; wait at most so many seconds for exclusive access."""
     kept = await _checkpoints(operations)
     usable = [checkpoint.step for checkpoint, current in kept if current]
-    inside = await _inside(worker, seconds)
-    model = worker.model
-    return Glance(
+    copies = await _copies(worker, seconds)
+    model, to_learn = worker.model, worker.samples_waiting
+    return Observation(
         model=model,
         failed=worker.failed,
         rebuilding=worker.state == "rebuilding",
-        waiting={"learn": worker.samples_waiting, "read": worker._reads.taken},
+        waiting={"learn": to_learn, "read": worker.queue_depth - to_learn},
         refusals=dict(worker.refusals),
         replay=operations.replay,
         checkpoints=[checkpoint for checkpoint, _ in kept],
         unsaved=max(model.step - usable[0], 0) if usable else model.step,
-        inside=inside,
+        copies=copies,
     )
 
 
 async def _checkpoints(operations: Operations) -> list[tuple[Checkpoint, bool]]:
     try:
         return await operations.checkpoints()
-    except (StorageError, DamagedEventError, OSError):  # who looks at a store that fails needs the rest
+    except (StorageError, DamagedEventError, OSError):  # the other metrics matter most while storage fails
         return []
 
 
-async def _inside(worker: Worker, seconds: float) -> Inside | None:
+async def _copies(worker: Worker, seconds: float) -> Copies | None:
     try:
         async with asyncio.timeout(seconds):
-            return await worker.ask(_look)
-    except (TimeoutError, RequestError):  # its plain counters are shown all the same
+            return await worker.ask(_copy)
+    except (TimeoutError, RequestError):  # the counters are reported nevertheless
         return None
 
 
-def _look(model: HostedModel) -> Inside:
+def _copy(model: HostedModel) -> Copies:
     estimator = model.estimator
-    return Inside(
+    return Copies(
         scores=model.score.copy(),
         baselines=model.baselines.report(),
         mixture=estimator.mixture,
@@ -157,140 +166,114 @@ def _look(model: HostedModel) -> Inside:
     )
 
 
-Series: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
-"""Values of the labels but the first, which is the model, and the value of the series."""
-
-#: Refusals that are shown before the first: an alert could not tell that the first has happened, else.
-_NON_FINITE = ("non_finite_feature", "non_finite_label", "non_finite_state")
-
-
 class Family(NamedTuple):
     """A metric of models.
 
     Attributes
     ----------
     make : type
-        Of the family.
+        Type of the family.
     name, help : str
-        Its name, without the suffix of a counter, and what it is.
+        Name without the suffix of a counter, and description.
     read : callable
         Returns the series of a model.
     labels : tuple of str
-        Beside the model.
+        Labels except the model.
     """
 
     make: type[CounterMetricFamily] | type[GaugeMetricFamily]
     name: str
     help: str
-    read: Callable[[Glance, Details], Series]
+    read: Callable[[Observation], Series]
     labels: tuple[str, ...] = ()
 
 
-class Details(NamedTuple):
-    """What was made of a model's inside; empty where it did not answer."""
-
-    inside: Inside | None
-    scores: list[tuple[tuple[str, str], float]]
-    baselines: list[tuple[tuple[str, str, str], float]]
-    layers: list[Diagnosis]
+def _one(read: Callable[[Observation], float | None]) -> Callable[[Observation], Series]:
+    """Return a reader of the only series of a model, which is omitted if it has no value."""
+    return lambda seen: [] if (value := read(seen)) is None else [((), value)]
 
 
-def details(inside: Inside | None) -> Details:
-    """Make something of a model's inside, which takes some milliseconds."""
-    if inside is None:
-        return Details(None, [], [], [])
-    scores, baselines = inside.scores.report(), inside.baselines
-    return Details(
-        inside,
-        [
-            ((metric, over), value)
-            for over in _OVER
-            for metric, value in scores[over].items()
-            if scores["n"] and metric not in ("n", "size")
-        ],
-        [
-            ((baseline, metric, over), value)
-            for over in _OVER
-            for baseline, values in baselines[over].items()
-            for metric, value in values.items()
-            if baselines["n"]
-        ],
-        inside.diagnose(),
-    )
+def _of_copies(read: Callable[[Copies], float]) -> Callable[[Observation], Series]:
+    return _one(lambda seen: None if seen.copies is None else read(seen.copies))
 
 
-_OVER = ("cumulative", "window")
+def _refusals(seen: Observation) -> Series:
+    return [((code,), count) for code, count in {**dict.fromkeys(_NON_FINITE, 0), **seen.refusals}.items()]
 
 
-def _one(read: Callable[[Glance], float | None]) -> Callable[[Glance, Details], Series]:
-    """Return what reads the only series of a model, which is left out while it has no value."""
-    return lambda glance, _: [] if (value := read(glance)) is None else [((), value)]
+def _scores(seen: Observation) -> Series:
+    if seen.copies is None or not (scores := seen.copies.scores.report())["n"]:
+        return
+    for over in _OVER:
+        for metric, value in scores[over].items():
+            if metric not in ("n", "size"):
+                yield (metric, over), value
 
 
-def _within(read: Callable[[Inside], float]) -> Callable[[Glance, Details], Series]:
-    return _one(lambda glance: None if glance.inside is None else read(glance.inside))
+def _baselines(seen: Observation) -> Series:
+    if seen.copies is None or not (baselines := seen.copies.baselines)["n"]:
+        return
+    for over in _OVER:
+        for baseline, values in baselines[over].items():
+            for metric, value in values.items():
+                yield (baseline, metric, over), value
 
 
-def _refusals(glance: Glance, _: Details) -> Series:
-    return [((code,), count) for code, count in {**dict.fromkeys(_NON_FINITE, 0), **glance.refusals}.items()]
+def _mixture(seen: Observation) -> Series:
+    for member in seen.mixture:
+        labels = (f"{member['lr']:g}", str(member["replay"]), str(member["averages"]).lower())
+        yield labels, member["weight"]
 
 
-def _mixture(_: Glance, made: Details) -> Series:
-    for copy in made.inside.mixture if made.inside is not None else ():
-        labels = (f"{copy['lr']:g}", str(copy["replay"]), str(copy["averages"]).lower())
-        yield labels, copy["weight"]
-
-
-def _ends(_: Glance, made: Details) -> Series:
-    """Yield how much the copies at the lowest and at the highest rate count, if there are several rates."""
-    copies = made.inside.mixture if made.inside is not None else []
-    rates = {copy["lr"] for copy in copies}
+def _ends(seen: Observation) -> Series:
+    """Yield the weight of the members at the lowest and the highest rate, if there are several rates."""
+    rates = {member["lr"] for member in seen.mixture}
     for end, rate in (("lowest", min(rates)), ("highest", max(rates))) if len(rates) > 1 else ():
-        yield (end,), sum(copy["weight"] for copy in copies if copy["lr"] == rate)
+        yield (end,), sum(member["weight"] for member in seen.mixture if member["lr"] == rate)
 
 
-def _unevenness(_: Glance, made: Details) -> Series:
-    for layer in made.layers:
+def _unevenness(seen: Observation) -> Series:
+    for layer in seen.layers:
         yield (layer.name, "before"), layer.before
         yield (layer.name, "after"), layer.after
 
 
 _C, _G = CounterMetricFamily, GaugeMetricFamily
 FAMILIES = (
-    Family(_G, "bnp_model_up", "1, or 0 if the model failed.", _one(lambda g: not g.failed)),
-    Family(_G, "bnp_model_rebuilding", "1 while the state is being rebuilt.", _one(lambda g: g.rebuilding)),
-    Family(_C, "bnp_model_learned", "Samples learned.", _one(lambda g: g.model.step)),
-    Family(_C, "bnp_model_predicted", "Predictions answered.", _one(lambda g: g.model.predicted)),
-    Family(_C, "bnp_model_labelled", "Predictions that got their label.", _one(lambda g: g.model.labelled)),
+    Family(_G, "bnp_model_up", "1, or 0 if the model failed.", _one(lambda m: not m.failed)),
+    Family(_G, "bnp_model_rebuilding", "1 while the state is being rebuilt.", _one(lambda m: m.rebuilding)),
+    Family(_C, "bnp_model_learned", "Samples learned.", _one(lambda m: m.model.step)),
+    Family(_C, "bnp_model_predicted", "Predictions answered.", _one(lambda m: m.model.predicted)),
+    Family(_C, "bnp_model_labelled", "Predictions that got their label.", _one(lambda m: m.model.labelled)),
     Family(_C, "bnp_model_refusals", "Samples refused, by the error's code.", _refusals, ("code",)),
-    Family(_C, "bnp_drifts", "Drifts detected.", _one(lambda g: g.model.drifts)),
-    Family(_G, "bnp_model_step", "Samples in the model's state.", _one(lambda g: g.model.step)),
+    Family(_C, "bnp_drifts", "Drifts detected.", _one(lambda m: m.model.drift.detections)),
+    Family(_G, "bnp_model_step", "Samples in the model's state.", _one(lambda m: m.model.step)),
     Family(
         _G,
         "bnp_model_queue_depth",
         "Samples that wait to be learned, and predictions and questions that wait to read.",
-        lambda g, _: [((queue,), count) for queue, count in g.waiting.items()],
+        lambda m: [((queue,), count) for queue, count in m.waiting.items()],
         ("queue",),
     ),
     Family(
         _G,
         "bnp_model_pending_labels",
         "Predictions that wait for their label.",
-        _one(lambda g: g.model.pending),
+        _one(lambda m: m.model.pending),
     ),
-    Family(_G, "bnp_model_last_loss", "Loss of the last sample scored.", _one(lambda g: g.model.last_loss)),
+    Family(_G, "bnp_model_last_loss", "Loss of the last sample scored.", _one(lambda m: m.model.last_loss)),
     Family(
         _G,
         "bnp_model_score",
         "Prequential metrics as River computes them, cumulative and over the last 1,000 samples.",
-        lambda _, made: made.scores,
+        _scores,
         ("metric", "over"),
     ),
     Family(
         _G,
         "bnp_model_baseline_score",
         "The same of predictions without features: the majority class or the mean, and the last label.",
-        lambda _, made: made.baselines,
+        _baselines,
         ("baseline", "metric", "over"),
     ),
     Family(
@@ -318,82 +301,82 @@ FAMILIES = (
         _G,
         "bnp_model_layer_columns",
         "Inputs of a layer.",
-        lambda _, made: [((layer.name,), layer.columns) for layer in made.layers],
+        lambda m: [((layer.name,), layer.columns) for layer in m.layers],
         ("layer",),
     ),
     Family(
         _G,
         "bnp_model_layer_silent_columns",
         "Inputs of a layer that hardly vary any more.",
-        lambda _, made: [((layer.name,), layer.silent) for layer in made.layers],
+        lambda m: [((layer.name,), layer.silent) for layer in m.layers],
         ("layer",),
     ),
-    Family(_G, "bnp_model_features", "Features known.", _within(lambda i: i.features)),
-    Family(_G, "bnp_model_classes", "Classes known.", _within(lambda i: i.classes)),
+    Family(_G, "bnp_model_features", "Features known.", _of_copies(lambda c: c.features)),
+    Family(_G, "bnp_model_classes", "Classes known.", _of_copies(lambda c: c.classes)),
     Family(
         _C,
         "bnp_model_ignored_features",
         "Values of features beyond max_features.",
-        _within(lambda i: i.ignored),
+        _of_copies(lambda c: c.ignored),
     ),
-    Family(_G, "bnp_model_checkpoints", "Checkpoints kept.", _one(lambda g: len(g.checkpoints))),
+    Family(_G, "bnp_model_checkpoints", "Checkpoints kept.", _one(lambda m: len(m.checkpoints))),
     Family(
         _G,
         "bnp_model_checkpoints_size_bytes",
         "Size of all checkpoints that are kept.",
-        _one(lambda g: sum(checkpoint.size for checkpoint in g.checkpoints)),
+        _one(lambda m: sum(checkpoint.size for checkpoint in m.checkpoints)),
     ),
     Family(
         _G,
         "bnp_model_checkpoint_timestamp_seconds",
         "When the newest checkpoint was made, in seconds since 1970.",
-        _one(lambda g: g.checkpoints[0].time if g.checkpoints else None),
+        _one(lambda m: m.checkpoints[0].time if m.checkpoints else None),
     ),
     Family(
         _G,
         "bnp_model_unsaved_steps",
         "Samples since the newest checkpoint that counts: a start has to learn them again.",
-        _one(lambda g: g.unsaved),
+        _one(lambda m: m.unsaved),
     ),
     Family(
         _G,
         "bnp_model_recovery_duration_seconds",
         "Time of the last replay of the log: at the start, for a rollback, or to unlearn.",
-        _one(lambda g: g.replay.seconds),
+        _one(lambda m: m.replay.seconds),
     ),
     Family(
         _G,
         "bnp_model_recovery_events",
         "Events in the last replay of the log.",
-        _one(lambda g: g.replay.events),
+        _one(lambda m: m.replay.events),
     ),
 )
 
 
-def of_models(glances: Iterable[Glance]) -> Iterator[Metric]:
+def families_of(models: Iterable[Observation]) -> Iterator[Metric]:
     """Yield the families, each with the series of every model."""
-    seen = [(glance, details(glance.inside)) for glance in glances]
+    seen = list(models)
     for make, name, text, read, labels in FAMILIES:
         family = make(name, text, labels=("model", *labels))
-        for glance, made in seen:
-            for values, value in read(glance, made):
-                family.add_metric([glance.name, *values], value)
+        for each in seen:
+            for values, value in read(each):
+                family.add_metric([each.model.name, *values], value)
         yield family
     loss = SummaryMetricFamily("bnp_model_loss", "Loss; its mean is sum / count.", labels=["model"])
-    for glance, _ in seen:
-        loss.add_metric([glance.name], glance.model.scored, glance.model.loss_sum)
+    for each in seen:
+        loss.add_metric([each.model.name], each.model.scored, each.model.loss_sum)
     yield loss
 
 
 class StoreCollector(Collector):
-    """Looks at the event log and its disk when asked, and tells the limits that alerts compare with."""
+    """Collects the size of the event log, the space on its disk, and limits for alerts."""
 
     def __init__(self, log: EventLog, settings: Settings) -> None:
         self._log = log
         self._settings = settings
 
     def collect(self) -> Iterator[Metric]:
-        """Yield a family for each fact."""
+        """Yield one family per value."""
         yield InfoMetricFamily("bnp_build", "The server's version.", {"version": __version__})
         disk = shutil.disk_usage(self._settings.data_dir)
         for name, text, value in (
@@ -408,27 +391,28 @@ class StoreCollector(Collector):
 
 
 async def scrape(registry: CollectorRegistry, models: Models) -> bytes:
-    """Return all metrics in Prometheus' text format.
+    """Return all metrics in the text format of Prometheus.
 
-    Models are looked at in their turns, all at once; what takes longer is done in a thread.
+    The models are observed concurrently. A thread computes the values and formats them.
     """
     seconds = models.settings.ready_timeout
-    seen = await asyncio.gather(*(_glance(models, worker, seconds) for worker in models))
-    glances = [each for each in seen if each is not None]
-    return await asyncio.to_thread(generate_latest, _Both(registry, glances))
+    seen = await asyncio.gather(*(_observe(models, worker, seconds) for worker in models))
+    return await asyncio.to_thread(generate_latest, _Both(registry, [each for each in seen if each]))
 
 
-async def _glance(models: Models, worker: Worker, seconds: float) -> Glance | None:
+async def _observe(models: Models, worker: Worker, seconds: float) -> Observation | None:
     try:
-        return await glance(worker, models.operations(worker.model.name), seconds)
+        return await observe(worker, models.operations(worker.model.name), seconds)
     except UnknownModelError:
         return None  # deleted meanwhile
 
 
 class _Both(Collector):
-    def __init__(self, registry: CollectorRegistry, glances: list[Glance]) -> None:
+    """Metrics of a registry, and of models."""
+
+    def __init__(self, registry: CollectorRegistry, models: list[Observation]) -> None:
         self._registry = registry
-        self._glances = glances
+        self._models = models
 
     def collect(self) -> Iterator[Metric]:
-        return itertools.chain(self._registry.collect(), of_models(self._glances))
+        return itertools.chain(self._registry.collect(), families_of(self._models))

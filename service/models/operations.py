@@ -1,4 +1,4 @@
-"""What an operator does to a model as a whole: checkpoints, rollback, unlearning, import, limits."""
+"""Operations on a whole model: checkpoint, rollback, unlearning, import, change of limits."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ _logger = logging.getLogger(__name__)
 
 
 class Operations:
-    """Changes a model as a whole, one change at a time; meanwhile it goes on learning and predicting.
+    """Operations on one model, one at a time. The model learns and predicts meanwhile.
 
-    A state that has to be rebuilt is rebuilt beside the model, from a checkpoint and the log, and takes its
-    place between two groups of samples.
+    A state that is needed is rebuilt from a checkpoint and the log, in another thread. It then replaces the
+    model between two groups of samples.
 
     Parameters
     ----------
     worker : Worker
-        The model's writer; the history changes in its turns alone.
+        Worker of the model. The history changes only in `Worker.exclusive`.
     checkpointer : Checkpointer
-        Of its checkpoints.
+        Checkpoints of the model.
     recovery : Recovery
-        Rebuilds it.
+        Rebuilds the model.
     settings : Settings
-        The limits.
+        Limits.
     feed : Feed
-        Where a rollback is told.
+        Takes the event of a rollback.
     """
 
     def __init__(
@@ -67,74 +67,76 @@ class Operations:
 
     @property
     def rebuilding(self) -> bool:
-        """Whether the model still includes samples that are being unlearned."""
+        """Whether the model still includes samples that were forgotten."""
         return self._checkpointer.paused
 
     @property
     def replay(self) -> Replay:
-        """The last replay of the model's log: at the start, for a rollback, or without what was forgotten."""
+        """The latest replay of the log: at the start, for a rollback, or without forgotten samples."""
         return self._recovery.latest
 
     async def close(self) -> None:
-        """Stop rebuilding: the next start does it from the log."""
+        """Stop rebuilding. The next start rebuilds the model from the log."""
         self._closing = True
         if self._rebuilding is not None:
             self._rebuilding.cancel()
             await asyncio.wait([self._rebuilding])
 
     async def keep_last(self) -> None:
-        """Take a checkpoint of a model whose writer has ended, if it has moved since the last one."""
+        """Take a checkpoint after the worker has ended, if the model changed since the latest one."""
         if not self._checkpointer.changed(self._worker.model):
             return
         try:
             await asyncio.wrap_future(self._checkpointer.take(self._worker.model))
         except StorageError as error:  # the next start replays the log instead
-            _logger.warning("model %r ends without a checkpoint: %s", self._worker.model.name, error)
+            _logger.warning(
+                "cannot write the last checkpoint of model %r: %s", self._worker.model.name, error
+            )
 
     async def drop(self) -> None:
-        """Remove the checkpoints of a model that was deleted."""
+        """Remove the checkpoints of a deleted model."""
         await asyncio.to_thread(self._checkpointer.drop)
 
-    def _go_on(self, done: int) -> None:
-        """Stop a replay in another thread, which cannot be cancelled."""
+    def _stop_if_closing(self, done: int) -> None:
+        """Stop a replay: its thread cannot be cancelled."""
         if self._closing:
             raise ShuttingDownError("the server is shutting down")
 
     async def checkpoint(self) -> Checkpoint:
-        """Take a checkpoint; returns once it is on the disk."""
+        """Take a checkpoint, and return after it is on the disk."""
         return await asyncio.wrap_future(await self._worker.exclusive(self._take))
 
     def _take(self) -> Future[Checkpoint]:
-        if self.rebuilding:  # looked at in the model's turn, where forgetting begins
+        if self.rebuilding:  # checked with exclusive access, as `_forget` sets it
             raise RebuildingError("the model is being rebuilt without forgotten samples: try again later")
         return self._checkpointer.take(self._worker.model)
 
     async def checkpoints(self) -> list[tuple[Checkpoint, bool]]:
-        """Return what is kept, the newest first, and whether it is of the branch that counts."""
+        """Return the checkpoints, newest first, and whether each is on the current branch."""
         kept = await asyncio.to_thread(self._checkpointer.list)
         usable = set(await asyncio.to_thread(self._history.states, kept))
         return [(each, each in usable) for each in kept]
 
     async def roll_back(self, step: int | None, name: str | None) -> HostedModel:
-        """Go back to the state after `step` samples, or to a checkpoint, exactly.
+        """Restore the exact state after `step` samples, or of a checkpoint.
 
         Raises
         ------
         UnknownCheckpointError
-            If there is no such step or checkpoint on the way to the model as it is.
+            If the current branch has no such step or checkpoint.
         NotKeptError
-            If what is needed to rebuild it is no longer kept.
+            If the log no longer has the events to rebuild the state.
         """
         async with self._one_at_a_time:
             await self._rebuilt()
             branch, seq = await asyncio.to_thread(self._target, step, name)
-            model = await asyncio.to_thread(self._recovery.run, seq, self._go_on)
+            model = await asyncio.to_thread(self._recovery.run, seq, self._stop_if_closing)
             await self._worker.exclusive(partial(self._take_back, model, branch, seq))
             self._feed.publish("rollback", model.name, step=model.step, branch=self._history.branch)
             return model
 
     def _target(self, step: int | None, name: str | None) -> tuple[int, int]:
-        """Return the branch and the number of the event to go back to."""
+        """Return branch and number of the event to restore."""
         if name is not None:
             usable = self._history.states(self._checkpointer.list())
             found = [(kept.branch, kept.seq) for kept in usable if kept.name == name]
@@ -142,7 +144,7 @@ class Operations:
             found = [(record.branch, record.seq) for record in self._history.at_step(step or 0)]
         if not found:
             what, field = (f"checkpoint {name[:80]!r}", "checkpoint") if name else (f"step {step}", "step")
-            raise UnknownCheckpointError(f"the branch that counts has no {what} that is kept", field)
+            raise UnknownCheckpointError(f"{what} is not available on the current branch", field)
         return found[-1]
 
     def _take_back(self, model: HostedModel, branch: int, seq: int) -> None:
@@ -152,17 +154,17 @@ class Operations:
         self._checkpointer.begin(model)
 
     async def forget(self, ids: list[str]) -> int:
-        """Unlearn samples by their ids; return how many events are gone.
+        """Unlearn samples by their ids; return the number of events removed.
 
-        From here on they are out of the log, and no restart brings them back. The model goes on with them
-        until it is rebuilt.
+        The events are removed from the log before this returns. The model includes the samples until it is
+        rebuilt without them.
 
         Raises
         ------
         UnknownIdError
-            If one of the ids stands for nothing; nothing was forgotten.
+            If an id is unknown. Nothing was forgotten.
         NotKeptError
-            If the log does not reach back far enough to rebuild the model without them.
+            If the log no longer has the events to rebuild the model.
         """
         async with self._one_at_a_time:
             gone, counted = await self._worker.exclusive(partial(self._forget, ids))
@@ -173,39 +175,43 @@ class Operations:
             return gone
 
     def _forget(self, ids: list[str]) -> tuple[int, bool]:
-        """Remove the events; return how many, and whether the model includes any of them."""
+        """Remove events; return their number, and whether the model includes any of them."""
         records = self._history.find(ids)
         missing = set(ids) - {record.event.id for record in records} - self._history.forgotten(ids)
         if missing:
             name = min(missing)
             if self._history.pruned:
-                raise NotKeptError(f"the log has no event {name!r}: it may lie further back than that goes")
+                raise NotKeptError(
+                    f"the log has no event {name!r}: the event may be older than the retained log"
+                )
             raise UnknownIdError(f"the log has no event {name!r}", "ids")
         if not records:
             return 0, False
         counted = [record for record in records if self._history.counts(record)]
         if counted and not self._recovery.reaches(counted[0].seq - 1):
-            raise NotKeptError("the log does not reach back to a state before these samples")
+            raise NotKeptError("the log no longer has the events to rebuild the model without these samples")
         self._history.forget(records)
         self._checkpointer.paused = self._checkpointer.paused or bool(counted)
         return len(records), bool(counted)
 
     async def _rebuild(self) -> None:
-        """Bring a state from before what was forgotten to where the model is, and put it in its place."""
+        """Rebuild the model without the forgotten samples, and put it in place."""
         swapped = False
         while not swapped:
             version = self._history.version
             try:
-                model = await asyncio.to_thread(self._recovery.run, None, self._go_on)
+                model = await asyncio.to_thread(self._recovery.run, None, self._stop_if_closing)
                 swapped = await self._worker.exclusive(partial(self._swap, model, version))
             except StorageError as error:
-                _logger.warning("rebuilding %r goes on later: %s", self._worker.model.name, error)
+                _logger.warning(
+                    "cannot rebuild model %r now, trying again: %s", self._worker.model.name, error
+                )
                 await asyncio.sleep(1.0)
         await asyncio.to_thread(self._checkpointer.purge)
         self._checkpointer.paused = False
 
     def _swap(self, model: HostedModel, version: int) -> bool:
-        """Catch up with what was learned meanwhile; False if more was forgotten meanwhile."""
+        """Apply the samples learned meanwhile, and replace the model; return False if the history changed."""
         if version != self._history.version:
             return False
         model = self._recovery.run_on(model)
@@ -218,7 +224,7 @@ class Operations:
             await asyncio.wait([self._rebuilding])
 
     async def import_(self, body: bytes) -> HostedModel:
-        """Put a model that an estimator wrote in the place of this one; its score begins anew."""
+        """Replace the model by the estimator in a file. Its metrics begin anew."""
         async with self._one_at_a_time:
             await self._rebuilt()
             spec, settings, clock = self._worker.model.spec, self._settings, self._history.log.now
@@ -235,23 +241,23 @@ class Operations:
         self._checkpointer.begin(model)
 
     async def branches(self) -> list[Branch]:
-        """Return the branches of the model's history; the last is the one that counts."""
+        """Return the branches of the history; the last is the current one."""
         return self._history.branches[:]
 
     async def events(self, branch: int | None, after: int, limit: int) -> list[Record]:
-        """Return events of a branch, or by default those that count, from after a number on."""
+        """Return events after a number, of one branch or by default of the current history."""
         log, segments = self._history.log, self._history.segments(after)
         if branch is not None:
             segments = [Segment(branch, after, LAST)]
         return await asyncio.to_thread(lambda: list(log.read(self._history.model, segments, limit)))
 
     async def patch(self, changes: ModelPatch) -> HostedModel:
-        """Change what may change while a model lives.
+        """Change limits and drift detection.
 
         Raises
         ------
         InvalidSpecError
-            If a limit is beyond the server's, or below what the model has.
+            If a limit exceeds the server's, or is below the size of the model.
         """
         async with self._one_at_a_time:
             return await self._worker.exclusive(partial(self._patch, changes.model_dump(exclude_none=True)))
@@ -260,7 +266,7 @@ class Operations:
         model = self._worker.model
         check_change(model.spec, {k: v for k, v in changes.items() if k != "drift"}, self._settings)
         before, drift = {name: getattr(model.spec, name) for name in changes}, model.drift
-        model.patch(changes)  # before it is logged: it may be refused
+        model.patch(changes)  # before the log: the model may refuse
         try:
             event = Event("patch", event_codec.dumps(changes))
             (model.sequence,) = self._history.log.append([self._history.group([event])])
@@ -272,5 +278,5 @@ class Operations:
 
 
 def export(model: HostedModel) -> bytes:
-    """Return the estimator as the bytes of a file that `bnp_online.load` reads."""
+    """Return the estimator as the content of a file for `bnp_online.load`."""
     return file_format.dumps(model.estimator.state_dict())

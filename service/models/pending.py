@@ -1,4 +1,4 @@
-"""Predictions that wait for their label: bounded in number, and each for a limited time."""
+"""Pending predictions: they wait for their label, limited in number and in time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..storage import event_codec
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """A prediction that waits; once it has its label only the trace that it had one."""
+class _Pending:
+    """A pending prediction, or the mark that an id was labelled."""
 
     pending: event_codec.Pending
     digest: bytes
@@ -21,99 +21,101 @@ class _Entry:
 
 
 class PendingPredictions:
-    """The newest `limit` predictions.
+    """Pending predictions of one model, by id.
 
     Parameters
     ----------
     limit : int
-        Beyond it the oldest go first.
+        Largest number of predictions. The oldest are dropped first.
     clock : callable
-        Returns seconds; it must never go back, in no process.
+        Time in seconds. It must not go back, also after a restart.
     """
 
     def __init__(self, limit: int, clock: Callable[[], float]) -> None:
         self._limit = limit
         self._clock = clock
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._labelled = 0  # of these
+        self._entries: OrderedDict[str, _Pending] = OrderedDict()
+        self._labelled = 0  # number of labelled entries
 
     def __len__(self) -> int:
-        """Return how many wait for their label, those counted that have expired and were not looked for."""
+        """Return the number of predictions without a label, including expired ones until the next search."""
         return len(self._entries) - self._labelled
 
     def repeated(self, identifier: str, x: Any) -> dict[str, Any] | None:
-        """Return the answer that was given under an id, None if there was none.
+        """Return the earlier answer for an id, None for a new id.
 
-        A client that lost an answer may ask again, and gets the prediction that will be scored.
+        A client that lost the answer may ask again, and gets the prediction that will be scored.
 
         Raises
         ------
         IdConflictError
-            If that was for another `x`.
+            If the prediction was for another `x`.
         AlreadyLabelledError
-            If it has had its label.
+            If the prediction has its label.
         """
         entry = self._find(identifier)
         if entry is None:
             return None
         if entry.digest != event_codec.digest(x):
-            raise IdConflictError("a prediction for another x waits under this id", "id")
+            raise IdConflictError("this id was used for a prediction with another x", "id")
         return _unlabelled(entry).pending.answer
 
     def add(self, identifier: str, pending: event_codec.Pending) -> None:
-        """Keep a prediction for its label."""
+        """Add a prediction."""
         if (expired := self._entries.get(identifier)) is not None:
             self._labelled -= expired.labelled
-        self._entries[identifier] = _Entry(pending, event_codec.digest(pending.x))
+        self._entries[identifier] = _Pending(pending, event_codec.digest(pending.x))
         if len(self._entries) > self._limit:
             self._drop_oldest()
 
     def get(self, identifier: str) -> event_codec.Pending:
-        """Return the prediction that waits under an id.
+        """Return the pending prediction with an id.
 
         Raises
         ------
         UnknownIdError
-            If none does, any more.
+            If there is none, or it has expired.
         AlreadyLabelledError
-            If it has had its label.
+            If the prediction has its label.
         """
         entry = self._find(identifier)
         if entry is None:
-            raise UnknownIdError("no prediction waits under this id: it was never made, or has expired", "id")
+            raise UnknownIdError(
+                "no prediction with this id is pending: it was never made, or it has expired", "id"
+            )
         return _unlabelled(entry).pending
 
     def label(self, identifier: str) -> None:
-        """Note that a prediction has had its label, if it is still there."""
+        """Mark a prediction as labelled, if it still exists."""
         if (entry := self._entries.get(identifier)) is not None:
             self._labelled += not entry.labelled
-            self._entries[identifier] = _Entry(entry.pending._replace(x=None), entry.digest, labelled=True)
+            self._entries[identifier] = _Pending(entry.pending._replace(x=None), entry.digest, labelled=True)
 
     def copy(self) -> PendingPredictions:
-        """Return what waits now, which takes a fraction of the time of a `dump`."""
+        """Return a copy, in a fraction of the time of `dump`."""
         twin = PendingPredictions(self._limit, self._clock)
         twin._entries, twin._labelled = self._entries.copy(), self._labelled
         return twin
 
     def dump(self) -> list[Any]:
-        """Return everything, as JSON can hold it."""
+        """Return all entries as a JSON value."""
         return [
             [name, event_codec.pack(entry.pending), entry.digest.hex(), entry.labelled]
             for name, entry in self._entries.items()
         ]
 
     def load(self, dumped: Iterable[Any]) -> None:
-        """Take over what `dump` returned."""
+        """Load the entries from `dump`."""
         for name, packed, digest, labelled in dumped:
-            self._entries[name] = _Entry(event_codec.unpack(packed), bytes.fromhex(digest), labelled)
+            self._entries[name] = _Pending(event_codec.unpack(packed), bytes.fromhex(digest), labelled)
             self._labelled += labelled
 
-    def _find(self, identifier: str) -> _Entry | None:
+    def _find(self, identifier: str) -> _Pending | None:
         now = self._clock()
         while self._entries and next(iter(self._entries.values())).pending.expires <= now:
             self._drop_oldest()
         entry = self._entries.get(identifier)
-        # One behind others that were promised more time, before the setting changed, may be over as well.
+        # After a change of the setting, a later entry may expire before an earlier one.
         return None if entry is None or entry.pending.expires <= now else entry
 
     def _drop_oldest(self) -> None:
@@ -121,7 +123,7 @@ class PendingPredictions:
         self._labelled -= entry.labelled
 
 
-def _unlabelled(entry: _Entry) -> _Entry:
+def _unlabelled(entry: _Pending) -> _Pending:
     if entry.labelled:
-        raise AlreadyLabelledError("the prediction under this id has had its label", "id")
+        raise AlreadyLabelledError("the prediction with this id has its label", "id")
     return entry

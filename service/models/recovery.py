@@ -1,6 +1,7 @@
-"""From log and checkpoints to a model: at the start, for a rollback, and without what was forgotten.
+"""Recovery of models from checkpoints and the event log.
 
-The start of a server: its data folder is opened, and every model is brought to where it was.
+`Recovery` restores one model after any event: at the start of the server, for a rollback, after a divergence,
+or without forgotten samples. `open_folder` opens the data folder and recovers all models.
 """
 
 from __future__ import annotations
@@ -33,38 +34,40 @@ from .divergence import apply_one_by_one
 from .hosted import HostedModel
 
 Advance: TypeAlias = Callable[[int], None]
-"""Called now and then with the number of events that were replayed."""
+"""Called between two batches with the number of events replayed so far."""
 
-#: Events that are learned in one call.
+#: Events that are applied in one call.
 _BATCH = 500
 _SAMPLES = frozenset({"learn", "label", "predict"})
+#: Errors that prevent the start. Their messages say what to do.
+START_ERRORS = (FolderInUseError, StorageError, DamagedEventError, NotKeptError, OSError)
 
 _logger = logging.getLogger(__name__)
 
 
 class Replay(NamedTuple):
-    """How many events were replayed, and for how many seconds."""
+    """Number of events in a replay of the log, and its duration."""
 
     events: int = 0
     seconds: float = 0.0
 
 
 class Recovery:
-    """Brings one model to any event of its history that is kept.
+    """Restores one model after any event of its history that is retained.
 
     Parameters
     ----------
     history : History
-        Of the model.
+        History of the model.
     checkpoints : Checkpoints
-        Of all models.
+        Checkpoints of all models.
     settings : Settings
-        Limits, and the device.
+        Limits and device.
 
     Attributes
     ----------
     latest : Replay
-        The last one.
+        The latest replay.
     """
 
     def __init__(self, history: History, checkpoints: Checkpoints, settings: Settings) -> None:
@@ -74,24 +77,24 @@ class Recovery:
         self._settings = settings
 
     def run(self, upto: int | None = None, advance: Advance = lambda done: None) -> HostedModel:
-        """Return the model as it was after event `upto`, by default as it is now.
+        """Return the model after event `upto`, by default the last one.
 
-        The newest checkpoint that is intact, and the events after it. What came of these is corrected in the
-        log where it differs.
+        The model is loaded from the newest intact checkpoint, and the events after it are applied. Refusals
+        and steps that the log does not have yet are recorded there.
 
         Raises
         ------
         NotKeptError
-            If neither the beginning of the log nor a checkpoint before that event is kept.
+            If neither the beginning of the log nor a checkpoint before the event is retained.
         DamagedEventError
-            If an event is not as it was written.
+            If the checksum of an event does not match.
         """
         return self.run_on(self.base(upto), upto, advance)
 
     def run_on(
         self, model: HostedModel, upto: int | None = None, advance: Advance = lambda done: None
     ) -> HostedModel:
-        """Return a model after the events that it does not include yet, up to event `upto`."""
+        """Return a model after the events that it lacks, up to event `upto`."""
         done, start = 0, time.perf_counter()
         for records in _batches(self._history.read(model.sequence, upto)):
             model = self._replay(model, records)
@@ -101,16 +104,16 @@ class Recovery:
         return model
 
     def left(self, model: HostedModel) -> int:
-        """Return how many events a model does not include yet."""
+        """Return the number of events that a model lacks."""
         return self._history.count(model.sequence)
 
     def reaches(self, upto: int) -> bool:
-        """Return whether there is a state from which event `upto` can be reached."""
+        """Return whether the model can be restored after event `upto`."""
         kept = self._history.states(self._checkpoints.list(self._history.model), upto)
         return bool(kept) or self._history.reaches(self._history.model)
 
     def _replay(self, model: HostedModel, records: list[Record]) -> HostedModel:
-        """Return the model after further events: all samples, or one event of another kind."""
+        """Return the model after a batch of samples, or after one event of another kind."""
         event = records[0].event
         if event.kind in _SAMPLES:
             entries, refused = model.readmit(records)
@@ -129,14 +132,14 @@ class Recovery:
             model.patch(event_codec.loads(event.body))
         elif event.kind == "rollback":
             model.drift.dismiss()
-        elif event.kind == "action":  # it was taken with the samples before; what is left is not noted yet
+        elif event.kind == "action":  # the samples before it took the action; the rest is not logged yet
             noted = event_codec.loads(event.body)
             model.acted = [done for done in model.acted if done["step"] != noted["step"]]
         model.sequence = records[-1].seq
         return model
 
     def base(self, upto: int | None = None) -> HostedModel:
-        """Return the newest state from which event `upto` can be reached; raises as `run`."""
+        """Return the newest state before event `upto`, from a checkpoint or the creation; raises as `run`."""
         clock = self._history.log.now
         for kept in self._history.states(self._checkpoints.list(self._history.model), upto):
             try:
@@ -146,8 +149,8 @@ class Recovery:
         made = self._history.made()
         if not self._history.reaches(made.seq):
             raise NotKeptError(
-                f"model {self._history.model} cannot be rebuilt: the log begins after it was made, and no "
-                "checkpoint before that is intact"
+                f"model {self._history.model} cannot be rebuilt: the log begins after its creation, and no "
+                "earlier checkpoint is intact"
             )
         spec = ModelSpec.model_validate_json(made.event.body)
         model = HostedModel(spec, self._settings, clock)
@@ -163,41 +166,41 @@ def imported(
     clock: Callable[[], float],
     admit: Callable[[ModelSpec], object] = lambda spec: None,
 ) -> HostedModel:
-    """Return the model in a file that an estimator wrote.
+    """Return a hosted model from the file of an estimator.
 
     Parameters
     ----------
     body : bytes
-        Of the file.
+        Content of the file.
     name : str
-        Of the model.
+        Name of the model.
     drift : DriftSpec
-        How its loss is watched, which the file does not say.
+        Drift detection, which the file does not have.
     settings, clock
-        As `HostedModel` has them.
+        See `HostedModel`.
     admit : callable
-        Sees the spec before anything is made of it, and may refuse it.
+        Called with the specification before the model is created; may raise.
 
     Raises
     ------
     CheckpointError, StateError
-        If it is no such file, or is damaged.
+        If the file is damaged or has no estimator.
     InvalidSpecError
-        If it is of a model that a server cannot make.
+        If the server cannot create this model.
     """
     state = file_format.loads(body)
     task = {"BNPClassifier": "classification", "BNPRegressor": "regression"}.get(str(state.get("estimator")))
     parameters = state.get("parameters")
     _check_text(state)
     if task is None or not isinstance(parameters, dict):
-        raise CheckpointError("holds no estimator of this library")
+        raise CheckpointError("the file has no estimator of this library")
     known = {key: value for key, value in parameters.items() if key in ModelSpec.model_fields}
     spec = {**known, "name": name, "task": task, "drift": drift.model_dump(mode="json")}
     try:
         valid = ModelSpec.model_validate_json(event_codec.dumps(spec))
     except ValidationError as error:
         fields = ", ".join(str(problem["loc"][0]) for problem in error.errors())
-        raise InvalidSpecError(f"a server cannot make this model: {fields}") from None
+        raise InvalidSpecError(f"the server cannot create this model: {fields}") from None
     admit(valid)
     model = HostedModel(valid, settings, clock)
     model.estimator.load_state_dict(state)
@@ -205,37 +208,33 @@ def imported(
 
 
 def _check_text(state: dict[str, Any]) -> None:
-    """Refuse strings that are not Unicode: a file can hold them, but no answer can say what is in it."""
+    """Refuse strings that are not Unicode: a file may have them, but a response cannot."""
     header = {key: value for key, value in state.items() if key != "tensors"}
     try:
         json.dumps(header, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise CheckpointError("holds a string that is not Unicode") from None
+        raise CheckpointError("the file has a string that is not Unicode") from None
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
-    """Put samples that follow on each other together; every other event stands alone."""
+    """Yield consecutive samples in batches, and every other event alone."""
     for samples, run in itertools.groupby(records, lambda record: record.event.kind in _SAMPLES):
         while batch := list(itertools.islice(run, _BATCH if samples else 1)):
             yield batch
 
 
-#: What keeps a server from starting, and says what to do.
-START_ERRORS = (FolderInUseError, StorageError, DamagedEventError, NotKeptError, OSError)
-
-
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a server stands on.
+    """An open data folder.
 
     Attributes
     ----------
     folder : file
-        The data folder is this server's until it is closed.
+        Lock on the folder, until it is closed.
     log, checkpoints
-        What is in it.
+        Content of the folder.
     models : list of (History, Recovery, HostedModel)
-        As they were when the last server ended, and what brought them there.
+        The recovered models, with their history and recovery.
     """
 
     folder: IO[str]
@@ -244,22 +243,22 @@ class Opened:
     models: list[tuple[History, Recovery, HostedModel]]
 
     def close(self) -> None:
-        """Let go of the data folder."""
+        """Close the log and release the data folder."""
         self.log.close()
         self.folder.close()
 
 
 def open_folder(settings: Settings) -> Opened:
-    """Open the data folder; what was not learned from the log yet is learned now, with a progress bar.
+    """Open the data folder and recover all models, with a progress bar.
 
     Raises
     ------
     FolderInUseError
-        If another server uses it.
+        If another server uses the folder.
     StorageError
-        If it cannot be read or written.
+        If the folder cannot be read or written.
     DamagedEventError, NotKeptError
-        If a model cannot be brought to where it was.
+        If a model cannot be recovered.
     """
     folder = lock(settings.data_dir)
     try:
@@ -278,11 +277,17 @@ def _recover(
     history: History, checkpoints: CheckpointFiles, settings: Settings
 ) -> tuple[History, Recovery, HostedModel]:
     for kept in history.tainted(checkpoints.list(history.model)):
-        checkpoints.delete(kept)  # a server that was killed while it unlearned has left it
+        checkpoints.delete(kept)  # left by a server that was killed while it unlearned samples
     recovery = Recovery(history, checkpoints, settings)
     model = recovery.base()
     start, left = model.step, recovery.left(model)
     with progress(f"replaying {model.name}", left) as advance:
         model = recovery.run_on(model, advance=advance)
-    _logger.info("model %r is at step %d: %d, and %d events", model.name, model.step, start, left)
+    _logger.info(
+        "model %r recovered: step %d (checkpoint at step %d, %d events replayed)",
+        model.name,
+        model.step,
+        start,
+        left,
+    )
     return history, recovery, model

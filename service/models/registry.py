@@ -1,4 +1,4 @@
-"""The models of a server, by name."""
+"""Registry of the models of a server, and access to them per key."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from .worker import Worker
 
 
 class Registry:
-    """Creates, finds and deletes models, each with its own writer.
+    """Creates, finds and deletes models. Each model has its own worker.
 
     Parameters
     ----------
     settings : Settings
-        The limits.
+        Limits.
     log, checkpoints : EventLog, Checkpoints
-        Of all models.
+        Log and checkpoints of all models.
     metrics : LogMetrics
-        Where commits are timed and counted.
+        Takes the duration of commits and the number of failures.
     """
 
     def __init__(
@@ -63,58 +63,58 @@ class Registry:
         return iter(list(self._workers.values()))
 
     def get(self, name: str | None = None) -> Worker:
-        """Return the writer of a model; None stands for the default one.
+        """Return the worker of a model, by default of the default model.
 
         Raises
         ------
         UnknownModelError
-            If there is none of this name.
+            If there is no model with this name.
         """
         worker = self._workers.get(DEFAULT_MODEL if name is None else name)
         if worker is None:
             raise UnknownModelError(
-                f"there is no model {name or DEFAULT_MODEL!r:.80}: POST /models makes one", "model"
+                f"there is no model {name or DEFAULT_MODEL!r:.80}: create it with POST /models", "model"
             )
         return worker
 
     def operations(self, name: str) -> Operations:
-        """Return what changes a model as a whole; raises as `get`."""
+        """Return the operations on a whole model; raises as `get`."""
         self.get(name)
         return self._operations[name]
 
     async def probe(self) -> None:
-        """Raise `StorageError` if nothing can be logged now."""
+        """Raise `StorageError` if the log cannot be written."""
         await asyncio.to_thread(self._log.probe)
 
     async def create(self, spec: ModelSpec) -> Worker:
-        """Make a model and start its writer.
+        """Create a model and start its worker.
 
         Raises
         ------
         ModelExistsError, TooManyModelsError, InvalidSpecError
-            Nothing was made.
+            If the server refuses the model.
         ConfigurationError
-            The library cannot make it.
+            If the library refuses the model.
         StorageError
-            It cannot be logged.
+            If the creation cannot be logged.
         """
         async with self._changing:
             if spec.name in self._workers:
                 raise ModelExistsError(
-                    f"there is a model {spec.name!r}: delete it, or take another name", "name"
+                    f"a model {spec.name!r} exists: delete it, or use another name", "name"
                 )
             if len(self._workers) >= self.settings.max_models:
                 raise TooManyModelsError(f"the server has {len(self._workers)} models (BNP_MAX_MODELS)")
             return self.serve(*await asyncio.to_thread(self._make, complete(spec, self.settings)))
 
     def _make(self, spec: ModelSpec) -> tuple[History, Recovery, HostedModel]:
-        model = HostedModel(spec, self.settings, self._log.now)  # before it is logged: it may be refused
+        model = HostedModel(spec, self.settings, self._log.now)  # before the log: the library may refuse it
         model.sequence = self._log.create(Event("create", spec.model_dump_json().encode(), step=0))
         history = History(self._log, model.sequence)
         return history, Recovery(history, self._checkpoints, self.settings), model
 
     def serve(self, history: History, recovery: Recovery, model: HostedModel) -> Worker:
-        """Start the writer of a model that the log has."""
+        """Start the worker of a logged model."""
         settings, name = self.settings, model.name
         checkpointer = Checkpointer(
             history, self._checkpoints, settings, self._executor, partial(self._tell, name)
@@ -133,14 +133,14 @@ class Registry:
         self.feed.publish("checkpoint", name, checkpoint=kept.name, step=kept.step)
 
     async def delete(self, name: str) -> None:
-        """Delete a model and every trace of what it learned; what waits behind that is refused.
+        """Delete a model with its events and checkpoints. Later requests to it are refused.
 
         Raises
         ------
         UnknownModelError
-            If there is none of this name.
+            If there is no model with this name.
         StorageError
-            If that cannot be logged; the model is as it was.
+            If the deletion cannot be logged. The model is unchanged.
         """
         async with self._changing:
             worker, operations = self.get(name), self.operations(name)
@@ -150,7 +150,7 @@ class Registry:
             await operations.drop()
 
     async def close(self) -> None:
-        """Answer all that waits, keep a checkpoint of every model that has moved, and end all threads."""
+        """Answer all waiting requests, take a checkpoint of each changed model, and end all threads."""
         await self.score_history.close()
         async with self._changing:
             await asyncio.gather(*(self._close(worker) for worker in self))
@@ -166,14 +166,14 @@ class Registry:
 
 
 class Models:
-    """The models of a server as far as one key reaches: the only way to them from a request.
+    """The models that one key covers. Requests reach models only through this class.
 
     Parameters
     ----------
     registry : Registry
-        All of them.
+        All models.
     caller : Key
-        The key; see `Key.models`.
+        Key of the request; see `Key.models`.
     """
 
     def __init__(self, registry: Registry, caller: Key) -> None:
@@ -186,26 +186,26 @@ class Models:
         return (worker for worker in self._registry if self._caller.covers(worker.model.name))
 
     def get(self, name: str | None = None) -> Worker:
-        """Return the writer of a model; None stands for the default one.
+        """Return the worker of a model, by default of the default model.
 
         Raises
         ------
         ForbiddenError
-            If the key is not for this model, whether it is there or not.
+            If the key does not cover this name, whether or not the model exists.
         UnknownModelError
-            If there is none of this name.
+            If there is no model with this name.
         """
         if self._caller.models is not None:  # few keys are restricted, and this runs for each sample
             require_model(self._caller, DEFAULT_MODEL if name is None else name)
         return self._registry.get(name)
 
     def operations(self, name: str) -> Operations:
-        """Return what changes a model as a whole; raises as `get`."""
+        """Return the operations on a whole model; raises as `get`."""
         require_model(self._caller, name)
         return self._registry.operations(name)
 
     def listen(self, name: str | None, after: str | None) -> AbstractContextManager[Listener]:
-        """Listen to what happens in a model, or in all; raises as `get`."""
+        """Listen to the events of one model, or of all that the key covers; raises as `get`."""
         if name is not None:
             self.get(name)
         return self._registry.feed.listen(
@@ -214,20 +214,20 @@ class Models:
 
     @property
     def feed(self) -> Feed:
-        """What happens in all models."""
+        """Events of all models."""
         return self._registry.feed
 
     @property
     def score_history(self) -> ScoreHistory:
-        """How the scores of all models came to be."""
+        """Score history of all models."""
         return self._registry.score_history
 
     async def probe(self) -> None:
-        """See that the log can be written; raises as `Registry.probe`."""
+        """Check that the log can be written; raises as `Registry.probe`."""
         await self._registry.probe()
 
     async def create(self, spec: ModelSpec) -> Worker:
-        """Make a model and start its writer; raises as `Registry.create`, and `ForbiddenError`."""
+        """Create a model; raises as `Registry.create`, and `ForbiddenError`."""
         require_model(self._caller, spec.name)
         return await self._registry.create(spec)
 
@@ -238,5 +238,5 @@ class Models:
 
 
 def models_of(scope: Scope) -> Models:
-    """Return the models of the server that a request came to, as far as its key reaches."""
+    """Return the models that the key of a request covers."""
     return Models(cast(Registry, scope["app"].state.models), cast(Key, scope["caller"]))

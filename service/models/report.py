@@ -1,4 +1,4 @@
-"""What a model says of itself."""
+"""Reports of a model for the API and the dashboard."""
 
 from __future__ import annotations
 
@@ -12,17 +12,12 @@ from ..storage import event_codec
 from .hosted import HostedModel
 from .snapshot import versions
 
-#: Classes in the confusion matrix, and names of features and of classes, that a page is told at most.
+#: Largest number of classes in the confusion matrix, and of names of features and classes, for the dashboard.
 _CONFUSED, _NAMED = 12, 100
 
 
-def scores(model: HostedModel) -> dict[str, Any]:
-    """Return the prequential metrics."""
-    return model.score.report()
-
-
 def moment(model: HostedModel) -> dict[str, Any]:
-    """Return what a page draws of a model over its steps."""
+    """Return the values that the dashboard plots over the steps."""
     return {
         "step": model.step,
         "scores": model.score.report(),
@@ -31,13 +26,8 @@ def moment(model: HostedModel) -> dict[str, Any]:
     }
 
 
-def totals(model: HostedModel) -> dict[str, float]:
-    """Return the prequential metrics since the model was made, by name."""
-    return model.score.cumulative()
-
-
 def dashboard(model: HostedModel) -> dict[str, Any]:
-    """Return all that a page shows of a model, of one moment."""
+    """Return the state of a model for the dashboard."""
     estimator = model.estimator
     classes = list(estimator.labels) if isinstance(estimator, BNPClassifier) else []
     return {
@@ -58,7 +48,7 @@ def dashboard(model: HostedModel) -> dict[str, Any]:
 
 
 def describe(model: HostedModel) -> dict[str, Any]:
-    """Return what a model was told to be, and what it became."""
+    """Return the description of a model: its specification and its state."""
     estimator = model.estimator
     return {
         "name": model.name,
@@ -79,7 +69,7 @@ def describe(model: HostedModel) -> dict[str, Any]:
 
 
 def fingerprint(model: HostedModel) -> dict[str, Any]:
-    """Return digests of a model's state: of all of it, and of the estimator's alone."""
+    """Return the digests of the whole state and of the estimator's."""
     alone = model.estimator.fingerprint()
     both = alone.encode() + event_codec.dumps([model.score.state_dict(), model.drift.state_dict()])
     return {"step": model.step, "sha256": hashlib.sha256(both).hexdigest(), "model_sha256": alone}

@@ -1,6 +1,7 @@
-"""What a model's bits depend on beside the samples: versions and the kind of processor.
+"""Snapshot of a hosted model: its state for a checkpoint, with the library versions and the CPU model.
 
-A hosted model as a checkpoint: everything that learning changes, and what it was made with.
+A model that continues from a snapshot has the same bits. Further samples give the same bits only with the
+same versions, CPU model and engine.
 """
 
 from __future__ import annotations
@@ -23,62 +24,61 @@ from ..settings import Settings
 from ..storage import event_codec
 from .hosted import HostedModel
 
+State: TypeAlias = Mapping[str, Any]
+
+#: Version of what the server adds to the state of an estimator.
+FORMAT = 1
+#: Tensor with the server's JSON, as bytes: it may be larger than a safetensors header.
+_SERVICE = "service"
+
+_logger = logging.getLogger(__name__)
+
 
 @cache
 def versions() -> dict[str, str]:
-    """Return the versions of everything that has a say in a model's bits."""
+    """Return the versions of the libraries on which the bits of a model depend."""
     others = {name: version(name) for name in ("torch", "numba", "numpy", "river")}
     return {"bnp-online": __version__, "python": platform.python_version(), **others}
 
 
 @cache
 def processor() -> str:
-    """Return the kind of processor, as the compiler of the fused step knows it."""
+    """Return architecture and CPU model, as numba's compiler names them."""
     return f"{platform.machine()} {binding.get_host_cpu_name()}"
 
 
-State: TypeAlias = Mapping[str, Any]
-
-#: Version of what the server adds to an estimator's state.
-FORMAT = 1
-#: The tensor that holds, as the bytes of JSON, what may be large: a safetensors header may not.
-_BESIDE = "service"
-
-_logger = logging.getLogger(__name__)
-
-
 def taking(model: HostedModel) -> Callable[[], dict[str, Any]]:
-    """Return what tells a model's state of this moment: at any time, in any thread.
+    """Copy a model, and return a function that returns the state of the copy, in any thread.
 
-    Nobody sees the model meanwhile, and most of the time goes into what can be done later.
+    Only the copy needs exclusive access. The function takes most of the time.
     """
-    state, beside = model.estimator.state_dict(), model.keeping()
+    state, service = model.estimator.state_dict(), model.copy_service_state()
     head = {"format": FORMAT, "spec": model.spec.model_dump(mode="json"), "sequence": model.sequence}
     return lambda: {
         **state,
-        "tensors": {**state["tensors"], _BESIDE: pack(event_codec.dumps(beside()))},
-        _BESIDE: {**head, "versions": versions(), "processor": processor()},
+        "tensors": {**state["tensors"], _SERVICE: pack(event_codec.dumps(service()))},
+        _SERVICE: {**head, "versions": versions(), "processor": processor()},
     }
 
 
 def take(model: HostedModel) -> dict[str, Any]:
-    """Return a model's state, which does not change when the model goes on."""
+    """Return a copy of the state of a model."""
     return taking(model)()
 
 
 def restore(state: State, settings: Settings, clock: Callable[[], float]) -> HostedModel:
-    """Return the model in a state that `take` returned.
+    """Return a model in a state from `take`.
 
     Raises
     ------
     CheckpointError
-        If it is of another format.
+        If the state has another format.
     StateError
-        If it does not fit the model that it says it is of.
+        If the state does not match its specification.
     """
-    head = state.get(_BESIDE)
-    if not isinstance(head, Mapping) or _BESIDE not in state["tensors"]:
-        raise CheckpointError("holds an estimator without what a server keeps beside it: import it instead")
+    head = state.get(_SERVICE)
+    if not isinstance(head, Mapping) or _SERVICE not in state["tensors"]:
+        raise CheckpointError("the file has an estimator without the state of a server: import it instead")
     if head["format"] != FORMAT:
         raise CheckpointError(
             f"written by bnp-online {head['versions']['bnp-online']} in format {head['format']}; "
@@ -86,22 +86,22 @@ def restore(state: State, settings: Settings, clock: Callable[[], float]) -> Hos
         )
     model = HostedModel(ModelSpec.model_validate_json(event_codec.dumps(head["spec"])), settings, clock)
     tensors = dict(state["tensors"])
-    beside = event_codec.loads(unpack(tensors.pop(_BESIDE)))
+    service = event_codec.loads(unpack(tensors.pop(_SERVICE)))
     model.estimator.load_state_dict({**state, "tensors": tensors})
-    model.load_beside(beside)
+    model.load_service_state(service)
     model.sequence = head["sequence"]
     _warn(model, head, str(state["engine"]))
     return model
 
 
 def _warn(model: HostedModel, head: Mapping[str, Any], engine: str) -> None:
-    """Say when what follows may come out in other bits than it would have."""
+    """Log a warning if further samples may give other bits than on the machine of the checkpoint."""
     was = {**head["versions"], "processor": head["processor"], "engine": engine}
     now = {**versions(), "processor": processor(), "engine": model.estimator.engine_name}
     if changed := [f"{name} {was.get(name)} → {now[name]}" for name in now if was.get(name) != now[name]]:
         _logger.warning(
-            "model %r goes on from a checkpoint that was made with others (%s): its state is that one "
-            "exactly, but what is learned from here on may differ in its last bits",
+            "model %r continues from a checkpoint of another environment (%s): its state is exact, but the "
+            "results of further samples may differ in the last bits",
             model.name,
             ", ".join(changed),
         )

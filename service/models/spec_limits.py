@@ -1,4 +1,4 @@
-"""The server's limits on what a model may be, whichever way it comes: made, changed, or imported."""
+"""Limits of the server on the specification of a model that is created, changed or imported."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from ..settings import Settings
 
 
 def complete(spec: ModelSpec, settings: Settings) -> ModelSpec:
-    """Return a spec with the limits that it leaves to the server filled in.
+    """Return a specification with the server's limits where it has none.
 
     Raises
     ------
     InvalidSpecError
-        If it asks for more than the server gives.
+        If the specification exceeds a limit.
     ConfigurationError
-        If no learner can be made from it.
+        If the library refuses the specification.
     """
     given = {"max_features": settings.max_features}
     if spec.task == "classification":
         given["max_classes"] = settings.max_classes
         if spec.intervals is not None:
-            message = "a classification has probabilities, and no intervals: leave intervals out"
+            message = "a classification has no intervals, it has probabilities: omit intervals"
             raise InvalidSpecError(message, "intervals")
     elif spec.max_classes is not None:
-        raise InvalidSpecError("a regression has no classes: leave max_classes out", "max_classes")
+        raise InvalidSpecError("a regression has no classes: omit max_classes", "max_classes")
     asked = {name: getattr(spec, name) for name in given}
     completed = spec.model_copy(update={name: given[name] for name in given if asked[name] is None})
     _check(completed, {name: value for name, value in asked.items() if value is not None}, settings)
@@ -36,12 +36,12 @@ def complete(spec: ModelSpec, settings: Settings) -> ModelSpec:
 
 
 def check_change(spec: ModelSpec, changes: Mapping[str, int], settings: Settings) -> None:
-    """Check limits that are about to change; the others may be beyond a server's that were lowered since.
+    """Check changed limits. Unchanged ones may exceed the server's, which may have been lowered.
 
     Raises
     ------
     InvalidSpecError
-        If one is more than the server gives.
+        If a changed limit exceeds the server's.
     """
     _check(spec.model_copy(update=dict(changes)), changes, settings)
 
@@ -50,17 +50,19 @@ def _check(spec: ModelSpec, asked: Mapping[str, int], settings: Settings) -> Non
     for name, value in asked.items():
         limit = getattr(settings, name)
         if value > limit:
-            raise InvalidSpecError(f"{name} is at most {limit} here (BNP_{name.upper()})", name)
+            raise InvalidSpecError(
+                f"{name} must be at most {limit} on this server (BNP_{name.upper()})", name
+            )
     if (most := _parameters(spec)) > settings.max_parameters:
         raise InvalidSpecError(
-            f"the model may come to have {most} weights, and this server takes {settings.max_parameters} "
-            "(BNP_MAX_PARAMETERS): take fewer or narrower layers, a number for lr, or a lower max_features "
+            f"the model may grow to {most} weights, and this server allows {settings.max_parameters} "
+            "(BNP_MAX_PARAMETERS): use fewer or narrower layers, a number for lr, or a lower max_features "
             "or max_classes",
             "hidden",
         )
 
 
 def _parameters(spec: ModelSpec) -> int:
-    """Return how many weights and biases a model has once it is as large as it may become."""
+    """Return the largest number of weights and biases that the model can have."""
     learner = LearnerSpec(task=spec.task, **spec.options())
     return learner.parameters(spec.max_features or 0, spec.max_classes or 1)

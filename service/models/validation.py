@@ -257,7 +257,7 @@ class Validator:
             return Answered(answer)
         if (waiting := self._predictions.get(request.id)) is not None:
             if event_codec.digest(waiting.prediction.x) != event_codec.digest(request.x):
-                raise IdConflictError("a prediction for another x waits under this id", "id")
+                raise IdConflictError("this id was used for a prediction with another x", "id")
             return Answered(waiting.prediction.answer, repeats=waiting)
         prediction = self._predict_one(request)  # from the state before the group, as its step says
         entry = PredictionEvent(event_codec.predict_event(prediction, request.id), prediction)

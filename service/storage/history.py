@@ -1,4 +1,4 @@
-"""The history of one model: which of its events count, and what an id stands for."""
+"""History of one model: its branches, its current events, and the ids of its samples."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .interfaces import Branch, Checkpoint, Event, EventLog, Group, Record, Segm
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What was learned under an id.
+    """A learned sample with an id.
 
     Attributes
     ----------
     digest : bytes
-        Of the body.
+        Digest of its body.
     step : int or None
-        Where it led; None while that is not known, and for what was refused.
+        Step of the model with this sample. None if it is unknown, or if the sample was refused.
     """
 
     digest: bytes | None
@@ -26,21 +26,23 @@ class Learned:
 
 
 class History:
-    """The events of a model, behind the log that holds those of all.
+    """Events of one model in the log of all models.
+
+    Current events are those on the way to the newest branch: a rollback leaves the others.
 
     Parameters
     ----------
     log : EventLog
-        Of the server.
+        Log of all models.
     model : int
-        Number of the event that made the model.
+        Number of the event that created the model.
 
     Attributes
     ----------
     branches : list of Branch
-        What a rollback left, and the one that counts: the last.
+        All branches; the last is the current one.
     version : int
-        Rises with everything that changes the past.
+        Rises with each rollback and each removal of events.
     """
 
     def __init__(self, log: EventLog, model: int) -> None:
@@ -54,37 +56,37 @@ class History:
 
     @property
     def pruned(self) -> bool:
-        """Whether the oldest samples are no longer kept."""
+        """Whether old samples may have been pruned."""
         return self.log.first_kept(self.model) > 0
 
     @property
     def branch(self) -> int:
-        """Number of the branch to which events are appended."""
+        """Number of the current branch."""
         return self.branches[-1].number
 
     def segments(self, after: int = 0, upto: int | None = None) -> list[Segment]:
-        """Return where the events that count stand, those with ``after < seq <= upto``."""
+        """Return the segments of the current events with ``after < seq <= upto``."""
         return lineage(self.branches, after, upto)
 
     def made(self) -> Record:
-        """Return the event that made the model."""
+        """Return the event that created the model."""
         (record,) = self.log.read(self.model, [Segment(0, self.model - 1, self.model)])
         return record
 
     def read(self, after: int = 0, upto: int | None = None) -> Iterator[Record]:
-        """Return the events that count, in order."""
+        """Return the current events, in order."""
         return self.log.read(self.model, self.segments(after, upto))
 
     def count(self, after: int = 0, upto: int | None = None) -> int:
-        """Return how many events `read` would return."""
+        """Return the number of events that `read` would return."""
         return self.log.count(self.model, self.segments(after, upto))
 
     def group(self, events: Sequence[Event]) -> Group:
-        """Return events as they are appended to the newest branch."""
+        """Return events as a group for the current branch."""
         return Group(self.model, self.branches[-1].number, events)
 
     def learned(self, ids: Collection[str]) -> dict[str, Learned]:
-        """Return what was learned under which of the ids, as far as it counts and its event is kept."""
+        """Return the current learned samples with these ids, as far as the log retains them."""
         if not ids:
             return {}
         segments = self.segments()
@@ -96,18 +98,18 @@ class History:
         }
 
     def at_step(self, step: int) -> list[Record]:
-        """Return the events that count with which the model had learned `step` samples, in order."""
+        """Return the current events after which the model had learned `step` samples, in order."""
         return [record for record in self.log.at_step(self.model, step) if self.counts(record)]
 
     def roll_back(self, branch: int, fork: int, step: int) -> int:
-        """Log that what comes after an event no longer counts.
+        """Log a rollback to an event.
 
         Parameters
         ----------
         branch, fork : int
             Branch and number of the event.
         step : int
-            Samples that the model had learned then.
+            Step of the model after the event.
 
         Returns
         -------
@@ -122,37 +124,37 @@ class History:
         return seq
 
     def forget(self, records: Sequence[Record]) -> int:
-        """Remove events, whatever branch they are of, and log that; return the number of the forgetting."""
+        """Remove events of any branch, and log their removal; return the number of its event."""
         body = json.dumps({"events": [[record.branch, record.seq] for record in records]}).encode()
         numbers = [record.seq for record in records]
         self.version += 1
         return self.log.forget(self.model, self.branch, Event("forget", body), numbers)
 
     def look_up(self, ids: Collection[str]) -> tuple[dict[str, Learned], set[str]]:
-        """Return what `learned` and `forgotten` do."""
+        """Return the results of `learned` and `forgotten`."""
         return self.learned(ids), self.forgotten(ids)
 
     def forgotten(self, ids: Collection[str]) -> set[str]:
-        """Return which of the ids are those of events that were forgotten."""
+        """Return the ids whose events were forgotten."""
         return self.log.forgotten(self.model, ids) if ids else set()
 
     def find(self, ids: Collection[str]) -> list[Record]:
-        """Return the events that have one of these ids, of all branches."""
+        """Return the events with these ids, of all branches."""
         return self.log.find(self.model, ids)
 
     def counts(self, record: Record) -> bool:
-        """Return whether an event is one of those that count."""
+        """Return whether an event is current."""
         return contains(self.segments(), record.branch, record.seq)
 
     def reaches(self, seq: int) -> bool:
-        """Return whether every sample after event `seq` is still in the log."""
+        """Return whether the log retains every sample after event `seq`."""
         return self.log.first_kept(self.model) <= seq + 1
 
     def states(self, checkpoints: Sequence[Checkpoint], upto: int | None = None) -> list[Checkpoint]:
-        """Return those checkpoints, in their order, from which the model can be brought to event `upto`.
+        """Return the checkpoints from which the model can be restored after event `upto`, in their order.
 
-        They are of states that the model had on the way there, include nothing that was forgotten since, and
-        all that came after is in the log.
+        Their last event is current, they include no sample that was forgotten since, and the log retains all
+        later events.
         """
         segments, gone = self.segments(upto=upto), self._gone()
         return [
@@ -164,12 +166,12 @@ class History:
         ]
 
     def tainted(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-        """Return those checkpoints that may include something that was forgotten after they were made."""
+        """Return the checkpoints that may include samples forgotten after they were taken."""
         gone = self._gone()
         return [kept for kept in checkpoints if any(w > kept.head and s <= kept.seq for w, _, s in gone)]
 
     def _gone(self) -> list[tuple[int, int, int]]:
-        """Return, for each event that was forgotten, when that was, its branch and its number."""
+        """Return, for each forgotten event, the number of the removal, its branch and its number."""
         return [
             (record.seq, branch, seq)
             for record in self.log.changes(self.model, "forget")

@@ -1,10 +1,10 @@
-"""What a store must do: the two protocols that the rest of the server sees, and nothing else.
+"""Interfaces of the storage: the event log, the checkpoints, and their types.
 
-The **event log** holds everything that ever changed a model, in order. A model is named by the sequence
-number of the event that made it, since a name may be used again. Its history may fork: a rollback starts a
-new *branch*, and the events that count are those on the *lineage* of the newest one.
+The **event log** has every event that changed a model, in order. The number of the event that created a model
+identifies it, since its name may be used again. A rollback starts a new *branch* of a model's history. The
+current events are those on the *lineage* of the newest branch.
 
-The **checkpoints** hold states of models, so that a start need not repeat a log from its beginning.
+The **checkpoints** have states of models, so that a start need not replay the whole log.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ Kind: TypeAlias = Literal[
 
 
 class Event(NamedTuple):
-    """One thing that happened to a model, with all that is needed to make it happen again.
+    """A change of a model, with all that is needed to apply it again.
 
     Attributes
     ----------
     kind : str
-        What happened.
+        Kind of change.
     body : bytes
-        What belongs to it, as JSON; for ``"import"`` the bytes of the file. The store does not read it.
+        Content as JSON; for ``"import"`` the file. The storage does not read it.
     id : str or None
-        The client's name for it.
+        Id given by the client.
     digest : bytes or None
-        Of what the id stands for: the same id with another digest is a conflict.
+        Digest of the content of an id: the same id with another digest is a conflict.
     step : int or None
-        How many samples the model had learned with it; see `EventLog.correct`.
+        Step of the model after the event; see `EventLog.correct`.
     """
 
     kind: Kind
@@ -44,22 +44,22 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An event as the log keeps it.
+    """An event in the log.
 
     Attributes
     ----------
     seq : int
-        Its number: they rise over all models.
+        Number of the event. Numbers rise over all models.
     model : int
-        Number of the event that made the model.
+        Number of the event that created the model.
     branch : int
-        Of the model's history, from 0.
+        Branch of the model's history, from 0.
     time : float
-        When it was logged, in seconds since 1970, by a clock that never goes back.
+        Time of logging in seconds since 1970, from a clock that never goes back.
     refused : str or None
-        Why the model did not take it after all; it changed nothing, then.
+        Error code, if the model refused the event after it was logged. The event changed nothing then.
     event : Event
-        What happened.
+        The event.
     """
 
     seq: int
@@ -79,11 +79,11 @@ class Branch:
     number : int
         From 0.
     parent : int or None
-        The branch that it left, None for the first.
+        Branch from which it started, None for the first.
     fork : int
-        Number of the last event of `parent` that counts on this branch.
+        Number of the last event of `parent` in the history of this branch.
     start : int
-        Number of its first event: the rollback, or what made the model.
+        Number of its first event: the rollback, or the creation of the model.
     """
 
     number: int
@@ -94,7 +94,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of one branch: the events of `branch` with ``after < seq <= upto``."""
+    """The events of one branch with ``after < seq <= upto``."""
 
     branch: int
     after: int
@@ -102,12 +102,12 @@ class Segment:
 
 
 class Group(NamedTuple):
-    """Events of one model that are kept together, in the order in which they are about to be applied.
+    """Events of one model that are committed together, in the order of their application.
 
     Attributes
     ----------
     model, branch : int
-        Whose they are.
+        Model and branch of the events.
     events : sequence of Event
         At least one.
     """
@@ -118,102 +118,102 @@ class Group(NamedTuple):
 
 
 class EventLog(Protocol):
-    """The order in which things happened, over all models; written before a model changes.
+    """Log of the events of all models, in order. An event is logged before it is applied.
 
-    Called from the writer threads of all models. Every method that writes either keeps all that it was given,
-    on the disk, before it returns, or raises and keeps nothing.
+    Any thread may call any method. A method that writes returns after everything is on the disk, or
+    raises and writes nothing.
 
     Raises
     ------
     StorageFullError
-        By every method that writes: there is no room.
+        By methods that write, if the disk is full.
     StorageFailedError
-        The store cannot be read or written.
+        If the log cannot be read or written.
     DamagedEventError
-        By every method that returns records: one is not as it was written.
+        By methods that return records, if the checksum of one does not match.
     """
 
     def create(self, event: Event) -> int:
-        """Log the event that makes a model; return its number, which names the model from now on."""
+        """Log the creation of a model; return the number of the event, which identifies the model."""
         ...
 
     def append(self, groups: Sequence[Group]) -> list[int]:
-        """Keep groups of events, all or none of them.
+        """Append groups of events: all or none.
 
         Returns
         -------
         list of int
-            For each group the number of its last event; numbers in a group rise by one.
+            Number of the last event of each group. Numbers in a group rise by one.
         """
         ...
 
     def models(self) -> list[Record]:
-        """Return what made each model that is there, in order."""
+        """Return the creation of each model that exists, in order."""
         ...
 
     def changes(self, model: int, kind: Kind) -> list[Record]:
-        """Return the events of a kind other than a sample's, of all branches, in order."""
+        """Return the events of one kind, which is not that of a sample, of all branches, in order."""
         ...
 
     def read(self, model: int, segments: Sequence[Segment], limit: int | None = None) -> Iterator[Record]:
-        """Return events in order, from as many segments, at most `limit`."""
+        """Return the events of segments, in order, at most `limit`."""
         ...
 
     def count(self, model: int, segments: Sequence[Segment]) -> int:
-        """Return how many events `read` would return."""
+        """Return the number of events that `read` would return."""
         ...
 
     def find(self, model: int, ids: Collection[str]) -> list[Record]:
-        """Return the events that have one of these ids, of all branches, in order."""
+        """Return the events with one of these ids, of all branches, in order."""
         ...
 
     def at_step(self, model: int, step: int) -> list[Record]:
-        """Return the events with which the model had learned `step` samples, of all branches, in order."""
+        """Return the events after which the model had learned `step` samples, of all branches, in order."""
         ...
 
     def correct(self, refused: Mapping[int, str], steps: Mapping[int, int]) -> None:
-        """Note what came of events: why they were refused, and what step they led to, by number.
+        """Record error codes of refused events, and steps that differ from the logged ones, by number.
 
-        Both follow from the events before; they are kept so that none need be repeated to look them up.
+        A replay finds both again. They are recorded so that a search needs no replay.
         """
         ...
 
     def forget(self, model: int, branch: int, event: Event, numbers: Collection[int]) -> int:
-        """Remove events, and log that it was done; return its number. `erase` removes what is left."""
+        """Remove events, and log their removal; return its number. `erase` removes them from the disk."""
         ...
 
     def erase(self) -> None:
-        """Let no trace of removed events stay on the disk, and give free space back; may take long."""
+        """Erase removed events from the disk, and return free space to the system. May take long."""
         ...
 
     def forgotten(self, model: int, ids: Collection[str]) -> set[str]:
-        """Return which of the ids are those of events that were forgotten."""
+        """Return the ids whose events were forgotten."""
         ...
 
     def first_kept(self, model: int) -> int:
-        """Return the number before which samples of the model may have been removed by `prune`."""
+        """Return the number before which samples of the model may have been pruned."""
         ...
 
     def prune(self, model: int, before: int, newest: int, since: float) -> int:
-        """Remove samples of a model that stand before event `before`; return how many.
+        """Remove the old samples of a model before event `before`; return their number.
 
         Parameters
         ----------
         model, before : int
-            Whose, and which.
+            Model and event.
         newest : int
-            So many of them, the newest, stay.
+            Number of samples before the event that are retained, the newest.
         since : float
-            Of these, those that are older than this time go nevertheless.
+            Time before which they are removed nevertheless.
         """
         ...
 
     def drop(self, model: int) -> None:
-        """Remove a model, and every trace of its content but that there was one."""
+        """Remove a model and all its content, except the record that it existed."""
         ...
 
     def probe(self) -> None:
-        """Write something that means nothing: raises if that is not possible."""
+        """Write a row without meaning; raises if the log cannot be written."""
         ...
 
     @property
@@ -222,43 +222,43 @@ class EventLog(Protocol):
         ...
 
     def now(self) -> float:
-        """Return the time, in seconds since 1970, by a clock that never goes back."""
+        """Return the time in seconds since 1970, from a clock that never goes back."""
         ...
 
     def size(self) -> int:
-        """Return how many bytes it takes."""
+        """Return the size in bytes."""
         ...
 
     @property
     def length(self) -> int:
-        """How many events it has, of all models."""
+        """Number of events, of all models."""
         ...
 
     def close(self) -> None:
-        """Let go of everything; the log is whole without it."""
+        """Close the log. It is complete without this."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A state that was kept.
+    """A saved state of a model.
 
     Attributes
     ----------
     name : str
-        Of the checkpoint, among those of its model.
+        Name among the checkpoints of the model.
     model : int
-        Whose state it is.
+        Number of the model.
     branch, seq : int
         Branch and number of the last event that the state includes.
     step : int
         Samples learned.
     head : int
-        Number of the last event of the whole log when it was made: a later `forget` may have outdated it.
+        Number of the last event of the whole log at the time. A later `forget` may make it unusable.
     time : float
-        When it was made, in seconds since 1970.
+        Time in seconds since 1970.
     size : int
-        In bytes.
+        Size in bytes.
     """
 
     name: str
@@ -272,50 +272,50 @@ class Checkpoint:
 
 
 class Checkpoints(Protocol):
-    """States of models; each is whole or not there.
+    """Saved states of models. Each is complete or does not exist.
 
     Raises
     ------
     StorageFullError
-        By `save`: there is no room; nothing was kept.
+        By `save`, if the disk is full. Nothing was saved.
     """
 
     def save(
         self, model: int, branch: int, seq: int, step: int, head: int, state: Mapping[str, Any]
     ) -> Checkpoint:
-        """Keep a state, as `bnp_online.checkpoint.dumps` takes it, before returning; see `Checkpoint`."""
+        """Write a state for `bnp_online.checkpoint.dumps` to the disk; see `Checkpoint`."""
         ...
 
     def list(self, model: int) -> list[Checkpoint]:
-        """Return what is kept of a model, the newest first; whether it is intact shows when it is loaded."""
+        """Return the checkpoints of a model, newest first. `load` checks their content."""
         ...
 
     def load(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Return a state.
+        """Return the state of a checkpoint.
 
         Raises
         ------
         CheckpointError
-            If it is damaged, or of a later version.
+            If the checkpoint is damaged, or has a later format.
         """
         ...
 
     def delete(self, checkpoint: Checkpoint) -> None:
-        """Remove a state."""
+        """Remove a checkpoint."""
         ...
 
     def drop(self, model: int) -> None:
-        """Remove all states of a model."""
+        """Remove all checkpoints of a model."""
         ...
 
 
 def lineage(branches: Sequence[Branch], after: int = 0, upto: int | None = None) -> list[Segment]:
-    """Return the segments of a history that count: those on the way to the newest branch.
+    """Return the segments of the current history: those on the way to the newest branch.
 
     Parameters
     ----------
     branches : sequence of Branch
-        All of a model.
+        All branches of a model.
     after, upto : int
         Only events with ``after < seq <= upto``.
 
@@ -342,5 +342,5 @@ def contains(segments: Sequence[Segment], branch: int, seq: int) -> bool:
     return any(s.branch == branch and s.after < seq <= s.upto for s in segments)
 
 
-#: Greater than any number of an event.
+#: Upper bound of the numbers of events.
 LAST = 2**63 - 1

@@ -122,7 +122,9 @@ def test_a_signal_under_load_drains_and_ends_well(tmp_path: Path) -> None:
         clients.join()
         client = server.start()
         # It ended with a checkpoint.
-        assert all("and 0 events" in line for line in server.running.lines if "is at step" in line)
+        recovered = [line for line in server.running.lines if "recovered: step" in line]
+        assert recovered
+        assert all(" 0 events replayed" in line for line in recovered)
         check(client, server.folder, promises, random.Random(SEED))  # noqa: S311
 
 

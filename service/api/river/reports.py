@@ -15,7 +15,6 @@ from ...auth.scopes import JSON, needs
 from ...errors import Layer
 from ...http.requests import Shape, check, headers_of, read_body, read_fields
 from ...http.responses import json_response
-from ...models import report
 from ...models.queue import Latency
 from ...models.registry import models_of
 from ...models.worker import Worker
@@ -56,7 +55,7 @@ async def river_info(request: Request) -> Response:
 @needs("read", Layer.FIELDS, Layer.MODEL, Layer.READ, takes=(JSON,))
 async def river_metrics(request: Request) -> Response:
     """Return the cumulative prequential metrics by name; a JSON body may name the model instead."""
-    return json_response(await (await _asked(request)).ask(report.totals))
+    return json_response(await (await _asked(request)).ask(lambda model: model.score.cumulative()))
 
 
 @router.get("/api/stats/", summary="Time a model (River)", response_model=schemas.RiverStats, **_ASKED)

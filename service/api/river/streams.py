@@ -10,8 +10,7 @@ from fastapi import APIRouter, Request, Response
 from ...auth.scopes import needs
 from ...errors import RequestError
 from ...http.responses import encode_line
-from ...models import report
-from ...models.feed import Event
+from ...models.feed import FeedEvent
 from ..openapi import ApiRoute
 from ..sse import EventStream
 
@@ -32,7 +31,7 @@ class _Events(EventStream):
     opening: ClassVar[bytes] = b"\n"
     alive: ClassVar[bytes] = b"\n"
 
-    async def written(self, events: Sequence[Event]) -> bytes:
+    async def written(self, events: Sequence[FeedEvent]) -> bytes:
         """Return the encoded events."""
         return b"".join(_line(event.kind, event.data) for event in events)
 
@@ -44,14 +43,14 @@ class _Events(EventStream):
 class _Metrics(_Events):
     """Metrics of each model that learned, as lines ``model: {json}``."""
 
-    async def written(self, events: Sequence[Event]) -> bytes:
+    async def written(self, events: Sequence[FeedEvent]) -> bytes:
         """Return the current metrics, once per model however many events there are."""
         names = dict.fromkeys(event.model for event in events if event.kind in _SCORED)
         return b"".join([await self._metrics(name) for name in names])
 
     async def _metrics(self, name: str) -> bytes:
         try:
-            return _line(name, await self.models.get(name).ask(report.totals))
+            return _line(name, await self.models.get(name).ask(lambda model: model.score.cumulative()))
         except RequestError:  # deleted meanwhile, or its queue is full: the next event asks again
             return b""
 

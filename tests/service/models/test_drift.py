@@ -78,7 +78,7 @@ def test_a_change_is_found_and_nothing_else(make: Callable[..., Model], task: st
     if detector == "none":
         assert (found["detections"], found["last_step"]) == (0, None)
     else:
-        assert model.hosted.drifts == found["detections"] >= 1
+        assert model.hosted.drift.detections == found["detections"] >= 1
         assert CHANGE < found["last_step"] < CHANGE + 150
     assert (found["actions"], found["due"]) == (0, False)
     assert report.fingerprint(recovered(model)) == model.fingerprint()
@@ -90,7 +90,7 @@ def test_a_change_for_the_better_is_no_drift(make: Callable[..., Model]) -> None
     for i in range(800):  # labels are chance, and then are not
         a = rng.gauss(0.0, 1.0)
         model.learn(Learn({"a": a}, bool(a > 0) if i > 300 else rng.random() < 0.5))
-    assert model.hosted.drifts == 0
+    assert model.hosted.drift.detections == 0
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
@@ -142,7 +142,7 @@ def test_a_checkpoint_holds_the_detector_and_an_older_one_begins_anew(make: Call
     state["tensors"]["service"] = pack(event_codec.dumps(beside))
     old = snapshot.restore(state, model.settings, model.clock)
     assert old.estimator.fingerprint() == model.hosted.estimator.fingerprint()
-    assert (old.spec.drift.detector, old.spec.drift.action, old.drifts) == ("adwin", "none", 0)
+    assert (old.spec.drift.detector, old.spec.drift.action, old.drift.detections) == ("adwin", "none", 0)
 
 
 def lines(start: int = 0, stop: int = LENGTH, left_out: Collection[int] = ()) -> list[bytes]:

@@ -94,7 +94,7 @@ def test_a_model_without_intervals_has_none(server: Server) -> None:
 def test_a_classification_with_intervals_is_refused(server: Server) -> None:
     answer = server.post("/models", name="classes", intervals=4)
     assert error(answer) == (422, "invalid_spec", "intervals")
-    assert "leave intervals out" in answer.json()["error"]["message"]
+    assert "omit intervals" in answer.json()["error"]["message"]
     assert server.client.get("/models/classes").status_code == 404
 
 
