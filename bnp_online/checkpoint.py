@@ -1,4 +1,4 @@
-"""A learner's state as one safetensors file with a JSON header: versioned, checksummed, never pickle."""
+"""State of a learner as one safetensors file with a JSON header: versioned, checksummed, never pickle."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .errors import CheckpointError
 FORMAT = 1
 _HEADER = "bnp_online"
 
-#: What JSON raises that is none, or was made to hurt: nesting without end, numbers that read as infinity.
+#: Errors of malformed or hostile JSON: endless nesting, numbers that read as infinity.
 _UNREADABLE = (ValueError, RecursionError)
 
 State = Mapping[str, Any]
@@ -41,12 +41,12 @@ def digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 
 
 def pack(data: bytes) -> Tensor:
-    """Return bytes as a tensor, for what is too large for a header."""
+    """Return bytes as a tensor: a header has no room for large values."""
     return torch.from_numpy(np.frombuffer(data, np.uint8).copy())
 
 
 def unpack(packed: Tensor) -> bytes:
-    """Return the bytes that `pack` was given."""
+    """Return the bytes of a tensor from `pack`."""
     return packed.numpy().tobytes()
 
 
@@ -65,12 +65,12 @@ def dumps(state: State) -> bytes:
 
 
 def loads(data: bytes) -> dict[str, Any]:
-    """Return the state in the bytes that `dumps` made.
+    """Return the state in bytes from `dumps`.
 
     Raises
     ------
     CheckpointError
-        If they are not such bytes, are damaged, or come from a later version of the format.
+        If the bytes are of another kind, damaged, or in a later version of the format.
     """
     try:
         tensors = load_bytes(data)
@@ -82,12 +82,12 @@ def loads(data: bytes) -> dict[str, Any]:
 
 
 def save(path: str | os.PathLike[str], state: State) -> None:
-    """Write a state to a file, atomically: to the side, flushed to the disk, then renamed.
+    """Write a state to a file, atomically: a temporary file is flushed to disk, then renamed.
 
     Parameters
     ----------
     path : path
-        Replaced if it exists; whatever happens, it holds the old state or the new one.
+        The file; replaced if it exists. After a crash it has the old state or the new one.
     state : mapping
         As for `dumps`.
     """
@@ -101,22 +101,23 @@ def save(path: str | os.PathLike[str], state: State) -> None:
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    if os.name == "posix":  # Windows cannot open a folder
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the state in a file that `save` wrote.
+    """Read the state in a file from `save`.
 
     Raises
     ------
     CheckpointError
-        If the file is no checkpoint, is damaged, or comes from a later version of the format.
+        If the file is no checkpoint, is damaged, or is in a later version of the format.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     """
     try:
         with safe_open(path, framework="pt") as file:

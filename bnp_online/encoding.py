@@ -101,7 +101,9 @@ def check_features(x: object) -> Features:
         else:
             number = _number(value, "feature", f"x.{name}")
         if name in values:
-            raise SampleError("invalid_feature", f"x.{name}", "stands twice: rename one of the two features")
+            raise SampleError(
+                "invalid_feature", f"x.{name}", "is given twice: rename one of the two features"
+            )
         values[name] = number
     return Features(values, tuple(missing))
 
@@ -117,9 +119,9 @@ def check_array(x: object, shape: tuple[int, ...]) -> Array:
     try:
         array = np.asarray(x)
     except ValueError:
-        raise SampleError("wrong_shape", "x", f"is ragged: send an array of shape {shape}") from None
+        raise SampleError("wrong_shape", "x", f"is ragged: its shape must be {shape}") from None
     if array.shape != shape:
-        raise SampleError("wrong_shape", "x", f"has the shape {array.shape}: send an array of shape {shape}")
+        raise SampleError("wrong_shape", "x", f"has the shape {array.shape}: its shape must be {shape}")
     if array.dtype == object:
         numbers = [
             math.nan if value is None else _number(value, "feature", f"x{_position(i, shape)}")
@@ -127,7 +129,7 @@ def check_array(x: object, shape: tuple[int, ...]) -> Array:
         ]
         return Array(np.array(numbers).reshape(shape))
     if array.dtype.kind not in "biuf":
-        raise SampleError("invalid_feature", "x", f"holds {array.dtype}, not numbers")
+        raise SampleError("invalid_feature", "x", f"must be an array of numbers, not of {array.dtype}")
     with np.errstate(over="ignore"):  # a long double may be infinite in float64
         result = array.astype(np.float64)
     usable = np.abs(result) <= LARGEST
@@ -188,7 +190,9 @@ def _name(key: object) -> str:
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
         return str(key)
     raise SampleError(
-        "invalid_feature", f"x.{key!r:.40}", f"a feature's name is a string, not {type(key).__name__}"
+        "invalid_feature",
+        f"x.{key!r:.40}",
+        f"a feature name must be a string, not {type(key).__name__}",
     )
 
 
@@ -416,12 +420,12 @@ def _no_row(x: object) -> None:
 
 
 class LabelIndex:
-    """Classes in order of arrival, all of one type: bool, int or str.
+    """Classes in order of arrival, of one type: bool, int or str.
 
     Parameters
     ----------
     max_classes : int
-        One more class than this is an error.
+        Maximum number of classes. A further class is an error.
 
     Attributes
     ----------
@@ -447,15 +451,15 @@ class LabelIndex:
         return self._classes[label]
 
     def copy(self) -> LabelIndex:
-        """Return an index that can grow by itself."""
+        """Return an independent copy."""
         return LabelIndex(self.max_classes, self.labels)
 
     def find(self, y: Any) -> int | None:
-        """Return the class of a label that is known; None for any other `y`, which `check` judges."""
+        """Return the class of a known label; None for any other `y`."""
         return self._classes.get(y) if type(y) in self._types else None
 
     def check(self, y: object) -> Label:
-        """Return `y` as a Python bool, int or str, if it is or may become a class.
+        """Return `y` as a Python bool, int or str.
 
         Raises
         ------
@@ -471,7 +475,7 @@ class LabelIndex:
             raise SampleError(
                 "label_type",
                 "y",
-                f"is of type {kind}, but this model's labels are {type(first).__name__}: {first!r}",
+                f"is of type {kind}, but this model's labels are {type(first).__name__}, such as {first!r}",
             )
         if label not in self._classes and len(self.labels) >= self.max_classes:
             raise SampleError(
@@ -480,7 +484,7 @@ class LabelIndex:
         return label
 
     def add(self, label: Label) -> None:
-        """Append a class, unless it is there."""
+        """Append a class, unless it exists."""
         if label not in self._classes:
             self._classes[label] = len(self.labels)
             self.labels.append(label)
@@ -500,6 +504,6 @@ def _label(y: object) -> Label:
         raise SampleError(
             "invalid_label",
             "y",
-            "a class is bool, int or str, not float: for numbers make a regression model",
+            "a class must be bool, int or str, not float: create a regression model for numbers",
         )
-    raise SampleError("invalid_label", "y", f"a class is bool, int or str, not {type(y).__name__}")
+    raise SampleError("invalid_label", "y", f"a class must be bool, int or str, not {type(y).__name__}")

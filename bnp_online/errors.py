@@ -1,20 +1,20 @@
-"""The errors of the library.
+"""Errors of the library.
 
 ::
 
     BNPError
     ├── ConfigurationError (ValueError)      an argument of a constructor is out of range
-    ├── UnsupportedLayerError (TypeError)    a layer with parameters that BNP does not cover
-    ├── UnobservedLayerError (RuntimeError)  a gradient arrived for a layer whose input was not seen
+    ├── UnsupportedLayerError (TypeError)    BNP does not cover the parameters of a layer
+    ├── UnobservedLayerError (RuntimeError)  a layer has a gradient, but no observed input
     ├── SampleError (ValueError)             a sample cannot be learned or predicted
-    ├── NonFiniteStateError (ArithmeticError)  a step would have made the model's state non-finite
-    └── StateError (ValueError)              a state does not fit the object that is to take it
+    ├── NonFiniteStateError (ArithmeticError)  a step would make the state non-finite
+    └── StateError (ValueError)              a state does not fit the object
         └── CheckpointError                  a file is damaged, or is not a checkpoint
 """
 
 
 class BNPError(Exception):
-    """Base of every error that this library raises on purpose."""
+    """Base of the errors of this library."""
 
 
 class ConfigurationError(BNPError, ValueError):
@@ -38,20 +38,20 @@ class ConfigurationError(BNPError, ValueError):
 
 
 class UnsupportedLayerError(BNPError, TypeError):
-    """A layer has parameters that BNP does not cover; list it in ``skip`` to leave it alone."""
+    """BNP does not cover the parameters of a layer; list the layer in ``skip`` to leave it alone."""
 
 
 class UnobservedLayerError(BNPError, RuntimeError):
-    """A layer has a gradient, but no input of it was seen since the last ``step()``."""
+    """A layer has a gradient, but no input was observed since the last ``step()``."""
 
 
 class SampleError(BNPError, ValueError):
-    """A sample cannot be learned or predicted; nothing was changed.
+    """A sample cannot be learned or predicted; nothing has changed.
 
     Parameters
     ----------
     code : str
-        A word for programs: ``"invalid_feature"``, ``"non_finite_feature"``, ``"wrong_shape"``,
+        Kind of the error: ``"invalid_feature"``, ``"non_finite_feature"``, ``"wrong_shape"``,
         ``"invalid_label"``, ``"non_finite_label"``, ``"label_type"``, ``"too_many_classes"``,
         ``"invalid_weight"`` or ``"invalid_level"``.
     field : str
@@ -71,12 +71,12 @@ class SampleError(BNPError, ValueError):
 
 
 class NonFiniteStateError(BNPError, ArithmeticError):
-    """A step would have made the model's state non-finite; the step was not taken."""
+    """A step would make the state of the model non-finite; nothing has changed."""
 
 
 class StateError(BNPError, ValueError):
-    """A state does not fit the object that is to take it; the object is unchanged."""
+    """A state does not fit the object; the object has not changed."""
 
 
 class CheckpointError(StateError):
-    """A file is not a checkpoint of this library, or is damaged."""
+    """A file is damaged, or is not a checkpoint of this library."""

@@ -1,4 +1,4 @@
-"""River estimators: dicts in, labels or numbers out."""
+"""Estimators with the interface of River: a classifier and a regressor."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .parameters import documented
 
 
 class _Estimator(OnlineLearner, base.Estimator):
-    """An online learner by River's conventions."""
+    """Online learner with the interface of River."""
 
     def _get_params(self) -> dict[str, Any]:
-        # River takes any tuple for a class with parameters, and fails on an empty one.
+        # River mistakes a tuple for a class with parameters, and fails on an empty one.
         parameters: dict[str, Any] = super()._get_params()
         if not parameters["hidden"]:
             parameters["hidden"] = []
@@ -33,9 +33,10 @@ class _Estimator(OnlineLearner, base.Estimator):
 @documented
 @dataclass(eq=False, repr=False)
 class BNPClassifier(_Estimator, base.Classifier):
-    """Neural network that learns to classify, one sample at a time.
+    """Neural network for classification that learns one sample at a time.
 
-    Features and classes may appear at any time; what appears changes no existing logit at that moment.
+    Features and classes may appear at any time. A new one does not change the existing logits when it
+    appears.
 
     Parameters
     ----------
@@ -81,9 +82,9 @@ class BNPClassifier(_Estimator, base.Classifier):
         Parameters
         ----------
         x : dict, or array of shape `input_shape`
-            A sample; features that the model does not know are ignored.
+            A sample; unknown features are ignored.
         **kwargs
-            Ignored, for River's sake.
+            Ignored; River passes them.
 
         Raises
         ------
@@ -93,7 +94,7 @@ class BNPClassifier(_Estimator, base.Classifier):
         return self.predict(x).probabilities
 
     def predict_one(self, x: Any, **kwargs: Any) -> Label | None:
-        """Return the most probable class (the first to arrive of equals); None before the first label.
+        """Return the most probable class (the earliest of equals); None before the first label.
 
         Parameters and errors are those of `predict_proba_one`.
         """
@@ -154,11 +155,11 @@ class BNPClassifier(_Estimator, base.Classifier):
 @documented
 @dataclass(eq=False, repr=False)
 class BNPRegressor(_Estimator, base.Regressor):
-    """Neural network that learns to predict a number, one sample at a time.
+    """Neural network for regression that learns one sample at a time.
 
-    The target is standardized by running moments of its own; errors are clipped to 5 standard deviations
-    (Huber), each layer's step is divided by its gain on the way to the output, and predictions are kept
-    within the range of targets seen, widened by half.
+    Targets are standardized with running moments. Errors are clipped to 5 standard deviations (Huber). The
+    step of each layer is divided by its gain to the output. Predictions are clipped to the range of the
+    targets so far, widened by half.
 
     Parameters
     ----------
@@ -194,26 +195,26 @@ class BNPRegressor(_Estimator, base.Regressor):
         return None if outputs is None else float(outputs[0])
 
     def predict_interval_one(self, x: Any, level: float = 0.9) -> tuple[float, float] | None:
-        """Return an interval around the prediction for a sample that is to hold its target.
+        """Return a predictive interval for the target of a sample.
 
-        It adapts to `x` and to drift: see `bnp_online.intervals`. Predicting changes nothing.
+        It depends on `x` and adapts to drift: see `bnp_online.intervals`. The model does not change.
 
         Parameters
         ----------
         x : dict, or array of shape `input_shape`
-            A sample; features that the model does not know are ignored.
+            A sample; unknown features are ignored.
         level : float
-            How often the interval is to hold the target, in (0, 1).
+            Coverage: the share of targets in the interval, in (0, 1).
 
         Returns
         -------
         tuple of (float, float) or None
-            Low and high; None before 20 errors were seen.
+            Lower and upper end; None before 20 errors.
 
         Raises
         ------
         ConfigurationError
-            If the model was made without `intervals`.
+            If the model has no `intervals`.
         SampleError
             If a feature cannot be used, or the level is not in (0, 1).
 
@@ -227,7 +228,7 @@ class BNPRegressor(_Estimator, base.Regressor):
         True
         """
         if self._intervals is None:
-            raise ConfigurationError("intervals", "is 0: make the model with intervals=32")
+            raise ConfigurationError("intervals", "is 0: create the model with intervals=32")
         if not isinstance(level, float | int) or not 0.0 < level < 1.0:
             raise SampleError("invalid_level", "level", f"{level!r:.40} is not a number between 0 and 1")
         features = self._row_of(x)
@@ -258,20 +259,20 @@ _ESTIMATORS = {"BNPClassifier": BNPClassifier, "BNPRegressor": BNPRegressor}
 
 
 def load(path: str | os.PathLike[str], network: nn.Module | None = None) -> BNPClassifier | BNPRegressor:
-    """Return the estimator in a file that ``save`` wrote.
+    """Return the estimator in a file from ``save``.
 
     Parameters
     ----------
     path : path
         The file.
     network : torch.nn.Module
-        For an estimator made with a module of your own: a module of the same architecture (a file holds
-        numbers, never code).
+        For an estimator with a custom module: a module of the same architecture (a file has numbers, never
+        code).
 
     Raises
     ------
     CheckpointError
-        If the file is no checkpoint or is damaged.
+        If the file is damaged, or is not a checkpoint.
     StateError
         If `network` is needed and missing, or does not fit.
     """
@@ -282,7 +283,7 @@ def load(path: str | os.PathLike[str], network: nn.Module | None = None) -> BNPC
     if isinstance(parameters["network"], dict):
         if network is None:
             kind = parameters["network"]["module"]
-            raise StateError(f"the file is of a model with its own module: pass network={kind}(...)")
+            raise StateError(f"the file is of a model with a custom module: pass network={kind}(...)")
         parameters["network"] = network
     for name in ("hidden", "input_shape"):
         if parameters[name] is not None:

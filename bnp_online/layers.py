@@ -1,4 +1,4 @@
-"""The layers that BNP preconditions: one adapter a kind, and the transform itself as a pure function.
+"""Layers that BNP preconditions: one adapter for each kind, and the transform as a pure function.
 
 To support another kind of layer, write a `LayerAdapter` and list it in `ADAPTERS`.
 """
@@ -20,12 +20,12 @@ from .parameters import StepScale
 
 @dataclass(frozen=True)
 class Observation:
-    """What BNP needs to know of the inputs of a layer in one step.
+    """Statistics of the inputs of a layer in one step.
 
     Attributes
     ----------
     samples : int
-        N, the samples over which the loss is averaged.
+        N, the number of samples in the mean of the loss.
     positions, rows : int
         Number of vectors behind `mean` and `var`, and number of rows of the extended input matrix Ĥ.
     mean, var : Tensor of shape (n,)
@@ -43,7 +43,7 @@ class Observation:
     patch_var: Tensor
 
     def pooled(self, other: Observation, *, samples: int) -> Observation:
-        """Return the description of these inputs and of those of a further call, `samples` in all."""
+        """Return the statistics of these inputs and of those of another call, `samples` in all."""
         _, mean, var = pool((self.positions, self.mean, self.var), (other.positions, other.mean, other.var))
         _, patch_mean, patch_var = pool(
             (self.rows, self.patch_mean, self.patch_var), (other.rows, other.patch_mean, other.patch_var)
@@ -53,12 +53,12 @@ class Observation:
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Precision of the statistics for parameters of `dtype`: float32 at the least."""
+    """Return the precision of the statistics for parameters of `dtype`, at least float32."""
     return torch.promote_types(dtype, torch.float32)
 
 
 class LayerAdapter(ABC):
-    """What BNP must know about one layer of a model.
+    """Parameters and inputs of one layer, as BNP uses them.
 
     Parameters
     ----------
@@ -103,9 +103,9 @@ class LayerAdapter(ABC):
         Parameters
         ----------
         x : Tensor
-            The input as the layer got it.
+            Input of the layer.
         patches : bool
-            Whether `patch_mean` and `patch_var` will be used.
+            Whether to compute `patch_mean` and `patch_var`.
         """
 
 
@@ -173,12 +173,12 @@ class ConvAdapter(LayerAdapter):
         return F.pad(x, amounts, mode=mode)
 
     def _cover(self, padded: Tensor) -> tuple[Tensor, int]:
-        """In how many patches each padded position stands, of shape (1, 1, *size), and their sum."""
+        """Return the number of patches over each padded position, of shape (1, 1, *size), and their sum."""
         if self._coverage is not None:
             counts, total = self._coverage
             if counts.shape[2:] == padded.shape[2:] and counts.to(padded) is counts:
                 return counts, total
-        # Counted on the CPU: once for each size of input, and bincount is not known to every device.
+        # Counted on the CPU, once for each input size: not every device has bincount.
         conv, total = self.conv, 1
         counts = torch.ones(1, 1, *padded.shape[2:], dtype=padded.dtype, device=padded.device)
         for i, (kernel, stride, dilation) in enumerate(
@@ -212,14 +212,14 @@ def damped(scale: Tensor, eps_rel: float, eps_abs: float) -> Tensor:
 def step_divisor(
     adapter: LayerAdapter, seen: Observation, mean: Tensor, scale: Tensor, kind: StepScale, *, bias: bool
 ) -> Tensor | float:
-    """Return q², by which the preconditioned gradient is divided.
+    """Return q², the divisor of the preconditioned gradient.
 
     Parameters
     ----------
     adapter : LayerAdapter
         The layer.
     seen : Observation
-        This step's inputs.
+        Inputs of this step.
     mean, scale : Tensor of shape (n,)
         Centre μ (zeros for a layer without bias) and damped scale σ̃².
     kind : {"paper", "norm", "none"}
@@ -303,7 +303,7 @@ def transform_(
     """Multiply a layer's intrinsic coordinates by ``P / q``, in place.
 
     ``z_w ← z_w / σ̃``, then ``z_b ← z_b − z_w μ``, all divided by q; without a bias ``P = D``. White noise
-    becomes noise with the covariance ``P Pᵀ / q²``, which is what `precondition_` multiplies gradients by.
+    becomes noise with the covariance ``P Pᵀ / q²``, the factor of gradients in `precondition_`.
 
     Parameters
     ----------
@@ -328,7 +328,7 @@ def transform_(
 
 
 def _by_output(channels: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """Return what channels have, of shape (n,), as it multiplies a weight: (outputs or 1, columns, 1, …)."""
+    """Reshape values by channel, of shape (n,), to broadcast over a weight: (outputs or 1, columns, 1, …)."""
     outputs, columns = weight.shape[:2]
     rows = channels.view(groups, columns)
     if groups > 1:

@@ -16,17 +16,17 @@ _FEW, _PART = 1024, 2**16
 
 
 def pool(*parts: tuple[float, Tensor, Tensor]) -> tuple[float, Tensor, Tensor]:
-    """Put sets of vectors together, by the parallel formula of Chan et al.
+    """Pool the moments of sets of vectors, by the parallel formula of Chan et al.
 
     Parameters
     ----------
     *parts : tuple of (weight, mean, var)
-        Of each set: a weight ≥ 0, not all of them 0, and the mean and the biased variance, of shape (n,).
+        Weight ≥ 0 of a set (not 0 in all), and its mean and biased variance, of shape (n,).
 
     Returns
     -------
     tuple of (weight, mean, var)
-        Of all of them, in the precision of the parts. The order of two parts does not matter, to the bit.
+        Those of the union, in the precision of the parts. Swapping two parts changes no bit.
     """
     weight, mean, var = parts[0]
     for more, other_mean, other_var in parts[1:]:
@@ -42,10 +42,10 @@ def pool(*parts: tuple[float, Tensor, Tensor]) -> tuple[float, Tensor, Tensor]:
 def mean_and_variance(x: Tensor, dims: list[int]) -> tuple[Tensor, Tensor]:
     """Return the mean and the biased variance over all dimensions but one, as vectors.
 
-    On a CPU ``torch.var_mean`` takes numbers one by one unless it goes over the last dimension alone. So a
-    mini-batch of rows goes to the kernel of batch normalization, thirty times as fast. That one adds up
-    plainly, which would tell on many rows: these, and images, take two passes, the second over a part of the
-    samples at a time, which stays in the cache and needs little memory.
+    On a CPU ``torch.var_mean`` is not vectorized, except over the last dimension alone. A mini-batch of up to
+    1024 rows therefore uses the kernel of batch normalization, which is thirty times as fast. That kernel
+    loses precision on more rows. These, and images, take two passes; the second goes over a part of the
+    samples at a time, which fits in the cache.
 
     Parameters
     ----------
@@ -75,9 +75,8 @@ class RunningMoments:
         σ² ← ρ_t σ² + (1 − ρ_t) σ_A² + ρ_t (1 − ρ_t) d²
         μ  ← μ + (1 − ρ_t) d
 
-    The third term is the variance *between* steps: with one sample a step it is all there is. While the
-    stream is young the statistics are plain averages: ``ρ_t = min(ρ, n / (n + 1))`` with ``n`` the weight
-    gathered so far.
+    The third term is the variance *between* steps, the only one with one sample a step. At the start of a
+    stream the statistics are plain averages: ``ρ_t = min(ρ, n / (n + 1))`` with ``n`` the weight so far.
 
     Parameters
     ----------
@@ -86,8 +85,8 @@ class RunningMoments:
     rho : float
         Retention weight ρ in [0, 1]; 1 gives cumulative averages. (torch's ``momentum`` is 1 − ρ.)
     prior : float
-        Weight ≥ 0 of a pseudo-sample with mean 0 and variance 1 from which the averages start. With 0 they
-        start from nothing: mean and variance 0.
+        Weight ≥ 0 of an initial pseudo-sample with mean 0 and variance 1. With 0 the mean and the variance
+        start at 0.
     dtype, device
         Of the statistics.
 
@@ -96,11 +95,11 @@ class RunningMoments:
     mean, var : Tensor of shape (n,)
         The statistics.
     weight : float
-        Effective number of steps that they average over, the pseudo-sample included.
+        Effective number of steps in the averages, including the pseudo-sample.
     prior_weight : float
-        What is left of the pseudo-sample's weight.
+        Remaining weight of the pseudo-sample.
     frozen : bool
-        While True, steps change nothing.
+        Whether steps leave the statistics unchanged.
 
     References
     ----------
@@ -147,7 +146,7 @@ class RunningMoments:
         return self.var + self.mean.square()
 
     def update(self, x: Tensor) -> None:
-        """Take one step with the rows of ``x``.
+        """Update the statistics with the rows of ``x``.
 
         Parameters
         ----------
@@ -168,12 +167,12 @@ class RunningMoments:
             self.update_from(*mean_and_variance(x, [0]))
 
     def update_from(self, mean: Tensor, var: Tensor | None) -> None:
-        """Take one step with samples of which the mean and the biased variance are known.
+        """Update the statistics with the mean and the biased variance of a step's samples.
 
         Parameters
         ----------
         mean, var : Tensor of shape (n,)
-            Of the step's samples; a `var` of None stands for zeros (one sample).
+            Moments of the samples; a `var` of None stands for zeros (one sample).
         """
         if self.frozen:
             return
@@ -188,7 +187,7 @@ class RunningMoments:
         self.mean = torch.add(self.mean, difference, alpha=new)
 
     def merge(self, other: RunningMoments) -> None:
-        """Take in the statistics of `other`, as if both had averaged over one stream.
+        """Merge the statistics of `other`, as of one stream.
 
         The parallel formula of Chan et al., with the effective weights; the pseudo-sample counts once. Sets
         with ``rho=1`` merge exactly: two halves of a stream give the statistics of the whole.
@@ -215,7 +214,7 @@ class RunningMoments:
         self.mean, self.var = mean.to(self.mean), var.to(self.var)
 
     def _seen(self, device: torch.device) -> tuple[float, Tensor, Tensor]:
-        """Weight, mean and variance of what was seen, the pseudo-sample taken out; in float64."""
+        """Return weight, mean and variance of the samples without the pseudo-sample, in float64."""
         mean, var = self.mean.to(device, torch.float64), self.var.to(device, torch.float64)
         weight = self.weight - self.prior_weight
         if weight <= 0.0:
@@ -225,7 +224,7 @@ class RunningMoments:
         return weight, seen_mean, (second / weight).clamp_(min=0.0)
 
     def grow(self, count: int) -> None:
-        """Append `count` features at their start (mean 0; variance 1, or 0 without a pseudo-sample)."""
+        """Append `count` features with mean 0 and variance 1 (0 without a pseudo-sample)."""
         self.mean = torch.cat([self.mean, self.mean.new_zeros(count)])
         self.var = torch.cat([self.var, self.var.new_full((count,), self._start_var)])
 
@@ -234,7 +233,7 @@ class RunningMoments:
         self.mean, self.var = self.mean.to(device, dtype), self.var.to(device, dtype)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that `update` changes: ``mean``, ``var``, ``weight``, ``prior_weight``."""
+        """Return the state: ``mean``, ``var``, ``weight``, ``prior_weight``."""
         return {
             "mean": self.mean.clone(),
             "var": self.var.clone(),
@@ -243,13 +242,13 @@ class RunningMoments:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned.
+        """Load a state from `state_dict`.
 
         Raises
         ------
         StateError
             If a key is missing or unknown, the lengths differ, or a weight is not a finite number ≥ 0;
-            nothing was changed.
+            nothing has changed.
         """
         expected = {"mean", "var", "weight", "prior_weight"}
         if set(state) != expected:

@@ -1,4 +1,4 @@
-"""Networks that grow new inputs and outputs without changing what they compute."""
+"""Networks whose inputs and outputs grow without a change of the computed function."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from .errors import ConfigurationError
 
-#: Seed of a learner and number of the copy.
+#: Seed of a learner and number of the member.
 Seed: TypeAlias = tuple[int, int]
 
-#: Of the two convolutions of `cnn`.
+#: Channels of the two convolutions of `cnn`.
 _CHANNELS = (16, 32)
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
 
@@ -27,8 +27,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "ge
 def draw_uniform(count: int, bound: float, *key: str | int) -> Tensor:
     """Draw float32 numbers, uniform in ±bound, that depend on `key` alone.
 
-    SHAKE-128 of the key serves as a counter-based generator: what is drawn for a feature depends on its name
-    and the seed, never on how many were drawn before it, nor on a library's version.
+    The generator is SHAKE-128 of the key. The numbers of a feature depend on its name and the seed, not on
+    earlier draws or on the version of a library.
     """
     return torch.from_numpy(_spread(_bits(count, *key), bound))
 
@@ -39,7 +39,7 @@ def _bits(count: int, *key: str | int) -> NDArray[np.uint32]:
 
 
 def _spread(bits: NDArray[np.uint32], bound: float) -> NDArray[np.float32]:
-    """Return 32 random bits each as a number uniform in ±bound."""
+    """Convert words of 32 random bits to numbers uniform in ±bound."""
     return (((bits + 0.5) / 2**31 - 1.0) * bound).astype(np.float32)
 
 
@@ -59,7 +59,7 @@ def entry_start(seed: Seed, names: Sequence[str], width: int) -> tuple[Tensor, T
 
 
 class Network(nn.Module):
-    """A body that computes features, and a linear head with one row for each output.
+    """Network of a body, which computes features, and a linear head with one row for each output.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class Network(nn.Module):
     entry : str or None
         Name of the layer whose columns grow with the inputs; None where the input shape is fixed.
     seed : int
-        Of the random starts.
+        Seed of the initial values.
     """
 
     def __init__(self, body: nn.Module, head: nn.Linear, entry: str | None, seed: Seed) -> None:
@@ -82,7 +82,7 @@ class Network(nn.Module):
 
     @property
     def first(self) -> str:
-        """Name of the layer whose input is the network's, "" if that is not one layer by itself."""
+        """Name of the layer that takes the input of the network, "" if it is not a single layer."""
         dense = (
             isinstance(self.body, nn.Sequential)
             and len(self.body) > 1
@@ -111,7 +111,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def grow_outputs(self, count: int) -> None:
-        """Append outputs with zero weights; their bias is the lowest that there is, 0 for the first."""
+        """Append outputs with zero weights; their bias is the lowest existing one, 0 for the first."""
         weight, bias = self.head.weight, self.head.bias
         low = bias.min() if len(bias) else bias.new_zeros(())
         rows = weight.new_zeros(count, weight.shape[1])
@@ -135,14 +135,14 @@ def _start(module: nn.Module, seed: Seed) -> None:
 
 
 def _linear(fan_in: int, fan_out: int) -> nn.Linear:
-    """Return a layer whose parameters are still to be drawn; it may have no inputs or outputs yet."""
+    """Return a layer with undrawn parameters; it may have no inputs or outputs."""
     layer = nn.Linear(1, 1, device="meta")
     _resize(layer, torch.empty(fan_out, fan_in), torch.empty(fan_out))
     return layer
 
 
 def _convolution(channels: int, wide: int) -> nn.Conv2d:
-    """Return a layer whose parameters are still to be drawn."""
+    """Return a layer with undrawn parameters."""
     layer = nn.Conv2d(channels, wide, 3, padding=1, device="meta")
     # ``to_empty`` would do the same, and import sympy for it: a third as long as importing torch.
     layer.weight, layer.bias = nn.Parameter(torch.empty(layer.weight.shape)), nn.Parameter(torch.empty(wide))
@@ -166,9 +166,9 @@ def mlp(hidden: Sequence[int], activation: str, seed: Seed, inputs: int = 0) -> 
     activation : {"relu", "tanh", "gelu"}
         Nonlinearity between layers.
     seed : int
-        Of the random start.
+        Seed of the initial values.
     inputs : int
-        Number of inputs of a fixed input shape, which is flattened; 0 if they are to grow.
+        Number of inputs of a fixed input shape, which is flattened; 0 for inputs that grow.
     """
     sizes = [inputs, *hidden]
     body = nn.Sequential(nn.Flatten(), *_dense(sizes, activation))
@@ -179,12 +179,12 @@ def mlp(hidden: Sequence[int], activation: str, seed: Seed, inputs: int = 0) -> 
 
 
 def sizes_of_cnn(shape: Sequence[int]) -> tuple[int, int]:
-    """Return how many features the convolutions of `cnn` give, and how many weights and biases they have.
+    """Return the number of features of the convolutions of `cnn`, and of their weights and biases.
 
     Raises
     ------
     ConfigurationError
-        If a network of convolutions cannot take this shape.
+        If the shape is not one of images of at least 4 by 4.
     """
     if len(shape) not in (2, 3) or min(shape[-2:]) < 4:
         raise ConfigurationError(
@@ -224,12 +224,12 @@ def cnn(shape: Sequence[int], hidden: Sequence[int], activation: str, seed: Seed
 
 
 def with_head(body: nn.Module, shape: Sequence[int], seed: Seed) -> Network:
-    """Return a copy of any module with a head on it.
+    """Return a copy of a module with a linear head.
 
     Parameters
     ----------
     body : nn.Module
-        Maps (N, *shape) to (N, features); it is copied, with the weights that it has.
+        Maps (N, *shape) to (N, features); copied with its weights.
     shape : sequence of int
         Shape of one input.
     """

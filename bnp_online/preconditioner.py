@@ -1,4 +1,4 @@
-"""BNP for any torch model: hooks that watch its layers' inputs, and a step that transforms gradients."""
+"""BNP for any torch model: hooks observe the inputs of its layers, and a step transforms the gradients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .layers import (
 from .moments import RunningMoments
 from .parameters import StepScale, check_parameters
 
-#: Normalization layers condition their own input; BNP leaves their parameters alone.
+#: Normalization layers; BNP leaves their parameters alone.
 _NORMALIZATIONS = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
@@ -44,7 +44,7 @@ _NORMALIZATIONS = (
 
 @dataclass(frozen=True)
 class _Transform:
-    """P and q² of a layer's latest step."""
+    """P and q² of the latest step of a layer."""
 
     mean: Tensor
     scale: Tensor
@@ -54,17 +54,17 @@ class _Transform:
 
 @dataclass
 class _Tracked:
-    """A layer (or several that share their parameters), and what was seen of it since the last step."""
+    """A layer, or several with shared parameters, and its observed inputs since the last step."""
 
     name: str
     adapter: LayerAdapter
     moments: RunningMoments
     seen: Observation | None = None
-    latest: _Transform | None = None  # None where the latest step left the layer alone
+    latest: _Transform | None = None  # None if the latest step left the layer alone
     passes: dict[int, int] = field(default_factory=dict)  # number of samples of each forward pass
 
     def follow(self) -> None:
-        """Keep the statistics on the device, and in the precision, of the parameters."""
+        """Move the statistics to the device and the precision of the parameters."""
         weight, mean = self.adapter.weight, self.moments.mean
         dtype = statistics_dtype(weight.dtype)
         if weight.device != mean.device or dtype != mean.dtype:
@@ -72,7 +72,7 @@ class _Tracked:
             self.forget()
 
     def collect(self, observation: Observation, forward_pass: int, grad: Tensor) -> None:
-        """Count an input: a tensor hook, called when the gradient of the layer's output has arrived."""
+        """Count an input; a tensor hook on the gradient of the layer's output."""
         before = self.passes.get(forward_pass, 0)
         self.passes[forward_pass] = max(before, observation.samples)
         if self.seen is None:
@@ -90,14 +90,14 @@ class BNP:
     """Batch Normalization Preconditioning of a torch model's gradients.
 
     Hooks every ``nn.Linear`` and ``nn.Conv1d/2d/3d`` of the model. Between ``loss.backward()`` and
-    ``optimizer.step()``, `step` replaces the gradient of each of these layers by the preconditioned one. The
-    network itself, and so its predictions, stay as they are.
+    ``optimizer.step()``, `step` replaces the gradients of these layers by preconditioned ones. The network
+    and its predictions do not change.
 
-    The inputs that count are those whose gradient has arrived: forward passes in ``eval()`` mode, under
-    ``torch.no_grad()``, or without a backward pass leave the statistics alone, and a pass that activation
-    checkpointing computes twice counts once. Several backward passes before a `step` (gradient accumulation)
-    count as one larger mini-batch. A layer used twice in one forward pass of `model` sees more rows, not more
-    samples; one that got no gradient is left alone.
+    An input counts once a backward pass has reached it. Forward passes in ``eval()`` mode, under
+    ``torch.no_grad()``, or without a backward pass leave the statistics unchanged. A pass that activation
+    checkpointing repeats counts once. Several backward passes before a `step` (gradient accumulation) count
+    as one larger mini-batch. A layer used twice in one forward pass of `model` gets more rows, not more
+    samples. A layer without a gradient is left alone.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ class BNP:
         Divisor q²: ``max(n/N, 1)``; the squared norm of the preconditioned inputs, which makes one learning
         rate serve every stream; or 1. The norm is exact for groups, strides, dilation and padding.
     skip : collection of str or of module types
-        Layers to leave alone: names as in ``model.named_modules()`` (their inner layers included), or types.
+        Layers to leave alone: names as in ``model.named_modules()``, with their inner layers, or types.
 
     Attributes
     ----------
@@ -123,18 +123,18 @@ class BNP:
     Raises
     ------
     UnsupportedLayerError
-        If a layer has parameters that BNP does not cover and that `skip` does not list: embeddings, fused
-        attention, recurrent and transposed layers, parametrized or uninitialized ones, weights tied between
-        layers with different biases.
+        If BNP does not cover the parameters of a layer, and `skip` does not list it: embeddings, fused
+        attention, recurrent and transposed layers, parametrized or uninitialized layers, weights tied
+        between layers with different biases.
     ConfigurationError
         If an argument is out of range.
 
     Notes
     -----
-    A forward pass is one call of `model` itself, so hook the module that is called: samples of a second
-    micro-batch that goes through inner modules alone are taken for further rows of the first. Checkpointing
-    with ``use_reentrant=True`` needs a backward pass after every forward pass, for the same reason. Inputs
-    whose gradients are thrown away without a `step` still count in the next one.
+    A forward pass is one call of `model` itself, so pass the module that you call. A second micro-batch
+    through inner modules alone counts as further rows of the first. For the same reason, checkpointing with
+    ``use_reentrant=True`` needs a backward pass after every forward pass. Inputs of discarded gradients count
+    in the next `step`.
 
     References
     ----------
@@ -174,7 +174,7 @@ class BNP:
         self._track(model, skip)
 
     def _track(self, model: nn.Module, skip: Collection[str | type[nn.Module]]) -> None:
-        """Find the layers and hook them; on an error nothing stays hooked."""
+        """Find the layers and hook them; after an error no hook remains."""
         owners: dict[tuple[object, ...], _Tracked] = {}
         watched: dict[nn.Module, tuple[_Tracked, LayerAdapter]] = {}
         for name, module in _walk(model, skip):
@@ -193,7 +193,7 @@ class BNP:
             self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
 
     def _start_moments(self, adapter: LayerAdapter) -> RunningMoments:
-        """Return the moments of a layer at their start, on its device."""
+        """Return the initial moments of a layer, on its device."""
         weight = adapter.weight
         dtype = statistics_dtype(weight.dtype)
         return RunningMoments(adapter.channels, self.rho, dtype=dtype, device=weight.device)
@@ -215,7 +215,7 @@ class BNP:
         kwargs: Mapping[str, Tensor],
         output: Tensor,
     ) -> None:
-        """Forward hook: note the input, to be counted when the output's gradient arrives."""
+        """Observe the input (forward hook); it counts once the gradient of the output arrives."""
         if not (module.training and torch.is_grad_enabled() and output.requires_grad):
             return
         if not isinstance(module.weight, nn.Parameter):  # torch.func.functional_call with other weights
@@ -230,22 +230,22 @@ class BNP:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update the statistics with the inputs seen since the last step, then transform ``.grad`` in place.
+        """Update the statistics with the inputs since the last step, then transform ``.grad`` in place.
 
-        Call it once between ``backward()`` and ``optimizer.step()``. With a gradient scaler it may stand
-        before or after ``unscale_``: the transform is linear, and inputs that overflowed are not counted.
+        Call it once between ``backward()`` and ``optimizer.step()``. With a gradient scaler, call it before
+        or after ``unscale_``: the transform is linear, and overflowed inputs do not count.
 
         Raises
         ------
         UnobservedLayerError
-            If a layer has a gradient though no input of it was seen: it ran in ``eval()`` mode, or another
-            module used its weight without calling it. No gradient and no statistic was changed.
+            If a layer has a gradient, but no observed input: it ran in ``eval()`` mode, or another module
+            used its weight without calling it. No gradient and no statistic has changed.
         """
         for layer in self._layers.values():
             grad = layer.adapter.weight.grad
             if layer.seen is None and grad is not None and bool(grad.count_nonzero()):
                 raise UnobservedLayerError(
-                    f"{layer.name or 'the model'} has a gradient, but its input was not seen: it ran in "
+                    f"{layer.name or 'the model'} has a gradient, but no observed input: it ran in "
                     f"eval() mode, or another module used its weight without calling it. List it in skip to "
                     f"leave it alone"
                 )
@@ -273,14 +273,14 @@ class BNP:
     def shape_noise(self, noise: Mapping[nn.Parameter, Tensor]) -> None:
         """Multiply white noise for the layers' parameters by ``P / q`` of the latest `step`, in place.
 
-        Its covariance becomes ``P Pᵀ / q²``, by which that step multiplied the gradients: see
-        `bnp_online.contrib.langevin`. A layer that the step left alone gets none; noise for parameters
-        that BNP does not cover stays as it is.
+        Its covariance becomes ``P Pᵀ / q²``, the factor of the gradients in that step: see
+        `bnp_online.contrib.langevin`. The noise of a layer without a gradient becomes 0. The noise of
+        parameters that BNP does not cover does not change.
 
         Parameters
         ----------
         noise : dict of Parameter to Tensor
-            Of the parameter's shape, in float32 at the least.
+            Noise of the shape of the parameter, at least float32.
         """
         for layer in self._layers.values():
             weight, bias = noise.get(layer.adapter.weight), None
@@ -296,14 +296,14 @@ class BNP:
             transform_(weight, bias, p.mean, p.scale, p.divisor, layer.adapter.groups)
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters of the layers that it preconditions."""
+        """Yield the parameters of the preconditioned layers."""
         for layer in self._layers.values():
             yield layer.adapter.weight
             if layer.adapter.bias is not None:
                 yield layer.adapter.bias
 
     def remove(self) -> None:
-        """Take the hooks off the model; the statistics stay readable."""
+        """Remove the hooks from the model; the statistics remain readable."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -313,12 +313,12 @@ class BNP:
         return {name: moments.state_dict() for name, moments in self.moments.items()}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take over the statistics that `state_dict` returned.
+        """Load statistics from `state_dict`.
 
         Raises
         ------
         StateError
-            If layers are missing or unknown, or shapes differ; nothing was changed.
+            If layers are missing or unknown, or shapes differ; nothing has changed.
         """
         missing, unknown = self._layers.keys() - state.keys(), state.keys() - self._layers.keys()
         if missing or unknown:
@@ -339,19 +339,19 @@ class BNP:
 
 
 def _update(moments: RunningMoments, seen: Observation) -> None:
-    """Step the moments; inputs that are not finite (mixed precision overflowed) leave them where they are."""
-    finite = seen.var.sum() < math.inf  # it is NaN or infinite where an input is: one number tells all
+    """Update the moments; inputs that are not finite (mixed-precision overflow) leave them unchanged."""
+    finite = seen.var.sum() < math.inf  # not finite if any input is not
     mean = torch.where(finite, seen.mean, moments.mean)
     var = torch.where(finite, seen.var, moments.var)
     moments.update_from(mean, var)
 
 
 def _walk(model: nn.Module, skip: Collection[str | type[nn.Module]]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules that `skip` does not cover, and refuse a name in it that covers nothing."""
+    """Yield the modules that `skip` does not cover; a name of no module is an error."""
     names = {entry for entry in skip if isinstance(entry, str)}
     types = tuple(entry for entry in skip if isinstance(entry, type))
     if isinstance(skip, str) or len(names) + len(types) < len(set(skip)):
-        raise ConfigurationError("skip", "is a collection of names and types of modules")
+        raise ConfigurationError("skip", "must be a collection of names and types of modules")
     unknown = names - dict(model.named_modules(remove_duplicate=False)).keys()
     if unknown:
         raise ConfigurationError("skip", f"the model has no module named {sorted(unknown)}")
@@ -365,7 +365,7 @@ def _walk(model: nn.Module, skip: Collection[str | type[nn.Module]]) -> Iterator
 
 
 def _adapter(name: str, module: nn.Module) -> LayerAdapter | None:
-    """Return the adapter of a layer, None for one without parameters of its own to precondition."""
+    """Return the adapter of a layer; None for a layer without parameters to precondition."""
     where = f"{name or 'the model'} ({type(module).__name__})"
     if parametrize.is_parametrized(module):
         raise UnsupportedLayerError(f"{where} is parametrized: list it in skip")
@@ -384,7 +384,7 @@ def _adapter(name: str, module: nn.Module) -> LayerAdapter | None:
 
 
 def _refuse_tied(model: nn.Module, watched: Mapping[nn.Module, _Tracked]) -> None:
-    """Refuse a parameter of a watched layer that another module uses as well, unless as the same layer."""
+    """Raise if another module shares a parameter of a watched layer, other than as the same layer."""
     owners: dict[int, _Tracked] = {}
     for owner in watched.values():
         for parameter in owner.adapter.module.parameters(recurse=False):
@@ -394,6 +394,6 @@ def _refuse_tied(model: nn.Module, watched: Mapping[nn.Module, _Tracked]) -> Non
             found = owners.get(id(parameter))
             if found is not None and found is not watched.get(module):
                 raise UnsupportedLayerError(
-                    f"{found.name} shares a parameter with {name} ({type(module).__name__}), and BNP cannot "
+                    f"{found.name} shares a parameter with {name} ({type(module).__name__}); BNP cannot "
                     f"treat them as one layer: list both in skip"
                 )

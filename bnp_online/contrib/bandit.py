@@ -1,14 +1,14 @@
-"""A contextual bandit by River's conventions: Thompson sampling with rewards that BNP-SGLD samples.
+"""Contextual bandit with the interface of River: Thompson sampling with BNP-SGLD.
 
 Each arm has a linear model of its reward in the context. In intrinsic coordinates ``z = P⁻¹[b, w]`` that is
 a linear model in the centred and scaled context φ, so the steps of BNP-SGLD (see `langevin`) are those of
-SGLD on z, with a Gaussian prior on z whose precision λ is the length of z. Of an arm of which N rewards are
-remembered, with n of them drawn for a step::
+SGLD on z, with a Gaussian prior on z whose precision λ is the length of z. For an arm with N stored rewards,
+of which a step draws n::
 
     z ← z − h (mean of (φᵀz − r) φ + λ σ²/N · z) + √(2 h T σ²/N) ξ        h = min(1/E‖φ‖², n/N)
 
-The rate is the largest that no context makes unstable, and falls as 1/N, so that the noise of drawing n stays
-below half of that of the posterior. A decision takes the arm whose latest sample promises most.
+The rate is the largest that is stable for every context. It falls as 1/N, so that the noise of the draw stays
+below half of the noise of the posterior. A decision takes the arm with the highest sampled reward.
 
 References
 ----------
@@ -38,7 +38,7 @@ _BATCH = 16
 
 @dataclass
 class _Arm:
-    """The latest sample of an arm's parameters, and what it was pulled for."""
+    """Latest sample of the parameters of an arm, and its stored contexts and rewards."""
 
     z: Vector
     pulls: int = 0
@@ -49,24 +49,24 @@ class _Arm:
 class BNPThompsonSampling(ContextualPolicy):
     """Thompson sampling with linear models of the rewards, sampled by BNP-SGLD.
 
-    Contexts are dicts as the estimators take them; features and arms may appear at any time. Rewards may be
-    of any scale: they are standardized on line.
+    Contexts are dicts, as for the estimators; features and arms may appear at any time. Rewards of any scale
+    are standardized online.
 
     Parameters
     ----------
     steps : int
-        Langevin steps of an arm after each of its rewards, ≥ 1.
+        Langevin steps of an arm after each reward, ≥ 1.
     memory : int
-        How many of the latest rewards of each arm are remembered, ≥ 1.
+        Number of stored rewards of each arm, the latest ones, ≥ 1.
     temperature : float
-        T ≥ 0: 1 samples the posterior, 0 takes the best arm by the models. In between it explores less than
-        the posterior asks for, which cost less on all that was tried.
+        T ≥ 0: 1 samples the posterior, 0 takes the arm with the best mean. Values between explore less than
+        the posterior; they had less regret in all experiments.
     max_features : int
-        Features beyond this many are ignored.
+        Maximum number of features. Further ones are ignored.
     reward_obj, reward_scaler, burn_in
-        As for River's policies: what `ranking` compares, and how often every arm is pulled first.
+        As for the policies of River: the reward that `ranking` compares, and the initial pulls of each arm.
     seed : int
-        Of all that is drawn.
+        Seed of all random numbers.
 
     Examples
     --------
@@ -123,9 +123,9 @@ class BNPThompsonSampling(ContextualPolicy):
         arm_id : str or int
             The arm that was pulled.
         context : dict
-            In which it was pulled.
+            The context of that pull.
         *reward_args, **reward_kwargs
-            The reward first, a number; all of them go to the reward object.
+            The reward, a number, comes first; all arguments go to the reward object.
 
         Raises
         ------
@@ -133,7 +133,7 @@ class BNPThompsonSampling(ContextualPolicy):
             If the context or the reward cannot be used; nothing was changed.
         """
         if not reward_args:
-            message = "is missing: it is the third argument, without a name, as River's policies have it"
+            message = "is missing: pass it as the third positional argument, as for the policies of River"
             raise SampleError("invalid_label", "reward", message)
         features, reward = check_features(context), check_number(reward_args[0])
         self._grow(self._features.new(features))
@@ -152,7 +152,7 @@ class BNPThompsonSampling(ContextualPolicy):
         phi = self._phi(np.stack([arm.contexts[i] for i in drawn]))
         rewards = self._reward.standardize(np.array([[arm.rewards[i]] for i in drawn]))[:, 0]
         errors = phi @ arm.z - rewards
-        # Of standardized rewards no more than 1 is noise; what errors have beyond that they have of z.
+        # Standardized rewards have a noise of at most 1; larger errors come from z.
         self._noise += (1.0 - _RETENTION) * (min(float(np.mean(errors**2)), 1.0) - self._noise)
         noise = self._noise / len(arm.rewards)
         rate = self._rate(arm, noise)
@@ -186,12 +186,12 @@ class BNPThompsonSampling(ContextualPolicy):
         return self._features.vector(check_features(context))
 
     def _phi(self, x: Vector) -> Vector:
-        """Return [1, φ] of raw contexts, of shape (…, inputs); what is missing is at its mean."""
+        """Return [1, φ] of raw contexts, of shape (…, inputs); a missing value is at its mean."""
         phi = self._context.standardize(x)
         return np.concatenate([np.ones((*x.shape[:-1], 1)), phi], axis=-1)
 
     def _grow(self, names: list[str]) -> None:
-        """Append features, which were 0 so far."""
+        """Append features; earlier contexts have 0 in them."""
         if not names:
             return
         self._features.add(names)
@@ -203,7 +203,7 @@ class BNPThompsonSampling(ContextualPolicy):
 
 @dataclass
 class _Moments:
-    """Cumulative mean and variance; a feature that came late was 0 before."""
+    """Cumulative mean and variance; a late feature was 0 before."""
 
     mean: Vector
     var: Vector

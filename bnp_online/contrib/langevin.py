@@ -1,14 +1,13 @@
-"""Langevin sampling of a network's parameters, with noise that BNP shapes: SGLD and BNP-SGLD.
+"""Langevin sampling of the parameters of a network: SGLD, and BNP-SGLD with preconditioned noise.
 
 With L the mean loss over N samples the posterior is ``p(ŵ) ∝ exp(−N L(ŵ))``. A step descends, with noise::
 
     ŵ ← ŵ − h (P Pᵀ/q²) ∇L(ŵ) + √(2 h T/N) (P/q) ξ          ξ ~ N(0, I)
 
 Without a preconditioner P/q is the identity (Welling and Teh). For a constant P this is Langevin sampling in
-the coordinates ``z = P⁻¹ŵ``, whose stationary distribution is the posterior for every P; the error is that of
-the step h alone. A P that changes with the sample would need the divergence of ``P Pᵀ`` in the drift, without
-which the posterior is biased: so the moments behind P are frozen after a burn-in, and q² may depend on the
-number of samples of a step, not on their norm.
+the coordinates ``z = P⁻¹ŵ``. Its stationary distribution is the posterior for every P, up to the error of the
+step h. A varying P would bias the posterior without the divergence of ``P Pᵀ`` in the drift. The moments in P
+are therefore frozen after a burn-in, and q² may depend on the number of samples of a step, not on their norm.
 
 References
 ----------
@@ -36,43 +35,43 @@ _OURS = ("steps", "generator", "preconditioner")
 
 
 class SGLD(Optimizer):
-    """Stochastic gradient Langevin dynamics: gradient descent whose noise makes it sample the posterior.
+    """Stochastic gradient Langevin dynamics: gradient descent with noise, which samples the posterior.
 
-    Every `step` makes the parameters a sample. It calls the preconditioner's ``step()`` itself, so do not
-    call that as well: the noise must be shaped by the very transform that the gradient went through.
+    After each `step` the parameters are a sample. `step` calls ``step()`` of the preconditioner, so that the
+    gradient and the noise have the same transform; do not call it yourself.
 
     Parameters
     ----------
     params : iterable
-        Parameters, or groups of them with options of their own, as for any torch optimizer.
+        Parameters, or groups with their own options, as for any torch optimizer.
     lr : float
-        h ≥ 0, the rate of a descent on the mean loss. In intrinsic coordinates a quadratic loss with the
-        largest curvature λ needs ``h < 2/λ``, and the variance is too large by a factor ``1/(1 − h λ/2)``.
+        h ≥ 0, the learning rate on the mean loss. In intrinsic coordinates, a quadratic loss with the largest
+        curvature λ needs ``h < 2/λ``; the variance is too large by a factor ``1/(1 − h λ/2)``.
     samples : float
-        N > 0, how many samples the data set has over which the loss is a mean (or an estimate of that).
+        N > 0, the number of samples in the mean of the loss (or of the data set that it estimates).
     preconditioner : BNP, optional
-        Of the model; its step scale is ``"paper"`` or ``"none"``. None samples without preconditioning, and
-        parameters that BNP does not cover are sampled so in any case.
+        Preconditioner of the model, with the step scale ``"paper"`` or ``"none"``. None samples without
+        preconditioning, as do parameters that BNP does not cover.
     prior_precision : float
-        Precision λ ≥ 0 of a Gaussian prior with mean 0 on the parameters, ``λ/2 ‖ŵ‖²``. It goes through the
-        preconditioner with the gradient, as a prior must, and weight decay must not.
+        Precision λ ≥ 0 of a Gaussian prior with mean 0 on the parameters, ``λ/2 ‖ŵ‖²``. Its gradient is
+        preconditioned, unlike weight decay.
     temperature : float
         T ≥ 0; 1 samples the posterior, 0 is descent without noise.
     burn_in : int
-        Steps after which the preconditioner's moments are frozen, ≥ 1. What comes before is no sample.
+        Number of steps before the moments of the preconditioner are frozen, ≥ 1; none of them is a sample.
     seed : int
-        Of the noise. Equal seeds and equal gradients give equal bits on machines of one kind.
+        Seed of the noise. Equal seeds and equal gradients give equal bits on machines of one kind.
 
     Raises
     ------
     ConfigurationError
-        If an argument is out of range, the preconditioner's step scale is ``"norm"``, or `params` lacks some
-        of the parameters that it covers.
+        If an argument is out of range, the step scale of the preconditioner is ``"norm"``, or `params` lacks
+        parameters that it covers.
 
     Notes
     -----
-    A mini-batch of n samples adds the noise of its gradient to that of the step. To keep it below a share s
-    of that takes ``h ≤ 2 s n / N``, about, in coordinates in which the curvature is 1.
+    A mini-batch of n samples adds gradient noise to the noise of the step. A share below s needs about
+    ``h ≤ 2 s n / N``, in coordinates with curvature 1.
 
     Examples
     --------
@@ -130,12 +129,12 @@ class SGLD(Optimizer):
         Parameters
         ----------
         closure : callable, optional
-            Computes the loss and its gradients again.
+            Recomputes the loss and its gradients.
 
         Returns
         -------
         float or None
-            The loss of `closure`.
+            Loss of `closure`.
         """
         loss = None
         if closure is not None:
@@ -163,12 +162,12 @@ class SGLD(Optimizer):
         self.steps += 1
 
     def _white(self, p: nn.Parameter) -> Tensor:
-        """Return white noise of a parameter's shape, on its device; drawn on that of the generator."""
+        """Return white noise like a parameter, drawn on the device of the generator."""
         generator, dtype = self._generator, statistics_dtype(p.dtype)
         return torch.randn(p.shape, generator=generator, device=generator.device, dtype=dtype).to(p.device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that `step` changes but the parameters: options, noise, steps, and moments."""
+        """Return the state without the parameters: options, generator, number of steps, and moments."""
         pre = self.preconditioner
         return {
             **super().state_dict(),
@@ -178,18 +177,18 @@ class SGLD(Optimizer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned.
+        """Load a state from `state_dict`.
 
         Raises
         ------
         StateError
-            If it is of another sampler, one without or with a preconditioner, or of another model.
+            If the state is of another model, or only one of both has a preconditioner.
         """
         if missing := [name for name in _OURS if name not in state_dict]:
-            raise StateError(f"the state is of no sampler: it has no {', '.join(missing)}")
+            raise StateError(f"not the state of a sampler: it has no {', '.join(missing)}")
         pre, moments = self.preconditioner, state_dict["preconditioner"]
         if (pre is None) != (moments is None):
-            raise StateError("the state is of a sampler with a preconditioner, or this one is, but not both")
+            raise StateError("only one of the state and the sampler has a preconditioner")
         super().load_state_dict({k: v for k, v in state_dict.items() if k not in _OURS})
         if pre is not None:
             pre.load_state_dict(moments)
@@ -211,7 +210,7 @@ def _check_preconditioner(pre: BNP, params: list[nn.Parameter]) -> None:
     if pre.step_scale == "norm":
         raise ConfigurationError(
             "preconditioner",
-            "has step_scale='norm', which depends on the samples of a step and so biases the posterior: "
+            "has step_scale='norm', which biases the posterior because it depends on the samples of a step: "
             "make it with step_scale='paper'",
         )
     known = set(params)

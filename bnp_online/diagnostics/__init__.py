@@ -1,4 +1,4 @@
-"""How well conditioned a network's training is, and what preconditioning makes of it."""
+"""Conditioning of the training of a network, with and without preconditioning."""
 
 from .columns import Diagnosis, diagnose, diagnose_inputs, diagnose_layer, unevenness
 from .hessian import Conditioning, condition_number, spectrum

@@ -1,8 +1,8 @@
-"""How well conditioned the steps of a network are: what BNP is for, in numbers.
+"""Conditioning of the steps of a network, from running moments.
 
 The Hessian of the loss in a layer's ``[b, W]`` is ``Ĥᵀ S Ĥ`` with ``Ĥ = [e, H]`` the layer's inputs and a
-column of ones: the less even the columns of Ĥ are in size, the worse its condition. Preconditioning descends
-as if they were the columns of ``[e, (H − e μᵀ) diag(1/σ̃)]``. The *unevenness* of a matrix is the ratio of the
+column of ones: the less equal the columns of Ĥ are in size, the worse its condition. Preconditioning replaces
+them by the columns of ``[e, (H − e μᵀ) diag(1/σ̃)]``. The *unevenness* of a matrix is the ratio of the
 largest to the smallest mean square of its columns, 1 at best; both follow from the running moments alone.
 
 References
@@ -21,31 +21,31 @@ from torch import Tensor
 
 from ..layers import damped
 
-#: A column whose variance is this much smaller than the layer's largest is *silent*: a ReLU that has died, or
-#: a feature that has not come for long. Its moments fade to 0 and tell nothing of the steps.
+#: Variance of a *silent* column, as a share of the largest in its layer: a dead ReLU, or a feature that has
+#: been absent for long. Its moments approach 0 and are left out.
 SILENT = 1e-6
-#: Points that describe the sizes of all columns.
+#: Number of quantiles of the sizes of the columns.
 _POINTS = 33
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The inputs of a layer, and how even they are.
+    """Inputs of a layer, and their unevenness.
 
     Attributes
     ----------
     name : str
-        Of the layer; ``"inputs"`` stands for the raw features, before and after they are standardized.
+        Name of the layer; ``"inputs"`` are the raw features, before and after standardization.
     columns, silent : int
-        Number of inputs, and of those that are silent and left out of all that follows.
+        Number of inputs, and of the silent ones, which the other attributes leave out.
     mean : list of float
         Smallest, median and largest mean of a column.
     variance : list of float
-        The same of the variances.
+        Likewise, of the variances.
     before, after : float
         Unevenness, ≥ 1, without and with preconditioning.
     sizes_before, sizes_after : list of float
-        Mean squares of the columns, the smallest first: 33 quantiles, or all where there are fewer.
+        Mean squares of the columns, ascending: 33 quantiles, or all if there are fewer.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Diagnosis:
 
 
 def unevenness(sizes: Tensor) -> float:
-    """Return the ratio of the largest to the smallest of mean squares, that of the column of ones included.
+    """Return the ratio of the largest to the smallest mean square, including that of the column of ones.
 
     Parameters
     ----------
@@ -77,12 +77,12 @@ def unevenness(sizes: Tensor) -> float:
 
 
 def diagnose_layer(name: str, mean: Tensor, var: Tensor, eps_rel: float, eps_abs: float) -> Diagnosis:
-    """Diagnose a layer by the moments of its inputs.
+    """Diagnose a layer from the moments of its inputs.
 
     Parameters
     ----------
     name : str
-        Of the layer.
+        Name of the layer.
     mean, var : Tensor of shape (n,)
         Running moments μ and σ².
     eps_rel, eps_abs : float
@@ -95,7 +95,7 @@ def diagnose_layer(name: str, mean: Tensor, var: Tensor, eps_rel: float, eps_abs
 
 
 def diagnose_inputs(mean: Tensor, var: Tensor, *, standardize: bool) -> Diagnosis:
-    """Diagnose the raw features by their moments, of shape (n,); a constant one is silent."""
+    """Diagnose the raw features from their moments, of shape (n,); a constant one is silent."""
     mean, var = mean.double(), var.double()
     after = torch.ones_like(var) if standardize else var + mean.square()
     return _diagnosis("inputs", mean, var, after, var > 0.0)
@@ -119,7 +119,7 @@ def _diagnosis(name: str, mean: Tensor, var: Tensor, after: Tensor, heard: Tenso
 
 
 def _quantiles(values: Tensor, points: int) -> list[float]:
-    """Return so many quantiles from the smallest to the largest value; all values if they are fewer."""
+    """Return quantiles from the smallest to the largest value; all values if there are fewer."""
     ordered = values.sort().values
     if points == 3 and len(ordered):
         picked = ordered[[0, (len(ordered) - 1) // 2, -1]]
@@ -134,17 +134,17 @@ def _quantiles(values: Tensor, points: int) -> list[float]:
 def diagnose(
     moments: Mapping[str, Tensor], copy: int, eps_rel: float, eps_abs: float, *, standardize: bool
 ) -> list[Diagnosis]:
-    """Diagnose the raw features and all layers of one copy of a network, from first to last.
+    """Diagnose the raw features and all layers of one member, from first to last.
 
     Parameters
     ----------
     moments : dict of str to Tensor
-        Of a learner's state: ``inputs.mean``, ``inputs.var``, and of each layer ``moments.{name}.mean`` and
-        ``.var`` of shape (M, n).
+        Moments in the state of a learner: ``inputs.mean``, ``inputs.var``, and of each layer
+        ``moments.{name}.mean`` and ``.var``, of shape (M, n).
     copy : int
-        Which of the M copies.
+        Number of the member, among M.
     eps_rel, eps_abs, standardize
-        Of the learner.
+        Parameters of the learner.
     """
     found = [diagnose_inputs(moments["inputs.mean"], moments["inputs.var"], standardize=standardize)]
     for key, mean in moments.items():

@@ -1,8 +1,8 @@
-"""The condition of the Hessian of a loss, before and after preconditioning.
+"""Condition of the Hessian of a loss, before and after preconditioning.
 
 With ``ŵ = ŵ₀ + P z / q`` gradient descent in z is descent in ŵ with the gradient times ``P Pᵀ / q²``: BNP's.
-So the Hessian that governs BNP is the one in z, ``Pᵀ ∇²L P / q²``. It is computed as just that: the loss is
-written as a function of z, and differentiated twice.
+So the convergence of BNP depends on the Hessian in z, ``Pᵀ ∇²L P / q²``. It is computed by two
+differentiations of the loss as a function of z.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from .spectra import Array, Spectrum, dense_spectrum, lanczos_spectrum
 Loss = Callable[[Tensor, Tensor], Tensor]
 Data = tuple[Tensor, Tensor]
 
-#: Hessians of more parameters than this are not written out.
+#: Maximum number of parameters of a dense Hessian.
 DENSE_LIMIT = 2500
-#: Rows of a dense Hessian that are computed at once.
+#: Rows of a dense Hessian in one computation.
 _ROWS = 128
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """The spectrum of a Hessian in the parameters, and in the preconditioned ones.
+    """Spectra of a Hessian in the parameters and in the preconditioned parameters.
 
     Attributes
     ----------
     before, after : Spectrum
-        Of ``∇²L``, and of ``Pᵀ ∇²L P / q²``.
+        Spectra of ``∇²L`` and of ``Pᵀ ∇²L P / q²``.
     """
 
     before: Spectrum
@@ -59,33 +59,33 @@ def condition_number(
     dense_limit: int = DENSE_LIMIT,
     seed: int = 0,
 ) -> Conditioning:
-    """Return how well conditioned the Hessian of the loss is, before and after preconditioning.
+    """Return the condition of the Hessian of a loss, before and after preconditioning.
 
     Parameters
     ----------
     model : nn.Module
-        The model; it is copied, in float64, in the mode (training or evaluation) that it is in.
+        The model; copied in float64, in its mode (training or evaluation).
     loss : callable
-        Takes the model's output and the targets, returns the mean loss.
+        Returns the mean loss from the output of the model and the targets.
     data : tuple of (Tensor, Tensor)
-        Inputs and targets over which the Hessian is taken.
+        Inputs and targets of the loss.
     layer : str, optional
-        Name of the layer, as in ``model.named_modules()``, in whose parameters the Hessian is taken; all
-        parameters that need gradients if None.
+        Name of a layer, as in ``model.named_modules()``: the Hessian in its parameters. None: in all
+        parameters that need gradients.
     preconditioner : BNP, optional
-        Whose running moments make P. If None, the moments of `data` do, with BNP's defaults.
+        Source of the running moments in P. None: the moments of `data`, with the defaults of BNP.
     batch_size : int, optional
-        N ≥ 1 of the paper's scale ``q² = max(n/N, 1)``; if None, all of `data` is one step.
+        N ≥ 1 in the scale of the paper, ``q² = max(n/N, 1)``; None: all of `data` is one step.
     dense_limit : int
-        Up to so many parameters all eigenvalues are computed. For more the ends of the spectrum and its
-        density are, by Lanczos, and the smallest eigenvalue that is not zero is not.
+        Maximum number of parameters for all eigenvalues. Beyond it, Lanczos computes the ends of the
+        spectrum and its density, without the smallest nonzero eigenvalue.
     seed : int
-        Of Lanczos' random starts.
+        Seed of the random starts of Lanczos.
 
     Returns
     -------
     Conditioning
-        ``.before.condition`` and ``.after.condition`` are the two numbers, None where not computed.
+        ``.before.condition`` and ``.after.condition`` are the two conditions, None if not computed.
 
     Raises
     ------
@@ -94,13 +94,13 @@ def condition_number(
 
     Notes
     -----
-    Nothing of the model, of its buffers or of the preconditioner is changed. Layers that BNP does not cover,
-    or that the preconditioner skips, count with ``P = I``.
+    The model, its buffers and the preconditioner do not change. Layers that BNP does not cover, or that the
+    preconditioner skips, have ``P = I``.
 
     References
     ----------
-    Lange, Helfrich, Ye, JMLR 23(72), 2022: convergence for a loss that is locally, but not strongly, convex
-    goes by the eigenvalues that are not zero.
+    Lange, Helfrich, Ye, JMLR 23(72), 2022: for a loss that is locally, but not strongly, convex, convergence
+    depends on the nonzero eigenvalues.
 
     Examples
     --------
@@ -138,7 +138,7 @@ def spectrum(
     dense_limit: int = DENSE_LIMIT,
     seed: int = 0,
 ) -> Spectrum:
-    """Return the spectrum of the Hessian of the loss, or of the preconditioned one.
+    """Return the spectrum of the Hessian of a loss, or of the preconditioned Hessian.
 
     `condition_number` returns both; its parameters are the same.
     """
@@ -153,13 +153,13 @@ def spectrum(
 
 
 def _names(model: nn.Module, layer: str | None) -> list[str]:
-    """Return the names of the parameters that count."""
+    """Return the names of the parameters of the Hessian."""
     if layer is not None and layer not in dict(model.named_modules()):
         raise ConfigurationError("layer", f"the model has no module named {layer!r}")
     prefix = f"{layer}." if layer else ""
     names = [n for n, p in model.named_parameters() if n.startswith(prefix) and p.requires_grad]
     if not names:
-        raise ConfigurationError("layer", "there are no parameters that need gradients")
+        raise ConfigurationError("layer", "no parameter needs a gradient")
     return names
 
 
@@ -181,7 +181,7 @@ class _Map:
 def _maps(
     model: nn.Module, inputs: Tensor, preconditioner: BNP | None, batch_size: int | None
 ) -> dict[str, _Map]:
-    """Return the map of each layer that is preconditioned, by its name."""
+    """Return the map of each preconditioned layer, by name."""
     if batch_size is not None and batch_size < 1:
         raise ConfigurationError("batch_size", f"{batch_size} is not at least 1")
     adapters = _adapters(model)
@@ -201,7 +201,7 @@ def _maps(
 
 
 def _adapters(model: nn.Module) -> dict[str, LayerAdapter]:
-    """Return the adapter of every layer that BNP covers, by its name."""
+    """Return the adapter of every layer that BNP covers, by name."""
     found: dict[str, LayerAdapter] = {}
     for name, module in model.named_modules():
         kind = next((adapter for kind, adapter in ADAPTERS.items() if isinstance(module, kind)), None)
@@ -212,7 +212,7 @@ def _adapters(model: nn.Module) -> dict[str, LayerAdapter]:
 
 @torch.no_grad()
 def _observe(model: nn.Module, inputs: Tensor, adapters: dict[str, LayerAdapter]) -> dict[str, Observation]:
-    """Return what each layer sees when the model is given `inputs`; its buffers stay as they are."""
+    """Return the statistics of the inputs of each layer for `inputs`; no buffer changes."""
     seen: dict[str, Observation] = {}
 
     def watch(name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -234,7 +234,7 @@ def _observe(model: nn.Module, inputs: Tensor, adapters: dict[str, LayerAdapter]
 
 
 class _Hessian:
-    """The Hessian at z = 0 of a loss as a function of z."""
+    """Hessian at z = 0 of a loss as a function of z."""
 
     def __init__(
         self, model: nn.Module, loss: Loss, data: Data, names: list[str], maps: dict[str, _Map]
@@ -252,7 +252,7 @@ class _Hessian:
             self._gradient = torch.cat([part.reshape(-1) for part in gradient])
 
     def _changes(self, maps: dict[str, _Map]) -> dict[str, Tensor]:
-        """Return ``P z / q`` by the parameters' names."""
+        """Return ``P z / q`` by name of the parameter."""
         changes: dict[str, Tensor] = dict(self._z)
         for layer, apply in maps.items():
             prefix = f"{layer}." if layer else ""

@@ -1,4 +1,4 @@
-"""Pictures of spectra; needs matplotlib."""
+"""Plots of spectra; needs matplotlib."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ _BEFORE, _AFTER = "#64748b", "#c2410c"
 
 
 def plot_spectrum(found: Conditioning, ax: Axes | None = None) -> Axes:
-    """Draw the eigenvalues before and after preconditioning.
+    """Plot the eigenvalues before and after preconditioning.
 
-    Where all eigenvalues are known their magnitudes are drawn, as shares of the largest, from the largest to
-    the last that is not zero: the lower a line falls, the worse the condition. Where Lanczos estimated the
-    density, it is drawn over the eigenvalues as shares of the largest.
+    If all eigenvalues are known, the plot has their magnitudes as shares of the largest, in descending order,
+    without zeros: a lower end is a worse condition. Otherwise it has the density from Lanczos, over the
+    eigenvalues as shares of the largest.
 
     Parameters
     ----------
     found : Conditioning
         From `condition_number`.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; the current axes if None.
+        Axes of the plot; None: the current axes.
 
     Returns
     -------
     matplotlib.axes.Axes
-        Where it was drawn.
+        Axes of the plot.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def plot_spectrum(found: Conditioning, ax: Axes | None = None) -> Axes:
 
 
 def _magnitudes(spectrum: Spectrum) -> Array:
-    """Return the magnitudes that are not zero as shares of the largest, the largest first."""
+    """Return the nonzero magnitudes as shares of the largest, in descending order."""
     magnitudes = np.sort(np.abs(spectrum.eigenvalues if spectrum.eigenvalues is not None else []))[::-1]
     kept = magnitudes[: spectrum.rank]
     return kept / kept[0] if len(kept) else kept

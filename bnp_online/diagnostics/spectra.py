@@ -1,4 +1,4 @@
-"""The spectrum of a symmetric matrix: exact from the matrix, or by Lanczos from its products with vectors."""
+"""Spectrum of a symmetric matrix: exact, or by Lanczos from products with vectors."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Product = Callable[[Array], Array]
 
-#: Lanczos steps, and random starts, behind a spectral density.
+#: Lanczos steps and random starts of a spectral density.
 _STEPS, _PROBES = 80, 8
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The eigenvalues of a symmetric matrix, or what Lanczos tells of them.
+    """Eigenvalues of a symmetric matrix, or their estimate by Lanczos.
 
     Attributes
     ----------
     size : int
         Rows of the matrix.
     lowest, largest : float
-        The two ends.
+        Smallest and largest eigenvalue.
     smallest : float or None
-        Smallest magnitude of an eigenvalue that is not zero; None where it was not computed.
+        Smallest magnitude of a nonzero eigenvalue; None if not computed.
     rank : int or None
-        Number of eigenvalues that are not zero: above ``size · ε`` times the largest magnitude, with ε the
-        machine epsilon of float64. None where it was not computed.
+        Number of nonzero eigenvalues: above ``size · ε`` times the largest magnitude, with ε the machine
+        epsilon of float64. None if not computed.
     eigenvalues : array of shape (size,) or None
-        All of them, ascending; None where they were not computed.
+        All eigenvalues, ascending; None if not computed.
     nodes, weights : array of shape (k,)
-        The density of eigenvalues as point masses that sum to 1.
+        Density of the eigenvalues, as point masses with the sum 1.
     """
 
     size: int
@@ -47,18 +47,18 @@ class Spectrum:
 
     @property
     def condition(self) -> float | None:
-        """Ratio of the largest to the smallest magnitude of an eigenvalue that is not zero, ≥ 1.
+        """Ratio of the largest to the smallest magnitude of a nonzero eigenvalue, ≥ 1.
 
-        This is the condition *over the range*: gradient descent does not move along the null space, and so
-        converges as the eigenvalues that are not zero allow. None where the smallest was not computed; 1 for
-        the zero matrix.
+        This is the condition *over the range*: gradient descent does not move along the null space, so the
+        nonzero eigenvalues determine its convergence. None if the smallest was not computed; 1 for the zero
+        matrix.
         """
         if self.smallest is None:
             return None
         return max(abs(self.lowest), abs(self.largest)) / self.smallest if self.rank else 1.0
 
     def density(self, points: Array, width: float) -> Array:
-        """Return the density at `points`, each eigenvalue blurred to a Gaussian of this deviation."""
+        """Return the density at `points`, each eigenvalue as a Gaussian of the deviation `width`."""
         apart = (points[:, None] - self.nodes) / width
         blurred: Array = np.exp(-0.5 * apart**2) @ self.weights / (width * np.sqrt(2.0 * np.pi))
         return blurred
@@ -67,13 +67,13 @@ class Spectrum:
         if self.condition is not None:
             return f"condition {self.condition:.3g}, rank {self.rank} of {self.size}"
         return (
-            f"largest eigenvalue {self.largest:.3g} (Lanczos); the smallest that is not zero, and so the "
+            f"largest eigenvalue {self.largest:.3g} (Lanczos); the smallest nonzero eigenvalue, and so the "
             f"condition, was not computed for {self.size:,} parameters"
         )
 
 
 def dense_spectrum(matrix: Array) -> Spectrum:
-    """Return the spectrum of a symmetric matrix of shape (n, n), n ≥ 1, all eigenvalues computed."""
+    """Return the spectrum of a symmetric matrix of shape (n, n), n ≥ 1, from all its eigenvalues."""
     size = len(matrix)
     eigenvalues = np.asarray(np.linalg.eigvalsh((matrix + matrix.T) / 2.0), np.float64)
     magnitudes = np.abs(eigenvalues)
@@ -84,28 +84,28 @@ def dense_spectrum(matrix: Array) -> Spectrum:
 
 
 def lanczos_spectrum(product: Product, size: int, seed: int) -> Spectrum:
-    """Return the ends of a spectrum and its density, from products of the matrix with vectors.
+    """Return the ends and the density of a spectrum, from products of the matrix with vectors.
 
     Parameters
     ----------
     product : callable
-        Takes a vector of shape (size,), returns the matrix times it.
+        Returns the product of the matrix with a vector of shape (size,).
     size : int
         Rows of the matrix, ≥ 3.
     seed : int
-        Of the random vectors from which Lanczos starts.
+        Seed of the random starts of Lanczos.
 
     Notes
     -----
-    The density is that of stochastic Lanczos quadrature: the mean over 8 random starts of the Gaussian
-    quadrature that 80 steps give.
+    The density is that of stochastic Lanczos quadrature: the mean, over 8 random starts, of the Gaussian
+    quadrature of 80 steps.
 
     References
     ----------
     Ghorbani, Krishnan, Xiao, *An investigation into neural net optimization via Hessian eigenvalue density*,
     ICML 2019.
     """
-    from scipy.sparse.linalg import LinearOperator, eigsh  # not above: a server's start need not wait for it
+    from scipy.sparse.linalg import LinearOperator, eigsh  # imported late, for the start of a server
 
     rng = np.random.default_rng(seed)
     operator = LinearOperator((size, size), matvec=lambda v: product(v.reshape(-1)), dtype=np.float64)
@@ -117,7 +117,7 @@ def lanczos_spectrum(product: Product, size: int, seed: int) -> Spectrum:
 
 
 def _quadrature(product: Product, start: Array) -> tuple[Array, Array]:
-    """Return nodes and weights of the Gaussian quadrature that Lanczos from `start` gives; they sum to 1."""
+    """Return nodes and weights, with the sum 1, of the Gaussian quadrature of Lanczos from `start`."""
     from scipy.linalg import eigh_tridiagonal  # as above
 
     basis = [start / np.linalg.norm(start)]
@@ -128,10 +128,10 @@ def _quadrature(product: Product, start: Array) -> tuple[Array, Array]:
         scale = float(np.linalg.norm(vector))
         diagonal.append(float(basis[-1] @ vector))
         known = np.array(basis)
-        for _ in range(2):  # once leaves rounding errors that grow into copies of eigenvalues
+        for _ in range(2):  # once leaves rounding errors, which duplicate eigenvalues
             vector = vector - known.T @ (known @ vector)
         size = float(np.linalg.norm(vector))
-        if size <= 1e-12 * scale:  # an invariant subspace: all that this start can see
+        if size <= 1e-12 * scale:  # an invariant subspace: the end
             break
         beside.append(size)
         basis.append(vector / size)

@@ -1,8 +1,8 @@
-"""What a model has to beat: predictions that need no features at all.
+"""Baselines: predictions without features.
 
-Of a classification the *majority* (the label that came most often so far; its log loss is that of the labels'
-frequencies, with one more of each kind, and of an unknown kind, than were seen) and the *last* label. Of a
-regression the *mean* of the targets so far, and the *last* target.
+For a classification, the *majority* (the most frequent label so far; its log loss is that of the label
+frequencies, with one added for each label and for an unknown one) and the *last* label. For a regression,
+the *mean* of the targets so far and the *last* target.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ _START = (0.0, 0.0, 0.0)
 
 
 class Baselines:
-    """Scores of predictions that use the labels alone: cumulative, and over a window.
+    """Scores of predictions from the labels alone: cumulative, and over a window.
 
-    The first label is not scored, as nothing could predict it. All state is plain numbers and labels, and
-    follows from the labels in their order.
+    The first label is not scored. The state is plain numbers and labels.
 
     Parameters
     ----------
     task : {"classification", "regression"}
-        What the labels are.
+        Kind of the labels.
     window : int
         Number of latest labels in the windowed values.
 
@@ -57,7 +56,7 @@ class Baselines:
         self._latest: deque[_Scored] = deque(maxlen=window)
 
     def update(self, y: Any) -> None:
-        """Score the predictions of a label, or of a target, and take it in."""
+        """Score the predictions of a label or target, then learn it."""
         if self._seen:
             scored = self._score_class(y) if self.task == "classification" else self._score_number(y)
             self.n += 1
@@ -74,7 +73,7 @@ class Baselines:
             self._mean += (y - self._mean) / self._seen
 
     def _score_class(self, y: Label) -> _Scored:
-        """Return whether the majority and the last label were right, and the log loss of the frequencies."""
+        """Return the accuracies of the majority and the last label, and the log loss of the frequencies."""
         counts = self._counts
         loss = math.log((self._seen + len(counts) + 1) / (counts.get(y, 0) + 1))
         return float(y == self._majority), float(y == self._last), loss
@@ -100,13 +99,13 @@ class Baselines:
         return {"mean": {"MAE": first, "RMSE": math.sqrt(loss)}, "last": {"MAE": last}}
 
     def copy(self) -> Baselines:
-        """Return the baselines as they are now."""
+        """Return a copy."""
         twin = copy.copy(self)
         twin._counts, twin._latest = self._counts.copy(), self._latest.copy()
         return twin
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that `update` changes, as JSON."""
+        """Return the state, as JSON."""
         return {
             "task": self.task,
             "window": self.window,
@@ -121,12 +120,12 @@ class Baselines:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned.
+        """Load a state from `state_dict`.
 
         Raises
         ------
         StateError
-            If it is of another task or window.
+            If the state is of another task or window.
         """
         if (state.get("task"), state.get("window")) != (self.task, self.window):
             raise StateError("the baselines are of another task or window")

@@ -1,9 +1,8 @@
-"""Detectors of drift: they find that the mean of a stream of numbers, such as losses, has changed.
+"""Drift detectors: they detect a change of the mean of a stream of numbers, such as losses.
 
-They are River's `ADWIN` and `PageHinkley` once more, number by number, and the tests hold them to those. They
-are here because a learner that is kept must be found again as it was: River's `ADWIN` keeps its window in
-compiled code, where it cannot be read as numbers, and importing ``river.drift`` takes longer than importing
-torch.
+They give the same results as River's `ADWIN` and `PageHinkley`, which the tests compare. River's `ADWIN` is
+not used because its window, in compiled code, cannot be saved as numbers, and because importing
+``river.drift`` takes longer than importing PyTorch.
 """
 
 from __future__ import annotations
@@ -14,38 +13,38 @@ from typing import Any, Protocol
 
 from ..errors import ConfigurationError, StateError
 
-#: Updates from one search for a change to the next.
+#: Updates between searches for a change.
 _CLOCK = 32
-#: Buckets of a size before two of them are merged.
+#: Maximum number of buckets of one size.
 _BUCKETS = 5
-#: Shortest part of the window that is compared.
+#: Minimum length of a part of the window in a comparison.
 _SHORTEST = 5
 
 
 class Detector(Protocol):
-    """Sees numbers one at a time."""
+    """Detects a change of the mean, one number at a time."""
 
     def update(self, value: float) -> float:
-        """Take a number in; return by how much the mean has changed, 0 if no change was found."""
+        """Add a number; return the change of the mean, 0 without a detection."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that `update` changes, as JSON."""
+        """Return the state, as JSON."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Load a state from `state_dict`."""
 
 
 class ADWIN:
-    """Adaptive windowing: a window of the latest numbers, as long as their mean does not change.
+    """Adaptive windowing: a window of the latest numbers with a constant mean.
 
-    The window is kept as sums and sums of squared deviations of buckets, at most five of each power of two.
-    Every 32 numbers it is cut wherever two buckets meet; where the means of the parts differ by more than
-    chance allows, there was a change, and the window begins anew.
+    The window is stored as sums and sums of squared deviations of buckets, at most five of each power of
+    two. Every 32 numbers, each border of two buckets divides it. A significant difference between the means
+    of the two parts is a change, and the window is reset.
 
     Parameters
     ----------
     delta : float
-        How probable it may be that chance alone makes two parts differ so much, in (0, 1).
+        Significance level: the probability of such a difference by chance, in (0, 1).
 
     References
     ----------
@@ -66,18 +65,18 @@ class ADWIN:
         self._begin()
 
     def _begin(self) -> None:
-        self._waiting: list[float] = []  # they come into the window together: half the time
+        self._waiting: list[float] = []  # added to the window together, in half the time
         self._width = self._total = self._squares = 0.0
         #: By the logarithm of their size, the buckets from the oldest to the newest: sum, squared deviations.
         self._rows: list[list[tuple[float, float]]] = [[]]
 
     def update(self, value: float) -> float:
-        """Take a number in; return by how much the mean has changed, 0 if no change was found.
+        """Add a number; return the change of the mean, 0 without a detection.
 
         Parameters
         ----------
         value : float
-            Finite. Chance is bounded for numbers in [0, 1]; others do as well, if they are not much larger.
+            A finite number. The significance level holds in [0, 1], and roughly for slightly larger numbers.
         """
         self._waiting.append(value)
         if len(self._waiting) < _CLOCK:
@@ -91,7 +90,7 @@ class ADWIN:
         return change
 
     def _insert(self) -> None:
-        """Take what waits into the window."""
+        """Add the waiting numbers to the window."""
         width, total, squares, newest = self._width, self._total, self._squares, self._rows[0]
         for value in self._waiting:
             width += 1.0
@@ -106,7 +105,7 @@ class ADWIN:
         self._width, self._total, self._squares = width, total, squares
 
     def _merge(self) -> None:
-        """Make one bucket of the two oldest of a size, from the smallest on, until no size has too many."""
+        """Merge the two oldest buckets of each size with too many, from the smallest size on."""
         rows, size, i = self._rows, 1.0, 0
         while len(rows[i]) > _BUCKETS:
             (total, squares), (other_total, other_squares) = rows[i][:2]
@@ -119,7 +118,7 @@ class ADWIN:
             size, i = 2.0 * size, i + 1
 
     def _shrink(self) -> bool:
-        """Drop the oldest buckets while the window can be cut; return whether any was dropped."""
+        """Drop the oldest buckets while the means differ; return whether any was dropped."""
         shrunk = False
         while self._cut():
             self._drop()
@@ -127,7 +126,7 @@ class ADWIN:
         return shrunk
 
     def _cut(self) -> bool:
-        """Return whether somewhere the mean before differs from the mean after by more than chance allows."""
+        """Return whether the means before and after some border differ significantly."""
         width, newer_total = self._width, self._total
         older = older_total = 0.0
         newer = width
@@ -162,13 +161,13 @@ class ADWIN:
             self._rows.pop()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that `update` changes, as JSON."""
+        """Return the state, as JSON."""
         rows = [[list(bucket) for bucket in row] for row in self._rows]
         totals = [self._width, self._total, self._squares]
         return {"waiting": self._waiting[:], "totals": totals, "rows": rows}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned; raises `StateError` if it is something else."""
+        """Load a state from `state_dict`; raises `StateError` for anything else."""
         try:
             rows = [[(float(total), float(squares)) for total, squares in row] for row in state["rows"]]
             width, total, squares = map(float, state["totals"])
@@ -180,14 +179,14 @@ class ADWIN:
 
 
 class PageHinkley:
-    """The Page-Hinkley test for a mean that rises: how far a sum of deviations is above its lowest point.
+    """Page-Hinkley test for a rising mean: the height of a sum of deviations above its minimum.
 
     Parameters
     ----------
     delta : float
-        How much of a deviation is tolerated, ≥ 0.
+        Tolerated deviation, ≥ 0.
     threshold : float
-        From where on it is a change, > 0.
+        Height that is a change, > 0.
 
     References
     ----------
@@ -201,7 +200,7 @@ class PageHinkley:
     206
     """
 
-    #: Numbers before which no change is found, and what a sum keeps of itself at each.
+    #: Number of values before the first detection, and retention weight of the sum.
     FIRST, KEPT = 30, 1.0 - 0.0001
 
     def __init__(self, delta: float = 0.005, threshold: float = 50.0) -> None:
@@ -219,7 +218,7 @@ class PageHinkley:
         self._lowest = math.inf
 
     def update(self, value: float) -> float:
-        """Take a number in; return by how much it is above the mean if a rise was found, else 0."""
+        """Add a number; return its distance above the mean at a detection, else 0."""
         self._n += 1
         self._mean += (value - self._mean) / self._n
         above = value - self._mean
@@ -231,12 +230,12 @@ class PageHinkley:
         return above
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that `update` changes, as JSON."""
+        """Return the state, as JSON."""
         lowest = None if self._n == 0 else self._lowest
         return {"n": self._n, "mean": self._mean, "sum": self._sum, "lowest": lowest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned; raises `StateError` if it is something else."""
+        """Load a state from `state_dict`; raises `StateError` for anything else."""
         try:
             n, mean, total = int(state["n"]), float(state["mean"]), float(state["sum"])
             lowest = math.inf if state["lowest"] is None else float(state["lowest"])

@@ -1,7 +1,7 @@
 """Prequential evaluation (test, then train), with the metrics of River.
 
-They are computed here, from counts: importing ``river.metrics`` takes a third as long as importing torch,
-and a server would wait for it at its start. The tests hold them to River's values.
+The metrics are computed here, from counts, because importing ``river.metrics`` would delay the start of a
+server by a third of the import of PyTorch. The tests compare them with River's.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ class Learner(Protocol):
         """Predict the target of a sample, or None."""
 
 
-#: Probabilities are kept this far from 0 and 1 before their logarithm is taken, as in River.
+#: Distance of a probability from 0 and 1 in a logarithm, as in River.
 _CLAMP = 1e-15
-#: Those of ``river.metrics.ROCAUC``.
+#: Thresholds of ``river.metrics.ROCAUC``.
 _THRESHOLDS = (-1e-7, *(i / 9 for i in range(1, 9)), 1.0 + 1e-7)
 
 
 def log_loss(y: Label, probabilities: Probabilities) -> float:
-    """Return ``−log p(y)`` in nats, p clamped to 1e-15; a class that was not predicted had p = 0."""
+    """Return ``−log p(y)`` in nats, with p clamped to 1e-15; a class without a probability has p = 0."""
     return -math.log(min(max(probabilities.get(y, 0.0), _CLAMP), 1 - _CLAMP))
 
 
 class _Classification:
-    """Counts behind Accuracy, MacroF1, LogLoss and, while there are two classes, ROCAUC."""
+    """Counts of Accuracy, MacroF1, LogLoss and, for two classes, ROCAUC."""
 
     def __init__(self) -> None:
         self.confusion: Counter[tuple[Label, Label]] = Counter()
@@ -162,16 +162,16 @@ def _counts(task: Task) -> _Classification | _Regression:
 
 
 class PrequentialMetrics:
-    """Metrics of predictions made before their labels were learned: cumulative, and over a window.
+    """Metrics of predictions made before their labels are learned: cumulative, and over a window.
 
     Classification: Accuracy, MacroF1, LogLoss and, while there are two classes, ROCAUC (the greater label is
-    the positive one). Regression: MAE, RMSE, R2. The values are those of ``river.metrics``; a class that a
-    prediction did not name has the probability 0, clamped to 1e-15. All state is plain numbers.
+    the positive one). Regression: MAE, RMSE, R2. The values equal those of ``river.metrics``; a class without
+    a probability has 0, clamped to 1e-15. The state is plain numbers.
 
     Parameters
     ----------
     task : {"classification", "regression"}
-        What the predictions are.
+        Kind of the predictions.
     window : int
         Number of latest predictions in the windowed values.
 
@@ -197,13 +197,13 @@ class PrequentialMetrics:
 
     @property
     def target_variance(self) -> float | None:
-        """Variance of the targets scored, 0 while there are none; None for a classification."""
+        """Variance of the targets scored, 0 before the first; None for a classification."""
         counts = self._all
         return None if isinstance(counts, _Classification) else counts.deviations / max(counts.n, 1)
 
     @property
     def latest(self) -> tuple[Any, Any] | None:
-        """The last target, and what had been predicted for it; None while nothing was scored."""
+        """Latest target and its prediction; None before the first."""
         return self._latest[-1][:2] if self._latest else None
 
     def update(self, y: Any, prediction: Any, probabilities: Probabilities | None = None) -> float | None:
@@ -214,14 +214,14 @@ class PrequentialMetrics:
         y : label or number
             The target.
         prediction : label, number or None
-            What was predicted; None (nothing was known yet) is not scored.
+            The prediction; None (before the first label) is not scored.
         probabilities : dict of label to float
-            Of a classification; without them the predicted label counts as certain.
+            Probabilities of a classification; without them the predicted label has probability 1.
 
         Returns
         -------
         float or None
-            The loss: ``−log p(y)`` in nats, or the squared error; None if nothing was scored.
+            The loss: ``−log p(y)`` in nats, or the squared error; None without a prediction.
         """
         if prediction is None:
             return None
@@ -232,18 +232,18 @@ class PrequentialMetrics:
         return self._all.update(y, prediction, kept)
 
     def confusion(self, most: int) -> dict[str, Any]:
-        """Return how often which class was predicted for which, in the window.
+        """Return the confusion matrix of the window.
 
         Parameters
         ----------
         most : int
-            Classes in the table at most, those that came most often in the window.
+            Maximum number of classes in the matrix: the most frequent ones in the window.
 
         Returns
         -------
         dict
-            ``labels``; ``counts``, of shape (labels, labels), by what was the case and what was predicted;
-            ``other``, the number of predictions that concern other classes.
+            ``labels``; ``counts``, of shape (labels, labels), by target and prediction; ``other``, the
+            number of samples of other classes.
         """
         pairs = Counter((y, prediction) for y, prediction, _ in self._latest)
         frequency: Counter[Label] = Counter()
@@ -270,38 +270,38 @@ class PrequentialMetrics:
         }
 
     def copy(self) -> PrequentialMetrics:
-        """Return the metrics as they are now, which takes a fraction of the time of a `report`."""
+        """Return a copy; this takes a fraction of the time of `report`."""
         twin = PrequentialMetrics(self.task, self.window)
         vars(twin._all).update({name: copy.copy(value) for name, value in vars(self._all).items()})
         twin._latest = self._latest.copy()
         return twin
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that `update` changes, as JSON."""
+        """Return the state, as JSON."""
         latest = [[y, p, [*kept], [*kept.values()]] for y, p, kept in self._latest]
         return {"task": self.task, "window": self.window, "all": self._all.state_dict(), "latest": latest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned.
+        """Load a state from `state_dict`.
 
         Raises
         ------
         StateError
-            If it is of another task or window.
+            If the state is of another task or window.
         """
         if (state.get("task"), state.get("window")) != (self.task, self.window):
             raise StateError("the metrics are of another task or window")
         self._all.load_state_dict(state["all"])
         self._latest.clear()
         for y, prediction, *kept in state["latest"]:
-            # An earlier version kept pairs of a label and its probability.
+            # An earlier version stored pairs of a label and its probability.
             pairs = kept[0] if len(kept) == 1 else zip(*kept, strict=True)
             self._latest.append((y, prediction, dict(pairs)))
 
 
 @dataclass(frozen=True)
 class Result:
-    """What `prequential` found.
+    """Result of `prequential`.
 
     Attributes
     ----------
@@ -312,7 +312,7 @@ class Result:
     seconds : float
         Time spent in predicting and learning.
     curve : list of (int, dict)
-        Number of labels seen, and the windowed values then.
+        Number of labels, and the windowed metrics at that point.
     """
 
     metrics: dict[str, float]
@@ -342,15 +342,15 @@ def prequential(
     task : {"classification", "regression"}
         Which metrics to compute.
     delay : int
-        How many samples later the label arrives (``river.stream.simulate_qa``); None: at once.
+        Delay of a label in samples (``river.stream.simulate_qa``); None: no delay.
     window : int
-        Size of the window behind `Result.curve`.
+        Size of the window of `Result.curve`.
     every : int
-        Distance of the points of the curve, in labels; None: no curve.
+        Number of labels between points of the curve; None: no curve.
     progress : callable
-        Called with the number of labels seen after each.
+        Called after each label with the number of labels.
     """
-    from river import stream  # late: it imports pandas and scikit-learn
+    from river import stream  # imported late: it imports pandas and scikit-learn
 
     scores = PrequentialMetrics(task, window)
     predict_proba = getattr(model, "predict_proba_one", None) if task == "classification" else None
