@@ -138,7 +138,7 @@ def test_arguments_out_of_range_are_refused(options: dict[str, Any]) -> None:
 
 def test_a_reward_that_is_missing_is_asked_for() -> None:
     policy = BNPThompsonSampling()
-    with pytest.raises(SampleError, match="third argument") as error:
+    with pytest.raises(SampleError, match="third positional argument") as error:
         policy.update("a", {"x": 1.0}, reward=1.0)
     assert error.value.field == "reward"
     policy.update("a", {"x": 1.0}, 1.0)  # nothing is in the way of the right call

@@ -277,8 +277,8 @@ def test_a_layer_is_sampled_whole() -> None:
 
 def test_a_state_of_another_sampler_is_refused() -> None:
     model, sampler = networks()
-    with pytest.raises(StateError, match="of no sampler"):
+    with pytest.raises(StateError, match="not the state of a sampler"):
         sampler.load_state_dict(torch.optim.SGD(model.parameters(), 0.1).state_dict())
     _, plain = networks(preconditioner=None)
-    with pytest.raises(StateError, match="with a preconditioner"):
+    with pytest.raises(StateError, match="has a preconditioner"):
         sampler.load_state_dict(plain.state_dict())
