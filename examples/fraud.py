@@ -1,7 +1,7 @@
-"""Payments, of which 5% are frauds, and nobody knows which until 500 payments later.
+"""Fraud detection: 5% of the payments are frauds, and each label arrives 500 payments later.
 
-A payment is judged when it comes, and learned when its label does: `prequential(delay=500)` does both, and
-scores what was said at the time. The frauds change their habit half-way.
+`prequential(delay=500)` predicts each payment at once, and scores and learns it when its label arrives. The
+frauds change their pattern in the middle of the stream.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DELAY = 500
 
 
 def payments(n: int, seed: int = 0) -> Iterator[tuple[dict[str, Any], bool]]:
-    """Yield payments and whether they are frauds."""
+    """Yield payments, each with its label: fraud or not."""
     rng = np.random.default_rng(seed)
     for i in range(n):
         fraud = bool(rng.random() < 0.05)
@@ -38,7 +38,7 @@ def payments(n: int, seed: int = 0) -> Iterator[tuple[dict[str, Any], bool]]:
 
 
 def main(n: int = 6000) -> dict[str, float]:
-    """Return the area under the ROC curve: with labels at once, and late as they are."""
+    """Return the area under the ROC curve with immediate and with delayed labels."""
     found = {}
     for name, delay in (("at once", None), (f"{DELAY} late", DELAY)):
         learner = bnp.BNPClassifier(hidden=(32,), device="cpu")

@@ -1,4 +1,4 @@
-"""Handwritten digits, one image at a time: each is guessed, then learned, then gone."""
+"""Handwritten digits, one image at a time: predicted, scored, then learned."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A power meter: predict the load from temperature, wind and the hour; half-way a heat pump is put in.
+"""Power load, predicted from temperature, wind and hour, with concept drift.
 
-From then on cold means far more load. The learner goes on learning, so the error rises and comes down again;
-nobody tells it that anything happened.
+In the middle of the stream a heat pump is installed. Cold weather then causes a much higher load. The error
+rises, and falls again as the learner adapts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import bnp_online as bnp
 
 
 def readings(n: int, seed: int = 0) -> Iterator[tuple[dict[str, float | None], float]]:
-    """Yield readings and the load; a sensor that fails now and then reads None."""
+    """Yield sensor readings and the load; a failed sensor reads None."""
     rng = np.random.default_rng(seed)
     for i in range(n):
         temperature, wind, hour = rng.normal(8, 8), rng.gamma(2, 2), i % 24
