@@ -8,6 +8,7 @@ specification of an engine (`LearnerSpec`), the validation, and the schema of ``
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields
@@ -29,123 +30,82 @@ _TYPES = {"tuple[int, ...]": "tuple of int", "nn.Module": "torch.nn.Module"}
 class Parameters:
     """Parameters of an estimator.
 
-    The metadata of a field has its description (``doc``), its range (``ge``, ``gt``, ``le``: of a number, or
-    of each entry of a tuple), the strings that it accepts (``choices``) and its ``min_length``.
+    The metadata of a field has the range of a number, or of each entry of a tuple (``ge``, ``gt``, ``le``),
+    the accepted strings (``choices``) and the ``min_length`` of a tuple.
+
+    Attributes
+    ----------
+    hidden
+        Widths of the hidden layers; ``()`` is the linear model.
+    activation
+        Nonlinearity of the hidden layers.
+    lr
+        Learning rate. ``auto`` trains an ensemble: members with the rates 0.1, 0.3 and 0.6, and one
+        that predicts with the running mean of its weights. The prediction is their mean, weighted
+        by the past performance of each (`mixture`). A number, or a network other than ``mlp``,
+        trains one member; its rate under ``auto`` is 0.3.
+    replay
+        With ``lr=auto``: number of stored samples that a second set of members learns again after
+        each new sample. These members predict with the running means of their weights. 0 omits
+        them, which is about four times as fast.
+    memory
+        Capacity of the replay buffer: the latest samples.
+    rho
+        Retention weight ρ of the running moments.
+    eps_rel
+        Relative damping of the variances: ``σ̃² = σ² + eps_rel · max(σ²) + eps_abs``.
+    eps_abs
+        Absolute damping of the variances; not 0 if `eps_rel` is.
+    step_scale
+        Divisor of the step; see `BNP`.
+    standardize
+        Standardize inputs online, with cumulative moments, and clip them to ±5. Each input has its
+        own moments; with ``network=cnn`` or a module, each channel has (the first of three or more
+        axes).
+    input_shape
+        Shape of ``x``, an array or a nested list. None: ``x`` is a dict, and new features may
+        appear at any time.
+    network
+        Network to train. A module maps (N, *input_shape) to (N, features); it is copied, and a
+        linear layer that grows with the outputs is added.
+    max_features
+        Maximum number of columns. Further features are ignored and counted.
+    max_classes
+        Maximum number of classes. A further class is an error.
+    engine
+        Implementation of the step. ``auto`` compiles multilayer perceptrons on the CPU, captures
+        them and ``network=cnn`` in a CUDA graph on a GPU, and uses autograd otherwise. ``graphed``
+        also captures a module, which must do the same work for every input.
+    device
+        Device of the step. ``auto`` is a GPU where one is available, but the CPU for small
+        multilayer perceptrons: a fixed rule on `hidden`, `input_shape` and the number of members,
+        never a measurement.
+    seed
+        Seed of the initial weights. Equal seeds and equal samples give equal bits on machines of
+        one kind.
+    intervals
+        Regression: number of parameter samples of a small error model, for predictive intervals
+        (`predict_interval_one`); 32 is a good number. 0: no intervals, at no cost.
     """
 
-    hidden: tuple[int, ...] = field(
-        default=(100, 100),
-        metadata={"doc": "Widths of the hidden layers; ``()`` is the linear model.", "ge": 1},
-    )
-    activation: str = field(
-        default="relu",
-        metadata={"doc": "Nonlinearity of the hidden layers.", "choices": ("relu", "tanh", "gelu")},
-    )
-    lr: float | str = field(
-        default="auto",
-        metadata={
-            "doc": "Learning rate. ``auto`` trains an ensemble: members with the rates 0.1, 0.3 and 0.6, and "
-            "one that predicts with the running mean of its weights. The prediction is their mean, weighted "
-            "by the past performance of each (`mixture`). A number, or a network other than ``mlp``, trains "
-            "one member; its rate under ``auto`` is 0.3.",
-            "gt": 0,
-            "choices": ("auto",),
-        },
-    )
-    replay: int = field(
-        default=3,
-        metadata={
-            "doc": "With ``lr=auto``: number of stored samples that a second set of members learns again "
-            "after each new sample. These members predict with the running means of their weights. 0 omits "
-            "them, which is about four times as fast.",
-            "ge": 0,
-        },
-    )
-    memory: int = field(
-        default=5000, metadata={"doc": "Capacity of the replay buffer: the latest samples.", "ge": 1}
-    )
-    rho: float = field(
-        default=0.99, metadata={"doc": "Retention weight ρ of the running moments.", "ge": 0, "le": 1}
-    )
-    eps_rel: float = field(
-        default=1e-2,
-        metadata={
-            "doc": "Relative damping of the variances: ``σ̃² = σ² + eps_rel · max(σ²) + eps_abs``.",
-            "ge": 0,
-        },
-    )
-    eps_abs: float = field(
-        default=1e-4, metadata={"doc": "Absolute damping of the variances; not 0 if `eps_rel` is.", "ge": 0}
-    )
-    step_scale: StepScale = field(
-        default="norm",
-        metadata={"doc": "Divisor of the step; see `BNP`.", "choices": get_args(StepScale)},
-    )
-    standardize: bool = field(
-        default=True,
-        metadata={
-            "doc": "Standardize inputs online, with cumulative moments, and clip them to ±5. Each input has "
-            "its own moments; with ``network=cnn`` or a module, each channel has (the first of three or more "
-            "axes).",
-        },
-    )
-    input_shape: tuple[int, ...] | None = field(
-        default=None,
-        metadata={
-            "doc": "Shape of ``x``, an array or a nested list. None: ``x`` is a dict, and new features may "
-            "appear at any time.",
-            "ge": 1,
-            "min_length": 1,
-        },
-    )
-    network: str | nn.Module = field(
-        default="mlp",
-        metadata={
-            "doc": "Network to train. A module maps (N, *input_shape) to (N, features); it is copied, and "
-            "a linear layer that grows with the outputs is added.",
-            "choices": ("mlp", "cnn"),
-        },
-    )
-    max_features: int = field(
-        default=4096,
-        metadata={"doc": "Maximum number of columns. Further features are ignored and counted.", "ge": 1},
-    )
-    max_classes: int = field(
-        default=1024, metadata={"doc": "Maximum number of classes. A further class is an error.", "ge": 1}
-    )
-    engine: str = field(
-        default="auto",
-        metadata={
-            "doc": "Implementation of the step. ``auto`` compiles multilayer perceptrons on the CPU, "
-            "captures them and ``network=cnn`` in a CUDA graph on a GPU, and uses autograd otherwise. "
-            "``graphed`` also captures a module, which must do the same work for every input.",
-            "choices": ("auto", "autograd", "compiled", "graphed"),
-        },
-    )
-    device: str = field(
-        default="auto",
-        metadata={
-            "doc": "Device of the step. ``auto`` is a GPU where one is available, but the CPU for small "
-            "multilayer perceptrons: a fixed rule on `hidden`, `input_shape` and the number of members, "
-            "never a measurement.",
-            "choices": ("auto", "cpu", "cuda"),
-        },
-    )
-    seed: int = field(
-        default=0,
-        metadata={
-            "doc": "Seed of the initial weights. Equal seeds and equal samples give equal bits on machines "
-            "of one kind.",
-        },
-    )
-    intervals: int = field(
-        default=0,
-        metadata={
-            "doc": "Regression: number of parameter samples of a small error model, for predictive intervals "
-            "(`predict_interval_one`); 32 is a good number. 0: no intervals, at no cost.",
-            "ge": 0,
-        },
-    )
+    hidden: tuple[int, ...] = field(default=(100, 100), metadata={"ge": 1})
+    activation: str = field(default="relu", metadata={"choices": ("relu", "tanh", "gelu")})
+    lr: float | str = field(default="auto", metadata={"gt": 0, "choices": ("auto",)})
+    replay: int = field(default=3, metadata={"ge": 0})
+    memory: int = field(default=5000, metadata={"ge": 1})
+    rho: float = field(default=0.99, metadata={"ge": 0, "le": 1})
+    eps_rel: float = field(default=1e-2, metadata={"ge": 0})
+    eps_abs: float = field(default=1e-4, metadata={"ge": 0})
+    step_scale: StepScale = field(default="norm", metadata={"choices": get_args(StepScale)})
+    standardize: bool = True
+    input_shape: tuple[int, ...] | None = field(default=None, metadata={"ge": 1, "min_length": 1})
+    network: str | nn.Module = field(default="mlp", metadata={"choices": ("mlp", "cnn")})
+    max_features: int = field(default=4096, metadata={"ge": 1})
+    max_classes: int = field(default=1024, metadata={"ge": 1})
+    engine: str = field(default="auto", metadata={"choices": ("auto", "autograd", "compiled", "graphed")})
+    device: str = field(default="auto", metadata={"choices": ("auto", "cpu", "cuda")})
+    seed: int = 0
+    intervals: int = field(default=0, metadata={"ge": 0})
 
     def __post_init__(self) -> None:
         self.hidden = tuple(self.hidden)
@@ -156,6 +116,13 @@ class Parameters:
     def _parameters(self) -> dict[str, Any]:
         """Return the arguments of the constructor by name."""
         return {each.name: getattr(self, each.name) for each in _declared(type(self))}
+
+
+#: Description by parameter, from the docstring; empty under ``python -OO``.
+DESCRIPTIONS = {
+    name: " ".join(text.split())
+    for name, text in re.findall(r"^    (\w+)\n((?: {8}.+\n)+)", Parameters.__doc__ or "", re.MULTILINE)
+}
 
 
 def check_parameters(**values: Any) -> None:
@@ -176,19 +143,19 @@ def check_parameters(**values: Any) -> None:
 
 def documented(cls: _Class) -> _Class:
     """Replace ``{parameters}`` in a class docstring with the numpydoc entries of its constructor."""
-    entries = "\n".join(
-        f"{each.name} : {_type_of(each)}, default {each.default!r}\n"
-        + textwrap.indent(textwrap.fill(each.metadata["doc"], 96), "    ")
-        for each in _declared(cls)
-    )
-    if cls.__doc__:  # None under ``python -OO``
+    if cls.__doc__ and "{parameters}" in cls.__doc__:  # not under ``python -OO``
+        entries = "\n".join(
+            f"{each.name} : {_type_of(each)}, default {each.default!r}\n"
+            + textwrap.indent(textwrap.fill(DESCRIPTIONS[each.name], 96), "    ")
+            for each in _declared(cls)
+        )
         cls.__doc__ = cls.__doc__.replace("{parameters}", textwrap.indent(entries, "    ").lstrip())
     return cls
 
 
 def _declared(cls: type) -> Iterator[Field[Any]]:
     """Yield the declarations of the parameters that a class takes."""
-    return (each for each in fields(cls) if each.init and each.metadata)
+    return (each for each in fields(cls) if each.init and each.name in Parameters.__dataclass_fields__)
 
 
 def _in_range(each: Field[Any], value: Any) -> bool:

@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
-from ..parameters import Parameters
+from ..parameters import DESCRIPTIONS, Parameters
 
 DEFAULT_MODEL = "default"
 MAX_ID_LENGTH = 128
@@ -122,7 +122,7 @@ def _field(each: dataclasses.Field[Any]) -> tuple[Any, Any]:
     options = {key: about[key] for key in ("min_length", "max_length") if key in about}
     if choices and len(kinds) > 1:
         options["union_mode"] = "left_to_right"
-    field = Field(default=default, description=about["doc"].replace("``", "`"), **options)
+    field = Field(default=default, description=DESCRIPTIONS.get(each.name, "").replace("``", "`"), **options)
     return functools.reduce(operator.or_, kinds), field
 
 

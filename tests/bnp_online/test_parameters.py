@@ -13,7 +13,7 @@ from bnp_online import BNPClassifier, BNPRegressor, ConfigurationError
 from bnp_online.client.schemas import ModelSpec
 from bnp_online.engines.base import LearnerSpec
 from bnp_online.network import ACTIVATIONS
-from bnp_online.parameters import Parameters, check_parameters
+from bnp_online.parameters import DESCRIPTIONS, Parameters, check_parameters
 
 SHARED = [
     "hidden",
@@ -49,7 +49,7 @@ def test_each_parameter_is_documented_with_its_default(
     for name, parameter in inspect.signature(kind).parameters.items():
         assert f"\n{name} : " in text
         assert f", default {parameter.default!r}\n" in text
-        assert DECLARED[name].metadata["doc"]
+        assert DESCRIPTIONS[name]
     assert "{parameters}" not in text
     assert max(map(len, text.splitlines())) < 110
 
@@ -58,7 +58,7 @@ def test_the_http_api_has_every_parameter_but_the_place_of_computing() -> None:
     schema = ModelSpec.model_json_schema()["properties"]
     assert schema.keys() == {"name", "task", "drift", *DECLARED} - {"engine", "device"}
     for name in schema.keys() & DECLARED.keys():
-        assert schema[name]["description"] == DECLARED[name].metadata["doc"].replace("``", "`")
+        assert schema[name]["description"] == DESCRIPTIONS[name].replace("``", "`")
     spec = ModelSpec()
     assert spec.options() == {
         name: each.default
