@@ -24,13 +24,15 @@ def _origin(value: str) -> str:
     return value.lower()
 
 
+Positive: TypeAlias = Annotated[int, Field(ge=1)]
+Seconds: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Words: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Origin: TypeAlias = Annotated[str, AfterValidator(_origin)]
 Origins: TypeAlias = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
-    """Settings of the server; the descriptions of the fields are their documentation.
+    """Settings of the server.
 
     Examples
     --------
@@ -38,139 +40,85 @@ class Settings(BaseSettings):
     9000
     """
 
-    model_config = SettingsConfigDict(env_prefix="BNP_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="BNP_", frozen=True, use_attribute_docstrings=True)
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on.")
-    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 for any free port.")
-    data_dir: Path = Field(
-        default=Path("data"),
-        description="Folder of the event log and the checkpoints, for one server at a time.",
-    )
-    durability: Literal["full", "relaxed"] = Field(
-        default="full",
-        description="full: a response is sent after its sample has been flushed to disk. relaxed: after it "
-        "has been written to the operating system; a failure of the machine or its power may lose the "
-        "latest samples, a killed server loses none.",
-    )
-    checkpoint_every: int = Field(
-        default=10_000,
-        ge=1,
-        description="Steps between two checkpoints of a model; a start replays about that many.",
-    )
-    keep_checkpoints: int = Field(default=5, ge=1, description="Number of checkpoints kept per model.")
-    retain_events: int = Field(
-        default=1_000_000,
-        ge=0,
-        description="Samples kept per model before its oldest checkpoint, for ids and unlearning.",
-    )
-    retain_seconds: float | None = Field(
-        default=None,
-        gt=0,
-        allow_inf_nan=False,
-        description="Maximum age of samples before the oldest checkpoint, in seconds.",
-    )
-    log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
-        default="info", description="Lowest level of log messages."
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Device of the models.")
-    default_model: Annotated[ModelSpec, NoDecode] = Field(
-        default=ModelSpec(),
-        description="Specification of the model `default` in a new data folder, as JSON for `POST /models`.",
-    )
-    max_models: int = Field(default=64, ge=1, description="Maximum number of models.")
-    max_features: int = Field(
-        default=4096, ge=1, description="Maximum number of features of a sample, and of a model."
-    )
-    max_classes: int = Field(default=1024, ge=2, description="Maximum number of classes of a model.")
-    max_parameters: int = Field(
-        default=100_000_000,
-        ge=1,
-        description="Maximum number of weights and biases of a model, all members together.",
-    )
-    max_body_bytes: int = Field(
-        default=2**20, ge=1, description="Maximum size of a request body, or of a line of a stream, in bytes."
-    )
-    max_import_bytes: int = Field(
-        default=2**28, ge=1, description="Maximum size of a model to import, in bytes."
-    )
-    queue_size: int = Field(
-        default=1024,
-        ge=1,
-        description="Maximum number of samples that wait for one model, for learning and for reading each; "
-        "further requests get 429. A stream waits, and uses at most half of the queue.",
-    )
-    group_size: int = Field(
-        default=256, ge=1, description="Maximum number of samples logged and learned as one group."
-    )
-    max_pending: int = Field(
-        default=10_000,
-        ge=1,
-        description="Maximum number of predictions that wait for their label, per model; the oldest are "
-        "dropped.",
-    )
-    label_ttl: float = Field(
-        default=86_400.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Seconds for which a prediction waits for its label.",
-    )
-    stream_timeout: float = Field(
-        default=60.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Seconds after which a stream ends if its client does not send, or does not read.",
-    )
-    ready_timeout: float = Field(
-        default=2.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Seconds within which each model must answer `/health/ready`.",
-    )
-    shutdown_timeout: int = Field(
-        default=30, ge=1, description="Seconds that running requests have to finish when the server stops."
-    )
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 for any free port."""
+    data_dir: Path = Path("data")
+    """Folder of the event log and the checkpoints, for one server at a time."""
+    durability: Literal["full", "relaxed"] = "full"
+    """full: a response is sent after its sample has been flushed to disk. relaxed: after it has been written
+    to the operating system; a failure of the machine or its power may lose the latest samples, a killed
+    server loses none.
+    """
+    checkpoint_every: Positive = 10_000
+    """Steps between two checkpoints of a model; a start replays about that many."""
+    keep_checkpoints: Positive = 5
+    """Number of checkpoints kept per model."""
+    retain_events: int = Field(default=1_000_000, ge=0)
+    """Samples kept per model before its oldest checkpoint, for ids and unlearning."""
+    retain_seconds: Seconds | None = None
+    """Maximum age of samples before the oldest checkpoint, in seconds."""
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
+    """Lowest level of log messages."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of the models."""
+    default_model: Annotated[ModelSpec, NoDecode] = ModelSpec()
+    """Specification of the model `default` in a new data folder, as JSON for `POST /models`."""
+    max_models: Positive = 64
+    """Maximum number of models."""
+    max_features: Positive = 4096
+    """Maximum number of features of a sample, and of a model."""
+    max_classes: int = Field(default=1024, ge=2)
+    """Maximum number of classes of a model."""
+    max_parameters: Positive = 100_000_000
+    """Maximum number of weights and biases of a model, all members together."""
+    max_body_bytes: Positive = 2**20
+    """Maximum size of a request body, or of a line of a stream, in bytes."""
+    max_import_bytes: Positive = 2**28
+    """Maximum size of a model to import, in bytes."""
+    queue_size: Positive = 1024
+    """Maximum number of samples that wait for one model, for learning and for reading each; further requests
+    get 429. A stream waits, and uses at most half of the queue.
+    """
+    group_size: Positive = 256
+    """Maximum number of samples logged and learned as one group."""
+    max_pending: Positive = 10_000
+    """Maximum number of predictions that wait for their label, per model; the oldest are dropped."""
+    label_ttl: Seconds = 86_400.0
+    """Seconds for which a prediction waits for its label."""
+    stream_timeout: Seconds = 60.0
+    """Seconds after which a stream ends if its client does not send, or does not read."""
+    ready_timeout: Seconds = 2.0
+    """Seconds within which each model must answer `/health/ready`."""
+    shutdown_timeout: Positive = 30
+    """Seconds that running requests have to finish when the server stops."""
 
     # Access, limits of one client, and the log.
-    api_keys: SecretStr | None = Field(
-        default=None,
-        description="API keys, as `NAME SCOPES KEY`, separated by `;`. KEY may be a hash.",
-    )
-    keys_file: Path | None = Field(
-        default=None,
-        description="File of hashed API keys, read again on SIGHUP; default: `keys` in the data folder, if "
-        "it exists.",
-    )
-    make_key: bool = Field(
-        default=False,
-        description="Whether a server without keys creates one at its start, prints it once, and stores its "
-        "hash in the file `keys` of the data folder.",
-    )
-    allowed_hosts: Words = Field(
-        default=(),
-        description="Host names, in addition to those of this machine, in requests to a server without keys, "
-        "for example behind a proxy; separated by commas.",
-    )
-    cors_origins: Origins = Field(
-        default=(),
-        description="Origins (`https://host:port`) whose pages may call the server; separated by commas.",
-    )
-    max_string_length: int = Field(
-        default=1024,
-        ge=1,
-        description="Maximum length of a feature name, a string value or a label.",
-    )
-    max_connections: int = Field(
-        default=1000, ge=1, description="Maximum number of connections; a request on another one gets 503."
-    )
-    receive_timeout: float = Field(
-        default=30.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="Seconds within which the head of a request must arrive, and then its body.",
-    )
-    log_format: Literal["text", "json"] = Field(
-        default="text", description="Format of the log on standard error."
-    )
+    api_keys: SecretStr | None = None
+    """API keys, as `NAME SCOPES KEY`, separated by `;`. KEY may be a hash."""
+    keys_file: Path | None = None
+    """File of hashed API keys, read again on SIGHUP; default: `keys` in the data folder, if it exists."""
+    make_key: bool = False
+    """Whether a server without keys creates one at its start, prints it once, and stores its hash in the file
+    `keys` of the data folder.
+    """
+    allowed_hosts: Words = ()
+    """Host names, in addition to those of this machine, in requests to a server without keys, for example
+    behind a proxy; separated by commas.
+    """
+    cors_origins: Origins = ()
+    """Origins (`https://host:port`) whose pages may call the server; separated by commas."""
+    max_string_length: Positive = 1024
+    """Maximum length of a feature name, a string value or a label."""
+    max_connections: Positive = 1000
+    """Maximum number of connections; a request on another one gets 503."""
+    receive_timeout: Seconds = 30.0
+    """Seconds within which the head of a request must arrive, and then its body."""
+    log_format: Literal["text", "json"] = "text"
+    """Format of the log on standard error."""
 
     @field_validator("default_model", mode="before")
     @classmethod

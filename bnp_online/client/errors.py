@@ -153,53 +153,35 @@ class StorageError(UnavailableError):
     """Full or failing disk of the server."""
 
 
-_CODES: dict[type[ServerError], tuple[str, ...]] = {
+#: Codes of each class, separated by spaces.
+_CODES: dict[type[ServerError], str] = {
     InvalidRequestError: (
-        "invalid_json",
-        "duplicate_key",
-        "client_disconnected",
-        "body_timeout",
-        "stream_timeout",
-        "body_too_large",
-        "unsupported_media_type",
-        "method_not_allowed",
-        "invalid_request",
-        "invalid_type",
-        "missing_field",
-        "unknown_field",
-        "invalid_id",
+        "invalid_json duplicate_key client_disconnected body_timeout stream_timeout body_too_large "
+        "unsupported_media_type method_not_allowed invalid_request invalid_type missing_field "
+        "unknown_field invalid_id"
     ),
     InvalidSampleError: (
-        "invalid_feature",
-        "non_finite_feature",
-        "wrong_shape",
-        "invalid_label",
-        "non_finite_label",
-        "label_type",
-        "too_many_classes",
-        "too_many_features",
-        "string_too_long",
-        "invalid_weight",
-        "non_finite_state",
+        "invalid_feature non_finite_feature wrong_shape invalid_label non_finite_label label_type "
+        "too_many_classes too_many_features string_too_long invalid_weight non_finite_state"
     ),
-    InvalidSpecError: ("invalid_spec", "unsupported_layer"),
-    InvalidFileError: ("invalid_checkpoint", "invalid_state"),
-    AccessError: ("unknown_host", "foreign_origin"),
-    UnauthorizedError: ("unauthorized",),
-    ForbiddenError: ("forbidden",),
-    NotFoundError: ("not_found",),
-    UnknownModelError: ("unknown_model",),
-    UnknownIdError: ("unknown_id",),
-    UnknownCheckpointError: ("unknown_checkpoint",),
-    NotKeptError: ("not_kept",),
-    ConflictError: ("too_many_models", "rebuilding"),
-    ModelExistsError: ("model_exists",),
-    AlreadyLabelledError: ("already_labelled",),
-    IdConflictError: ("id_conflict",),
-    IdForgottenError: ("id_forgotten",),
-    UnavailableError: ("model_failed", "shutting_down", "too_many_connections", "not_ready"),
-    QueueFullError: ("queue_full",),
-    StorageError: ("storage_full", "storage_failed"),
+    InvalidSpecError: "invalid_spec unsupported_layer",
+    InvalidFileError: "invalid_checkpoint invalid_state",
+    AccessError: "unknown_host foreign_origin",
+    UnauthorizedError: "unauthorized",
+    ForbiddenError: "forbidden",
+    NotFoundError: "not_found",
+    UnknownModelError: "unknown_model",
+    UnknownIdError: "unknown_id",
+    UnknownCheckpointError: "unknown_checkpoint",
+    NotKeptError: "not_kept",
+    ConflictError: "too_many_models rebuilding",
+    ModelExistsError: "model_exists",
+    AlreadyLabelledError: "already_labelled",
+    IdConflictError: "id_conflict",
+    IdForgottenError: "id_forgotten",
+    UnavailableError: "model_failed shutting_down too_many_connections not_ready",
+    QueueFullError: "queue_full",
+    StorageError: "storage_full storage_failed",
 }
 _STATUSES: dict[type[ServerError], tuple[int, ...]] = {
     InvalidRequestError: (400, 405, 408, 413, 415, 422),
@@ -208,7 +190,7 @@ _STATUSES: dict[type[ServerError], tuple[int, ...]] = {
     ConflictError: (409,),
     UnavailableError: (429, 502, 503, 504),
 }
-_BY_CODE = {code: cls for cls, codes in _CODES.items() for code in codes}
+_BY_CODE = {code: cls for cls, codes in _CODES.items() for code in codes.split()}
 _BY_STATUS = {status: cls for cls, statuses in _STATUSES.items() for status in statuses}
 
 

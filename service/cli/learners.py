@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import bnp_online as bnp
 from bnp_online.client import Client, Sample, ServerError
@@ -74,18 +74,8 @@ class Report:
         }
 
 
-class Learner(Protocol):
-    """Model that predicts each sample on arrival and learns it when its label arrives."""
-
-    def predict(self, line: Line) -> None:
-        """Predict a sample; the prediction is scored when the label arrives."""
-
-    def learn(self, line: Line) -> None:
-        """Learn the label of a predicted sample."""
-
-
 class Local:
-    """Estimator in this process, with its prequential scores."""
+    """Estimator in this process: predicts a sample on arrival, and learns it when its label arrives."""
 
     def __init__(self, estimator: Estimator) -> None:
         self._estimator = estimator
@@ -175,7 +165,7 @@ def learn_at_server(
     return report
 
 
-def _learn(lines: Iterable[Line], learner: Learner, delay: int | None, advance: Advance) -> Report:
+def _learn(lines: Iterable[Line], learner: Local | Remote, delay: int | None, advance: Advance) -> Report:
     report, start = Report(), time.perf_counter()
     unpredicted: set[int] = set()
     for line, labelled in _events(_valid(lines, report), delay):

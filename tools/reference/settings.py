@@ -27,10 +27,14 @@ def page() -> str:
     prefix = Settings.model_config["env_prefix"]
     schemas = Settings.model_json_schema()["properties"]
     rows = [
-        (f"`{prefix}{name.upper()}`", _default(field), _values(field, schemas[name]), field.description or "")
+        (f"`{prefix}{name.upper()}`", _default(field), _values(field, schemas[name]), _description(field))
         for name, field in Settings.model_fields.items()
     ]
     return document(_INTRODUCTION, table(["setting", "default", "values", "what it is"], rows))
+
+
+def _description(field: FieldInfo) -> str:
+    return " ".join((field.description or "").split())
 
 
 def _default(field: FieldInfo) -> str:
