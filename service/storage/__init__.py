@@ -1,4 +1,5 @@
-"""The event log and the checkpoints: protocols in `interfaces`, one implementation per module.
+"""Event log and checkpoints: protocols in `interfaces`, and their implementations.
 
-`DESIGN.md` describes the log, its events and its promises. It may import `telemetry` and what is below.
+`DESIGN.md` describes the events, the path of a commit and the invariants. It may import `telemetry` and the
+packages below it.
 """
