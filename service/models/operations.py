@@ -234,9 +234,7 @@ class Operations:
             return model
 
     def _take_over(self, model: HostedModel, body: bytes) -> None:
-        (model.sequence,) = self._history.log.append(
-            [self._history.group([Event("import", body, step=model.step)])]
-        )
+        model.sequence = self._history.append(Event("import", body, step=model.step))
         self._worker.model = model
         self._checkpointer.begin(model)
 
@@ -268,8 +266,7 @@ class Operations:
         before, drift = {name: getattr(model.spec, name) for name in changes}, model.drift
         model.patch(changes)  # before the log: the model may refuse
         try:
-            event = Event("patch", event_codec.dumps(changes))
-            (model.sequence,) = self._history.log.append([self._history.group([event])])
+            model.sequence = self._history.append(Event("patch", event_codec.dumps(changes)))
         except StorageError:
             model.patch(before)
             model.drift = drift

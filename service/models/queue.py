@@ -132,11 +132,6 @@ class JobQueue:
         return self._capacity.taken
 
     @property
-    def untaken(self) -> int:
-        """Number of jobs that wait to be taken."""
-        return len(self._waiting)
-
-    @property
     def operation_is_next(self) -> bool:
         """Whether the next job is an operation."""
         return self._waiting[0].operation is not None

@@ -81,21 +81,21 @@ class History:
         """Return the number of events that `read` would return."""
         return self.log.count(self.model, self.segments(after, upto))
 
-    def group(self, events: Sequence[Event]) -> Group:
-        """Return events as a group for the current branch."""
-        return Group(self.model, self.branches[-1].number, events)
+    def append(self, event: Event) -> int:
+        """Log an event on the current branch; return its number."""
+        (seq,) = self.log.append([Group(self.model, self.branch, [event])])
+        return seq
 
-    def learned(self, ids: Collection[str]) -> dict[str, Learned]:
-        """Return the current learned samples with these ids, as far as the log retains them."""
-        if not ids:
-            return {}
+    def look_up(self, ids: Collection[str]) -> tuple[dict[str, Learned], set[str]]:
+        """Return the current learned samples with these ids, and the ids whose events were forgotten."""
         segments = self.segments()
-        return {
+        learned = {
             record.event.id: Learned(record.event.digest, record.event.step)
             for record in self.log.find(self.model, ids)
             if record.event.id and record.event.kind == "learn" and not record.refused
             if contains(segments, record.branch, record.seq)
         }
+        return learned, self.forgotten(ids)
 
     def at_step(self, step: int) -> list[Record]:
         """Return the current events after which the model had learned `step` samples, in order."""
@@ -130,13 +130,9 @@ class History:
         self.version += 1
         return self.log.forget(self.model, self.branch, Event("forget", body), numbers)
 
-    def look_up(self, ids: Collection[str]) -> tuple[dict[str, Learned], set[str]]:
-        """Return the results of `learned` and `forgotten`."""
-        return self.learned(ids), self.forgotten(ids)
-
     def forgotten(self, ids: Collection[str]) -> set[str]:
         """Return the ids whose events were forgotten."""
-        return self.log.forgotten(self.model, ids) if ids else set()
+        return self.log.forgotten(self.model, ids)
 
     def find(self, ids: Collection[str]) -> list[Record]:
         """Return the events with these ids, of all branches."""

@@ -20,7 +20,7 @@ from service.schemas import ModelSpec
 from service.settings import Settings
 from service.storage import event_codec
 from service.storage.history import History
-from service.storage.interfaces import Event
+from service.storage.interfaces import Event, Group
 from service.storage.sqlite import SqliteLog
 
 SPEC = ModelSpec(hidden=(8,))
@@ -45,11 +45,13 @@ class Model:
         """Learn a group, and return what came of each request."""
         ids = {request.id for request in requests if isinstance(request, Learn) and request.id is not None}
         validator = self.hosted.validator(self.hosted.predict_pending, self.refusals)
-        validator.look_up(self.history.learned(ids), self.history.forgotten(ids))
+        validator.look_up(*self.history.look_up(ids))
         entries = validator.take(requests)
         logged = [entry for entry in entries if isinstance(entry, SampleEvent | PredictionEvent)]
         if logged:
-            [last] = self.log.append([self.history.group([entry.event for entry in logged])])
+            [last] = self.log.append(
+                [Group(self.history.model, self.history.branch, [entry.event for entry in logged])]
+            )
             for seq, entry in enumerate(logged, last - len(logged) + 1):
                 entry.seq = seq
         applied = self.hosted.apply(entries)
