@@ -1,4 +1,4 @@
-"""The commands of a page, run one after the other as a reader types them, in one shell and one folder."""
+"""Commands of a page, run in order in one shell and one folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
 _BLOCK = re.compile(r"^```(sh|python|json)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-#: What is not for a test: other tests install, build and start containers.
+#: Commands for other tests, which install, build and start containers.
 _ELSEWHERE = re.compile(r"^\s*(make|source|pip|docker|sudo)\b", re.MULTILINE)
 _SERVE = re.compile(r"^(BNP_\w+=\S+ )*bnp-online serve$", re.MULTILINE)
 #: A server in the background, once it is ready (or has ended).
@@ -30,7 +30,7 @@ _MARK = "@@ block"
 
 @dataclass(frozen=True)
 class Block:
-    """A block of a page, and the JSON that stands below it, if any."""
+    """A block of a page, and the JSON block below it, if any."""
 
     language: str
     text: str
@@ -54,7 +54,7 @@ def _script(commands: list[Block]) -> str:
 
 
 def _programs(folder: Path, url: str) -> str:
-    """Make ``bnp-online`` and ``python`` those of this environment, and return the path to find them on."""
+    """Write programs ``bnp-online`` and ``python`` of this environment, and return the PATH with them."""
     # The command line's own default is port 8000, which may be taken here.
     command = f"from bnp_online.client import clients; clients.DEFAULT_URL = '{url}'; "
     command += "from service.cli import main; main()"
@@ -66,7 +66,7 @@ def _programs(folder: Path, url: str) -> str:
 
 
 def run(commands: list[Block], folder: Path) -> list[str]:
-    """Run blocks in a new folder, and return what each printed; a command that fails is an error."""
+    """Run blocks in a new folder, and return the output of each; a failed command is an error."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     programs, place = folder / "bin", folder / "place"
@@ -97,7 +97,7 @@ def _log(place: Path) -> str:
 
 
 def agrees(shown: Any, printed: Any) -> bool:
-    """Return whether an answer is as the page shows it, where ``"…"`` stands for anything."""
+    """Return whether an answer equals that of the page, in which ``"…"`` matches any value."""
     if shown == "…":
         return True
     if isinstance(shown, dict) and isinstance(printed, dict):

@@ -15,7 +15,7 @@ from tests.docs.blocks import ROOT
 
 
 class Page(HTMLParser):
-    """What a page says, and what a browser would load for it.
+    """Text of a page, and the URLs that a browser would load for it.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        """All of its text, one blank between two words."""
+        """Text of the page, with one space between words."""
         return " ".join(" ".join(self.words).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -53,9 +53,9 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built strictly: a page without a way to it, a dead link or anchor is an error.
+    """The site, built strictly: an unlinked page, a dead link and a dead anchor are errors.
 
-    (Not with --quiet, which hides from --strict what it should count.)
+    ``--quiet`` is not used: it hides warnings from ``--strict``.
     """
     folder = tmp_path_factory.mktemp("site")
     built = subprocess.run(

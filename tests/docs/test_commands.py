@@ -1,4 +1,4 @@
-"""What a page tells its reader to type does what the page says."""
+"""Commands on the pages of the documentation: they work, and print the responses that the pages show."""
 
 from __future__ import annotations
 

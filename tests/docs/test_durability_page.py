@@ -1,4 +1,4 @@
-"""Every promise in docs/durability.md names a test that there is."""
+"""Guarantees in docs/durability.md: each names an existing test."""
 
 from __future__ import annotations
 

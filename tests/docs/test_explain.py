@@ -1,4 +1,4 @@
-"""The figures of the page on the algorithm are drawn by the program that it names."""
+"""Figures of the page on the algorithm: the named program draws them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of the method quotes lines of code; they are there, once."""
+"""The derivation quotes lines of code: each exists in its file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documentation as a reader sees it, in a real browser."""
+"""The documentation in a real browser: layout, accessibility, search."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAGES = ["index", "tutorial", "algorithm", "comparison", "reference/http", "refe
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *words: object) -> None:
-        """Say nothing: the tests tell what is wrong."""
+        """Print nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_pages_are_whole(browser: Browser, url: str, size: ViewportSize, scheme:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_what_is_written_can_be_read_by_all(browser: Browser, url: str, scheme: str) -> None:
-    """What axe finds in the article; what stands around it is the theme's."""
+    """axe finds no serious violation in the article; the rest of the page belongs to the theme."""
     context = browser.new_context(color_scheme="dark" if scheme == "dark" else "light")
     page = context.new_page()
     for name in ("index", "algorithm", "reference/settings"):

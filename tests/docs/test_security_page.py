@@ -1,4 +1,4 @@
-"""Every promise in SECURITY.md names a test that there is."""
+"""Guarantees in SECURITY.md: each names an existing test."""
 
 from __future__ import annotations
 

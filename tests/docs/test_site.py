@@ -1,4 +1,4 @@
-"""The documentation is whole, says what the code has, and needs no other host."""
+"""The site: complete, consistent with the code, and without requests to other hosts."""
 
 from __future__ import annotations
 
