@@ -61,7 +61,7 @@ def with_slowest_reset(state: Mapping[str, Tensor], spec: LearnerSpec) -> dict[s
     spec : LearnerSpec
         Of that engine; with one copy alone the state is returned as it is.
     """
-    slow = [k for k, copy in enumerate(spec.copies) if copy.averages]
+    slow = [k for k, member in enumerate(spec.members) if member.averages]
     reset = dict(state)
     if not slow:
         return reset

@@ -104,7 +104,8 @@ class OnlineLearner(Stateful):
         self._shape = spec.input_shape
         self._step = 0
         self._features = FeatureIndex(self.max_features)
-        self._engine = make_engine(spec, self.engine, self.device)
+        self.engine = spec.engine  # of a pickle, it may have a former name
+        self._engine = make_engine(spec)
         inputs = 0 if self._shape is None else math.prod(self._shape)
         self._intervals = Intervals(self.intervals, self.seed, inputs) if self.intervals else None
 
@@ -130,21 +131,21 @@ class OnlineLearner(Stateful):
 
     @property
     def mixture(self) -> list[dict[str, float]]:
-        """The copies that run side by side, and how much each counts.
+        """Members of the mixture, with their weights.
 
-        Of each: its learning rate (``lr``), how many remembered samples it learns again (``replay``), whether
-        it predicts with the running mean of its weights (``averages``), and its share in the prediction
-        (``weight``).
+        Each has its learning rate (``lr``), the number of samples that it replays after each new one
+        (``replay``), whether it predicts with the running mean of its weights (``averages``), and its weight
+        in the prediction (``weight``).
         """
         weights = self._engine.mixture.tolist()
         return [
             {
-                "lr": copy.rate,
-                "replay": self.replay if copy.replays else 0,
-                "averages": copy.averages,
+                "lr": member.rate,
+                "replay": self.replay if member.replays else 0,
+                "averages": member.averages,
                 "weight": weight,
             }
-            for copy, weight in zip(self._engine.spec.copies, weights, strict=True)
+            for member, weight in zip(self._engine.spec.members, weights, strict=True)
         ]
 
     def diagnose(self) -> list[Diagnosis]:
@@ -356,27 +357,33 @@ class OnlineLearner(Stateful):
         return names, self._target(sample)[1]
 
     def _learn_grown(self, sample: Sample, *, predict: bool) -> Prediction | NonFiniteStateError:
-        """Learn a sample with something new: on a copy, which takes the engine's place if it succeeds."""
+        """Learn a sample with something new; a refusal undoes the growth."""
         try:
             prediction = self.predict(sample.features) if predict else NOTHING
             given = self._outputs(sample.features) if self._intervals is not None else None
-        except NonFiniteStateError as error:  # no copy is finite on it, and none could learn it
+        except NonFiniteStateError as error:  # no member is finite on it, and none could learn it
             return error
         names, outputs = self._growth(sample)
         index = self._features
         if names:
             index = index.copy()
             index.add(names)
-        engine = self._engine.fork()
-        engine.grow(names, outputs)
         target, weight = np.array([self._target(sample)[0]], np.float64), np.array([sample.weight])
         row = self._vector(sample.features, index)[None]
-        if engine.learn(row, target, weight)[0] == 0:
+        engine, learned = self._engine, 0
+        before = engine.snapshot()
+        try:
+            engine.grow(names, outputs)
+            learned, _ = engine.learn(row, target, weight)
+        finally:
+            if not learned:
+                engine.restore(before)
+        if not learned:
             return NonFiniteStateError(_REFUSED)
         if self._intervals is not None:
             self._intervals.grow(len(names))
             self._intervals.learn(row.reshape(1, -1), target, _UNKNOWN if given is None else given, weight)
-        self._engine, self._features = engine, index
+        self._features = index
         self._accept(sample)
         return prediction
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 StepScale = Literal["norm", "paper", "none"]
 _Class = TypeVar("_Class", bound=type)
 
+#: Engines of version 0.1.0, by the names that replaced them.
+_FORMER_ENGINES = {"compiled": "numba", "graphed": "torch", "autograd": "torch"}
 #: Names of types in a docstring, where they differ from the annotation.
 _TYPES = {"tuple[int, ...]": "tuple of int", "nn.Module": "torch.nn.Module"}
 
@@ -73,9 +75,9 @@ class Parameters:
     max_classes
         Maximum number of classes. A further class is an error.
     engine
-        Implementation of the step. ``auto`` compiles multilayer perceptrons on the CPU, captures
-        them and ``network=cnn`` in a CUDA graph on a GPU, and uses autograd otherwise. ``graphed``
-        also captures a module, which must do the same work for every input.
+        Implementation of the step. ``auto`` is ``numba`` for multilayer perceptrons on the CPU, and
+        ``torch`` otherwise. On a GPU the step is captured in a CUDA graph; a module is captured
+        only with ``torch``, and must then do the same work for every input.
     device
         Device of the step. ``auto`` is a GPU where one is available, but the CPU for small
         multilayer perceptrons: a fixed rule on `hidden`, `input_shape` and the number of members,
@@ -102,13 +104,16 @@ class Parameters:
     network: str | nn.Module = field(default="mlp", metadata={"choices": ("mlp", "cnn")})
     max_features: int = field(default=4096, metadata={"ge": 1})
     max_classes: int = field(default=1024, metadata={"ge": 1})
-    engine: str = field(default="auto", metadata={"choices": ("auto", "autograd", "compiled", "graphed")})
+    engine: str = field(default="auto", metadata={"choices": ("auto", "numba", "torch")})
     device: str = field(default="auto", metadata={"choices": ("auto", "cpu", "cuda")})
     seed: int = 0
     intervals: int = field(default=0, metadata={"ge": 0})
 
     def __post_init__(self) -> None:
         self.hidden = tuple(self.hidden)
+        if self.engine == "autograd" and not isinstance(self.network, str):
+            self.engine = "auto"  # "torch" would capture the module on a GPU
+        self.engine = _FORMER_ENGINES.get(self.engine, self.engine)
         check_parameters(**self._parameters())
         if self.network != "mlp" and self.input_shape is None:
             raise ConfigurationError("input_shape", "this network needs one, such as (1, 28, 28)")

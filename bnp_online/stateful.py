@@ -14,7 +14,7 @@ from . import checkpoint
 from .drift_response import with_short_memory, with_slowest_reset
 from .encoding import FeatureIndex
 from .engines.base import Engine
-from .engines.state_validation import MOST, check_tensors
+from .engines.state import MOST, check_tensors
 from .errors import StateError
 from .intervals import Intervals, split
 from .parameters import Parameters
@@ -128,7 +128,7 @@ class Stateful(Parameters, ABC):
         moments and, evenly, the share in the mixture of the copy that counts most among the others; the
         samples remembered for replay are forgotten. A learner of one copy has no slow ones: nothing happens.
         """
-        if self._step and any(copy.averages for copy in self._engine.spec.copies):
+        if self._step and any(member.averages for member in self._engine.spec.members):
             self._engine.load_state_dict(with_slowest_reset(self._engine.state_dict(), self._engine.spec))
 
     def fingerprint(self) -> str:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -23,8 +24,8 @@ from torch import nn
 
 from bnp_online.engines.base import Engine, LearnerSpec
 from bnp_online.engines.choice import GPU_WORK, work
-from bnp_online.engines.numba_engine import CompiledEngine
-from bnp_online.engines.torch_engine import GraphedEngine
+from bnp_online.engines.numba_engine import NumbaEngine
+from bnp_online.engines.torch_engine import TorchEngine
 
 from ..common.program import Blocks, Content, arguments_of, run
 from ..common.report import Cell, Table
@@ -161,10 +162,11 @@ def empty_kernel(repeats: int) -> float:
 
 def time_sides(sizes: Sequence[int], repeats: int, seconds: float) -> tuple[dict[str, float], dict[str, int]]:
     """Return the median microseconds of a step on each side, and the kernels of each graph."""
-    graphs = {name: learner(sizes, GraphedEngine, how) for name, how in LEARNERS.items()}
+    on_gpu = partial(TorchEngine, device="cuda")
+    graphs = {name: learner(sizes, on_gpu, how) for name, how in LEARNERS.items()}
     sides = {REFERENCE: eager(sizes)}
     sides |= {f"GPU, {name}": steps for name, steps in graphs.items()}
-    sides |= {f"CPU, {name}": learner(sizes, CompiledEngine, how) for name, how in LEARNERS.items()}
+    sides |= {f"CPU, {name}": learner(sizes, NumbaEngine, how) for name, how in LEARNERS.items()}
     counts = {}
     for name, steps in sides.items():
         steps(ROWS)

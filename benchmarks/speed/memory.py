@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from bnp_online import BNPClassifier
-from bnp_online.engines.numba_engine import CompiledEngine
+from bnp_online.engines.numba_engine import NumbaEngine
 
 from ..common.report import Cell, Table
 from .timing import NETWORKS, Effort, Tick, engine, samples
@@ -38,7 +38,7 @@ def measure(effort: Effort, tick: Tick) -> dict[str, Any]:
     return results
 
 
-def _needed(learner: CompiledEngine, remembered: int) -> int:
+def _needed(learner: NumbaEngine, remembered: int) -> int:
     """Return the bytes of parameters, moments and samples in the replay buffer."""
     arrays = learner._buffers
     row = arrays.memory_x[:1].nbytes + arrays.memory_y[:1].nbytes
@@ -79,7 +79,7 @@ def _traced(sizes: Sequence[int], lr: float | str, replay: int) -> dict[str, flo
     gc.collect()
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    needed = _needed(cast(CompiledEngine, models[0]._engine), len(rows) if replay else 0)
+    needed = _needed(cast(NumbaEngine, models[0]._engine), len(rows) if replay else 0)
     held = (after - before) / len(models)
     return {"estimator_held": held, "estimator_needed": needed, "estimator_times": held / needed}
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bnp_online import BNP, BNPClassifier
-from bnp_online.engines.base import Copy, LearnerSpec
-from bnp_online.engines.numba_engine import CompiledEngine
+from bnp_online.engines.base import LearnerSpec, Member
+from bnp_online.engines.numba_engine import NumbaEngine
 
 #: Function that takes a number of steps.
 Steps: TypeAlias = Callable[[int], object]
@@ -115,12 +115,12 @@ class CopiesSpec(LearnerSpec):
     count: int = 1
 
     @property
-    def copies(self) -> list[Copy]:
+    def members(self) -> list[Member]:
         """The members."""
-        return [Copy(0.1)] * self.count
+        return [Member(0.1)] * self.count
 
 
-def engine(sizes: Sequence[int], lr: float | str, replay: int = 0, copies: int = 0) -> CompiledEngine:
+def engine(sizes: Sequence[int], lr: float | str, replay: int = 0, copies: int = 0) -> NumbaEngine:
     """Return a numba engine with inputs and outputs; `copies` replaces the members of `lr`."""
     options: dict[str, Any] = {
         "task": "classification",
@@ -138,12 +138,12 @@ def engine(sizes: Sequence[int], lr: float | str, replay: int = 0, copies: int =
         "network": "mlp",
         "seed": 0,
     }
-    made = CompiledEngine(CopiesSpec(**options, count=copies) if copies else LearnerSpec(**options))
+    made = NumbaEngine(CopiesSpec(**options, count=copies) if copies else LearnerSpec(**options))
     made.grow([f"f{i}" for i in range(sizes[0])], sizes[-1])
     return made
 
 
-def fused(sizes: Sequence[int], learner: CompiledEngine, rows: int) -> Steps:
+def fused(sizes: Sequence[int], learner: NumbaEngine, rows: int) -> Steps:
     """Return the steps of a numba engine, `rows` in each call."""
     x, y = samples(sizes)
     weights = np.ones(rows)

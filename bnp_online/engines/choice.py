@@ -1,4 +1,4 @@
-"""Which engine computes the step, and where: fixed rules, never a measurement that two runs may differ in."""
+"""Choice of the engine and of its device, by fixed rules: equal runs choose alike, without a measurement."""
 
 from __future__ import annotations
 
@@ -8,76 +8,60 @@ import math
 import torch
 
 from ..errors import ConfigurationError
-from .autograd import AutogradEngine
 from .base import Engine, LearnerSpec
-from .numba_engine import CompiledEngine
-from .torch_engine import GraphedEngine
+from .numba_engine import NumbaEngine
+from .torch_engine import TorchEngine
 
-#: Multilayer perceptrons run on a GPU, where there is one, from so many parameter steps a sample on (`work`).
+#: Least work of a sample (`work`, in parameter steps) for which a multilayer perceptron runs on a GPU.
 #:
-#: An estimate, until `benchmarks.gpu` has run on a GPU (it prints what to write here). The compiled engine
-#: takes 0.3 to 0.9 ns a parameter step (docs/benchmarks/speed.json: 189 µs for the 0.67 million of XL with
-#: one copy, 9.2 ms for the 11 million of XL by default). A graph takes 100 kernels for a sample with one
-#: copy and 350 by default, at 2 µs each: 0.2 and 0.7 ms, hardly more for large networks. They meet below
-#: 1 million there, and below 3 million on a CPU that is three times as fast; this is more than twice that,
-#: for a GPU that is not there is the costlier mistake.
+#: An estimate, until `benchmarks gpu` has run on a GPU (it prints the value to use). The numba engine takes
+#: 0.3 to 0.9 ns for a parameter step (docs/benchmarks/speed.json: 189 µs for the 0.67 million of XL with one
+#: member, 9.2 ms for the 11 million of XL by default). A graph takes 100 kernels for a sample with one member
+#: and 350 by default, at 2 µs each: 0.2 and 0.7 ms, hardly more for large networks. They break even below 1
+#: million there, and below 3 million on a CPU three times as fast. The value is more than twice that: a wrong
+#: choice of the GPU costs more than a wrong choice of the CPU.
 GPU_WORK = 8_000_000
 
-_ENGINES = ("auto", "autograd", "compiled", "graphed")
 
+def make_engine(spec: LearnerSpec) -> Engine:
+    """Return an untrained engine.
 
-def make_engine(spec: LearnerSpec, engine: str, device: str) -> Engine:
-    """Return an engine that has learned nothing.
+    The engine "auto" is "numba" for multilayer perceptrons on the CPU, and "torch" for everything else. On a
+    GPU the torch engine captures its step in a CUDA graph. Not every module can be captured: a module is
+    captured only if the specification asks for "torch".
 
-    Parameters
-    ----------
-    spec : LearnerSpec
-        What to learn, and how.
-    engine : {"auto", "autograd", "compiled", "graphed"}
-        "auto" compiles multilayer perceptrons on the CPU, captures them and the networks of ``"cnn"`` in a
-        CUDA graph on a GPU, and runs everything else on autograd.
-    device : {"auto", "cpu", "cuda"}
-        "auto" is where the engine runs that was asked for. Otherwise it is a GPU where there is one, but the
-        CPU for multilayer perceptrons with less than `GPU_WORK` to do.
+    The device "auto" is a GPU where there is one, except for the engine "numba", and for multilayer
+    perceptrons with less work than `GPU_WORK` unless the specification asks for "torch".
 
     Raises
     ------
     ConfigurationError
-        If they cannot be had together.
+        If the device is not available, or the engine does not support it.
     """
-    if engine not in _ENGINES:
-        raise ConfigurationError("engine", f"{engine!r} is not one of {', '.join(map(repr, _ENGINES))}")
-    where = _device(device, spec, engine)
-    compilable = spec.network == "mlp" and where == "cpu"
-    if engine == "compiled" and not compilable:
-        raise ConfigurationError("engine", "'compiled' takes network='mlp' on the CPU: use 'auto'")
-    if engine == "graphed" and where != "cuda":
-        raise ConfigurationError("engine", "'graphed' needs a CUDA device: use 'auto' where there is none")
-    # A module of one's own may do what no graph can repeat: it is captured only for who says that it can be.
-    if engine == "graphed" or (engine == "auto" and where == "cuda" and isinstance(spec.network, str)):
-        return GraphedEngine(spec, where)
-    if engine == "autograd" or not compilable:
-        return AutogradEngine(spec, where)
-    return CompiledEngine(spec)
+    device = _device(spec)
+    compilable = spec.network == "mlp" and device == "cpu"
+    if spec.engine == "numba" and not compilable:
+        raise ConfigurationError("engine", "'numba' supports network='mlp' on the CPU only: use 'auto'")
+    if spec.engine != "torch" and compilable:
+        return NumbaEngine(spec)
+    return TorchEngine(spec, device, capture=spec.engine == "torch" or isinstance(spec.network, str))
 
 
 def work(spec: LearnerSpec) -> int:
-    """Return how many parameters are stepped for a sample, as far as the specification tells.
+    """Return the number of parameters stepped for a sample, as far as the specification determines it.
 
-    Features and classes that are to come count as none: what is chosen must not depend on the stream.
+    Features and classes that appear later count as none: the choice must not depend on the stream.
     """
     inputs = 0 if spec.input_shape is None else math.prod(spec.input_shape)
     parameters = sum(n * m + m for n, m in itertools.pairwise([inputs, *spec.hidden]))
-    return parameters * sum(1 + (spec.replay if each.replays else 0) for each in spec.copies)
+    return parameters * sum(1 + (spec.replay if member.replays else 0) for member in spec.members)
 
 
-def _device(name: str, spec: LearnerSpec, engine: str) -> str:
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigurationError("device", f"{name!r} is not 'auto', 'cpu' or 'cuda'")
+def _device(spec: LearnerSpec) -> str:
     available = torch.cuda.is_available()
-    if name == "cuda" and not available:
+    if spec.device == "cuda" and not available:
         raise ConfigurationError("device", "torch sees no CUDA device: use 'cpu' or 'auto'")
-    if name != "auto":
-        return name
-    suits = spec.network != "mlp" or work(spec) >= GPU_WORK
-    return "cuda" if available and engine != "compiled" and (engine == "graphed" or suits) else "cpu"
+    if spec.device != "auto":
+        return spec.device
+    suits = spec.engine == "torch" or spec.network != "mlp" or work(spec) >= GPU_WORK
+    return "cuda" if available and spec.engine != "numba" and suits else "cpu"

@@ -1,4 +1,4 @@
-"""Functions that work on tensors at fixed addresses, captured in a CUDA graph once and replayed often."""
+"""Capture of a function in a CUDA graph: recorded once, then replayed without the host's work."""
 
 from __future__ import annotations
 
@@ -10,39 +10,35 @@ import torch
 
 from ..errors import ConfigurationError
 
-#: Runs before a capture, in which libraries choose their kernels and allocate their workspaces.
+#: Runs before a capture, in which libraries choose kernels and allocate workspaces.
 WARM_UPS = 3
-#: CUDA allows one capture at a time in a process; learners of other threads go on meanwhile.
+#: CUDA allows one capture at a time in a process; the learners of other threads continue meanwhile.
 _CAPTURE = threading.Lock()
 
 
-def captured(function: Callable[[], None], device: str) -> Callable[[], None]:
-    """Return something that does on the device what `function` does, without the host's part in it.
+def captured(function: Callable[[], None]) -> Callable[[], None]:
+    """Capture a function in a CUDA graph; return the graph's replay.
 
     Parameters
     ----------
     function : callable
-        Reads and writes tensors that stay where they are; never synchronizes, nor looks at a value. It is
-        run `WARM_UPS` times before it is captured, so whoever calls sees to it that this changes nothing.
-    device : str
-        On ``"cpu"`` there are no graphs: `function` itself is returned, which is how it is tested there.
+        Reads and writes tensors at fixed addresses. It neither synchronizes nor reads a value. It runs
+        `WARM_UPS` times before the capture; the caller ensures that these runs change nothing.
 
     Raises
     ------
     ConfigurationError
-        If it cannot be captured: it copies between host and device, or depends on values.
+        If the function copies between host and device, or depends on values.
     """
-    if device == "cpu":
-        return function
     graph = torch.cuda.CUDAGraph()
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     with _CAPTURE, _reproducible():
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # on the way out of a failed capture, torch leaves its stream current
+        with torch.cuda.stream(side):  # after a failed capture, torch leaves its own stream current
             for _ in range(WARM_UPS):
                 function()
             try:
-                # thread_local: other learners' threads may allocate and synchronize while this one captures.
+                # thread_local: the threads of other learners may allocate and synchronize during the capture.
                 with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                     function()
             except torch.OutOfMemoryError:
@@ -50,7 +46,7 @@ def captured(function: Callable[[], None], device: str) -> Callable[[], None]:
             except RuntimeError as error:
                 raise ConfigurationError(
                     "engine",
-                    f"the network cannot be captured in a CUDA graph: use engine='autograd' ({error})",
+                    f"the network cannot be captured in a CUDA graph: use engine='auto' ({error})",
                 ) from error
         torch.cuda.current_stream().wait_stream(side)
     return graph.replay
@@ -58,7 +54,7 @@ def captured(function: Callable[[], None], device: str) -> Callable[[], None]:
 
 @contextmanager
 def _reproducible() -> Iterator[None]:
-    """Let cuDNN choose among algorithms that give equal bits each time: the graph keeps what it chooses."""
+    """Restrict cuDNN to deterministic algorithms during the capture: the graph keeps its choice."""
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
     try:

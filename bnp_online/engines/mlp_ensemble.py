@@ -1,11 +1,12 @@
-"""All copies of a multilayer perceptron, stacked, stepped together as tensor operations without a branch.
+"""All members of a multilayer perceptron, stacked, stepped together by tensor operations without branches.
 
-What the layers do alike is done for all of them at once, on their inputs (or outputs) side by side: on a GPU
-a step costs what its kernels take to start, hardly what they compute.
+The operations that the layers have in common run once for all layers, on their inputs (or outputs) side by
+side: on a GPU the cost of a step is the number of kernels, hardly their work.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,44 +19,96 @@ from ..network import entry_start, mlp
 from .base import ERROR_CLIP, LearnerSpec
 from .numba_kernels import LARGEST
 from .numba_step import LARGEST_RATE
-from .stacked import Rows, Stack, numbers_of_a_copy
 from .static_moments import PRIOR, WEIGHT, advance, write
+
+#: Alignment of the parts of a row, in numbers: a GPU reads whole cache lines.
+_ALIGNMENT = 32
 
 
 class Proposal(NamedTuple):
-    """What copies say of a sample before anything is written.
+    """Prediction and feasibility of a step, before anything is written.
 
     Attributes
     ----------
-    outputs : (M, C)
-        For the prediction.
-    sound : bool (M,)
-        Whether they can be used.
+    outputs : (M, C) or None
+        Outputs for the prediction; None if it was not requested.
+    sound : bool (M,) or None
+        Whether the outputs are usable.
     alive : bool (M,)
-        Whether the copy can take the step, and stay finite.
+        Whether a member stays finite in the step.
     """
 
-    outputs: Tensor
-    sound: Tensor
+    outputs: Tensor | None
+    sound: Tensor | None
     alive: Tensor
 
 
-class BatchedCopies:
-    """The copies of a multilayer perceptron, with room for inputs and outputs to come.
+class Rows:
+    """Views of some rows of the stacked numbers: one row for each member.
 
-    The running means of those that average stand in rows before theirs: `averages`, then the copies in their
-    order, which begins with those that do not average. So what predicts and what learns are one slice each,
-    and a sample that is to be predicted and learned goes through all rows at once.
+    Attributes
+    ----------
+    parameters : (R, P)
+        Weights and biases together.
+    weights : list of (R, m, n), biases : list of (R, m)
+        The same by layer.
+    bias, mean, var : (R, outputs), (R, inputs), (R, inputs)
+        Biases, and moments of the inputs, of all layers side by side.
+    """
+
+    def __init__(self, sizes: Sequence[int], numbers: Tensor) -> None:
+        views, start = [], 0
+        for shape in _shapes(sizes):
+            count = math.prod(shape)
+            views.append(numbers[:, start : start + count].view(len(numbers), *shape))
+            start += _aligned(count)
+        *self.weights, self.bias, self.mean, self.var = views
+        self.biases = torch.split(self.bias, list(sizes[1:]), dim=1)
+        self.parameters = numbers[:, : start - 2 * _aligned(sum(sizes[:-1]))]
+
+
+class Stack(Rows):
+    """Rows of members that learn together: all members, or those that replay.
+
+    Attributes
+    ----------
+    counts : float64 (M, layers, 2)
+        Counts of the moments.
+    rates : float64 (M,)
+        Learning rates.
+    """
+
+    def __init__(self, sizes: Sequence[int], numbers: Tensor, counts: Tensor, rates: Tensor) -> None:
+        super().__init__(sizes, numbers)
+        self.counts, self.rates = counts, rates
+
+
+def _shapes(sizes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return the shapes of the parts of a row: weights, then all biases, means and variances."""
+    weights = [(m, n) for n, m in itertools.pairwise(sizes)]
+    return [*weights, (sum(sizes[1:]),), (sum(sizes[:-1]),), (sum(sizes[:-1]),)]
+
+
+def _aligned(count: int) -> int:
+    return -(-count // _ALIGNMENT) * _ALIGNMENT
+
+
+class MLPEnsemble:
+    """Members of a multilayer perceptron, with spare inputs and outputs for growth.
+
+    The running means of the members that average are rows too, in front: first the means, then the members in
+    their order, which begins with those that do not average. So the rows that predict and the rows that learn
+    are one slice each, and one pass over all rows serves a prediction and a step.
 
     Parameters
     ----------
     spec : LearnerSpec
-        What to learn, and how; ``spec.network`` is ``"mlp"``.
+        Settings of the learner; ``spec.network`` is ``"mlp"``.
     inputs, outputs : int
-        For how many there is room. Those that are not there yet have the input 0, the variance 0 and the
-        weights 0, and the logit −∞: so they add nothing to any sum or maximum.
+        Sizes, including spare ones. A spare input has the value 0, the variance 0 and the weights 0; a spare
+        output has the logit −∞. They add nothing to any sum or maximum.
     device, dtype
-        Of the copies.
+        Device and precision.
 
     Attributes
     ----------
@@ -70,24 +123,25 @@ class BatchedCopies:
         self._regression = spec.task == "regression"
         self._most = 1.0 / (1.0 - spec.rho) if spec.rho < 1.0 else math.inf
         self._make_constants(device, dtype)
-        count, layers = len(spec.copies), len(sizes) - 1
-        self._means = means = sum(each.averages for each in spec.copies)
-        numbers = torch.zeros(means + count, numbers_of_a_copy(sizes), device=device, dtype=dtype)
-        counts = torch.ones(count, layers, 2, device=device, dtype=torch.float64)
+        members, layers = spec.members, len(sizes) - 1
+        self._means = means = sum(member.averages for member in members)
+        length = sum(_aligned(math.prod(shape)) for shape in _shapes(sizes))
+        numbers = torch.zeros(means + len(members), length, device=device, dtype=dtype)
+        counts = torch.ones(len(members), layers, 2, device=device, dtype=torch.float64)
         self.floor = torch.full((outputs,), -math.inf, device=device, dtype=dtype)
         self._fan_in = torch.tensor([0, *spec.hidden], device=device, dtype=dtype).clamp(min=1.0)
-        self.tensors = {"copies": numbers, "counts": counts, "floor": self.floor, "fan_in": self._fan_in}
-        rates = torch.tensor([each.rate for each in spec.copies], device=device, dtype=torch.float64)
-        still = sum(not each.replays for each in spec.copies)  # those that replay come last
+        self.tensors = {"members": numbers, "counts": counts, "floor": self.floor, "fan_in": self._fan_in}
+        rates = torch.tensor([member.rate for member in members], device=device, dtype=torch.float64)
+        plain = sum(not member.replays for member in members)  # those that replay come last
         self._every = Rows(sizes, numbers)
-        self._averages, self._averaging = Rows(sizes, numbers[:means]), Rows(sizes, numbers[count:])
-        self._predicting = Rows(sizes, numbers[:count])
+        self._averages, self._averaging = Rows(sizes, numbers[:means]), Rows(sizes, numbers[len(members) :])
+        self._predicting = Rows(sizes, numbers[: len(members)])
         self._all = Stack(sizes, numbers[means:], counts, rates)
-        self._replaying = Stack(sizes, numbers[means + still :], counts[still:], rates[still:])
+        self._replaying = Stack(sizes, numbers[means + plain :], counts[plain:], rates[plain:])
         self._all.var[:, inputs:] = 1.0
 
     def _make_constants(self, device: str, dtype: torch.dtype) -> None:
-        """Make what says which layer an input or output belongs to, and what moves in a step."""
+        """Create the maps of inputs and outputs to layers, and the masks of the moments that move."""
         sizes = self._sizes
         number = torch.arange(len(sizes) - 1, device=device)
         self._layer_of_input = _numbers(sizes[:-1], device)
@@ -97,12 +151,12 @@ class BatchedCopies:
         self._classes = torch.arange(sizes[-1], device=device, dtype=torch.float64)
         self._zero = torch.zeros((), device=device, dtype=dtype)
         self._moves = number >= 0  # all moments, in the step of a new sample
-        self._moves_replayed = number > 0  # those of the first layer have counted it before
+        self._moves_replayed = number > 0  # the first layer counted a replayed sample before
 
     def start(self, inputs: int) -> None:
-        """Draw the random start of every copy, with so many inputs and no outputs."""
+        """Draw the random start of all members, with `inputs` inputs and no outputs."""
         named = self.named()
-        for k in range(len(self._spec.copies)):
+        for k in range(len(self._spec.members)):
             network = mlp(self._spec.hidden, self._spec.activation, (self._spec.seed, k), inputs)
             for name, parameter in network.named_parameters():
                 window = tuple(slice(size) for size in parameter.shape)
@@ -111,65 +165,64 @@ class BatchedCopies:
         self.add_inputs([str(i) for i in range(inputs)], 0, first=False)
 
     def add_inputs(self, names: Sequence[str], before: int, *, first: bool) -> None:
-        """Put inputs to use, `before` being there; at random (by name) if they are the first sample's."""
+        """Use spare inputs, after `before` inputs in use; the first sample's start at random, by name."""
         after = before + len(names)
         self._all.var[:, before:after] = 1.0
         self._fan_in[0] = max(after, 1)
         if not (first and self._spec.hidden):
             return
-        for k in range(len(self._spec.copies)):
+        for k in range(len(self._spec.members)):
             weight, bias = entry_start((self._spec.seed, k), names, self._spec.hidden[0])
             self._all.weights[0][k, :, before:after] = weight.to(self.floor)
             self._all.biases[0][k] = bias.to(self.floor)
         self._averages.parameters.copy_(self._averaging.parameters)
 
     def named(self) -> dict[str, Tensor]:
-        """Return views of the copies' state, by its names, the room included."""
-        part, named = self._all, self._parameters("network", self._all)
+        """Return views of the state by name, including spare inputs and outputs."""
+        part, named = self._all, self._named_parameters("network", self._all)
         if self._means:
-            named |= self._parameters("average", self._averages)
+            named |= self._named_parameters("average", self._averages)
         means, variances = (torch.split(t, self._sizes[:-1], dim=1) for t in (part.mean, part.var))
-        for i, layer in enumerate(self._layers()):
+        for i, layer in enumerate(self._spec.layers):
             named[f"moments.{layer}.mean"] = means[i]
             named[f"moments.{layer}.var"] = variances[i]
             named[f"moments.{layer}.weight"] = part.counts[:, i, WEIGHT]
             named[f"moments.{layer}.prior_weight"] = part.counts[:, i, PRIOR]
         return named
 
-    def _layers(self) -> list[str]:
-        return [*(f"body.{2 * i + 1}" for i in range(len(self._spec.hidden))), "head"]
-
-    def _parameters(self, prefix: str, rows: Rows) -> dict[str, Tensor]:
+    def _named_parameters(self, prefix: str, rows: Rows) -> dict[str, Tensor]:
         named = {}
-        for layer, weight, bias in zip(self._layers(), rows.weights, rows.biases, strict=True):
+        for layer, weight, bias in zip(self._spec.layers, rows.weights, rows.biases, strict=True):
             named[f"{prefix}.{layer}.weight"], named[f"{prefix}.{layer}.bias"] = weight, bias
         return named
 
     @property
     def parameters(self) -> list[str]:
-        """Names in `named` of what is trained."""
+        """Names of the trained tensors in `named`."""
         return [name for name in self.named() if name.startswith("network.")]
 
     def predict(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each copy's outputs for a standardized input, (M, C), and which copies are sound, (M,)."""
+        """Return the members' outputs for a standardized input, (M, C), and their soundness, (M,)."""
         _, outs, sound = self._run(self._predicting, z[:, None])
         return self._in_order(outs[:, self._hidden :, 0]), self._in_order(sound[:, 0])
 
     def _in_order(self, values: Tensor) -> Tensor:
-        """Return what the rows that predict say, (M, …), in the order of the copies."""
+        """Return values of the rows that predict, (M, …), in the order of the members."""
         return torch.cat([values[self._means :], values[: self._means]]) if self._means else values
 
-    def propose(self, z: Tensor, goal: Tensor, weight: Tensor) -> Proposal:
-        """Run the copies on a sample and say which of them can take its step; nothing is written.
+    def propose(self, z: Tensor, goal: Tensor, weight: Tensor, *, predict: bool) -> Proposal:
+        """Run the members on a sample and find those that can take its step; write nothing.
 
         Parameters
         ----------
         z : (2, n)
-            The input as it was standardized before the sample was counted, for the prediction, and after.
+            Input, standardized without the sample for the prediction, and with it for the step.
         goal, weight : float64 ()
-            Number of the class, or standardized target; weight of the sample.
+            Class index or standardized target; sample weight.
+        predict : bool
+            Whether the prediction is needed. Here it is always made: one pass over the weights serves both.
         """
-        ins, outs, sound = self._run(self._every, z.T)  # both at once: the weights are read once
+        ins, outs, sound = self._run(self._every, z.T)
         rates, count, means = self._all.rates * weight, len(self._all.rates), self._means
         alive = sound[means:, 1] & (rates < LARGEST_RATE)
         self._proposed = ins[means:, :, 1], outs[means:, :, 1], goal, rates
@@ -177,12 +230,12 @@ class BatchedCopies:
         return Proposal(predicted, self._in_order(sound[:count, 0]), alive)
 
     def commit(self, accepted: Tensor) -> None:
-        """Take the proposed step of the copies that are `accepted`, (M,)."""
+        """Take the proposed step of the `accepted` members, (M,)."""
         self._step(self._all, *self._proposed, accepted, self._moves)
         del self._proposed  # memory of the graph's own
 
     def replay(self, z: Tensor, goal: Tensor, weight: Tensor, accepted: Tensor) -> None:
-        """Let the copies that replay take a step on a remembered input, (n,), if `accepted`, ()."""
+        """Step the members that replay on a sample of the replay buffer, (n,), if `accepted`, ()."""
         part = self._replaying
         ins, outs, sound = self._run(part, z[:, None])
         rates = part.rates * weight
@@ -190,17 +243,17 @@ class BatchedCopies:
         self._step(part, ins[..., 0], outs[..., 0], goal, rates, able, self._moves_replayed)
 
     def recover(self, lost: Tensor, best: Tensor) -> None:
-        """Let the copies that are `lost`, (M,), start again from the `best`, the number of one, ().
+        """Restart the `lost` members, (M,), from the `best`, an index of shape ().
 
-        The running means of the lost start at its weights.
+        The running means of a lost member restart at the same weights.
         """
-        best, numbers, counts = best.view(1), self.tensors["copies"], self.tensors["counts"]
+        best, numbers, counts = best.view(1), self.tensors["members"], self.tensors["counts"]
         rows = torch.cat([lost[len(lost) - self._means :], lost]) if self._means else lost
         write(numbers, numbers.index_select(0, best + self._means), rows[:, None])
         write(counts, counts.index_select(0, best), lost[:, None, None])
 
     def average(self, share: Tensor, learned: Tensor) -> None:
-        """Count the latest weights into the running means by their share, (), if `learned`, ()."""
+        """Move the running means towards the latest weights by a share, (), if `learned`, ()."""
         means = self._averages.parameters
         write(means, torch.lerp(means, self._averaging.parameters, share.to(means.dtype)), learned)
 
@@ -210,10 +263,10 @@ class BatchedCopies:
         Returns
         -------
         (R, inputs, c), (R, outputs, c)
-            Of all layers side by side.
+            Inputs and outputs of all layers side by side.
         (R, c)
-            Whether a row is sound: so small everywhere that no variance of it overflows. (Standardized
-            inputs are clipped.)
+            Soundness: all values are so small that no variance of them overflows. (Standardized inputs are
+            clipped.)
         """
         ins, outs = [columns.expand(len(part.bias), -1, -1)], list[Tensor]()
         for weight, bias in zip(part.weights, part.biases, strict=True):
@@ -250,7 +303,7 @@ class BatchedCopies:
         accepted: Tensor,
         moves: Tensor,
     ) -> None:
-        """Let the accepted copies count their inputs, back-propagate, and descend: rank one a layer."""
+        """Count the inputs of the accepted members, back-propagate, and step: rank one for each layer."""
         ins = torch.where(accepted[:, None], ins, part.mean)
         centred = self._count(part, ins, accepted[:, None] & moves)
         largest = torch.stack([_largest(v) for v in torch.split(part.var, self._sizes[:-1], dim=1)], dim=1)
@@ -269,14 +322,14 @@ class BatchedCopies:
         part.bias.sub_(steps[1])
 
     def _count(self, part: Stack, ins: Tensor, moves: Tensor) -> Tensor:
-        """Step the moments of the layers that move, (M, layers), by their inputs; return these, centred."""
+        """Step the moments selected by `moves`, (M, layers), by the inputs; return the centred inputs."""
         share, moved = advance(part.counts, self._most)
         write(part.counts, moved, moves[..., None])
         new = (share * moves).to(ins.dtype).index_select(1, self._layer_of_input)
         difference = ins - part.mean
         part.mean.addcmul_(difference, new)
         centred = ins - part.mean
-        part.var.lerp_(difference * centred, new)  # as `tensor_moments.stepped`
+        part.var.lerp_(difference * centred, new)  # as `static_moments.stepped`
         return centred
 
     def _divisor(self, norm: Tensor) -> Tensor:
@@ -286,7 +339,7 @@ class BatchedCopies:
         return norm + 1.0 if self._spec.step_scale == "norm" else torch.ones_like(self._fan_in)
 
     def _back_propagate(self, part: Stack, ins: Tensor, outs: Tensor, goal: Tensor) -> Tensor:
-        """Return the gradient at the outputs of all layers, (M, outputs)."""
+        """Return the gradients at the outputs of all layers, (M, outputs)."""
         logits = outs[:, self._hidden :]
         if self._regression:
             delta = (logits - goal).clamp(-ERROR_CLIP, ERROR_CLIP)
@@ -301,18 +354,18 @@ class BatchedCopies:
         return torch.cat(deltas, dim=1)
 
     def _gain(self, delta: Tensor) -> Tensor:
-        """Return ``max(1, ‖δ_l‖²/‖δ_L‖²)`` of each layer: how much its step is amplified on its way out."""
+        """Return the gain of each layer, ``max(1, ‖δ_l‖²/‖δ_L‖²)``; see `_OutputGradients`."""
         squares = delta.square() @ self._by_output
-        last = squares[:, -1:].clamp(min=torch.finfo(delta.dtype).tiny)  # where it is 0, so are the others
+        last = squares[:, -1:].clamp(min=torch.finfo(delta.dtype).tiny)  # where it is 0, the others are 0
         return (squares / last).clamp(min=1.0)
 
 
 def _largest(values: Tensor) -> Tensor:
-    """Return the maximum of each row of values ≥ 0; 0 if there are none."""
+    """Return the maximum of each row of values ≥ 0; 0 for an empty row."""
     return values.amax(dim=1) if values.shape[1] > 0 else values.sum(dim=1)
 
 
 def _numbers(sizes: Sequence[int], device: str) -> Tensor:
-    """Return the number of each layer as often as its size says."""
+    """Return the layer index of each position, for layers of these sizes."""
     repeated = [layer for layer, size in enumerate(sizes) for _ in range(size)]
     return torch.tensor(repeated, device=device, dtype=torch.int64)

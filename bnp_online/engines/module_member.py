@@ -1,23 +1,32 @@
-"""One copy of any torch module, stepped through `BNP` and autograd as a CUDA graph can capture it."""
+"""Member of any architecture: a torch module, stepped through `BNP` and autograd."""
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
 from ..layers import LayerAdapter, statistics_dtype
+from ..network import Network, cnn, with_head
 from ..preconditioner import BNP
 from .base import ERROR_CLIP, LearnerSpec
 from .mlp_ensemble import Proposal
-from .replica import Replica
 from .static_moments import PRIOR, WEIGHT, StaticMoments, write
 
 
+def build_network(spec: LearnerSpec) -> Network:
+    """Return the convolutional network or module of a spec, without outputs."""
+    assert spec.input_shape is not None  # noqa: S101 (LearnerSpec checks it)
+    if isinstance(spec.network, nn.Module):
+        return with_head(spec.network, spec.input_shape, (spec.seed, 0))
+    return cnn(spec.input_shape, spec.hidden, spec.activation, (spec.seed, 0))
+
+
 class _StaticBNP(BNP):
-    """`BNP` whose moments stay where they are, and are written only when their step is accepted."""
+    """`BNP` with moments at fixed addresses."""
 
     def _start_moments(self, adapter: LayerAdapter) -> StaticMoments:
         weight = adapter.weight
@@ -25,21 +34,17 @@ class _StaticBNP(BNP):
         return StaticMoments(adapter.channels, self.rho, dtype=dtype, device=weight.device)
 
 
-class _StaticReplica(Replica):
-    preconditioner = _StaticBNP
-
-
-class ModularCopy:
-    """One copy of a module at a fixed rate, with room for outputs to come.
+class ModuleMember:
+    """One module at a fixed learning rate, with spare outputs for classes to come.
 
     Parameters
     ----------
     spec : LearnerSpec
-        What to learn, and how; its input shape is fixed.
+        Settings of the learner; its input shape is fixed.
     outputs : int
-        For how many there is room; those that are not there yet have the logit −∞.
+        Number of outputs, including spare ones. A spare output has the logit −∞.
     device, dtype
-        Of the copy.
+        Device and precision.
 
     Attributes
     ----------
@@ -48,33 +53,28 @@ class ModularCopy:
 
     Notes
     -----
-    What the module does in Python is done when it is captured, and never again: a graph replays its kernels.
+    In a CUDA graph the Python code of the module runs during the capture only.
     """
 
     def __init__(self, spec: LearnerSpec, outputs: int, device: str, dtype: torch.dtype) -> None:
         self._shape = spec.input_shape or ()
         self._regression = spec.task == "regression"
-        (only,) = spec.copies
-        self._replica = _StaticReplica(spec, 0, only, device, dtype)
-        self._replica.grow((), outputs)
-        self._moments = {
-            name: moments
-            for name, moments in self._replica.bnp.moments.items()
-            if isinstance(moments, StaticMoments)
-        }
+        self._rate = spec.members[0].rate
+        self._network = network = build_network(spec).to(device, dtype)
+        network.grow_outputs(outputs)
+        self._bnp = _StaticBNP(network, spec.rho, spec.eps_rel, spec.eps_abs, spec.step_scale)
+        self._parameters, self._buffers = list(network.parameters()), list(network.buffers())
+        self._gradients = _OutputGradients(network, self._bnp) if self._regression else None
+        self._moments = {n: m for n, m in self._bnp.moments.items() if isinstance(m, StaticMoments)}
         self.floor = torch.full((outputs,), -math.inf, device=device, dtype=dtype)
         self.tensors = {"floor": self.floor}
-        for name, value in self._replica.network.state_dict().items():
-            self.tensors[f"network.{name}"] = value
+        self.tensors |= {f"network.{name}": value for name, value in network.state_dict().items()}
         for name, moments in self._moments.items():
-            for kind, value in moments.tensors.items():
-                self.tensors[f"moments.{name}.{kind}"] = value
+            self.tensors |= {f"moments.{name}.{kind}": value for kind, value in moments.tensors.items()}
 
     def named(self) -> dict[str, Tensor]:
-        """Return views of the copy's state, by its names, with a leading axis of 1, the room included."""
-        named = {}
-        for name, value in self._replica.network.state_dict().items():
-            named[f"network.{name}"] = value[None]
+        """Return views of the state by name, with a leading axis of 1, including spare outputs."""
+        named = {f"network.{name}": value[None] for name, value in self._network.state_dict().items()}
         for name, moments in self._moments.items():
             mean, var, counts = moments.tensors.values()
             named[f"moments.{name}.mean"], named[f"moments.{name}.var"] = mean[None], var[None]
@@ -84,24 +84,35 @@ class ModularCopy:
 
     @property
     def parameters(self) -> list[str]:
-        """Names in `named` of what is trained."""
-        return [f"network.{name}" for name, _ in self._replica.network.named_parameters()]
+        """Names of the trained tensors in `named`."""
+        return [f"network.{name}" for name, _ in self._network.named_parameters()]
 
     def predict(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the outputs for a standardized input, (1, C), and whether they can be used, (1,)."""
-        outputs: Tensor = self._replica.network.eval()(self._input(z))
+        """Return the outputs for a standardized input, (1, C), and whether they are finite, (1,)."""
+        if self._network.training:
+            self._network.eval()
+        outputs: Tensor = self._network(self._input(z))
         return outputs, outputs.isfinite().all(dim=1)
 
-    def propose(self, z: Tensor, goal: Tensor, weight: Tensor) -> Proposal:
-        """Run the network on a sample and work out its step; see `BatchedCopies.propose`."""
-        network = self._replica.network
-        outputs, sound = self.predict(z[0])
-        self._buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    def propose(self, z: Tensor, goal: Tensor, weight: Tensor, *, predict: bool) -> Proposal:
+        """Compute the prediction and the step of a sample; see `MLPEnsemble.propose`."""
+        outputs, sound = self.predict(z[0]) if predict else (None, None)
+        self._before = [buffer.clone() for buffer in self._buffers]
+        if not self._network.training:
+            self._network.train()
+        for parameter in self._parameters:
+            parameter.grad = None
         with torch.enable_grad():
-            loss = self._loss(network.train()(self._input(z[1])), goal)
-            self._stepped = self._replica.descend(loss, weight)
+            loss = self._loss(self._network(self._input(z[1])), goal)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._bnp.step()
+        if self._gradients is not None:
+            self._gradients.divide_by_gain()
+        scale = (self._rate * weight).to(self.floor.dtype)
+        stepping = [(p, p.grad) for p in self._parameters if p.grad is not None]
+        self._stepped = [(p, torch.addcmul(p, grad, scale, value=-1.0)) for p, grad in stepping]
         after = [loss.detach(), *(new for _, new in self._stepped), *(m.var for m in self._moments.values())]
-        after += [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+        after += [buffer for buffer in self._buffers if buffer.is_floating_point()]
         alive = torch.cat([tensor.flatten() for tensor in after]).isfinite().all()
         return Proposal(outputs, sound, alive.view(1))
 
@@ -114,12 +125,42 @@ class ModularCopy:
         return F.cross_entropy(out + self.floor, goal.to(torch.int64).view(1))
 
     def commit(self, accepted: Tensor) -> None:
-        """Write what `propose` worked out, or put back what it had to write, by `accepted`, (1,)."""
+        """Write the proposed step, or restore the buffers of the module, by `accepted`, (1,)."""
         (go,) = accepted.unbind()
         for parameter, new in self._stepped:
             write(parameter, new, go)
-        for buffer, before in self._buffers:
+        for buffer, before in zip(self._buffers, self._before, strict=True):
             write(buffer, before, ~go)
         for moments in self._moments.values():
             moments.settle(go)
-        self._stepped, self._buffers = [], []
+        self._stepped, self._before = [], []
+
+
+class _OutputGradients:
+    """Gradients at the outputs of the layers, used to divide the step of each layer by its gain.
+
+    The curvature of the squared loss has no bound. The change made by a layer's step is amplified on its way
+    to the output by ``‖δ_l‖² / ‖δ_L‖²``, with δ_l the gradient at the layer's output and L the last layer.
+    """
+
+    def __init__(self, network: Network, bnp: BNP) -> None:
+        self._layers = {name: network.get_submodule(name) for name in bnp.moments}
+        self._outputs: dict[str, Tensor] = {}
+        for name, layer in self._layers.items():
+            layer.register_forward_hook(functools.partial(self._keep, name))
+
+    def _keep(self, name: str, module: nn.Module, args: object, output: Tensor) -> None:
+        if output.requires_grad:
+            output.retain_grad()
+            self._outputs[name] = output
+
+    def divide_by_gain(self) -> None:
+        """Divide the gradient of each layer by ``max(1, ‖δ_l‖² / ‖δ_L‖²)``."""
+        squares = {n: o.grad.square().sum() for n, o in self._outputs.items() if o.grad is not None}
+        self._outputs.clear()
+        last = squares["head"]
+        for name, square in squares.items():
+            gain = torch.where(last > 0, square / last, 1.0).clamp(min=1.0)
+            for parameter in self._layers[name].parameters(recurse=False):
+                if parameter.grad is not None:
+                    parameter.grad.div_(gain)

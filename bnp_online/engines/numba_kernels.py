@@ -1,9 +1,8 @@
-"""The arithmetic of the fused step, compiled by numba.
+"""Arithmetic of the numba step.
 
-At one sample a step the gradient of a layer is ``δ hᵀ``, so BNP needs no pass over the weights of its own:
-with ``u = (h − μ)/σ̃²`` the step is ``W ← W − s δ uᵀ``, ``b ← b − s (1 − μᵀu) δ``. One sweep over the rows of
-W gives ``Wᵀδ`` and makes the step. Rows are taken as views, which shows the vectorizer that they are
-contiguous.
+With one sample in a step the gradient of a layer is ``δ hᵀ``, so BNP needs no pass over the weights of its
+own: with ``u = (h − μ)/σ̃²`` the step is ``W ← W − s δ uᵀ``, ``b ← b − s (1 − μᵀu) δ``. One sweep over W
+computes ``Wᵀδ`` and takes the step. Rows are views, which shows the vectorizer that they are contiguous.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from numpy.typing import NDArray
 
 from ..jit import jit
 
-#: float32, or float64 where exactness is tested.
+#: float32, or float64 for tests of exactness.
 Reals: TypeAlias = NDArray[np.floating[Any]]
 Real: TypeAlias = float | np.floating[Any]
 
-#: Greatest magnitude of an input or pre-activation of a copy that is sound.
+#: Bound of the inputs and pre-activations of a sound network.
 LARGEST = 1e18
 RELU, TANH, GELU = range(3)
 NORM, PAPER, NONE = range(3)
@@ -28,14 +27,14 @@ NORM, PAPER, NONE = range(3)
 
 @jit
 def assign(target: NDArray[Any], source: NDArray[Any]) -> None:
-    """Copy a vector: ``target[:] = source`` would look for overlaps, and allocate if there were one."""
+    """Copy a vector; ``target[:] = source`` would check for overlaps, and allocate for one."""
     for j in range(target.shape[0]):
         target[j] = source[j]
 
 
 @jit
 def same(x: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
-    """Return whether two vectors are equal; one with a NaN is equal to none."""
+    """Return whether two vectors are equal; NaN differs from everything."""
     differ = 0
     for j in range(x.shape[0]):
         differ += x[j] != other[j]
@@ -44,7 +43,7 @@ def same(x: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
 
 @jit
 def count(mean: Reals, var: Reals, x: Reals, weight: float) -> None:
-    """Step moments, which then average over `weight` steps, with one vector; NaN stands for the mean."""
+    """Count a vector into moments that then average over `weight` steps; NaN stands for the mean."""
     new = mean.dtype.type(1.0 / weight)
     old = mean.dtype.type(1.0 - 1.0 / weight)
     for j in range(mean.shape[0]):
@@ -55,7 +54,7 @@ def count(mean: Reals, var: Reals, x: Reals, weight: float) -> None:
 
 @jit
 def standardize(mean: Reals, var: Reals, x: Reals, clip: float, z: Reals) -> None:
-    """Write ``(x − μ)/σ``, clipped, to `z`: 0 where σ is 0 or x is NaN. A clip of 0 leaves x as it is."""
+    """Write ``(x − μ)/σ``, clipped, to `z`; 0 where σ is 0 or x is NaN. A clip of 0 only replaces NaN."""
     for j in range(x.shape[0]):
         value = mean[j] if math.isnan(x[j]) else x[j]
         if clip > 0.0:
@@ -66,7 +65,7 @@ def standardize(mean: Reals, var: Reals, x: Reals, clip: float, z: Reals) -> Non
 
 @jit
 def forward(params: Reals, sizes: NDArray[np.int64], activation: int, acts: Reals, pre: Reals) -> None:
-    """Run a network from ``acts[:n]``; write to `acts`, and to `pre` before the activation: outputs last."""
+    """Run a network on ``acts[:n]``; write pre-activations to `pre` (outputs last), activations to `acts`."""
     layers = sizes.shape[0] - 1
     offset = 0
     start = 0
@@ -84,7 +83,7 @@ def forward(params: Reals, sizes: NDArray[np.int64], activation: int, acts: Real
 
 @jit
 def _multiply(weight: Reals, bias: Reals, h: Reals, out: Reals) -> None:
-    """Write ``Wh + b``, four rows at a time: h is loaded once for all, and the final sums overlap (28%)."""
+    """Write ``Wh + b``, four rows at a time: h is loaded once for all, and the final sums overlap (−28%)."""
     zero = h.dtype.type(0.0)
     whole = weight.shape[0] // 4 * 4
     for i in range(0, whole, 4):
@@ -135,17 +134,17 @@ def slope(activation: int, pre: Reals, out: Reals, back: Reals, delta: Reals) ->
 
 @jit
 def sound(x: Reals) -> bool:
-    """Return whether all entries are finite, and so small that a variance of them is finite in float32."""
+    """Return whether all entries are so small that a variance of them is finite in float32."""
     largest = x.dtype.type(LARGEST)
     unsound = 0
-    for i in range(x.shape[0]):  # without an early return, which would keep the loop from being vectorized
+    for i in range(x.shape[0]):  # an early return would prevent vectorization
         unsound += not abs(x[i]) < largest
     return unsound == 0
 
 
 @jit
 def _greatest(x: Reals, top: Real) -> Real:
-    """Return the greatest entry, or `top`: four chains, for in one each comparison waits for the last."""
+    """Return the greatest entry, or `top`, in four chains: comparisons in one chain wait for each other."""
     top0, top1, top2, top3 = top, top, top, top
     whole = x.shape[0] // 4 * 4
     for j in range(0, whole, 4):
@@ -158,7 +157,7 @@ def _greatest(x: Reals, top: Real) -> Real:
 
 @jit
 def cross_entropy(logits: Reals, label: int, delta: Reals) -> None:
-    """Write the gradient of softmax and cross-entropy."""
+    """Write the gradient of the cross-entropy of a softmax."""
     top = _greatest(logits, logits[0])
     total = logits.dtype.type(0.0)
     for i in range(logits.shape[0]):
@@ -185,7 +184,7 @@ def softmax(logits: Reals, part: Reals, out: NDArray[np.float64]) -> None:
 def scale(
     mean: Reals, var: Reals, h: Reals, eps_rel: float, eps_abs: float, kind: int, u: Reals
 ) -> tuple[Real, Real]:
-    """Write ``u = (h − μ)/σ̃²``; return ``1/q²`` and the bias's part ``(1 − μᵀu)/q²``."""
+    """Write ``u = (h − μ)/σ̃²``; return ``1/q²`` and the factor of the bias, ``(1 − μᵀu)/q²``."""
     real = mean.dtype.type
     damping = real(eps_rel) * _greatest(var, real(0.0)) + real(eps_abs)
     norm, along = real(1.0), real(0.0)
@@ -203,10 +202,10 @@ def scale(
 
 @jit
 def _find_live(delta: Reals, live: NDArray[np.int64]) -> int:
-    """List the units that have a gradient; return how many.
+    """List the units with a gradient; return their number.
 
-    Half of the units of a ReLU layer are dead, without a pattern: a branch on each would be mispredicted so
-    often that it costs as much as the step of a layer of 64 inputs. Here is none.
+    Half of the units of a ReLU layer are dead, without a pattern. A branch on each would be mispredicted so
+    often that it costs as much as the step of a layer of 64 inputs. This loop has no branch.
     """
     count = 0
     for i in range(delta.shape[0]):
@@ -225,7 +224,7 @@ def step_first(
     rate_bias: Real,
     live: NDArray[np.int64],
 ) -> None:
-    """Make the step of the first layer, whose input needs no gradient."""
+    """Take the step of the first layer, whose input needs no gradient."""
     for a in range(_find_live(delta, live)):
         i = live[a]
         row, s = weight[i], rate * delta[i]
@@ -246,9 +245,9 @@ def step_and_back(
     live: NDArray[np.int64],
     back: Reals,
 ) -> None:
-    """Write ``Wᵀδ`` to `back`, with W from before the step, and make the step: one sweep over W.
+    """Write ``Wᵀδ`` to `back`, with W from before the step, and take the step, in one sweep over W.
 
-    Rows are taken in pairs, so that `back` is loaded and stored half as often (a fifth of the time).
+    Pairs of rows halve the loads and stores of `back` (a fifth of the time).
     """
     for j in range(back.shape[0]):
         back[j] = 0.0

@@ -1,25 +1,92 @@
-"""Running moments as named tensors."""
+"""State validation: checks of the tensors of a state before an engine loads them.
+
+A checksum detects a damaged file. A file made by hand has a valid checksum, and compiled code trusts its
+arrays: an invalid class index would write beyond the end of an array.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
-from ..moments import RunningMoments
+from ..errors import StateError
+from .base import LearnerSpec
+
+#: Greatest count: float64 represents all integers up to it.
+MOST = 2**53
+_TYPES = (torch.float32, torch.float64, torch.int64)
 
 
-def flatten(prefix: str, moments: RunningMoments) -> dict[str, Tensor]:
-    """Return running moments under ``{prefix}.mean``, ``.var``, ``.weight`` and ``.prior_weight``."""
-    return {
-        f"{prefix}.{key}": torch.as_tensor(
-            value, dtype=torch.float64 if isinstance(value, float) else None
-        ).cpu()
-        for key, value in moments.state_dict().items()
-    }
+def check_tensors(spec: LearnerSpec, step: int, state: Mapping[str, Tensor]) -> None:
+    """Check the values of the tensors of a state; engines check names and shapes.
+
+    Parameters
+    ----------
+    spec : LearnerSpec
+        Settings of the learner.
+    step : int
+        Number of samples learned.
+    state : mapping of str to Tensor
+        Result of `Engine.state_dict`.
+
+    Raises
+    ------
+    StateError
+        If no learner of these settings has such a state.
+    """
+    if isinstance(spec.network, str):
+        for name, tensor in state.items():
+            if not isinstance(tensor, Tensor) or tensor.dtype not in _TYPES:
+                raise StateError(f"{name} is not a tensor of float32, float64 or int64")
+    try:
+        problem = next(_problems(spec, step, state), None)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise StateError(f"the state is damaged: {error}") from error
+    if problem is not None:
+        raise StateError(f"the state is damaged: {problem}")
 
 
-def unflatten(prefix: str, state: Mapping[str, Tensor], moments: RunningMoments) -> None:
-    """Take over what `flatten` returned."""
-    moments.load_state_dict({key: state[f"{prefix}.{key}"] for key in moments.state_dict()})
+def _problems(spec: LearnerSpec, step: int, state: Mapping[str, Tensor]) -> Iterator[str]:
+    outputs = state["network.head.bias"].shape[-1]
+    if state["step"].shape != () or int(state["step"]) != step:
+        yield f"step counter {step} does not match the engine's"
+    if (outputs > 0) != (step > 0) or (spec.task == "regression" and outputs > 1):
+        yield f"{outputs} outputs after {step} samples"
+    if spec.network == "mlp" and spec.input_shape is not None:
+        columns = math.prod(spec.input_shape)
+        if len(state["inputs.mean"]) != columns:
+            yield f"{len(state['inputs.mean'])} inputs, but the input shape has {columns}"
+    moments = ("inputs",) if spec.task == "classification" else ("inputs", "target")
+    for name in moments:
+        if not _finite(state[f"{name}.mean"]) or not _finite(state[f"{name}.var"], least=0.0):
+            yield f"the moments of {name} are not finite"
+    if spec.task == "regression" and step and not _finite(state["target.range"]):
+        yield "the range of targets is not finite"
+    if len(spec.members) > 1:
+        weights = state["mixture.weights"]
+        if not _finite(weights, least=0.0) or not float(weights.sum()) > 0.0:
+            yield "the mixture weights are negative, not finite or all 0"
+        if not _finite(state["mixture.error_scale"], least=0.0):
+            yield "the scale of errors is not finite"
+    if spec.replayed:
+        yield from _problems_of_replay_buffer(spec, outputs, state)
+
+
+def _problems_of_replay_buffer(spec: LearnerSpec, outputs: int, state: Mapping[str, Tensor]) -> Iterator[str]:
+    count, x, y = int(state["memory.count"]), state["memory.x"], state["memory.y"]
+    rows = min(count, spec.memory)
+    if not 0 <= count < MOST or x.shape != (rows, len(state["inputs.mean"])) or y.shape != (rows, 2):
+        yield "the replay buffer has a wrong size"
+    elif not _finite(x) or not _finite(y) or bool((y[:, 1] < 0.0).any()):
+        yield "the replay buffer is not finite, or has a negative weight"
+    elif spec.task == "classification":
+        classes = y[:, 0]
+        if bool(((classes != classes.floor()) | (classes < 0) | (classes >= outputs)).any()):
+            yield "the replay buffer has an unknown class"
+
+
+def _finite(tensor: Tensor, least: float = -math.inf) -> bool:
+    return bool((tensor.isfinite() & (tensor >= least)).all())

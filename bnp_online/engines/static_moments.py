@@ -1,6 +1,6 @@
-"""Running moments whose counts are tensors too, so that a CUDA graph can step them.
+"""Running moments with tensors as counts, at fixed addresses, as a CUDA graph needs them.
 
-Nothing here branches on a value, and nothing turns one into a Python number.
+No function here branches on a value or converts one to a Python number.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..moments import RunningMoments
 
-#: Entries along the last axis of counts: effective weight, and what is left of the pseudo-sample's.
+#: Entries along the last axis of counts: effective weight, and the rest of the pseudo-sample's weight.
 WEIGHT, PRIOR = range(2)
 
 
 def write(target: Tensor, value: Tensor, where: Tensor) -> None:
-    """Write to a tensor where a condition that broadcasts to it is true, in one kernel."""
+    """Write a value to a tensor where a condition holds, in one kernel; the condition broadcasts."""
     torch.where(where, value, target, out=target)
 
 
@@ -25,7 +25,7 @@ def advance(counts: Tensor, most: float) -> tuple[Tensor, Tensor]:
     Parameters
     ----------
     counts : float64 (…, 2)
-        Weight, and what is left of the pseudo-sample's.
+        Effective weight, and the rest of the pseudo-sample's weight.
     most : float
         Greatest weight, ``1 / (1 − ρ)``.
 
@@ -41,27 +41,27 @@ def advance(counts: Tensor, most: float) -> tuple[Tensor, Tensor]:
 def stepped(
     mean: Tensor, var: Tensor, new: Tensor, seen_mean: Tensor, seen_var: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return mean and total variance after a step with samples of which these are known.
+    """Return mean and total variance after one step.
 
     Parameters
     ----------
     mean, var : Tensor
-        Before the step.
+        Moments before the step.
     new : Tensor that broadcasts to them
         ``1 − ρ_t``.
     seen_mean, seen_var : Tensor
-        Of the step's samples; a variance of None stands for zeros (one sample).
+        Moments of the step's samples; a variance of None stands for zeros (one sample).
     """
     new = new.to(mean.dtype)
     difference = seen_mean - mean
     mean = torch.addcmul(mean, difference, new)
-    # What is left of the difference is ρ_t of it: together they make the variance between steps.
+    # The remaining difference is ρ_t times the first: their product is the variance between steps.
     var = torch.lerp(var, difference * (seen_mean - mean), new)
     return mean, var if seen_var is None else torch.addcmul(var, seen_var, new)
 
 
 class StaticMoments(RunningMoments):
-    """Running moments at fixed addresses: a step is proposed first, and written, or not, later.
+    """Running moments at fixed addresses: `update_from` proposes a step, `settle` writes or discards it.
 
     Parameters
     ----------
@@ -71,9 +71,9 @@ class StaticMoments(RunningMoments):
     Attributes
     ----------
     counts : float64 (2,)
-        Stands for `weight` and `prior_weight`, which do not move.
+        Replaces `weight` and `prior_weight`, which stay at their start.
     tensors : dict of str to Tensor
-        ``mean``, ``var`` and ``counts`` as they were last written.
+        Written state: ``mean``, ``var`` and ``counts``.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class StaticMoments(RunningMoments):
         self.tensors = {"mean": self.mean, "var": self.var, "counts": self.counts}
 
     def update_from(self, mean: Tensor, var: Tensor | None) -> None:
-        """Propose a step with samples of which the mean and the biased variance are known."""
+        """Propose a step from the mean and the biased variance of its samples."""
         new, self.counts = advance(self.counts, self._max_weight)
         self.mean, self.var = stepped(self.mean, self.var, new, mean, var)
 
     def settle(self, accepted: Tensor) -> None:
-        """Write what was proposed since the last call, if `accepted`, a bool of shape (), is true."""
+        """Write the proposed step if `accepted`, a bool of shape (), is true; else discard it."""
         for before, proposed in zip(self.tensors.values(), (self.mean, self.var, self.counts), strict=True):
             if proposed is not before:
                 write(before, proposed, accepted)

@@ -1,110 +1,267 @@
-"""The fused engine on the GPU: a whole step captured once in a CUDA graph, and replayed for every row."""
+"""Engine of any network on torch: on the CPU, or on a GPU with the step captured in a CUDA graph."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..encoding import Vector
-from ..errors import ConfigurationError, NonFiniteStateError, StateError
+from ..errors import ConfigurationError, NonFiniteStateError
 from ..mixture import average_share, draw
-from .autograd import input_layout
-from .base import LearnerSpec
-from .mlp_ensemble import BatchedCopies
-from .program import Program, Size, Tenant
-from .torch_step import DRAWS, LABEL, NEW_INPUTS, NEW_TARGET, NEW_WEIGHTS, SAMPLE_WEIGHT, SLOT, TARGET
+from .base import NOT_FINITE, Engine, LearnerSpec
+from .cuda_graph import WARM_UPS, captured
+from .mlp_ensemble import MLPEnsemble
+from .torch_step import (
+    DRAWS,
+    LABEL,
+    NEW_INPUTS,
+    NEW_TARGET,
+    NEW_WEIGHTS,
+    SAMPLE_WEIGHT,
+    SLOT,
+    TARGET,
+    RowStep,
+)
 
-#: Least room for inputs and for outputs, in which a learner grows without a new capture.
+#: Greatest number of rows in one transfer to the device, and of their bytes.
+MOST_ROWS, MOST_BYTES = 1024, 1 << 24
+#: Least numbers of inputs and of outputs, spare ones included: growth within them needs no new capture.
 LEAST_INPUTS, LEAST_OUTPUTS = 32, 8
 _HEAD_BIAS = ("network.head.bias", "average.head.bias")
 _HEAD = (*_HEAD_BIAS, "network.head.weight", "average.head.weight")
+#: Tensors that only a learned row changes: a snapshot leaves them out.
+_REPLAY_BUFFER = ("memory_x", "memory_y")
 
 
-def room(size: int, least: int) -> int:
-    """Return for how many a learner of a size has room: a fixed rule, so that equal sizes give equal bits.
+def input_layout(spec: LearnerSpec) -> tuple[int, int]:
+    """Return the number of inputs with statistics of their own, and of positions that share each of them.
 
-    Rounded up to a multiple of `least`, and of a quarter of the greatest power of two that is not larger: so
-    a third at most stays empty, and a stream of new features causes few captures.
+    Each input of a multilayer perceptron has its own. Other networks read images or signals: the first of
+    three or more axes holds the channels, and the positions of a channel share its statistics.
+    """
+    shape = spec.input_shape
+    if shape is None:
+        return 0, 1
+    if spec.network == "mlp" or len(shape) == 1:
+        return math.prod(shape), 1
+    channels = shape[0] if len(shape) > 2 else 1
+    return channels, math.prod(shape) // channels
+
+
+def capacity(size: int, least: int) -> int:
+    """Return the allocated size for a size in use: a fixed rule, so that equal sizes give equal bits.
+
+    It is a multiple of `least`, and of an eighth of the next power of two. At most a third stays spare, and a
+    stream of new features causes few captures.
     """
     grain = max(least, (1 << size.bit_length()) // 8)
     return -(-size // grain) * grain
 
 
-class GraphedEngine:
-    """Copies of a network on a GPU, stepped by a CUDA graph.
+class Size(NamedTuple):
+    """Number of inputs with statistics of their own, of positions that share each, and of outputs."""
 
-    Rows are staged on the device, the graph is replayed for each, and the results are read back together: the
-    host waits once for a call of up to `program.MOST_ROWS` rows. Multilayer perceptrons run all their copies
-    in one graph; any other module is captured with its backward pass, one copy at a fixed rate.
+    channels: int
+    positions: int
+    outputs: int
+
+
+class StepRunner:
+    """Runs the steps of a learner of one size on blocks of rows.
 
     Parameters
     ----------
     spec : LearnerSpec
-        What to learn, and how.
-    device : str
-        ``"cuda"``. On ``"cpu"`` the same step runs without a graph, which is how it is tested there.
-    dtype : torch.dtype
-        float32, or float64 for tests of exactness.
-
-    Notes
-    -----
-    Its state is that of `AutogradEngine`: either engine reads what the other wrote. A module must do the same
-    work for every input, and leave the host out of it; a prediction and a step are captured when they are
-    first wanted, and again after growth beyond the `room` that there is.
+        Settings of the learner.
+    size : Size
+        Size, including spare inputs and outputs.
+    device, dtype
+        Device and precision.
+    capture : bool
+        Whether the operations of a row are captured in CUDA graphs, each at its first use.
     """
 
-    name = "graphed"
+    def __init__(
+        self, spec: LearnerSpec, size: Size, device: str, dtype: torch.dtype, *, capture: bool
+    ) -> None:
+        self.size = size
+        self.step = RowStep(spec, *size, device, dtype)
+        self._capture = capture
+        columns = self.step.width + DRAWS + spec.replayed
+        self.rows = min(max(MOST_BYTES // (8 * columns), 1), MOST_ROWS)
+        self._host = torch.zeros(self.rows, columns, dtype=torch.float64, pin_memory=device == "cuda")
+        exact = torch.zeros((), dtype=torch.float64, device=device)
+        self._rows = exact.new_zeros(self.rows + WARM_UPS, columns)
+        self._results = exact.new_zeros(self.rows + WARM_UPS, 1 + size.outputs)
+        self._at = torch.zeros(1, dtype=torch.int64, device=device)
+        self._runs: dict[str, Callable[[], None]] = {}
 
-    def __init__(self, spec: LearnerSpec, device: str = "cuda", dtype: torch.dtype = torch.float32) -> None:
+    def predict(self, x: Vector) -> Vector:
+        """Return whether a raw input, (n,), has a prediction, followed by the prediction: (1 + C,)."""
+        run = self._prepared(self.predict_row)
+        self._upload(x[None])
+        run()
+        row: Vector = self._download(1, self._results.shape[1])[0]
+        return row
+
+    def learn(self, x: Vector, rest: Vector, *, predict: bool) -> tuple[int, Vector]:
+        """Learn rows in order, up to the first refused row.
+
+        Parameters
+        ----------
+        x : (B, n)
+            Raw inputs, B ≤ `rows`.
+        rest : (B, columns)
+            Further columns of the rows; see `torch_step`.
+        predict : bool
+            Whether to return the predictions.
+
+        Returns
+        -------
+        int, array of shape (B, C) or (B, 0)
+            Number of rows learned, and the predictions.
+        """
+        run = self._prepared(self.learn_row if predict else self.learn_unpredicted_row)
+        counted = rest[:, NEW_WEIGHTS] > 0.0
+        average = self._prepared(self.average_row) if counted.any() else None
+        self._upload(x, rest)
+        for counts in counted.tolist():
+            run()
+            if average is not None and counts:
+                average()
+            if not self._capture and bool(self.step.halted):  # a graph's host does not wait for the value
+                break
+        results = self._download(len(x), self._results.shape[1] if predict else 1)
+        return int(results[:, 0].sum()), results[:, 1:]
+
+    def _upload(self, x: Vector, rest: Vector | None = None) -> None:
+        """Copy rows to the device and clear the refusal; the host's buffer is free after `_download`."""
+        count, n = x.shape
+        host = self._host.numpy()[:count]
+        host[:, :n], host[:, n : self.step.width] = x, 0.0
+        if rest is not None:
+            host[:, self.step.width :] = rest
+        self._rows[:count].copy_(self._host[:count], non_blocking=True)
+        self._results[:count, 0] = 0.0
+        self._at.zero_()
+        self.step.halted.zero_()
+
+    def _download(self, count: int, columns: int) -> Vector:
+        """Return results; here alone the host waits for the device."""
+        results: NDArray[np.float64] = self._results[:count, :columns].to("cpu", copy=True).numpy()
+        return results
+
+    def _prepared(self, function: Callable[[], None]) -> Callable[[], None]:
+        """Return a method, captured at its first use where captures are wanted."""
+        if not self._capture:
+            return function
+        name = function.__name__
+        if name not in self._runs:
+            self.step.halted.fill_(True)  # the warm-up runs change nothing
+            self._at.zero_()
+            self._runs[name] = captured(function)
+        return self._runs[name]
+
+    @torch.no_grad()
+    def predict_row(self) -> None:
+        """Predict the first row."""
+        self._results[0].copy_(self.step.predict(self._rows[0]))
+
+    def learn_row(self) -> None:
+        """Predict and learn the next row."""
+        self._learn(predict=True)
+
+    def learn_unpredicted_row(self) -> None:
+        """Learn the next row."""
+        self._learn(predict=False)
+
+    @torch.no_grad()
+    def _learn(self, *, predict: bool) -> None:
+        row = self._rows.index_select(0, self._at)[0]
+        result = self.step.learn(row, predict=predict)
+        self._results[:, : len(result)].index_copy_(0, self._at, result[None])
+        self._at.add_(1)
+
+    @torch.no_grad()
+    def average_row(self) -> None:
+        """Update the running means of the weights after the row learned last.
+
+        It has its own graph: few rows update the means, and each update passes over all weights.
+        """
+        self.step.average(self._rows[self._at - 1][0])
+
+
+class TorchEngine(Engine):
+    """Learner of any network on torch tensors.
+
+    A multilayer perceptron runs all its members together (`MLPEnsemble`). Any other module runs as one member
+    through autograd (`ModuleMember`). On a GPU the step can be captured in a CUDA graph: the host copies a
+    block of rows to the device, replays the graph for each row, and waits once for the results.
+
+    Parameters
+    ----------
+    spec : LearnerSpec
+        Settings of the learner.
+    device : str
+        ``"cpu"`` or ``"cuda"``.
+    dtype : torch.dtype
+        float32, or float64 for tests of exactness.
+    capture : bool
+        Whether to capture the step on a GPU. A captured module must do the same work for every input, without
+        the host.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self,
+        spec: LearnerSpec,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        *,
+        capture: bool = True,
+    ) -> None:
         self.spec = spec
         self.device = device
         self._dtype = dtype
+        self._capture = capture and device == "cuda"
         self._grows = spec.network == "mlp" and spec.input_shape is None
-        self._replay = spec.replay if any(each.replays for each in spec.copies) else 0
-        self._averages = any(each.averages for each in spec.copies)
+        self._averages = any(member.averages for member in spec.members)
+        self._replayed = spec.replayed
         self._channels, self._positions = input_layout(spec)
         self._outputs = 0
         self._step = self._remembered = 0
         self._inputs_weight = self._targets_weight = 0.0
-        self._move_in()
-        if isinstance(self._program.copies, BatchedCopies):
-            self._program.copies.start(self._channels)
+        self._runner = self._new_runner()
+        if isinstance(self._runner.step.members, MLPEnsemble):
+            self._runner.step.members.start(self._channels)
 
     def _size(self) -> Size:
-        """Return the size of the program that the learner needs."""
-        inputs = room(self._channels, LEAST_INPUTS) if self._grows else self._channels
-        outputs = self._outputs if self.spec.task == "regression" else room(self._outputs, LEAST_OUTPUTS)
+        """Return the size to allocate."""
+        inputs = capacity(self._channels, LEAST_INPUTS) if self._grows else self._channels
+        outputs = self._outputs if self.spec.task == "regression" else capacity(self._outputs, LEAST_OUTPUTS)
         return Size(inputs, self._positions, outputs)
 
-    def _move_in(self) -> None:
-        """Take a program of the right size, with nothing in it yet."""
-        self._program = Program(self.spec, self._size(), self._replay, self.device, self._dtype)
-        self._tenant = Tenant({})
-        self._program.seat(self._tenant)
+    def _new_runner(self) -> StepRunner:
+        return StepRunner(self.spec, self._size(), self.device, self._dtype, capture=self._capture)
 
     @property
     def num_parameters(self) -> int:
-        """Number of weights and biases of all copies, their running means aside."""
+        """Number of weights and biases of all members, without the running means."""
         named = self._named()
-        return sum(named[name].numel() for name in self._program.copies.parameters)
+        return sum(named[name].numel() for name in self._runner.step.members.parameters)
 
     @property
     def mixture(self) -> Vector:
-        """Weight of each copy, summing to 1."""
-        self._program.seat(self._tenant)
-        weights: Vector = self._program.step.mixture.to("cpu", copy=True).numpy()
+        """Weights of the members, with sum 1."""
+        weights: Vector = self._runner.step.mixture.to("cpu", copy=True).numpy()
         return weights
-
-    def fork(self) -> GraphedEngine:
-        """Return an engine in the same state that can grow and learn while this one stays as it is."""
-        self._program.seat(self._tenant)
-        fork = copy.copy(self)
-        fork._tenant = Tenant({name: t.clone() for name, t in self._program.step.tensors.items()})
-        return fork
 
     @torch.no_grad()
     def grow(self, inputs: Sequence[str], outputs: int) -> None:
@@ -113,86 +270,92 @@ class GraphedEngine:
             raise ConfigurationError("input_shape", "a network of fixed input shape cannot grow inputs")
         before, n, c = self._named(), self._channels, self._outputs
         self._channels, self._outputs = n + len(inputs), c + outputs
-        if self._size() != self._program.size:
-            self._move_in()
-            self._open([""] * n, 0, c, 0)
+        if self._size() != self._runner.size:
+            self._runner = self._new_runner()
+            self._use([""] * n, 0, c, 0)
             for name, value in self._named().items():
                 value[tuple(slice(size) for size in before[name].shape)] = before[name]
-        self._open(inputs, n, outputs, c)
+        self._use(inputs, n, outputs, c)
 
-    def _open(self, inputs: Sequence[str], n: int, outputs: int, c: int) -> None:
-        """Put inputs and outputs to use for which there is room, n and c being in use."""
-        copies = self._program.copies
-        if inputs and isinstance(copies, BatchedCopies):
-            copies.add_inputs(inputs, n, first=self._step == 0 and c == 0)
-        copies.floor[c : c + outputs] = 0.0
+    def _use(self, inputs: Sequence[str], n: int, outputs: int, c: int) -> None:
+        """Use spare inputs and outputs, after n inputs and c outputs in use."""
+        members = self._runner.step.members
+        if inputs and isinstance(members, MLPEnsemble):
+            members.add_inputs(inputs, n, first=self._step == 0 and c == 0)
+        members.floor[c : c + outputs] = 0.0
         if c > 0 and outputs:
-            for name, bias in copies.named().items():
+            for name, bias in members.named().items():
                 if name in _HEAD_BIAS:
                     bias[:, c : c + outputs] = bias[:, :c].amin(dim=1, keepdim=True)
 
+    def snapshot(self) -> Any:
+        """Return what `restore` needs to undo growth; valid until a row is learned."""
+        tensors = self._runner.step.tensors
+        kept = {name: value.clone() for name, value in tensors.items() if name not in _REPLAY_BUFFER}
+        return self._runner, self._channels, self._outputs, kept
+
+    @torch.no_grad()
+    def restore(self, snapshot: Any) -> None:
+        """Undo growth, and refused steps, since `snapshot`: the state has equal bits."""
+        self._runner, self._channels, self._outputs, kept = snapshot
+        for name, value in kept.items():
+            self._runner.step.tensors[name].copy_(value)
+
     def predict(self, x: Vector) -> Vector:
         """Return probabilities of shape (outputs,), or the prediction, of shape (1,)."""
-        self._program.seat(self._tenant)
-        found, *values = self._program.predict(x.reshape(-1))
+        found, *values = self._runner.predict(x.reshape(-1))
         if not found:
-            raise NonFiniteStateError("the network's outputs are not finite: use a smaller lr")
+            raise NonFiniteStateError(NOT_FINITE)
         return np.array(values[: self._outputs])
 
     def learn(
         self, x: Vector, targets: Vector, weights: Vector, *, predict: bool = False
     ) -> tuple[int, Vector]:
-        """Learn rows in order, each its own step, up to the first that is refused."""
-        self._program.seat(self._tenant)
-        rows, most = x.reshape(len(x), -1), self._program.rows
+        """Learn rows in order, one step each, up to the first refused row."""
+        rows, most = x.reshape(len(x), -1), self._runner.rows
         predictions = np.empty((len(x), self._outputs) if predict else (0, 0))
         total = 0
         for start in range(0, len(x), most):
             part = slice(start, start + most)
-            rest = self._work_out(targets[part], weights[part])
-            done, values = self._program.learn(rows[part], rest, predict=predict)
+            rest = self._columns(targets[part], weights[part])
+            done, values = self._runner.learn(rows[part], rest, predict=predict)
             if predict:
                 predictions[part] = values[:, : self._outputs]
             total += done
-            self._count(done)
+            self._step += done
+            self._remembered += done
+            self._inputs_weight += done
+            self._targets_weight += done
             if done < len(rest):
                 break
         return total, predictions
 
-    def _work_out(self, targets: Vector, weights: Vector) -> Vector:
-        """Return what is staged beside the inputs of rows."""
-        rest = np.empty((len(targets), DRAWS + self._replay))
+    def _columns(self, targets: Vector, weights: Vector) -> Vector:
+        """Return the columns of rows beside their inputs; see `torch_step`."""
+        spec = self.spec
+        rest = np.empty((len(targets), DRAWS + self._replayed))
         after = np.arange(1, len(targets) + 1)
         rest[:, TARGET], rest[:, SAMPLE_WEIGHT] = targets, weights
         rest[:, NEW_INPUTS] = 1.0 / (self._inputs_weight + after)
         rest[:, NEW_TARGET] = 1.0 / (self._targets_weight + after)
         steps = range(self._step + 1, self._step + 1 + len(targets))
         rest[:, NEW_WEIGHTS] = [average_share(step) if self._averages else 0.0 for step in steps]
-        rest[:, LABEL] = 0.0 if self.spec.task == "regression" else targets
-        rest[:, SLOT] = (self._remembered + after - 1) % self.spec.memory
-        for turn in range(self._replay):
-            for i in range(len(targets)):
-                remembered = min(self._remembered + i + 1, self.spec.memory)
-                rest[i, DRAWS + turn] = draw(self.spec.seed, self._step + i + 1, turn, remembered)
+        rest[:, LABEL] = 0.0 if spec.task == "regression" else targets
+        rest[:, SLOT] = (self._remembered + after - 1) % spec.memory
+        for turn in range(self._replayed):
+            for i, step in enumerate(steps):
+                remembered = min(self._remembered + i + 1, spec.memory)
+                rest[i, DRAWS + turn] = draw(spec.seed, step, turn, remembered)
         return rest
 
-    def _count(self, rows: int) -> None:
-        """Count rows that were learned."""
-        self._step += rows
-        self._remembered += rows
-        self._inputs_weight += rows
-        self._targets_weight += rows
-
     def _named(self) -> dict[str, Tensor]:
-        """Return views of everything that learning changes on the device, without the room."""
-        self._program.seat(self._tenant)
-        named = self._program.step.named()
-        return {name: value[self._window(name, value)] for name, value in named.items()}
+        """Return views of the state on the device by name, without spare inputs and outputs."""
+        return {name: value[self._in_use(name, value)] for name, value in self._runner.step.named().items()}
 
-    def _window(self, name: str, value: Tensor) -> tuple[slice, ...]:
-        """Return the part of a tensor that is in use."""
+    def _in_use(self, name: str, value: Tensor) -> tuple[slice, ...]:
+        """Return the slices of a tensor that are in use."""
         used = list(value.shape)
-        entry = "body.1" if self.spec.hidden else "head"
+        entry = self.spec.layers[0]
         by_input = {f"{kind}.{entry}.weight" for kind in ("network", "average")}
         by_input |= {f"moments.{entry}.mean", f"moments.{entry}.var", "memory.x"}
         if name in ("inputs.mean", "inputs.var") or (self.spec.network == "mlp" and name in by_input):
@@ -204,7 +367,7 @@ class GraphedEngine:
         return tuple(slice(size) for size in used)
 
     def moments(self) -> dict[str, Tensor]:
-        """Return the means and variances in the state: of the raw inputs, and of each layer's by copy."""
+        """Return means and variances in the state: of the raw inputs, and of each layer by member."""
         return {
             name: value.clone().cpu()
             for name, value in self._named().items()
@@ -219,31 +382,18 @@ class GraphedEngine:
         if self.spec.task == "regression":
             exact |= {"target.weight": self._targets_weight, "target.prior_weight": 0.0}
         state |= {name: torch.tensor(value, dtype=torch.float64) for name, value in exact.items()}
-        if self._replay:
+        if self._replayed:
             state["memory.count"] = torch.tensor(self._remembered)
         return state | {"step": torch.tensor(self._step)}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state_dict` returned, growing or shrinking to its size."""
-        fresh = GraphedEngine(self.spec, self.device, self._dtype)
-        try:
-            fresh._take(state)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise StateError(f"the state does not fit this network: {error}") from error
-        taken = fresh.state_dict()
-        if taken.keys() != state.keys() or any(taken[k].shape != state[k].shape for k in taken):
-            raise StateError("the state does not fit this network: it has other tensors")
-        if fresh._program.size == self._program.size:  # ours may be captured: only the numbers move
-            fresh._tenant = Tenant(fresh._program.step.tensors)
-            fresh._program = self._program
-        vars(self).update(vars(fresh))
+    def _untrained(self) -> Self:
+        return type(self)(self.spec, self.device, self._dtype, capture=self._capture)
 
     @torch.no_grad()
-    def _take(self, state: Mapping[str, Tensor]) -> None:
-        """Fill a fresh engine."""
+    def _read(self, state: Mapping[str, Tensor]) -> None:
         for name, value in state.items():
             if not isinstance(value, Tensor):
-                raise TypeError(f"{name} is no tensor")
+                raise TypeError(f"{name} is not a tensor")
             counts = name.startswith(("inputs.", "target.", "moments.")) and name.endswith("weight")
             if counts and not bool((value >= 0.0).all() and value.isfinite().all()):
                 raise ValueError(f"{name} is not finite and ≥ 0")
@@ -253,9 +403,18 @@ class GraphedEngine:
         self._step, self._inputs_weight = int(state["step"]), float(state["inputs.weight"])
         if self.spec.task == "regression":
             self._targets_weight = float(state["target.weight"])
-        if self._replay:
+        if self._replayed:
             self._remembered = int(state["memory.count"])
-        self._move_in()
-        self._open([""] * self._channels, 0, self._outputs, 0)
+        self._runner = self._new_runner()
+        self._use([""] * self._channels, 0, self._outputs, 0)
         for name, value in self._named().items():
             value.copy_(state[name])
+
+    @torch.no_grad()
+    def _adopt(self, fresh: Self) -> None:
+        runner = self._runner
+        vars(self).update(vars(fresh))
+        if runner.size == fresh._runner.size:  # its captures stay valid
+            for name, value in fresh._runner.step.tensors.items():
+                runner.step.tensors[name].copy_(value)
+            self._runner = runner
