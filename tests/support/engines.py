@@ -11,17 +11,11 @@ from functools import partial
 import pytest
 import torch
 
-from bnp_online.engines.autograd import AutogradEngine
 from bnp_online.engines.base import Engine
-from bnp_online.engines.numba_engine import CompiledEngine
-from bnp_online.engines.torch_engine import GraphedEngine
+from bnp_online.engines.numba_engine import NumbaEngine
+from bnp_online.engines.torch_engine import TorchEngine
 
-#: On the CPU the graphed engine runs the step that it captures on a GPU.
-ENGINES: dict[str, Callable[..., Engine]] = {
-    "autograd": AutogradEngine,
-    "compiled": CompiledEngine,
-    "graphed": partial(GraphedEngine, device="cpu"),
-}
+ENGINES: dict[str, Callable[..., Engine]] = {"numba": NumbaEngine, "torch": TorchEngine}
 
 #: Marks of what needs a GPU.
 CUDA = [
@@ -37,8 +31,12 @@ def needs_cuda(test: Callable[..., None]) -> Callable[..., None]:
     return test
 
 
-#: For `pytest.mark.parametrize`: every engine, the captured one included.
-CASES = [
-    *(pytest.param(make, id=name) for name, make in ENGINES.items()),
-    pytest.param(partial(GraphedEngine, device="cuda"), id="graphed on cuda", marks=CUDA),
+_CUDA = partial(TorchEngine, device="cuda")
+#: The torch engine on each device: as it is, and captured in a CUDA graph.
+TORCH = [
+    pytest.param(TorchEngine, id="torch"),
+    pytest.param(_CUDA, id="torch on cuda, captured", marks=CUDA),
+    pytest.param(partial(_CUDA, capture=False), id="torch on cuda", marks=CUDA),
 ]
+#: For `pytest.mark.parametrize`: every engine, on every device.
+CASES = [pytest.param(NumbaEngine, id="numba"), *TORCH]

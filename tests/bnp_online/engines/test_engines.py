@@ -18,7 +18,7 @@ from bnp_online import BNPClassifier, BNPRegressor, ConfigurationError, NonFinit
 from bnp_online.checkpoint import digest
 from bnp_online.engines.base import Engine, LearnerSpec
 from bnp_online.engines.choice import make_engine
-from tests.support.engines import CASES, CUDA, ENGINES
+from tests.support.engines import CASES, CUDA, TORCH
 from tests.support.reference_learner import Layer, ReferenceLearner
 
 #: Norm-wise, between float32 and float64, over a stream of 210 samples.
@@ -357,12 +357,14 @@ def test_a_step_that_would_not_be_finite_is_not_taken(
     assert all(value.isfinite().all() for value in poisoned.state_dict().values())
 
 
-@pytest.mark.parametrize("engine", ["autograd", "compiled", pytest.param("graphed", marks=CUDA)])
+@pytest.mark.parametrize(
+    "place", [("numba", "cpu"), ("torch", "cpu"), pytest.param(("torch", "cuda"), marks=CUDA)]
+)
 @pytest.mark.parametrize("kind", [BNPClassifier, BNPRegressor])
 def test_a_learner_undoes_growth_with_the_step(
-    kind: type[BNPClassifier] | type[BNPRegressor], engine: str
+    kind: type[BNPClassifier] | type[BNPRegressor], place: tuple[str, str]
 ) -> None:
-    model = kind((4,), engine=engine)
+    model = kind((4,), engine=place[0], device=place[1])
     model.learn_one({"a": 1.0}, 1)
     model.learn_one({"a": 2.0}, 0)
     before = model.fingerprint()
@@ -371,6 +373,31 @@ def test_a_learner_undoes_growth_with_the_step(
     assert model.fingerprint() == before
     assert model.feature_names == ("a",)
     model.learn_one({"a": 5.0, "new": 1.0}, 7)
+
+
+@pytest.mark.parametrize("spec", [SPEC, replace(SPEC, lr="auto", replay=1, memory=8)], ids=["one", "auto"])
+def test_a_snapshot_undoes_growth_to_the_last_bit(
+    make: Callable[[LearnerSpec], Engine], spec: LearnerSpec
+) -> None:
+    """Within the spare size and beyond it; what it grew for was refused, and leaves no trace later."""
+    engine, clean = make(spec), make(spec)
+    for each in (engine, clean):
+        feed(each, stream(spec, seed=8, length=30))
+    for inputs, outputs in ((1, 0), (0, 1), (2, 3), (40, 0), (0, 20), (60, 30)):
+        before, predicted = fingerprint(engine), engine.predict(np.ones(3))
+        snapshot = engine.snapshot()
+        engine.grow([f"new {i}" for i in range(inputs)], outputs)
+        assert not learn(engine, np.full(3 + inputs, 1e3), 1.0, 1e300)
+        engine.restore(snapshot)
+        assert fingerprint(engine) == before == fingerprint(clean)
+        np.testing.assert_array_equal(engine.predict(np.ones(3)), predicted)
+        for each in (engine, clean):
+            feed(each, (event for event in itertools.islice(stream(spec, seed=8), 30, 34)))
+    assert fingerprint(engine) == fingerprint(clean)
+    for each in (engine, clean):
+        each.grow(["late"], 1)
+        assert learn(each, np.arange(4.0), 1.0)
+    assert fingerprint(engine) == fingerprint(clean)
 
 
 def test_an_array_has_a_fixed_number_of_inputs(make: Callable[[LearnerSpec], Engine]) -> None:
@@ -382,9 +409,9 @@ def test_an_array_has_a_fixed_number_of_inputs(make: Callable[[LearnerSpec], Eng
         engine.grow(["a"], 0)
 
 
-@pytest.mark.parametrize("name", ["autograd", "graphed"])
-def test_images_are_standardized_by_channel(name: str) -> None:
-    engine = ENGINES[name](replace(SPEC, input_shape=(2, 5, 5), network="cnn"))
+@pytest.mark.parametrize("make", TORCH)
+def test_images_are_standardized_by_channel(make: Callable[..., Engine]) -> None:
+    engine = make(replace(SPEC, input_shape=(2, 5, 5), network="cnn"))
     engine.grow([], 2)
     images = np.random.default_rng(0).normal([[[3.0]], [[-50.0]]], [[[1.0]], [[9.0]]], size=(12, 2, 5, 5))
     for i, image in enumerate(images):
@@ -393,7 +420,7 @@ def test_images_are_standardized_by_channel(name: str) -> None:
     np.testing.assert_allclose(state["inputs.mean"].numpy(), images.mean(axis=(0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(state["inputs.var"].numpy(), images.var(axis=(0, 2, 3)), rtol=1e-12)
     # What the network sees does not depend on a channel's scale and offset.
-    scaled = ENGINES[name](replace(SPEC, input_shape=(2, 5, 5), network="cnn"))
+    scaled = make(replace(SPEC, input_shape=(2, 5, 5), network="cnn"))
     scaled.grow([], 2)
     for i, image in enumerate(images):
         learn(scaled, image * [[[8.0]], [[0.25]]] + [[[1.0]], [[2.0]]], i % 2)
@@ -427,6 +454,6 @@ def test_a_spec_tells_the_number_of_parameters_before_there_are_any(
     changes: dict[str, Any], outputs: int
 ) -> None:
     spec = replace(SPEC, **changes)
-    engine = make_engine(spec, "auto", "cpu")
+    engine = make_engine(replace(spec, device="cpu"))
     engine.grow([] if spec.input_shape else ["a", "b", "c"], outputs)
     assert spec.parameters(3, outputs) == engine.num_parameters

@@ -73,12 +73,12 @@ def reference_for(engine: Engine, spec: LearnerSpec) -> ReferenceMixture:
             step_scale=spec.step_scale,
             standardize=spec.standardize,
         )
-        for k, each in enumerate(spec.copies)
+        for k, each in enumerate(spec.members)
     ]
     return ReferenceMixture(
         learners,
-        [each.replays for each in spec.copies],
-        [each.averages for each in spec.copies],
+        [each.replays for each in spec.members],
+        [each.averages for each in spec.members],
         spec.replay,
         spec.memory,
         lambda step, turn, n: draw(spec.seed, step, turn, n),
@@ -115,7 +115,7 @@ def test_follows_the_float64_reference(
         np.testing.assert_allclose(
             state["network.head.weight"][k].numpy(), learner.layers[-1].weight, rtol=1e-6
         )
-    means = [k for k, each in enumerate(spec.copies) if each.averages]
+    means = [k for k, each in enumerate(spec.members) if each.averages]
     assert means
     for row, k in enumerate(means):
         for i, name in enumerate(("body.1", "body.3", "head")):
@@ -179,7 +179,7 @@ def test_many_rows_are_the_loop_to_the_last_bit(
 
 @pytest.mark.parametrize("lost", [0, 3], ids=["predicts with its weights", "predicts with their mean"])
 @pytest.mark.parametrize("make", CASES)
-def test_a_copy_that_diverged_starts_again_from_the_best(make: Callable[..., Engine], lost: int) -> None:
+def test_a_member_that_diverged_restarts_from_the_best(make: Callable[..., Engine], lost: int) -> None:
     engine = grown(make, replace(SPEC, replay=0))
     for sample in stream("classification", 60):
         learn(engine, *sample)
@@ -310,7 +310,7 @@ def test_new_samples_weigh_more_once_the_moments_forget(
     assert model.state_dict()["tensors"]["inputs.mean"].item() == pytest.approx(2.0 + 998.0 / 21.0)
 
 
-def test_slow_copies_start_again_from_the_best_of_the_others() -> None:
+def test_slow_members_restart_from_the_best_of_the_others() -> None:
     model = BNPClassifier((8,), replay=1)
     fresh = model.fingerprint()
     model.reset_slowest()  # which has learned nothing

@@ -268,7 +268,7 @@ def test_it_serves(tmp_path: Path) -> None:
 
 def test_the_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
     healthy = result("doctor", BNP_DATA_DIR=str(tmp_path / "not yet"))
-    assert (healthy["engine"], healthy["device"], healthy["log"]) == ("compiled", "cpu", "can be made")
+    assert (healthy["engine"], healthy["device"], healthy["log"]) == ("numba", "cpu", "can be made")
     assert not (tmp_path / "not yet").exists()
     (tmp_path / "events.sqlite3").write_bytes(b"no database" * 100)
     out, err = run("doctor", "--url", "http://127.0.0.1:9", "--json", code=1, BNP_DATA_DIR=str(tmp_path))

@@ -40,7 +40,7 @@ def test_a_model_is_made_looked_at_and_deleted(serve: Callable[..., Server]) -> 
     assert made["spec"]["max_features"] == 50
     assert made["spec"]["max_classes"] is None
     assert (made["step"], made["classes"], made["features"]) == (0, [], [])
-    assert (made["device"], made["engine"]) == ("cpu", "compiled")
+    assert (made["device"], made["engine"]) == ("cpu", "numba")
     assert {"bnp-online", "torch", "river", "python"} <= made["versions"].keys()
     server.learn({"b": 1, "a": "x"}, 2.5, model="prices")
     learned = server.get("/models/prices")
