@@ -1,4 +1,4 @@
-"""The errors that the server answers, from the table in `service.errors`."""
+"""Reference page of errors, from the table in `service.errors`."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tools.reference.markdown import document, table
 _INTRODUCTION = """\
 # Errors
 
-Every error is `{"error": {"code": "unknown_model", "message": "…", "field": "model"}}`: a word for
-programs, a sentence for people, and the part of the request at fault (or null). What is refused has changed
-nothing. Where the last column has a number, the answer says `Retry-After` so many seconds; the
-[client](../tutorial.md#use-the-client) tries those again by itself. On a line of a stream the error has the
-line's number: `{"error": {…}, "line": 2}`.
+Every error is `{"error": {"code": "unknown_model", "message": "…", "field": "model"}}`. `code` is for
+programs, `message` is for people, and `field` names the part of the request at fault (or is null). A refused
+request changes nothing. Where the last column has a number, the response has the header `Retry-After` with
+that many seconds; the [client](../how-to/send-samples.md#the-python-clients) repeats such a request
+automatically. In a stream, an error contains the number of its line: `{"error": {…}, "line": 2}`.
 """
 _OF_HTTP = {
-    "not_found": "There is no such path.",
-    "method_not_allowed": "The path does not take this method.",
+    "not_found": "The path does not exist.",
+    "method_not_allowed": "The path does not support this method.",
 }
-_UNFORESEEN = "What nobody foresaw; the log has its traceback, without what the request brought."
-#: What the framework's own errors mean here.
+_UNEXPECTED = "An unexpected error. The log has its traceback, without the content of the request."
+#: Errors of the framework.
 _FOREIGN: dict[type[Exception], str] = {
-    ClientDisconnect: "The client went away before all of its body had come.",
-    RequestValidationError: "A parameter in the path or the query cannot be used.",
+    ClientDisconnect: "The client disconnected before it had sent the whole body.",
+    RequestValidationError: "A parameter in the path or the query is invalid.",
 }
 
 
@@ -64,5 +64,5 @@ def _codes(row: Row) -> list[str]:
 
 def _meaning(error: type[Exception]) -> str:
     if TABLE[error].code == "internal_error":
-        return _UNFORESEEN
+        return _UNEXPECTED
     return _FOREIGN.get(error) or (error.__doc__ or "").strip().partition("\n\n")[0]
