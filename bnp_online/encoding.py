@@ -69,6 +69,21 @@ class Array:
     values: Vector
 
 
+class Prediction(NamedTuple):
+    """Prediction of a model.
+
+    Attributes
+    ----------
+    value : label, number or None
+        The prediction; None before the first label.
+    probabilities : dict
+        Probability by label, in order of arrival; empty for a regression.
+    """
+
+    value: Label | float | None
+    probabilities: dict[Label, float]
+
+
 class Sample(NamedTuple):
     """Validated sample: features, target, weight."""
 
@@ -420,7 +435,7 @@ def _no_row(x: object) -> None:
 
 
 class LabelIndex:
-    """Classes in order of arrival, of one type: bool, int or str.
+    """Targets of a classification: classes in order of arrival, of one type: bool, int or str.
 
     Parameters
     ----------
@@ -444,12 +459,6 @@ class LabelIndex:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __contains__(self, label: Label) -> bool:
-        return label in self._classes
-
-    def __getitem__(self, label: Label) -> int:
-        return self._classes[label]
-
     def copy(self) -> LabelIndex:
         """Return an independent copy."""
         return LabelIndex(self.max_classes, self.labels)
@@ -457,6 +466,36 @@ class LabelIndex:
     def find(self, y: Any) -> int | None:
         """Return the class of a known label; None for any other `y`."""
         return self._classes.get(y) if type(y) in self._types else None
+
+    def code(self, label: Label) -> int | None:
+        """Return the class of a label that `check` returned; None if it is a new class."""
+        return self._classes.get(label)
+
+    def codes(self, Y: Sequence[object]) -> tuple[Vector, dict[int, Label]]:
+        """Return the classes of labels that are learned in order, and the new labels by position.
+
+        Raises
+        ------
+        SampleError
+            As `check`, with the labels before it known.
+        """
+        labels, new = self.copy(), dict[int, Label]()
+        classes = [labels.find(y) for y in Y]
+        for i in (i for i, known in enumerate(classes) if known is None):
+            label = labels.check(Y[i])
+            if label not in labels._classes:
+                new[i] = label
+                labels.add(label)
+            classes[i] = labels._classes[label]
+        return np.array(classes, np.float64), new
+
+    def read(self, outputs: Vector) -> list[Prediction]:
+        """Return the predictions in the outputs of an engine, of shape (N, classes)."""
+        labels = self.labels
+        return [
+            Prediction(labels[best], dict(zip(labels, row, strict=True)))
+            for best, row in zip(outputs.argmax(axis=1).tolist(), outputs.tolist(), strict=True)
+        ]
 
     def check(self, y: object) -> Label:
         """Return `y` as a Python bool, int or str.
@@ -489,6 +528,50 @@ class LabelIndex:
             self._classes[label] = len(self.labels)
             self.labels.append(label)
             self._types = _LABEL_TYPES[type(self.labels[0])]
+
+
+class NumberTargets:
+    """Targets of a regression: one output, from the first number on.
+
+    Attributes
+    ----------
+    started : bool
+        Whether a number was learned.
+    """
+
+    def __init__(self, started: bool = False) -> None:
+        self.started = started
+
+    def copy(self) -> NumberTargets:
+        """Return an independent copy."""
+        return NumberTargets(self.started)
+
+    def find(self, y: Any) -> float | None:
+        """Return a number that is valid and adds no output; None for any other `y`."""
+        if self.started and type(y) in (float, int, np.float64) and abs(y) <= LARGEST:
+            return float(y)
+        return None
+
+    def check(self, y: object) -> float:
+        """Return `y` as a float; raises as `check_number`."""
+        return check_number(y)
+
+    def code(self, target: float) -> float | None:
+        """Return a target that `check` returned; None if it is the first."""
+        return target if self.started else None
+
+    def codes(self, Y: Sequence[object]) -> tuple[Vector, dict[int, float]]:
+        """Return the targets as an array, and the first by its position; raises as `check`."""
+        numbers = [check_number(y) for y in Y]
+        return np.array(numbers, np.float64), dict(enumerate(numbers[: 0 if self.started else 1]))
+
+    def add(self, target: object) -> None:
+        """Record that a number was learned."""
+        self.started = True
+
+    def read(self, outputs: Vector) -> list[Prediction]:
+        """Return the predictions in the outputs of an engine, of shape (N, 1)."""
+        return [Prediction(value, {}) for value in outputs[:, 0].tolist()]
 
 
 def _label(y: object) -> Label:

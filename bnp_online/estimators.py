@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-import numpy as np
 from river import base
 from torch import nn
 
 from . import checkpoint
-from .encoding import LARGEST, Label, LabelIndex, Sample, Vector, check_number
+from .encoding import Label, LabelIndex, NumberTargets
 from .engines.base import Task
 from .errors import CheckpointError, ConfigurationError, SampleError, StateError
-from .learner import OnlineLearner, Prediction, Preview
+from .learner import OnlineLearner
 from .parameters import documented
 
 
@@ -61,7 +60,7 @@ class BNPClassifier(_Estimator, base.Classifier):
 
     def _begin(self) -> None:
         super()._begin()
-        self._labels = LabelIndex(self.max_classes)
+        self._targets = LabelIndex(self.max_classes)
 
     @property
     def _multiclass(self) -> bool:
@@ -70,11 +69,7 @@ class BNPClassifier(_Estimator, base.Classifier):
     @property
     def labels(self) -> tuple[Label, ...]:
         """Classes in order of arrival."""
-        return tuple(self._labels.labels)
-
-    def preview(self) -> Preview:
-        """Return a validator of samples to come."""
-        return Preview(self, self._labels)
+        return tuple(self._targets.labels)
 
     def predict_proba_one(self, x: Any, **kwargs: Any) -> dict[Label, float]:
         """Return the probability of each class, in order of arrival; empty before the first label.
@@ -91,7 +86,8 @@ class BNPClassifier(_Estimator, base.Classifier):
         SampleError
             If a feature cannot be used.
         """
-        return self.predict(x).probabilities
+        probabilities: dict[Label, float] = self.predict(x).probabilities
+        return probabilities
 
     def predict_one(self, x: Any, **kwargs: Any) -> Label | None:
         """Return the most probable class (the earliest of equals); None before the first label.
@@ -99,44 +95,15 @@ class BNPClassifier(_Estimator, base.Classifier):
         Parameters and errors are those of `predict_proba_one`.
         """
         outputs = self._outputs(x)
-        return None if outputs is None else self._labels.labels[outputs.argmax()]
+        return None if outputs is None else self._targets.labels[outputs.argmax()]
 
     def _limit_classes(self, max_classes: int) -> None:
-        if max_classes < max(len(self._labels), 1):
-            raise ConfigurationError("max_classes", f"the model has {len(self._labels)} classes")
-        self.max_classes = self._labels.max_classes = max_classes
-
-    def _target(self, sample: Sample) -> tuple[float, int]:
-        label = cast(Label, sample.target)
-        return (self._labels[label], 0) if label in self._labels else (len(self._labels), 1)
-
-    def _known_target(self, y: object) -> float | None:
-        return self._labels.find(y)
-
-    def _accept(self, sample: Sample) -> None:
-        super()._accept(sample)
-        self._labels.add(cast(Label, sample.target))
-
-    def _targets(self, Y: Sequence[object]) -> tuple[Vector, dict[int, Label | float]]:
-        labels, new = self._labels.copy(), dict[int, Label | float]()
-        classes = [labels.find(y) for y in Y]
-        for i in (i for i, known in enumerate(classes) if known is None):
-            label = labels.check(Y[i])
-            if label not in labels:
-                new[i] = label
-                labels.add(label)
-            classes[i] = labels[label]
-        return np.array(classes, np.float64), new
-
-    def _read(self, values: Vector) -> list[Prediction]:
-        labels = self._labels.labels
-        return [
-            Prediction(labels[best], dict(zip(labels, row, strict=True)))
-            for best, row in zip(values.argmax(axis=1).tolist(), values.tolist(), strict=True)
-        ]
+        if max_classes < max(len(self._targets), 1):
+            raise ConfigurationError("max_classes", f"the model has {len(self._targets)} classes")
+        self.max_classes = self._targets.max_classes = max_classes
 
     def _state_of_learning(self) -> dict[str, Any]:
-        return {**super()._state_of_learning(), "labels": self._labels.labels[:]}
+        return {**super()._state_of_learning(), "labels": self._targets.labels[:]}
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         labels = LabelIndex(self.max_classes)
@@ -149,7 +116,7 @@ class BNPClassifier(_Estimator, base.Classifier):
         if len(labels) != outputs:
             raise StateError(f"the state has {len(labels)} classes for {outputs} outputs")
         super()._restore(state)
-        self._labels = labels
+        self._targets = labels
 
 
 @documented
@@ -182,9 +149,13 @@ class BNPRegressor(_Estimator, base.Regressor):
 
     max_classes: int = field(default=0, init=False)
 
-    def preview(self) -> Preview:
-        """Return a validator of samples to come."""
-        return Preview(self, None)
+    def _begin(self) -> None:
+        super()._begin()
+        self._targets = NumberTargets()
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        super()._restore(state)
+        self._targets = NumberTargets(started=self._step > 0)
 
     def predict_one(self, x: Any, **kwargs: Any) -> float | None:  # type: ignore[override]  # None before the first target
         """Return the prediction for a sample; None before the first target.
@@ -238,21 +209,6 @@ class BNPRegressor(_Estimator, base.Regressor):
         prediction = float(outputs[0])
         radius = self._intervals.radius(features.reshape(-1), prediction, level)
         return None if radius is None else (prediction - radius, prediction + radius)
-
-    def _target(self, sample: Sample) -> tuple[float, int]:
-        return cast(float, sample.target), 0 if self._step else 1
-
-    def _known_target(self, y: Any) -> float | None:
-        if self._step and type(y) in (float, int, np.float64) and abs(y) <= LARGEST:
-            return float(y)
-        return None
-
-    def _targets(self, Y: Sequence[object]) -> tuple[Vector, dict[int, Label | float]]:
-        numbers = [check_number(y) for y in Y]
-        return np.array(numbers, np.float64), dict(enumerate(numbers[: 0 if self._step else 1]))
-
-    def _read(self, values: Vector) -> list[Prediction]:
-        return [Prediction(value, {}) for value in values[:, 0].tolist()]
 
 
 _ESTIMATORS = {"BNPClassifier": BNPClassifier, "BNPRegressor": BNPRegressor}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,11 +16,10 @@ from .encoding import (
     FeatureIndex,
     Features,
     Label,
-    LabelIndex,
+    Prediction,
     Sample,
     Vector,
     check_array,
-    check_number,
     check_weight,
     compile_encoding,
     read_array,
@@ -31,22 +29,6 @@ from .engines.choice import make_engine
 from .errors import ConfigurationError, NonFiniteStateError, SampleError
 from .intervals import Intervals
 from .stateful import Stateful
-
-
-class Prediction(NamedTuple):
-    """What a model makes of a sample.
-
-    Attributes
-    ----------
-    value : label, number or None
-        The prediction; None before the first label.
-    probabilities : dict
-        By label, in order of arrival; empty for a regression.
-    """
-
-    value: Label | float | None
-    probabilities: dict[Label, float]
-
 
 #: The prediction of a model that has learned nothing.
 NOTHING = Prediction(None, {})
@@ -60,12 +42,12 @@ _UNKNOWN = np.full(1, np.nan)
 class Preview:
     """Validates samples in order, as if each one before it had been learned, and changes nothing.
 
-    Obtained from `BNPClassifier.preview`.
+    `BNPClassifier.preview` returns it.
     """
 
-    def __init__(self, model: OnlineLearner, labels: LabelIndex | None) -> None:
+    def __init__(self, model: OnlineLearner) -> None:
         self._model = model
-        self._labels = labels  # the model's own, up to the first new one
+        self._targets: Any = model._targets  # the model's own, up to the first new one
 
     def check(self, x: object, y: object, w: object = 1.0) -> Sample:
         """Return the sample, validated and ready to be learned.
@@ -73,24 +55,23 @@ class Preview:
         Raises
         ------
         SampleError
-            If it cannot be learned after those before it; it does not count, then.
+            If it cannot be learned after the samples before it. Then it is not one of them.
         """
         row = self._model._row(x)
         features = self._model.check_features(x) if row is None else Array(row)
-        weight = check_weight(w)
-        if self._labels is None:
-            return Sample(features, check_number(y), weight)
-        label = self._labels.check(y)
-        if label not in self._labels:
-            self._labels = self._labels.copy()
-            self._labels.add(label)
-        return Sample(features, label, weight)
+        weight, targets = check_weight(w), self._targets
+        target = targets.check(y)
+        if targets.code(target) is None:
+            self._targets = targets = targets.copy()
+            targets.add(target)
+        return Sample(features, target, weight)
 
 
 class OnlineLearner(Stateful):
     """What `BNPClassifier` and `BNPRegressor` share: validation, growth, steps and state."""
 
     task: ClassVar[Task]
+    _targets: Any  # LabelIndex or NumberTargets: mypy cannot tie the type of a target to the class
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -190,31 +171,9 @@ class OnlineLearner(Stateful):
             return self._features.check(x)
         return check_array(x, tuple(self.input_shape))
 
-    @abstractmethod
     def preview(self) -> Preview:
         """Return a validator of samples to come."""
-
-    @abstractmethod
-    def _target(self, sample: Sample) -> tuple[float, int]:
-        """Return the engine's target for a sample, and how many outputs it adds."""
-
-    @abstractmethod
-    def _known_target(self, y: object) -> float | None:
-        """Return the engine's target for a valid `y` that adds no output; None for any other."""
-
-    @abstractmethod
-    def _targets(self, Y: Sequence[object]) -> tuple[Vector, dict[int, Label | float]]:
-        """Return the engine's targets for what is to be learned in order, and by row what adds an output.
-
-        Raises
-        ------
-        SampleError
-            If one cannot be learned after those before it.
-        """
-
-    @abstractmethod
-    def _read(self, values: Vector) -> list[Prediction]:
-        """Return the predictions in an engine's outputs, of shape (N, outputs)."""
+        return Preview(self)
 
     def predict(self, x: Any) -> Prediction:
         """Return the prediction for a sample and, of a classification, the probabilities; changes nothing.
@@ -227,7 +186,7 @@ class OnlineLearner(Stateful):
             If no copy of the network gives a finite output, as for a huge value without standardization.
         """
         outputs = self._outputs(x)
-        return NOTHING if outputs is None else self._read(outputs[None])[0]
+        return NOTHING if outputs is None else self._targets.read(outputs[None])[0]
 
     def _outputs(self, x: object) -> Vector | None:
         """Return the engine's outputs for a sample; None before the first label."""
@@ -240,7 +199,7 @@ class OnlineLearner(Stateful):
     def _row_of(self, x: object) -> Vector:
         """Return the raw input of any sample."""
         row = self._row(x)
-        return self._vector(self.check_features(x), self._features) if row is None else row
+        return self._vector(self.check_features(x)) if row is None else row
 
     def _row(self, x: object) -> Vector | None:
         """Return the raw input of a plain sample with nothing new; None for any other (`RowReader`)."""
@@ -266,7 +225,7 @@ class OnlineLearner(Stateful):
         NonFiniteStateError
             If the step would make the state non-finite; nothing was changed.
         """
-        row, target = self._row(x), self._known_target(y)
+        row, target = self._row(x), self._targets.find(y)
         if row is None or target is None or type(w) is not float or not 0.0 <= w < math.inf:
             self.learn_sample(self.preview().check(x, y, w))
             return
@@ -321,14 +280,14 @@ class OnlineLearner(Stateful):
         SampleError, NonFiniteStateError
             As `learn_one`; none of the rows was learned, then.
         """
-        rows, targets = _rows(X), _labels(Y)
+        rows, targets = _rows(X), _target_list(Y)
         if len(rows) != len(targets):
             raise SampleError("wrong_shape", "y", f"has {len(targets)} targets for {len(rows)} samples")
         shape = self._shape
         block = None if shape is None else read_array(rows, (len(rows), *shape))
         learn: Callable[[], Iterable[Prediction | NonFiniteStateError]]
         if block is not None:
-            learn = functools.partial(self._learn_block, block, *self._targets(targets))
+            learn = functools.partial(self._learn_block, block, *self._targets.codes(targets))
         else:
             preview = self.preview()
             samples = [preview.check(x, y) for x, y in zip(rows, targets, strict=True)]
@@ -342,19 +301,24 @@ class OnlineLearner(Stateful):
     def _learn(self, samples: Sequence[Sample], *, predict: bool) -> list[Prediction | NonFiniteStateError]:
         """Learn in order, in as few calls of the engine as growth allows."""
         outcomes: list[Prediction | NonFiniteStateError] = []
-        while len(outcomes) < len(samples):
-            left = itertools.islice(samples, len(outcomes), None)
-            run = list(itertools.takewhile(lambda sample: self._growth(sample) == ([], 0), left))
-            if run:
-                outcomes += self._learn_run(run, predict=predict)
+        while (start := len(outcomes)) < len(samples):
+            targets = self._known_targets(samples, start)
+            if targets:
+                run = samples[start : start + len(targets)]
+                outcomes += self._learn_run(run, targets, predict=predict)
             else:
-                outcomes.append(self._learn_grown(samples[len(outcomes)], predict=predict))
+                outcomes.append(self._learn_grown(samples[start], predict=predict))
         return outcomes
 
-    def _growth(self, sample: Sample) -> tuple[list[str], int]:
-        """Return the names of the columns, and the number of outputs, that a sample adds."""
-        names = self._features.new(sample.features) if isinstance(sample.features, Features) else []
-        return names, self._target(sample)[1]
+    def _known_targets(self, samples: Sequence[Sample], start: int) -> list[float]:
+        """Return the engine's targets of the samples up to the first that adds a column or an output."""
+        targets: list[float] = []
+        for features, target, _ in itertools.islice(samples, start, None):
+            code = self._targets.code(target)
+            if code is None or (isinstance(features, Features) and self._features.new(features)):
+                break
+            targets.append(code)
+        return targets
 
     def _learn_grown(self, sample: Sample, *, predict: bool) -> Prediction | NonFiniteStateError:
         """Learn a sample with something new; a refusal undoes the growth."""
@@ -363,12 +327,14 @@ class OnlineLearner(Stateful):
             given = self._outputs(sample.features) if self._intervals is not None else None
         except NonFiniteStateError as error:  # no member is finite on it, and none could learn it
             return error
-        names, outputs = self._growth(sample)
-        index = self._features
+        index, targets = self._features, self._targets.copy()
+        names = index.new(sample.features) if isinstance(sample.features, Features) else []
+        outputs = int(targets.code(sample.target) is None)
+        targets.add(sample.target)
         if names:
             index = index.copy()
             index.add(names)
-        target, weight = np.array([self._target(sample)[0]], np.float64), np.array([sample.weight])
+        target, weight = np.array([targets.code(sample.target)], np.float64), np.array([sample.weight])
         row = self._vector(sample.features, index)[None]
         engine, learned = self._engine, 0
         before = engine.snapshot()
@@ -383,24 +349,36 @@ class OnlineLearner(Stateful):
         if self._intervals is not None:
             self._intervals.grow(len(names))
             self._intervals.learn(row.reshape(1, -1), target, _UNKNOWN if given is None else given, weight)
-        self._features = index
-        self._accept(sample)
+        self._features, self._targets = index, targets
+        self._step += 1
+        self._count_ignored([sample])
         return prediction
 
-    def _learn_run(self, run: list[Sample], *, predict: bool) -> list[Prediction | NonFiniteStateError]:
-        """Learn samples with nothing new, up to the first that is refused."""
-        rows = [self._vector(sample.features, self._features) for sample in run]
+    def _learn_run(
+        self, run: Sequence[Sample], targets: list[float], *, predict: bool
+    ) -> list[Prediction | NonFiniteStateError]:
+        """Learn samples that add nothing, up to the first that is refused."""
+        fixed, columns = self._shape is not None, len(self._features.names)
+        rows = [
+            x.values if isinstance(x, Array) and (fixed or len(x.values) == columns) else self._vector(x)
+            for x, _, _ in run
+        ]
         x = np.concatenate(rows).reshape(len(rows), *rows[0].shape)  # a third of the time of np.stack
-        targets = np.array([self._target(sample)[0] for sample in run], np.float64)
         weights = np.array([sample.weight for sample in run])
-        done, values = self._learn_rows(x, targets, weights, predict=predict)
+        done, values = self._learn_rows(x, np.array(targets, np.float64), weights, predict=predict)
         outcomes: list[Prediction | NonFiniteStateError] = []
-        outcomes += self._read(values[:done]) if predict else [NOTHING] * done
-        for sample in run[:done]:
-            self._accept(sample)
+        outcomes += self._targets.read(values[:done]) if predict else [NOTHING] * done
+        self._step += done
+        self._count_ignored(run[:done])
         if done < len(run):
             outcomes.append(NonFiniteStateError(_REFUSED))
         return outcomes
+
+    def _count_ignored(self, learned: Sequence[Sample]) -> None:
+        """Count the values of learned samples that `max_features` left without a column."""
+        for x, _, _ in learned:
+            if isinstance(x, Features):
+                self._features.count_ignored(x)
 
     def _learn_block(
         self, x: Vector, targets: Vector, new: Mapping[int, Label | float]
@@ -422,17 +400,12 @@ class OnlineLearner(Stateful):
                 yield self._learn_grown(Sample(Array(x[stop]), new[stop], 1.0), predict=False)
             start = stop + 1
 
-    def _accept(self, sample: Sample) -> None:
-        """Count a sample that was learned."""
-        if isinstance(sample.features, Features):
-            self._features.count_ignored(sample.features)
-        self._step += 1
-
     def predict_many(self, X: Any) -> list[Any]:
         """Predict the targets of rows; see `learn_many` for their form."""
         return [self.predict(x).value for x in _rows(X)]
 
-    def _vector(self, features: Features | Array, index: FeatureIndex) -> Vector:
+    def _vector(self, features: Features | Array, index: FeatureIndex | None = None) -> Vector:
+        index = self._features if index is None else index
         if isinstance(features, Features):
             return index.vector(features)
         return index.widen(features.values)
@@ -470,6 +443,6 @@ def _rows(X: Any) -> Any:
     return X if isinstance(X, np.ndarray) else list(X)
 
 
-def _labels(Y: Iterable[Any]) -> list[Any]:
+def _target_list(Y: Iterable[Any]) -> list[Any]:
     """Return targets as a list; those in an array as Python's numbers and strings, which are read faster."""
     return Y.tolist() if isinstance(Y, np.ndarray) and Y.dtype.kind in "biufU" else list(Y)

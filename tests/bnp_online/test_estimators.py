@@ -250,7 +250,7 @@ def test_a_new_class_changes_no_existing_logit(name: str) -> None:
     x, _ = stream(model, 60, seed=2)[-1]
     before = model.predict_proba_one(x)
     model._engine.grow([], 1)
-    model._labels.add("new")
+    model._targets.add("new")
     after = model.predict_proba_one(x)
     assert list(after) == [*before, "new"]
     odds = {label: after[label] / after["c"] for label in before}
