@@ -12,7 +12,7 @@ from ..storage import event_codec
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending:
+class _Stored:
     """A pending prediction, or the mark that an id was labelled."""
 
     pending: event_codec.Pending
@@ -34,7 +34,7 @@ class PendingPredictions:
     def __init__(self, limit: int, clock: Callable[[], float]) -> None:
         self._limit = limit
         self._clock = clock
-        self._entries: OrderedDict[str, _Pending] = OrderedDict()
+        self._entries: OrderedDict[str, _Stored] = OrderedDict()
         self._labelled = 0  # number of labelled entries
 
     def __len__(self) -> int:
@@ -64,7 +64,7 @@ class PendingPredictions:
         """Add a prediction."""
         if (expired := self._entries.get(identifier)) is not None:
             self._labelled -= expired.labelled
-        self._entries[identifier] = _Pending(pending, event_codec.digest(pending.x))
+        self._entries[identifier] = _Stored(pending, event_codec.digest(pending.x))
         if len(self._entries) > self._limit:
             self._drop_oldest()
 
@@ -89,7 +89,7 @@ class PendingPredictions:
         """Mark a prediction as labelled, if it still exists."""
         if (entry := self._entries.get(identifier)) is not None:
             self._labelled += not entry.labelled
-            self._entries[identifier] = _Pending(entry.pending._replace(x=None), entry.digest, labelled=True)
+            self._entries[identifier] = _Stored(entry.pending._replace(x=None), entry.digest, labelled=True)
 
     def copy(self) -> PendingPredictions:
         """Return a copy, in a fraction of the time of `dump`."""
@@ -107,10 +107,10 @@ class PendingPredictions:
     def load(self, dumped: Iterable[Any]) -> None:
         """Load the entries from `dump`."""
         for name, packed, digest, labelled in dumped:
-            self._entries[name] = _Pending(event_codec.unpack(packed), bytes.fromhex(digest), labelled)
+            self._entries[name] = _Stored(event_codec.unpack(packed), bytes.fromhex(digest), labelled)
             self._labelled += labelled
 
-    def _find(self, identifier: str) -> _Pending | None:
+    def _find(self, identifier: str) -> _Stored | None:
         now = self._clock()
         while self._entries and next(iter(self._entries.values())).pending.expires <= now:
             self._drop_oldest()
@@ -123,7 +123,7 @@ class PendingPredictions:
         self._labelled -= entry.labelled
 
 
-def _unlabelled(entry: _Pending) -> _Pending:
+def _unlabelled(entry: _Stored) -> _Stored:
     if entry.labelled:
         raise AlreadyLabelledError("the prediction with this id has its label", "id")
     return entry

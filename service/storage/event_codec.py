@@ -18,7 +18,7 @@ Given: TypeAlias = "tuple[Any, dict[Any, float] | None]"
 """A prediction and, for a classification, its probabilities."""
 
 
-class Sample(NamedTuple):
+class LoggedSample(NamedTuple):
     """A sample from the log; for a label with the prediction that was given at the time."""
 
     x: Any
@@ -65,16 +65,16 @@ def predict_event(pending: Pending, identifier: str) -> Event:
     return Event("predict", dumps(pack(pending)), identifier)
 
 
-def read_sample(event: Event) -> Sample:
+def read_sample(event: Event) -> LoggedSample:
     """Return the sample of a ``"learn"`` or ``"label"`` event."""
     body = loads(event.body)
     if isinstance(body, dict):  # the client's JSON
         weight = body.get("w")
-        return Sample(body["x"], body["y"], 1.0 if weight is None else weight)
+        return LoggedSample(body["x"], body["y"], 1.0 if weight is None else weight)
     if event.kind == "learn":
-        return Sample(*body)
+        return LoggedSample(*body)
     x, y, prediction, pairs = body
-    return Sample(x, y, given=(prediction, _dict(pairs)))
+    return LoggedSample(x, y, given=(prediction, _dict(pairs)))
 
 
 def read_pending(event: Event) -> Pending:
