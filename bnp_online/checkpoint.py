@@ -101,7 +101,7 @@ def save(path: str | os.PathLike[str], state: State) -> None:
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
-    if os.name == "posix":  # Windows cannot open a folder
+    if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder
         folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -1,6 +1,6 @@
-"""What helps a learner after its stream has changed: less weight for what it remembers of before.
+"""Drift response: changes of a state that reduce the weight of the past.
 
-Both work on the named tensors of a state, which all engines share, so that they are the same for each.
+Both functions work on the named tensors of a state, and so are the same for all engines.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from torch import Tensor
 from .engines.base import LearnerSpec
 from .errors import ConfigurationError
 
-#: What running moments are of, by the beginnings of their names in a state.
+#: Prefixes of the names of running moments in a state.
 _MOMENTS = ("inputs.", "target.", "moments.")
 
 
 def with_short_memory(state: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
-    """Return a state in which no running moments average over more than so many samples.
+    """Return a state in which running moments average over at most `weight` samples.
 
-    Means and variances stay. The next samples move them as they would those of a stream that is so old; from
-    there the memory grows again to its length.
+    Means and variances stay. The next samples move them as in a stream of that age; from there the memory
+    grows again.
 
     Parameters
     ----------
     state : mapping of str to Tensor
-        Of an engine; it is left as it is.
+        State of an engine; it is not changed.
     weight : float
         Greatest effective weight, finite and ≥ 1.
 
@@ -43,23 +43,23 @@ def with_short_memory(state: Mapping[str, Tensor], weight: float) -> dict[str, T
             prior = f"{name.removesuffix('weight')}prior_weight"
             shorter[name] = state[name].clamp(max=weight)
             share = torch.where(state[name] > weight, weight / state[name], 1.0)
-            shorter[prior] = state[prior] * share  # the pseudo-sample keeps its share in the averages
+            shorter[prior] = state[prior] * share  # the pseudo-sample keeps its share
     return shorter
 
 
 def with_slowest_reset(state: Mapping[str, Tensor], spec: LearnerSpec) -> dict[str, Tensor]:
-    """Return a state in which the slowest copies start again from the best of the others, without memory.
+    """Return a state in which the slowest members restart from the best of the others, without replay buffer.
 
-    The slowest are those that predict with running means of their weights; the best is the one with the
-    greatest weight in the mixture. Those that are alike now share their weight in the mixture evenly, so that
-    the prediction is that without the slowest.
+    The slowest members predict with running means of their weights. The best has the greatest weight in the
+    mixture. The members that are equal now share their weights in the mixture evenly: the prediction is that
+    of the mixture without the slowest.
 
     Parameters
     ----------
     state : mapping of str to Tensor
-        Of an engine; it is left as it is.
+        State of an engine; it is not changed.
     spec : LearnerSpec
-        Of that engine; with one copy alone the state is returned as it is.
+        Settings of the engine; with one member the state stays as it is.
     """
     slow = [k for k, member in enumerate(spec.members) if member.averages]
     reset = dict(state)

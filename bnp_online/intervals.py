@@ -1,26 +1,26 @@
-"""Predictive intervals: a small Bayesian model of a regression's errors, sampled by BNP-SGLD as they come.
+"""Predictive intervals: an online Bayesian model of a regression's errors, sampled by BNP-SGLD.
 
-Beside the network a linear layer ``[m, s] = W φ + b`` describes the errors of its predictions, in units of
-their running root mean square, by a Student t distribution with ν = 4: location m, scale exp(s). Its inputs φ
-are the prediction and the features, standardized on line, so that the scale adapts to x. The layer takes one
-step of BNP-SGLD a sample (see `langevin`), for the latest N = 500 samples or so::
+Beside the network, a linear layer ``[m, s] = W φ + b`` describes the errors of the predictions, in units of
+their running root mean square, by a Student t distribution with ν = 4, location m and scale exp(s). Its
+inputs φ are the prediction and the features, standardized online: the scale depends on x. It takes one step
+of BNP-SGLD for each sample (see `langevin`), with a posterior of about the latest N = 500 samples::
 
     ŵ ← ŵ − h (P Pᵀ/q²) g + √(2 h/N) (P/q) ξ          q² = n, the paper's scale at one sample
 
-with g the gradient of the sample's negative log likelihood, divided by the Fisher information of m and of s.
-The *spread* at x is the root mean square of the error that a window of samples of ``[b, W]`` expects there:
-the mean of ``exp(2 s) + m²`` over them holds both the noise and what is not known of the parameters.
+Here g is the gradient of the sample's negative log likelihood, divided by the Fisher information of m and of
+s. The *spread* at x is the root mean square of the expected error there, over a window of samples of
+``[b, W]``: the mean of ``exp(2 s) + m²`` contains the noise and the uncertainty of the parameters.
 
-An interval at level L is ``ŷ ± c_L Φ⁻¹((1 + L)/2) · spread``. The factors c, 1 where errors are Gaussian and
-the model is right, follow what comes true, at a grid of levels between which they are interpolated::
+An interval at level L is ``ŷ ± c_L Φ⁻¹((1 + L)/2) · spread``. The factors c are 1 for Gaussian errors and a
+correct model. They follow the coverage at a grid of levels, and are interpolated between the levels::
 
     log c_L ← log c_L + η (miss − (1 − L))
 
-Summed up, the share of misses is ``1 − L + (log c_L(T) − log c_L(0)) / (η T)``, whatever the stream does:
-what Gibbs and Candès do to the level is done to the factor here.
+In total, the share of misses is ``1 − L + (log c_L(T) − log c_L(0)) / (η T)`` for any stream. Gibbs and
+Candès apply this update to the level; here it applies to the factor.
 
-The moments behind P follow the stream here, with ρ = 0.99: a stream that drifts has no posterior to be exact
-about, and the factors take up what this biases.
+The moments of P follow the stream, with ρ = 0.99. This biases the posterior, but a drifting stream has no
+fixed posterior, and the factors correct the bias.
 
 References
 ----------
@@ -41,16 +41,40 @@ from torch import Tensor
 
 from .encoding import Vector
 from .errors import StateError
-from .residuals import COUNT, FIRST, LEVELS, SCALARS, STEPS, learn, spread_at
+from .jit import jit, jit_inline
+
+_Reals = NDArray[np.float64]
+
+#: Levels whose intervals are corrected by their coverage.
+LEVELS = np.array([0.5, 0.7, 0.8, 0.9, 0.95, 0.99])
+#: Steps before the first interval.
+FIRST = 20
+#: Rate h, and number N of samples of the posterior.
+_RATE, _SAMPLES = 0.02, 500.0
+#: Steps between two stored samples of the parameters.
+_EVERY = 4
+#: Rate η of the factors.
+_ETA = 0.05
+#: Retention weight of the moments of P and of the mean squared error; damping of the variances.
+_RHO, _EPS_REL, _EPS_ABS = 0.99, 1e-2, 1e-4
+#: Degrees of freedom ν of the errors.
+_NU = 4.0
+#: Bounds of standardized inputs, of errors, and of the logarithms of scales and of factors.
+_CLIP, _ERROR_CLIP, _LOG_CLIP = 5.0, 10.0, 4.0
+
+#: Entries of the scalars: mean of the predictions; number of samples; variance of the predictions; mean
+#: squared error and its weight; weight of the moments of P; number of steps.
+PREDICTION, COUNT, PREDICTION_VAR, ERROR, ERROR_WEIGHT, MOMENTS_WEIGHT, STEPS = range(7)
+SCALARS = 7
 
 _PREFIX = "intervals."
-#: Greatest magnitude of anything in a state: its square is finite.
+#: Bound of all numbers in a state: their squares are finite.
 _LARGEST = 1e150
 _MOST = 2**53
 
 
 def _quantile(level: float) -> float:
-    """Return how many standard deviations to each side hold such a share of a Gaussian."""
+    """Return the half-width, in standard deviations, of the interval of a Gaussian at a level."""
     return NormalDist().inv_cdf(min((1.0 + level) / 2.0, math.nextafter(1.0, 0.0)))
 
 
@@ -58,14 +82,14 @@ _QUANTILES = np.array([_quantile(level) for level in LEVELS])
 
 
 class Intervals:
-    """The state behind the intervals of one regression.
+    """State of the intervals of one regression.
 
     Parameters
     ----------
     window : int
-        How many samples of the parameters are kept, ≥ 1; every fourth step is one.
+        Number of stored samples of the parameters, ≥ 1; every fourth step stores one.
     seed : int
-        Of the noise.
+        Seed of the noise.
     inputs : int
         Number of features.
     """
@@ -79,12 +103,12 @@ class Intervals:
         self._params = np.zeros((2, inputs + 2))
         self._samples = np.zeros((window, 2, inputs + 2))
         self._factors = np.zeros(len(LEVELS))
-        # Compiles, or loads from the cache, what the first sample would have to wait for.
+        # Compiles, or loads from the cache, before the first sample.
         nothing = np.zeros(0)
         self.learn(np.zeros((0, inputs)), nothing, nothing, nothing)
 
     def grow(self, count: int) -> None:
-        """Append features, which were 0 so far."""
+        """Append features; their past values count as 0."""
         pad = ((0, 0), (0, count))
         self._inputs = np.pad(self._inputs, pad)
         self._moments = np.pad(self._moments, pad)
@@ -100,13 +124,13 @@ class Intervals:
         x : array of shape (N, inputs)
             Raw features; NaN stands for a missing value.
         targets, predictions, weights : arrays of shape (N,)
-            Predictions are those made before learning; NaN where there was none.
+            The predictions were made before learning; NaN stands for no prediction.
         """
         scratch = np.empty((3, self._params.shape[1]))
-        learn(x, targets, predictions, weights, self._seed, _QUANTILES, scratch, *self._arrays())
+        _learn(x, targets, predictions, weights, self._seed, _QUANTILES, scratch, *self._arrays())
 
     def radius(self, x: Vector, prediction: float, level: float) -> float | None:
-        """Return half the width of the interval around a prediction; None before enough samples.
+        """Return half the width of the interval around a prediction; None before 20 samples.
 
         Parameters
         ----------
@@ -120,12 +144,12 @@ class Intervals:
         if self._scalars[STEPS] < FIRST:
             return None
         scratch = np.empty((3, self._params.shape[1]))
-        spread = spread_at(x, prediction, scratch, self._scalars, self._inputs, self._samples)
+        spread = _spread_at(x, prediction, scratch, self._scalars, self._inputs, self._samples)
         return spread * self._multiple(level)
 
     def _multiple(self, level: float) -> float:
-        """Return by what the spread is multiplied, which never falls with the level."""
-        # The factors of two levels may cross: the higher one has the interval of the lower, then.
+        """Return the multiple of the spread at a level; it never falls with the level."""
+        # Where the factors of two levels cross, the higher level has the interval of the lower.
         multiples = np.maximum.accumulate(np.exp(self._factors) * _QUANTILES)
         quantile = _quantile(level)
         if quantile > _QUANTILES[-1]:
@@ -144,12 +168,12 @@ class Intervals:
         return {_PREFIX + name: array for name, array in zip(names, self._arrays(), strict=True)}
 
     def restored(self, state: Mapping[str, Tensor], inputs: int) -> Intervals:
-        """Return such intervals, of so many features, in the state that `state_dict` returned.
+        """Return intervals of `inputs` features in a state of `state_dict`.
 
         Raises
         ------
         StateError
-            If it does not fit, or cannot be one.
+            If the state does not fit, or is damaged.
         """
         fresh = Intervals(self.window, self._seed, inputs)
         for name, array in fresh._named().items():
@@ -169,6 +193,181 @@ class Intervals:
 
 
 def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the tensors of a state that are an engine's, and those that are of intervals."""
+    """Return the tensors of the engine in a state, and those of the intervals."""
     ours = {name: tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}
     return {name: tensor for name, tensor in tensors.items() if name not in ours}, ours
+
+
+@jit
+def _learn(
+    x: _Reals,
+    targets: _Reals,
+    predictions: _Reals,
+    weights: _Reals,
+    seed: int,
+    quantiles: _Reals,
+    scratch: _Reals,
+    scalars: _Reals,
+    inputs: _Reals,
+    moments: _Reals,
+    params: _Reals,
+    samples: _Reals,
+    factors: _Reals,
+) -> None:
+    """Learn rows in order; see `Intervals.learn`. Nothing here allocates."""
+    for i in range(x.shape[0]):
+        known = np.isfinite(predictions[i])
+        error, weight = targets[i] - predictions[i], min(weights[i], 1.0)
+        if known and scalars[STEPS] >= FIRST:
+            spread = _spread_at(x[i], predictions[i], scratch, scalars, inputs, samples)
+            _correct(abs(error), spread, weight, quantiles, factors)
+        _count(x[i], scalars, inputs)
+        if known:
+            _count_prediction(predictions[i], error, scalars)
+            _standardize(x[i], predictions[i], scalars, inputs, scratch[0])
+            _step(error, weight, seed, scratch, scalars, moments, params)
+            scalars[STEPS] += 1.0
+            step = int(scalars[STEPS])
+            if step % _EVERY == 0:
+                _keep(params, samples, (step // _EVERY - 1) % samples.shape[0])
+
+
+@jit_inline
+def _keep(params: _Reals, samples: _Reals, place: int) -> None:
+    """Store the parameters in the place of the oldest sample."""
+    for k in range(2):
+        for j in range(params.shape[1]):
+            samples[place, k, j] = params[k, j]
+
+
+@jit_inline
+def _spread_at(
+    x: _Reals, prediction: float, scratch: _Reals, scalars: _Reals, inputs: _Reals, samples: _Reals
+) -> float:
+    """Return the root mean square of the error at x, expected over the sampled parameters."""
+    row = scratch[0]
+    _standardize(x, prediction, scalars, inputs, row)
+    count = min(int(scalars[STEPS]) // _EVERY, samples.shape[0])
+    total = 0.0
+    for k in range(count):
+        location, scale = 0.0, 0.0
+        for j in range(row.shape[0]):
+            location += samples[k, 0, j] * row[j]
+            scale += samples[k, 1, j] * row[j]
+        total += np.exp(2.0 * min(max(scale, -_LOG_CLIP), _LOG_CLIP)) + location * location
+    return math.sqrt(scalars[ERROR] * total / count)
+
+
+@jit_inline
+def _correct(error: float, spread: float, weight: float, quantiles: _Reals, factors: _Reals) -> None:
+    """Update the factor of each level, by whether its interval contained the target."""
+    widest = 0.0
+    for k in range(factors.shape[0]):
+        widest = max(widest, np.exp(factors[k]) * quantiles[k])  # see `Intervals._multiple`
+        missed = 1.0 if error > widest * spread else 0.0
+        moved = factors[k] + _ETA * weight * (missed - (1.0 - LEVELS[k]))
+        factors[k] = min(max(moved, -_LOG_CLIP), _LOG_CLIP)  # a bound also on the way back after few misses
+
+
+@jit_inline
+def _count(x: _Reals, scalars: _Reals, inputs: _Reals) -> None:
+    """Count a sample into the moments of the features; a missing value counts as the mean."""
+    scalars[COUNT] += 1.0
+    share = 1.0 / scalars[COUNT]
+    for j in range(x.shape[0]):
+        change = 0.0 if np.isnan(x[j]) else x[j] - inputs[0, j]
+        inputs[0, j] += share * change
+        inputs[1, j] += share * ((1.0 - share) * change * change - inputs[1, j])
+
+
+@jit_inline
+def _count_prediction(prediction: float, error: float, scalars: _Reals) -> None:
+    """Count a prediction and its error into their moments."""
+    change, share = prediction - scalars[PREDICTION], 1.0 / (scalars[STEPS] + 1.0)
+    scalars[PREDICTION] += share * change
+    scalars[PREDICTION_VAR] += share * ((1.0 - share) * change * change - scalars[PREDICTION_VAR])
+    scalars[ERROR_WEIGHT] = min(scalars[ERROR_WEIGHT] + 1.0, 1.0 / (1.0 - _RHO))
+    scalars[ERROR] += (error * error - scalars[ERROR]) / scalars[ERROR_WEIGHT]
+
+
+@jit_inline
+def _standardize(x: _Reals, prediction: float, scalars: _Reals, inputs: _Reals, row: _Reals) -> None:
+    """Write ``[1, φ]``: the prediction and the features, standardized and clipped."""
+    row[0] = 1.0
+    row[1] = _standard(prediction, scalars[PREDICTION], scalars[PREDICTION_VAR])
+    for j in range(x.shape[0]):
+        row[j + 2] = _standard(x[j], inputs[0, j], inputs[1, j])
+
+
+@jit_inline
+def _standard(value: float, mean: float, var: float) -> float:
+    if np.isnan(value) or var <= 0.0:
+        return 0.0
+    return min(max((value - mean) / math.sqrt(var), -_CLIP), _CLIP)
+
+
+@jit_inline
+def _step(
+    error: float, weight: float, seed: int, scratch: _Reals, scalars: _Reals, moments: _Reals, params: _Reals
+) -> None:
+    """Take one step of BNP-SGLD on the sample's negative log likelihood."""
+    row, damped, noise = scratch[0], scratch[1], scratch[2]
+    n = row.shape[0] - 1
+    _follow(row, scalars, moments, damped)
+    scale = np.sqrt(scalars[ERROR])
+    unit = min(max(error / scale, -_ERROR_CLIP), _ERROR_CLIP) if scale > 0.0 else 0.0
+    location, log_scale = 0.0, 0.0
+    for j in range(n + 1):
+        location += params[0, j] * row[j]
+        log_scale += params[1, j] * row[j]
+    deviation = np.exp(min(max(log_scale, -_LOG_CLIP), _LOG_CLIP))
+    v = (unit - location) / deviation
+    robust = (_NU + 1.0) / (_NU + v * v)  # less than 1 for an outlier
+    rate = _RATE * weight / n  # h/q²
+    for k in range(2):
+        gradient = -robust * v * deviation if k == 0 else 0.5 * (1.0 - robust * v * v)
+        size = np.sqrt(2.0 * rate / _SAMPLES) * (deviation if k == 0 else np.sqrt(0.5))
+        for j in range(n + 1):
+            noise[j] = _normal(seed, int(scalars[STEPS]), k * (n + 1) + j)
+        down, shaped = 0.0, 0.0  # the centring's part for the bias: μᵀ of the parts of the weights
+        for j in range(1, n + 1):
+            part = gradient * (row[j] - moments[0, j - 1]) / damped[j]
+            white = noise[j] / np.sqrt(damped[j])
+            down += part * moments[0, j - 1]
+            shaped += white * moments[0, j - 1]
+            params[k, j] += size * white - rate * part
+        params[k, 0] += size * (noise[0] - shaped) - rate * (gradient - down)
+
+
+@jit_inline
+def _follow(row: _Reals, scalars: _Reals, moments: _Reals, damped: _Reals) -> None:
+    """Count φ into the moments of P, and write the damped variances σ̃²."""
+    scalars[MOMENTS_WEIGHT] = min(scalars[MOMENTS_WEIGHT] + 1.0, 1.0 / (1.0 - _RHO) - 1.0)
+    share = 1.0 / (scalars[MOMENTS_WEIGHT] + 1.0)  # the pseudo-sample is the first
+    largest = 0.0
+    for j in range(moments.shape[1]):
+        change = row[j + 1] - moments[0, j]
+        moments[0, j] += share * change
+        moments[1, j] += share * ((1.0 - share) * change * change - moments[1, j])
+        largest = max(largest, moments[1, j])
+    for j in range(moments.shape[1]):
+        damped[j + 1] = moments[1, j] + _EPS_REL * largest + _EPS_ABS
+
+
+@jit_inline
+def _normal(seed: int, step: int, place: int) -> float:
+    """Return a normal number determined by the arguments: Box and Muller on a counter."""
+    u, v = _uniform(seed, step, 2 * place), _uniform(seed, step, 2 * place + 1)
+    return math.sqrt(-2.0 * math.log(1.0 - u)) * math.cos(2.0 * math.pi * v)
+
+
+@jit_inline
+def _uniform(seed: int, step: int, place: int) -> float:
+    """Return a number in [0, 1) by SplitMix64 on a counter, independent of `mixture.draw`."""
+    x = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0xD1B54A32D192ED03)
+    x += np.uint64(step) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(place) * np.uint64(0x94D049BB133111EB)
+    for _ in range(2):
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x ^= x >> np.uint64(31)
+    return float(x >> np.uint64(11)) / 9007199254740992.0

@@ -1,4 +1,4 @@
-"""numba's compiler, as this library uses it: without the GIL, cached on disk where that is possible."""
+"""Compilation by numba: without the GIL, with a cache on disk where one is possible."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import numba
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-config: Any = numba.config  # which has no types
+config: Any = numba.config  # it has no types
 _logger = logging.getLogger(__name__)
 
-#: Sums may be reassociated, so that they can be vectorized; NaN and infinity keep their meaning.
+#: Reassociation of sums allows vectorization; NaN and infinity keep their meaning.
 _FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
-#: Without numba's run time (``_nrt``) views are not reference-counted; nothing here allocates, and numba
-#: refuses to compile what would.
+#: Without numba's runtime (``_nrt``) views are not reference-counted. No function may allocate; numba refuses
+#: to compile one that does.
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy", "_nrt": False}
 
 
 def _use_read_only_cache() -> None:
-    """Let numba read a cache that it cannot write, such as an image's: it takes a writable copy of it."""
+    """Copy a cache folder that is not writable, such as an image's, to a writable folder."""
     folder = config.CACHE_DIR
     if folder and os.path.isdir(folder) and not os.access(folder, os.W_OK):
         copy = tempfile.mkdtemp(prefix="bnp-online-numba-")
@@ -37,22 +37,32 @@ def _use_read_only_cache() -> None:
 _use_read_only_cache()
 
 
-def jit(function: _F) -> _F:
-    """Compile a function when it is first called.
+def jit(function: _F, *, inline: bool = False) -> _F:
+    """Compile a function at its first call.
 
-    The compiled code is kept on disk and found again by the next process on the same kind of processor. A
-    cache folder that cannot be written must not stop anyone: the function is compiled anew, then.
+    The compiled code is cached on disk for later processes on the same CPU model. Without a writable cache
+    folder, each process compiles.
     """
+    options = _OPTIONS | {"forceinline": inline}
     try:
-        return cast(_F, numba.njit(cache=True, **_OPTIONS)(function))
+        return cast(_F, numba.njit(cache=True, **options)(function))
     except RuntimeError:  # numba found no folder for its cache
-        return cast(_F, numba.njit(**_OPTIONS)(function))
+        return cast(_F, numba.njit(**options)(function))
+
+
+def jit_inline(function: _F) -> _F:
+    """Compile a function into its compiled callers.
+
+    A call that is not inlined runs one of several copies of the callee: the process that compiles has further
+    copies than one that loads from the cache, and two copies may round differently.
+    """
+    return jit(function, inline=True)
 
 
 @contextmanager
 def announced(seconds: float = 3.0) -> Iterator[None]:
-    """Say that it compiles, if the block takes longer than loading compiled code would."""
-    message = "Compiling the fused step for this processor: about half a minute, once (numba caches it)."
+    """Log that the block compiles, if it takes longer than loading compiled code."""
+    message = "Compiling the step for this CPU: about half a minute, once (numba caches it)."
     timer = threading.Timer(seconds, _logger.warning, [message])
     timer.daemon = True
     timer.start()

@@ -1,16 +1,20 @@
-"""An online learner around an engine: validation, growth, one step a sample."""
+"""Online learner: validation and growth around an engine, and the learner's state."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from torch import Tensor, nn
 
+from . import checkpoint
 from .diagnostics import Diagnosis, diagnose
+from .drift_response import with_short_memory, with_slowest_reset
 from .encoding import (
     Array,
     FeatureIndex,
@@ -26,16 +30,17 @@ from .encoding import (
 )
 from .engines.base import LearnerSpec, Task
 from .engines.choice import make_engine
-from .errors import ConfigurationError, NonFiniteStateError, SampleError
-from .intervals import Intervals
-from .stateful import Stateful
+from .engines.state import MOST, check_tensors
+from .errors import ConfigurationError, NonFiniteStateError, SampleError, StateError
+from .intervals import Intervals, split
+from .parameters import Parameters
 
-#: The prediction of a model that has learned nothing.
+#: Prediction of an untrained model.
 NOTHING = Prediction(None, {})
 
 _REFUSED = "the step would make the state non-finite: use a smaller lr"
 _ONE = np.ones(1)
-#: The prediction of a regression that has learned nothing, for what learns from its errors.
+#: Prediction of an untrained regression, for the intervals.
 _UNKNOWN = np.full(1, np.nan)
 
 
@@ -67,8 +72,8 @@ class Preview:
         return Sample(features, target, weight)
 
 
-class OnlineLearner(Stateful):
-    """What `BNPClassifier` and `BNPRegressor` share: validation, growth, steps and state."""
+class OnlineLearner(Parameters):
+    """Base of `BNPClassifier` and `BNPRegressor`: validation, growth, steps and state."""
 
     task: ClassVar[Task]
     _targets: Any  # LabelIndex or NumberTargets: mypy cannot tie the type of a target to the class
@@ -81,11 +86,11 @@ class OnlineLearner(Stateful):
         """Make an untrained learner."""
         spec = LearnerSpec(task=self.task, **self._parameters())
         compile_encoding()
-        self._target_of_one = np.empty(1)  # for `learn_one`, which would spend a tenth of a step on making it
+        self._target_of_one = np.empty(1)  # of `learn_one`: a new array would cost a tenth of a step
         self._shape = spec.input_shape
         self._step = 0
         self._features = FeatureIndex(self.max_features)
-        self.engine = spec.engine  # of a pickle, it may have a former name
+        self.engine = spec.engine  # a pickle may have the name of version 0.1.0
         self._engine = make_engine(spec)
         inputs = 0 if self._shape is None else math.prod(self._shape)
         self._intervals = Intervals(self.intervals, self.seed, inputs) if self.intervals else None
@@ -97,12 +102,12 @@ class OnlineLearner(Stateful):
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """Columns in order of arrival; a string feature has one for each of its values, ``name=value``."""
+        """Columns in order of arrival; a string feature has a column ``name=value`` for each value."""
         return tuple(self._features.names)
 
     @property
     def ignored_features(self) -> int:
-        """Number of feature values that were ignored because of `max_features`."""
+        """Number of feature values ignored because of `max_features`."""
         return self._features.ignored
 
     @property
@@ -130,16 +135,16 @@ class OnlineLearner(Stateful):
         ]
 
     def diagnose(self) -> list[Diagnosis]:
-        """Tell how even the inputs of each layer are, before and after preconditioning.
+        """Return the spread of the inputs of each layer, before and after preconditioning.
 
-        The raw features come first, then the layers of the copy of the network that counts most.
+        The raw features come first, then the layers of the member with the greatest weight.
         """
         return self.diagnosing()()
 
     def diagnosing(self) -> Callable[[], list[Diagnosis]]:
-        """Return what tells what `diagnose` does of this moment: at any time, in any thread.
+        """Return a function that computes `diagnose` for the present state, later and in any thread.
 
-        To copy the moments takes a fraction of the time that it takes to make something of them.
+        The copy of the moments takes a fraction of the time of the diagnosis.
         """
         heaviest = int(self._engine.mixture.argmax())
         moments, standardize = self._engine.moments(), self.standardize
@@ -149,21 +154,21 @@ class OnlineLearner(Stateful):
 
     @property
     def engine_name(self) -> str:
-        """The engine in use."""
+        """Name of the engine in use."""
         return self._engine.name
 
     @property
     def device_name(self) -> str:
-        """The device in use."""
+        """Name of the device in use."""
         return self._engine.device
 
     def check_features(self, x: object) -> Features | Array:
-        """Validate an ``x``; what is returned can be given to any method in its place.
+        """Return a validated ``x``, accepted by all methods in place of the ``x``.
 
         Raises
         ------
         SampleError
-            Naming the feature at fault.
+            If a feature is invalid; the error names it.
         """
         if isinstance(x, Features | Array):
             return x
@@ -176,14 +181,14 @@ class OnlineLearner(Stateful):
         return Preview(self)
 
     def predict(self, x: Any) -> Prediction:
-        """Return the prediction for a sample and, of a classification, the probabilities; changes nothing.
+        """Return the prediction for a sample; a classifier adds the probabilities. The model does not change.
 
         Raises
         ------
         SampleError
-            If a feature cannot be used.
+            If a feature is invalid.
         NonFiniteStateError
-            If no copy of the network gives a finite output, as for a huge value without standardization.
+            If no member has a finite output, for example for a huge value without standardization.
         """
         outputs = self._outputs(x)
         return NOTHING if outputs is None else self._targets.read(outputs[None])[0]
@@ -202,7 +207,7 @@ class OnlineLearner(Stateful):
         return self._vector(self.check_features(x)) if row is None else row
 
     def _row(self, x: object) -> Vector | None:
-        """Return the raw input of a plain sample with nothing new; None for any other (`RowReader`)."""
+        """Return the raw input of a plain sample without new features; None for others (`RowReader`)."""
         shape = self._shape
         return self._features.row(x) if shape is None else read_array(x, shape)
 
@@ -216,12 +221,12 @@ class OnlineLearner(Stateful):
         y : bool, int or str for a classifier, float for a regressor
             The target.
         w : float
-            Weight ≥ 0, which scales the step.
+            Weight of the sample, ≥ 0; it scales the step.
 
         Raises
         ------
         SampleError
-            If a part of the sample cannot be used; nothing was changed.
+            If a part of the sample is invalid; nothing was changed.
         NonFiniteStateError
             If the step would make the state non-finite; nothing was changed.
         """
@@ -229,7 +234,7 @@ class OnlineLearner(Stateful):
         if row is None or target is None or type(w) is not float or not 0.0 <= w < math.inf:
             self.learn_sample(self.preview().check(x, y, w))
             return
-        # As `_learn` would, without making an object of the sample (of one copy that is a fifth of the time).
+        # As `_learn`, without an object for the sample (a fifth of the time of one member).
         self._target_of_one[0] = target
         weight = _ONE if w == 1.0 else np.array([w])
         done, _ = self._learn_rows(row[None], self._target_of_one, weight)
@@ -240,7 +245,7 @@ class OnlineLearner(Stateful):
     def _learn_rows(
         self, x: Vector, targets: Vector, weights: Vector, *, predict: bool = False
     ) -> tuple[int, Vector]:
-        """Have the engine learn rows with nothing new, and the intervals from its errors: `Engine.learn`."""
+        """Learn rows that add nothing (`Engine.learn`), and the intervals from the errors."""
         if self._intervals is None:
             return self._engine.learn(x, targets, weights, predict=predict)
         done, values = self._engine.learn(x, targets, weights, predict=True)
@@ -249,24 +254,24 @@ class OnlineLearner(Stateful):
         return done, values
 
     def learn_sample(self, sample: Sample) -> None:
-        """Learn a sample that `preview` has validated; raises as `learn_one`."""
+        """Learn a sample validated by `preview`; raises as `learn_one`."""
         (refusal,) = self._learn([sample], predict=False)
         if isinstance(refusal, NonFiniteStateError):
             raise refusal
 
     def learn_samples(self, samples: Sequence[Sample]) -> list[Prediction | NonFiniteStateError]:
-        """Predict, then learn, samples that one `preview` has validated, in order.
+        """Predict, then learn, samples validated by one `preview`, in order.
 
         Returns
         -------
         list
-            For each sample what was predicted before it was learned (label or number, and probabilities), or
-            the error that refused it; a refused sample changed nothing, and learning went on.
+            For each sample the prediction made before its step, or the error of a refused sample. A refused
+            sample changed nothing, and learning continued.
         """
         return self._learn(samples, predict=True)
 
     def learn_many(self, X: Any, Y: Iterable[Any]) -> None:
-        """Learn rows in order, each its own step: the state is that of a loop of `learn_one`.
+        """Learn rows in order, one step each: the state equals that of a loop of `learn_one`.
 
         Parameters
         ----------
@@ -278,7 +283,7 @@ class OnlineLearner(Stateful):
         Raises
         ------
         SampleError, NonFiniteStateError
-            As `learn_one`; none of the rows was learned, then.
+            As `learn_one`; no row was learned.
         """
         rows, targets = _rows(X), _target_list(Y)
         if len(rows) != len(targets):
@@ -299,7 +304,7 @@ class OnlineLearner(Stateful):
                 raise outcome
 
     def _learn(self, samples: Sequence[Sample], *, predict: bool) -> list[Prediction | NonFiniteStateError]:
-        """Learn in order, in as few calls of the engine as growth allows."""
+        """Learn samples in order, in one call of the engine for each run without growth."""
         outcomes: list[Prediction | NonFiniteStateError] = []
         while (start := len(outcomes)) < len(samples):
             targets = self._known_targets(samples, start)
@@ -383,9 +388,9 @@ class OnlineLearner(Stateful):
     def _learn_block(
         self, x: Vector, targets: Vector, new: Mapping[int, Label | float]
     ) -> Iterator[Prediction | NonFiniteStateError]:
-        """Learn valid rows of the input shape; yield what stopped it, if anything did.
+        """Learn valid rows of the input shape; yield the outcome of growth, and a refusal.
 
-        No object is made for a row: that would take as long as the step of a small network.
+        It creates no object for a row, which would take as long as the step of a small network.
         """
         weights = np.ones(len(x))
         start = 0
@@ -411,14 +416,14 @@ class OnlineLearner(Stateful):
         return index.widen(features.values)
 
     def set_limits(self, max_features: int | None = None, max_classes: int | None = None) -> None:
-        """Change the limits of a learner that may have learned already; None leaves one as it is.
+        """Change limits of the model; None keeps a limit.
 
         Parameters
         ----------
         max_features : int
-            Not fewer than `feature_names` has.
+            Maximum number of columns; at least the number of present ones.
         max_classes : int
-            Of a classifier; not fewer than it has.
+            Maximum number of classes of a classifier; at least the number of present ones.
 
         Raises
         ------
@@ -434,6 +439,131 @@ class OnlineLearner(Stateful):
 
     def _limit_classes(self, max_classes: int) -> None:
         raise ConfigurationError("max_classes", "a regression has no classes")
+
+    def _state_of_learning(self) -> dict[str, Any]:
+        """Return everything that learning changes except tensors, as JSON."""
+        return {"step": self._step, "features": self._features.names[:], "ignored": self._features.ignored}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the parameters and everything that learning changes."""
+        return {
+            "estimator": type(self).__name__,
+            "parameters": self._json_parameters(),
+            "engine": self._engine.name,
+            "device": self._engine.device,
+            **self._state_of_learning(),
+            "tensors": self._tensors(),
+        }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of everything that learning changes."""
+        tensors = self._engine.state_dict()
+        return tensors if self._intervals is None else {**tensors, **self._intervals.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load the result of `state_dict`, of any engine and device.
+
+        Raises
+        ------
+        StateError
+            If the estimator or its parameters differ, or the state does not fit; nothing was changed.
+        """
+        if state.get("estimator") != type(self).__name__:
+            raise StateError(f"the state is of {state.get('estimator')}, not of {type(self).__name__}")
+        ours, theirs = self._json_parameters(), dict(state.get("parameters") or {})
+        if "intervals" in ours:
+            theirs.setdefault("intervals", 0)  # earlier versions had none
+        differ = sorted(
+            name
+            for name in ours.keys() | theirs.keys()
+            if name not in ("engine", "device") and ours.get(name) != theirs.get(name)
+        )
+        if differ:
+            raise StateError(f"the state is of a model with other parameters: {', '.join(differ)}")
+        self._restore(state)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        try:
+            step, names, ignored = state["step"], list(state["features"]), state["ignored"]
+            columns = len(names) if self.input_shape is not None else len(state["tensors"]["inputs.mean"])
+        except (KeyError, TypeError) as error:
+            raise StateError(f"the state is damaged: {error!r}") from error
+        for count in (step, ignored):
+            if type(count) is not int or not 0 <= count < MOST:
+                raise StateError(f"the state is damaged: {count!r:.40} is not a count")
+        if not all(isinstance(name, str) for name in names):
+            raise StateError("the state is damaged: the name of a feature is not a string")
+        if len(set(names)) != columns or columns > self.max_features:
+            raise StateError(f"the state has {len(set(names))} features for {columns} columns")
+        tensors, of_intervals = split(state["tensors"])
+        if bool(of_intervals) != (self._intervals is not None):
+            raise StateError("the state or the model has intervals, but not both")
+        check_tensors(self._engine.spec, step, tensors)
+        inputs = columns if self.input_shape is None else math.prod(self.input_shape)
+        intervals = self._intervals and self._intervals.restored(of_intervals, inputs)
+        self._engine.load_state_dict(tensors)
+        self._intervals = intervals
+        self._step = step
+        self._features = FeatureIndex(self.max_features, names, ignored)
+
+    def forget_moments(self, weight: float = 10.0) -> None:
+        """Shorten the memory of all running moments, for a change of the input distribution.
+
+        The moments of inputs, of targets and of each layer's inputs keep their values, but new samples weigh
+        as if only `weight` samples had been seen. From there the memory grows again.
+
+        Parameters
+        ----------
+        weight : float
+            Greatest number of samples that the moments average over, finite and ≥ 1.
+
+        Raises
+        ------
+        ConfigurationError
+            If `weight` is out of range; nothing was changed.
+
+        Notes
+        -----
+        No prediction changes at that moment. The operation is part of the history of the state: the same
+        samples without it give another state.
+        """
+        self._engine.load_state_dict(with_short_memory(self._engine.state_dict(), weight))
+
+    def reset_slowest(self) -> None:
+        """Restart the slow members of the mixture from the best of the others, for a concept drift.
+
+        The slow members predict with running means of their weights (see `mixture`). They take over the
+        weights and moments of the member with the greatest weight among the others, and all of them share
+        their weights in the mixture evenly. The replay buffer is emptied. A model with one member does not
+        change.
+        """
+        if self._step and any(member.averages for member in self._engine.spec.members):
+            self._engine.load_state_dict(with_slowest_reset(self._engine.state_dict(), self._engine.spec))
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256, in hex, of everything that learning changes."""
+        return checkpoint.digest(self._state_of_learning(), self._tensors())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write parameters and state to one safetensors file, atomically; `bnp_online.load` reads it."""
+        checkpoint.save(path, self.state_dict())
+
+    def _json_parameters(self) -> dict[str, Any]:
+        parameters = self._parameters()
+        if isinstance(self.network, nn.Module):
+            parameters["network"] = {"module": type(self.network).__name__}
+        for name in ("hidden", "input_shape"):
+            parameters[name] = None if parameters[name] is None else list(parameters[name])
+        return parameters
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"parameters": self._parameters(), "state": checkpoint.dumps(self.state_dict())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state["parameters"].items():
+            setattr(self, name, value)
+        self._begin()
+        self._restore(checkpoint.loads(state["state"]))
 
 
 def _rows(X: Any) -> Any:

@@ -37,7 +37,12 @@ def run(folder: Path, cache: Path) -> str:
     program = folder / "program.py"
     if not program.exists():
         program.write_text(PROGRAM.format(root=str(ROOT)))
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "TMPDIR": str(folder)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "NUMBA_CACHE_DIR": str(cache),
+        "TMPDIR": str(folder),
+    }
     command = [sys.executable, "-W", "error", str(program)]
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return answer.stdout.strip()
@@ -46,6 +51,28 @@ def run(folder: Path, cache: Path) -> str:
 def test_the_next_process_finds_compiled_code(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     assert [run(tmp_path, cache), run(tmp_path, cache)] == ["0", "1"]
+
+
+INTERVALS = """
+import numpy as np
+from bnp_online.checkpoint import digest
+from bnp_online.intervals import Intervals, _learn
+
+intervals, rng = Intervals(4, 0, 3), np.random.default_rng(0)
+x, y = rng.normal(size=(200, 3)), rng.normal(size=200)
+intervals.learn(x, y, y + rng.normal(size=200), np.ones(200))
+spread = intervals.radius(x[0], 1.0, 0.9)
+print(sum(_learn.stats.cache_hits.values()), spread, digest({}, intervals.state_dict()))
+"""
+
+
+def test_the_process_that_compiles_learns_the_bits_of_the_next(tmp_path: Path) -> None:
+    """Otherwise a server that is killed after its first start would not find its state again."""
+    program = tmp_path / "program.py"
+    program.write_text(INTERVALS)
+    (hits, *first), (more, *second) = (run(tmp_path, tmp_path / "cache").split() for _ in range(2))
+    assert (hits, more) == ("0", "1")
+    assert first == second
 
 
 def test_a_cache_that_cannot_be_written_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
