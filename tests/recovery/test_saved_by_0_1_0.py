@@ -74,13 +74,9 @@ def same_machine() -> bool:
     return processor() == EXPECTED["processor"] and theirs.items() <= ours.items()
 
 
-def tolerance(rule: str, *, intervals: bool = False) -> float:
-    """Return the tolerance of computed numbers; 0 demands equal bits.
-
-    The numbers of intervals are equal to 1e-6 only: numba gives `bnp_online.residuals.learn` other last bits in
-    the process that compiles it than in one that loads it from the cache, as it did in version 0.1.0.
-    """
-    return 0.0 if rule == "exact" and same_machine() and not intervals else TOLERANCE[rule]
+def tolerance(rule: str) -> float:
+    """Return the tolerance of computed numbers; 0 demands equal bits."""
+    return 0.0 if rule == "exact" and same_machine() else TOLERANCE[rule]
 
 
 def differences(found: Any, expected: Any, tolerance: float, path: str = "") -> Iterator[str]:
@@ -143,7 +139,7 @@ def predicted(model: Model, x: Any) -> Any:
 @pytest.mark.parametrize("name", EXPECTED["models"])
 def test_a_saved_model_opens_and_learns_on(name: str, tmp_path: Path) -> None:
     expected = EXPECTED["models"][name]
-    model, allowed = opened(name), tolerance(expected["after_tail"], intervals="intervals" in name)
+    model, allowed = opened(name), tolerance(expected["after_tail"])
     assert (model.step, model.fingerprint()) == (expected["step"], expected["fingerprint"])
     assert_same([predicted(model, x) for x in expected["probes"]], expected["predictions"], allowed)
 
@@ -176,7 +172,7 @@ def rule_of(request: dict[str, Any], expected: dict[str, Any], model: str) -> fl
     """
     if request["bits"] == "stored" or (request["bits"] == "state" and expected["stored"]):
         return 0.0
-    return tolerance(expected["models"][model]["learned"], intervals=model == "numbers")
+    return tolerance(expected["models"][model]["learned"])
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
