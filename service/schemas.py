@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
 from bnp_online.client.schemas import *
@@ -26,13 +26,16 @@ class LearnBody(Body):
         }
     )
 
-    x: Features = Field(description="An object of numbers, booleans, strings and nulls, or nested lists.")
-    y: Target = Field(description="A class (boolean, integer or string), or the number to predict.")
-    model: str | None = Field(default=None, description=f'Name of the model; by default "{DEFAULT_MODEL}".')
-    id: Identifier | None = Field(
-        default=None, description="Makes the request safe to repeat: the sample is learned once."
-    )
-    w: float | None = Field(default=None, ge=0, description="Weight, which scales the step; 1 by default.")
+    x: Features
+    """An object of numbers, booleans, strings and nulls, or nested lists."""
+    y: Target
+    """A class (boolean, integer or string), or the number to predict."""
+    model: str | None = None
+    """Name of the model; by default "default"."""
+    id: Identifier | None = None
+    """Makes the request safe to repeat: the sample is learned once."""
+    w: float | None = Field(default=None, ge=0)
+    """Weight, which scales the step; 1 by default."""
 
 
 class LabelBody(Body):
@@ -40,7 +43,8 @@ class LabelBody(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"id": "t-42", "y": "setosa"}]})
 
-    id: Identifier = Field(description="Id of the prediction.")
+    id: Identifier
+    """Id of the prediction."""
     y: Target
     model: str | None = None
 
@@ -52,16 +56,13 @@ class PredictBody(Body):
 
     x: Features
     model: str | None = None
-    id: Identifier | None = Field(default=None, description="Keeps the prediction for `POST /label`.")
-    interval: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="Coverage of a predictive interval; for regression models with `intervals`.",
-    )
+    id: Identifier | None = None
+    """Keeps the prediction for `POST /label`."""
+    interval: float | None = Field(default=None, gt=0, lt=1)
+    """Coverage of a predictive interval; for regression models with `intervals`."""
 
 
-class BaselineScores(BaseModel):
+class BaselineScores(Schema):
     """Scores of baselines without features, by name: majority or mean, and last."""
 
     n: int
@@ -69,46 +70,53 @@ class BaselineScores(BaseModel):
     window: dict[str, dict[str, float | None]]
 
 
-class LayerDiagnosis(BaseModel):
+class LayerDiagnosis(Schema):
     """Input statistics of a layer; `inputs` are the raw features, before and after standardization."""
 
     name: str
     columns: int
-    silent: int = Field(description="Columns with almost no variance, which the other statistics leave out.")
-    mean: list[float] = Field(description="Smallest, median and largest mean of a column.")
-    variance: list[float] = Field(description="Smallest, median and largest variance of a column.")
-    before: float | None = Field(
-        description="Ratio of the largest to the smallest mean square of a column (with the constant one)."
-    )
-    after: float | None = Field(description="The same ratio after preconditioning; 1 is ideal.")
-    sizes_before: list[float] = Field(description="Mean squares of the columns, ascending; at most 33.")
+    silent: int
+    """Columns with almost no variance, which the other statistics leave out."""
+    mean: list[float]
+    """Smallest, median and largest mean of a column."""
+    variance: list[float]
+    """Smallest, median and largest variance of a column."""
+    before: float | None
+    """Ratio of the largest to the smallest mean square of a column (with the constant one)."""
+    after: float | None
+    """The same ratio after preconditioning; 1 is ideal."""
+    sizes_before: list[float]
+    """Mean squares of the columns, ascending; at most 33."""
     sizes_after: list[float]
 
 
-class Confusion(BaseModel):
+class Confusion(Schema):
     """Confusion matrix of the latest predictions."""
 
     labels: list[ClassLabel]
-    counts: list[list[int]] = Field(description="Rows: true class; columns: predicted class.")
-    other: int = Field(description="Predictions of other classes.")
+    counts: list[list[int]]
+    """Rows: true class; columns: predicted class."""
+    other: int
+    """Predictions of other classes."""
 
 
-class Names(BaseModel):
+class Names(Schema):
     """Number of names, and the latest of them."""
 
     count: int
     latest: list[ClassLabel]
 
 
-class Latency(BaseModel):
+class Latency(Schema):
     """Cumulative histograms of response times since the server started."""
 
-    seconds: list[float | None] = Field(description="Upper bounds; the last is null, which means no bound.")
+    seconds: list[float | None]
+    """Upper bounds; the last is null, which means no bound."""
     learn: list[int]
     predict: list[int]
 
 
-class Moment(BaseModel):
+class Moment(Schema):
     """Scores of a model at a step."""
 
     step: int
@@ -123,35 +131,39 @@ class Dashboard(Moment):
     model: str
     task: Task
     state: State
-    predicted: int = Field(description="Predictions made.")
-    time: float = Field(description="Seconds on a clock of the server, to compute rates from counters.")
+    predicted: int
+    """Predictions made."""
+    time: float
+    """Seconds on a clock of the server, to compute rates from counters."""
     layers: list[LayerDiagnosis]
-    confusion: Confusion | None = Field(description="Null for a regression model.")
+    confusion: Confusion | None
+    """Null for a regression model."""
     classes: Names
     features: Names
     ignored_features: int
     pending: int
-    queue: int = Field(description="Requests that wait for the model.")
+    queue: int
+    """Requests that wait for the model."""
     parameters: int
     engine: str
     device: str
-    latency: Latency | None = Field(description="Of the whole server; null with a key for some models.")
-    drift: list[dict[str, Any]] = Field(description="Drifts since the server started, the latest first.")
-    history: list[Moment] | None = Field(
-        description="Scores since the server started, the oldest first, at most 300; null if not requested."
-    )
+    latency: Latency | None
+    """Of the whole server; null with a key for some models."""
+    drift: list[dict[str, Any]]
+    """Drifts since the server started, the latest first."""
+    history: list[Moment] | None
+    """Scores since the server started, the oldest first, at most 300; null if not requested."""
 
 
 class ModelPatch(Body):
     """Settings that may change on a live model; omitted settings stay."""
 
-    max_features: MaxFeatures | None = Field(
-        default=None, description="Columns beyond this many are ignored."
-    )
-    max_classes: MaxClasses | None = Field(default=None, description="Further classes are refused.")
-    drift: DriftSpec | None = Field(
-        default=None, description="The whole drift setting; omitted fields have their defaults."
-    )
+    max_features: MaxFeatures | None = None
+    """Columns beyond this many are ignored."""
+    max_classes: MaxClasses | None = None
+    """Further classes are refused."""
+    drift: DriftSpec | None = None
+    """The whole drift setting; omitted fields have their defaults."""
 
 
 class RollbackBody(Body):
@@ -167,8 +179,10 @@ class RollbackBody(Body):
         }
     )
 
-    step: Count | None = Field(default=None, description="Number of samples learned in that state.")
-    checkpoint: str | None = Field(default=None, max_length=200, description="Name of the checkpoint.")
+    step: Count | None = None
+    """Number of samples learned in that state."""
+    checkpoint: str | None = Field(default=None, max_length=200)
+    """Name of the checkpoint."""
 
     @model_validator(mode="after")
     def _one(self) -> RollbackBody:
@@ -182,66 +196,76 @@ class ForgetBody(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"ids": ["e-7", "e-9"]}]})
 
-    ids: list[Identifier] = Field(
-        min_length=1, max_length=1000, description="Ids of samples, or of labelled predictions."
-    )
+    ids: list[Identifier] = Field(min_length=1, max_length=1000)
+    """Ids of samples, or of labelled predictions."""
 
 
-class BranchAnswer(BaseModel):
+class BranchAnswer(Schema):
     """Branch of a model's history."""
 
     number: int
-    parent: int | None = Field(description="Number of the parent branch; null for the first.")
-    fork: int = Field(description="Number of the last event of the parent that belongs to the branch.")
-    start: int = Field(description="Number of its first event.")
+    parent: int | None
+    """Number of the parent branch; null for the first."""
+    fork: int
+    """Number of the last event of the parent that belongs to the branch."""
+    start: int
+    """Number of its first event."""
 
 
-class BranchList(BaseModel):
+class BranchList(Schema):
     """Branches of a model's history; the last is the current one."""
 
     branches: list[BranchAnswer]
 
 
-class EventAnswer(BaseModel):
+class EventAnswer(Schema):
     """Logged event, without its sample."""
 
-    sequence: int = Field(description="Number of the event, increasing over all models.")
+    sequence: int
+    """Number of the event, increasing over all models."""
     branch: int
     kind: str
-    step: int | None = Field(description="Number of samples learned, including this one.")
+    step: int | None
+    """Number of samples learned, including this one."""
     id: str | None
     time: str
-    refused: str | None = Field(description="Why the model refused the event after it was logged.")
+    refused: str | None
+    """Why the model refused the event after it was logged."""
 
 
-class EventList(BaseModel):
+class EventList(Schema):
     """Logged events, in order."""
 
     events: list[EventAnswer]
 
 
-class ErrorBody(BaseModel):
+class ErrorBody(Schema):
     """Error of a request."""
 
-    code: str = Field(description="Error code, for programs.")
-    message: str = Field(description="What is wrong and how to correct it.")
-    field: str | None = Field(description="The part of the request at fault.")
+    code: str
+    """Error code, for programs."""
+    message: str
+    """What is wrong and how to correct it."""
+    field: str | None
+    """The part of the request at fault."""
 
 
-class ErrorAnswer(BaseModel):
+class ErrorAnswer(Schema):
     """Body of every error; the request changed nothing."""
 
     error: ErrorBody
 
 
-class RiverError(BaseModel):
+class RiverError(Schema):
     """Body of every error under `/api/`; the request changed nothing."""
 
-    message: str = Field(description="What is wrong and how to correct it.")
+    message: str
+    """What is wrong and how to correct it."""
 
 
-class LineError(BaseModel):
+class LineError(Schema):
     """Answer to a refused line of a stream; the line changed nothing."""
 
     error: ErrorBody
-    line: int = Field(description="Number of the line, from 1.")
+    line: int
+    """Number of the line, from 1."""

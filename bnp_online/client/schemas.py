@@ -57,7 +57,13 @@ _GIVEN = Field(description="Prediction before learning; null before the first la
 _LOSS = Field(description="Its loss in nats, or its squared error; null without a prediction.")
 
 
-class Body(BaseModel):
+class Schema(BaseModel):
+    """Base of all schemas: the docstring of a field is its description."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Body(Schema):
     """Base of request bodies: no unknown field, no conversion between types, no NaN or infinity."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -69,19 +75,14 @@ class DriftSpec(Body):
     model_config = ConfigDict(frozen=True)
 
     detector: Literal["adwin", "page_hinkley", "none"] = "adwin"
-    delta: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None,
-        description="adwin: probability of a false alarm, 0.002 by default; page_hinkley: tolerated "
-        "deviation, 0.005 by default.",
-    )
-    threshold: float = Field(
-        default=50.0, gt=0, description="page_hinkley: sum of deviations that counts as drift."
-    )
-    action: Literal["none", "forget_moments", "reset_slowest"] = Field(
-        default="none",
-        description="Response, after a checkpoint: shorten the memory of the running moments, or restart the "
-        "averaging members from the best of the others.",
-    )
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """adwin: probability of a false alarm, 0.002 by default; page_hinkley: tolerated deviation, 0.005 by
+    default."""
+    threshold: float = Field(default=50.0, gt=0)
+    """page_hinkley: sum of deviations that counts as drift."""
+    action: Literal["none", "forget_moments", "reset_slowest"] = "none"
+    """Response, after a checkpoint: shorten the memory of the running moments, or restart the averaging
+    members from the best of the others."""
 
 
 #: Parameters that the server sets, not the specification of a model.
@@ -160,7 +161,7 @@ class ModelSpec(_Options):
         return self.model_dump(exclude={*_Named.model_fields, "drift"}, exclude_none=True)
 
 
-class LearnAnswer(BaseModel):
+class LearnAnswer(Schema):
     """Result of learning a sample."""
 
     model_config = ConfigDict(
@@ -178,13 +179,15 @@ class LearnAnswer(BaseModel):
     )
 
     model: str
-    step: int = Field(description="Number of samples learned, this one included.")
+    step: int
+    """Number of samples learned, this one included."""
     prediction: Target | None = _GIVEN
     loss: float | None = _LOSS
-    duplicate: bool = Field(description="Whether the id had been learned before, so that nothing changed.")
+    duplicate: bool
+    """Whether the id had been learned before, so that nothing changed."""
 
 
-class PredictAnswer(BaseModel):
+class PredictAnswer(Schema):
     """Prediction; ``probabilities`` for classification only."""
 
     model_config = ConfigDict(
@@ -202,16 +205,18 @@ class PredictAnswer(BaseModel):
     )
 
     model: str
-    step: int = Field(description="Number of samples learned before the prediction.")
-    prediction: Target | None = Field(description="Null before the first label.")
-    probabilities: dict[str, float] | None = Field(default=None, description="By class, written as in JSON.")
+    step: int
+    """Number of samples learned before the prediction."""
+    prediction: Target | None
+    """Null before the first label."""
+    probabilities: dict[str, float] | None = None
+    """By class, written as in JSON."""
     id: str | None
-    interval: Annotated[tuple[float, float], WithJsonSchema(_TWO_NUMBERS)] | None = Field(
-        default=None, description="Low and high, if requested; null before 20 errors have been observed."
-    )
+    interval: Annotated[tuple[float, float], WithJsonSchema(_TWO_NUMBERS)] | None = None
+    """Low and high, if requested; null before 20 errors have been observed."""
 
 
-class ModelSummary(BaseModel):
+class ModelSummary(Schema):
     """Model in a list."""
 
     name: str
@@ -220,13 +225,13 @@ class ModelSummary(BaseModel):
     state: State
 
 
-class ModelList(BaseModel):
+class ModelList(Schema):
     """Models, in order of creation."""
 
     models: list[ModelSummary]
 
 
-class CopyWeight(BaseModel):
+class CopyWeight(Schema):
     """Member of the mixture of networks, and its weight in the prediction."""
 
     lr: float
@@ -235,85 +240,105 @@ class CopyWeight(BaseModel):
     weight: float
 
 
-class DriftReport(BaseModel):
+class DriftReport(Schema):
     """Drift detection of a model, and its results."""
 
     setting: DriftSpec
-    detections: int = Field(description="Number of detected drifts.")
-    last_step: int | None = Field(description="Number of samples learned at the last drift.")
-    actions: int = Field(description="Number of responses to drift.")
-    due: bool = Field(description="Whether a response is pending.")
+    detections: int
+    """Number of detected drifts."""
+    last_step: int | None
+    """Number of samples learned at the last drift."""
+    actions: int
+    """Number of responses to drift."""
+    due: bool
+    """Whether a response is pending."""
 
 
-class ModelDescription(BaseModel):
+class ModelDescription(Schema):
     """Model: its specification and its state."""
 
     name: str
     spec: ModelSpec
     step: int
-    classes: list[ClassLabel] = Field(description="In order of arrival; empty for regression.")
-    features: list[str] = Field(description="Columns, in order of arrival.")
-    ignored_features: int = Field(description="Number of values ignored because all columns are taken.")
+    classes: list[ClassLabel]
+    """In order of arrival; empty for regression."""
+    features: list[str]
+    """Columns, in order of arrival."""
+    ignored_features: int
+    """Number of values ignored because all columns are taken."""
     parameters: int
     device: str
     engine: str
-    mixture: list[CopyWeight] = Field(description="Members of the mixture, with their weights.")
-    sequence: int = Field(description="Number of the last event of the log in the state.")
-    pending: int = Field(description="Number of predictions that wait for their label.")
+    mixture: list[CopyWeight]
+    """Members of the mixture, with their weights."""
+    sequence: int
+    """Number of the last event of the log in the state."""
+    pending: int
+    """Number of predictions that wait for their label."""
     drift: DriftReport
     state: State
     versions: dict[str, str]
 
 
-class Scores(BaseModel):
+class Scores(Schema):
     """Prequential metrics: each sample is predicted before it is learned."""
 
-    n: int = Field(description="Number of scored samples.")
+    n: int
+    """Number of scored samples."""
     cumulative: dict[str, float | None]
-    window: dict[str, float | None] = Field(description="The same over the last `size` samples.")
+    window: dict[str, float | None]
+    """The same over the last `size` samples."""
 
 
-class Fingerprint(BaseModel):
+class Fingerprint(Schema):
     """Digests of the state of a model."""
 
     step: int
-    sha256: str = Field(description="Digest of the model, its prequential metrics and its drift detector.")
-    model_sha256: str = Field(description="Digest of the model alone, as `fingerprint()` of the estimator.")
+    sha256: str
+    """Digest of the model, its prequential metrics and its drift detector."""
+    model_sha256: str
+    """Digest of the model alone, as `fingerprint()` of the estimator."""
 
 
-class CheckpointAnswer(BaseModel):
+class CheckpointAnswer(Schema):
     """Checkpoint."""
 
-    checkpoint: str = Field(description="Name.")
+    checkpoint: str
+    """Name."""
     step: int
-    time: str = Field(description="Time of the checkpoint.")
+    time: str
+    """Time of the checkpoint."""
     bytes: int
-    current: bool = Field(description="Whether a rollback to it is possible.")
+    current: bool
+    """Whether a rollback to it is possible."""
 
 
-class CheckpointList(BaseModel):
+class CheckpointList(Schema):
     """Checkpoints, newest first."""
 
     checkpoints: list[CheckpointAnswer]
 
 
-class RollbackAnswer(BaseModel):
+class RollbackAnswer(Schema):
     """State of a model after a rollback."""
 
     model: str
     step: int
-    branch: int = Field(description="Number of the new branch of the history.")
+    branch: int
+    """Number of the new branch of the history."""
 
 
-class ForgetAnswer(BaseModel):
+class ForgetAnswer(Schema):
     """Result of unlearning."""
 
     model: str
-    forgotten: int = Field(description="Number of deleted events; 0 if all were deleted before.")
-    rebuilding: bool = Field(description="Whether the model is still being rebuilt.")
+    forgotten: int
+    """Number of deleted events; 0 if all were deleted before."""
+    rebuilding: bool
+    """Whether the model is still being rebuilt."""
 
 
-class Health(BaseModel):
+class Health(Schema):
     """State of the server."""
 
     status: Literal["alive", "ready"]
