@@ -64,11 +64,8 @@ class NumbaEngine(Engine):
         numbers = sum(n * m + m for n, m in itertools.pairwise(sizes))
         regression = spec.task == "regression"
         scalars = np.zeros(14)
-        scalars[[numba_step.RHO, numba_step.EPS_REL, numba_step.EPS_ABS]] = (
-            spec.rho,
-            spec.eps_rel,
-            spec.eps_abs,
-        )
+        settings = [numba_step.RHO, numba_step.EPS_REL, numba_step.EPS_ABS]
+        scalars[settings] = spec.rho, spec.eps_rel, spec.eps_abs
         scalars[[numba_step.ENTRY_WEIGHT, numba_step.ENTRY_PRIOR, numba_step.ERROR_SCALE]] = 1.0
         scalars[[numba_step.TARGET_LOW, numba_step.TARGET_HIGH]] = math.inf, -math.inf
         scalars[numba_step.PREDICTED] = -1.0
@@ -140,15 +137,9 @@ class NumbaEngine(Engine):
                 for name, drawn in zip(("body.1.weight", "body.1.bias"), start, strict=True):
                     parameters[f"network.{name}"][k] = drawn.numpy()
             new.average[:] = new.params[self._averaging]
-        for source, target in ((old.entry, new.entry), (old.inputs, new.inputs)):
-            target[:, :n] = source
-        for source, target in (
-            (old.scalars, new.scalars),
-            (old.members, new.members),
-            (old.hidden, new.hidden),
-            (old.target, new.target),
-        ):
-            target[:] = source
+        new.entry[:, :n], new.inputs[:, :n] = old.entry, old.inputs
+        new.scalars[:], new.members[:] = old.scalars, old.members
+        new.hidden[:], new.target[:] = old.hidden, old.target
         new.scalars[numba_step.PREDICTED] = -1.0  # the latest prediction had other sizes
         memory = np.zeros((len(old.memory_x), n + len(inputs)), self._real)
         memory[:, :n] = old.memory_x

@@ -390,13 +390,8 @@ def _step_member(b: Buffers, k: int, goal: float, weight: float, inverse: Real, 
     """Back-propagate through member k, right after its forward pass, and step layer by layer."""
     real = b.params.dtype.type
     s, config, sizes = b.scalars, b.config, b.sizes
-    acts, pre, u, delta, back = (
-        b.scratch[ACTS],
-        b.scratch[PRE],
-        b.scratch[U],
-        b.scratch[DELTA],
-        b.scratch[BACK],
-    )
+    acts, pre, u = b.scratch[ACTS], b.scratch[PRE], b.scratch[U]
+    delta, back = b.scratch[DELTA], b.scratch[BACK]
     logits = pre[pre.shape[0] - sizes[-1] :]
     if config[REGRESSION]:
         delta[0] = min(max(logits[0] - real(goal), real(-ERROR_CLIP)), real(ERROR_CLIP))

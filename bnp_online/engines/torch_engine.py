@@ -14,20 +14,11 @@ from torch import Tensor
 from ..encoding import Vector
 from ..errors import ConfigurationError, NonFiniteStateError
 from ..mixture import average_share, draw
+from . import torch_step
 from .base import NOT_FINITE, Engine, LearnerSpec
 from .cuda_graph import WARM_UPS, captured
 from .mlp_ensemble import MLPEnsemble
-from .torch_step import (
-    DRAWS,
-    LABEL,
-    NEW_INPUTS,
-    NEW_TARGET,
-    NEW_WEIGHTS,
-    SAMPLE_WEIGHT,
-    SLOT,
-    TARGET,
-    RowStep,
-)
+from .torch_step import DRAWS, NEW_WEIGHTS, RowStep
 
 #: Greatest number of rows in one transfer to the device, and of their bytes.
 MOST_ROWS, MOST_BYTES = 1024, 1 << 24
@@ -332,20 +323,20 @@ class TorchEngine(Engine):
 
     def _columns(self, targets: Vector, weights: Vector) -> Vector:
         """Return the columns of rows beside their inputs; see `torch_step`."""
-        spec = self.spec
-        rest = np.empty((len(targets), DRAWS + self._replayed))
+        spec, at = self.spec, torch_step
+        rest = np.empty((len(targets), at.DRAWS + self._replayed))
         after = np.arange(1, len(targets) + 1)
-        rest[:, TARGET], rest[:, SAMPLE_WEIGHT] = targets, weights
-        rest[:, NEW_INPUTS] = 1.0 / (self._inputs_weight + after)
-        rest[:, NEW_TARGET] = 1.0 / (self._targets_weight + after)
+        rest[:, at.TARGET], rest[:, at.SAMPLE_WEIGHT] = targets, weights
+        rest[:, at.NEW_INPUTS] = 1.0 / (self._inputs_weight + after)
+        rest[:, at.NEW_TARGET] = 1.0 / (self._targets_weight + after)
         steps = range(self._step + 1, self._step + 1 + len(targets))
-        rest[:, NEW_WEIGHTS] = [average_share(step) if self._averages else 0.0 for step in steps]
-        rest[:, LABEL] = 0.0 if spec.task == "regression" else targets
-        rest[:, SLOT] = (self._remembered + after - 1) % spec.memory
+        rest[:, at.NEW_WEIGHTS] = [average_share(step) if self._averages else 0.0 for step in steps]
+        rest[:, at.LABEL] = 0.0 if spec.task == "regression" else targets
+        rest[:, at.SLOT] = (self._remembered + after - 1) % spec.memory
         for turn in range(self._replayed):
             for i, step in enumerate(steps):
                 remembered = min(self._remembered + i + 1, spec.memory)
-                rest[i, DRAWS + turn] = draw(spec.seed, step, turn, remembered)
+                rest[i, at.DRAWS + turn] = draw(spec.seed, step, turn, remembered)
         return rest
 
     def _named(self) -> dict[str, Tensor]:
