@@ -286,7 +286,7 @@ FAMILIES = (
     Family(
         _G,
         "bnp_model_mixture_end_weight",
-        "Share of the copies at the lowest and at the highest learning rate.",
+        "Share of the members at the lowest and at the highest learning rate.",
         _ends,
         ("end",),
     ),
