@@ -20,8 +20,8 @@ _MOMENTS = ("inputs.", "target.", "moments.")
 def with_short_memory(state: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
     """Return a state in which running moments average over at most `weight` samples.
 
-    Means and variances stay. The next samples move them as in a stream of that age; from there the memory
-    grows again.
+    Means and variances do not change. The next samples count as if the moments contained `weight` samples.
+    The memory grows again with each sample.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def with_slowest_reset(state: Mapping[str, Tensor], spec: LearnerSpec) -> dict[s
     """Return a state in which the slowest members restart from the best of the others, without replay buffer.
 
     The slowest members predict with running means of their weights. The best has the greatest weight in the
-    mixture. The members that are equal now share their weights in the mixture evenly: the prediction is that
-    of the mixture without the slowest.
+    mixture. The slowest members copy the best. All copies and the best then get equal weights, with the same
+    sum as before. The prediction is that of the mixture without the slowest members.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""Encoding of samples: validation, and columns of features and classes that only ever grow.
+"""Encoding of samples: validation, and growing columns of features and classes.
 
-A dict becomes a vector in one of two ways, which agree to the last bit. `RowReader` reads dicts of numbers
-and known strings that all have the same keys, without a loop in Python. `check_features` validates any other
-dict, and finds what is new or wrong in it. For 64 numbers the first takes a fifth of the time of the second.
+Two functions convert a dict to a vector, with the same bits. `RowReader` reads dicts with known keys, whose
+values are numbers and known strings. It has no loop in Python. `check_features` validates any other dict, and
+finds new features and errors. For 64 numbers, `RowReader` takes a fifth of the time of `check_features`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Features:
 
 @dataclass(slots=True, eq=False)
 class Array:
-    """Validated ``x`` as an array: of the input shape, or of the columns known at the time.
+    """Validated ``x`` as an array: of the input shape, or of the columns known during the check.
 
     Attributes
     ----------
@@ -244,7 +244,7 @@ class RowReader:
         self._latest_row = np.empty(0)
 
     def read(self, x: object) -> Vector | None:
-        """Return the values by column, not to be written to; None for a sample to be checked."""
+        """Return the values by column, in a read-only array; None if the sample needs `check_features`."""
         if type(x) is not dict or len(x) != len(self._keys):
             return None
         try:
@@ -294,7 +294,7 @@ _ONE_HOT = -2
 
 @jit
 def _place(numbers: Vector, targets: NDArray[np.int64], largest: float, row: Vector) -> bool:
-    """Write numbers to their columns; return whether none is NaN or greater in magnitude."""
+    """Write numbers to their columns; return whether all magnitudes are at most `largest`."""
     usable = True
     for i in range(numbers.shape[0]):
         usable &= abs(numbers[i]) <= largest
@@ -307,7 +307,7 @@ def _place(numbers: Vector, targets: NDArray[np.int64], largest: float, row: Vec
 
 @jit
 def _within(row: Vector, largest: float) -> bool:
-    """Return whether no entry is NaN or greater in magnitude: a tenth of the time of NumPy's calls."""
+    """Return whether all magnitudes are at most `largest`; takes a tenth of the time of NumPy."""
     beyond = 0
     for i in range(row.shape[0]):
         beyond += not abs(row[i]) <= largest
@@ -315,7 +315,7 @@ def _within(row: Vector, largest: float) -> bool:
 
 
 def read_array(x: object, shape: tuple[int, ...]) -> Vector | None:
-    """Return a copy of an array of numbers of the given shape; None for an `x` to be checked."""
+    """Return a copy of an array of numbers of the given shape; None if `x` needs `check_array`."""
     if type(x) is not np.ndarray or x.shape != shape or x.dtype.char not in _DTYPES:
         return None
     values = x.astype(np.float64, order="C")  # another order would compile the step anew
@@ -329,7 +329,7 @@ def compile_encoding() -> None:
 
 
 class FeatureIndex:
-    """Columns of the features, in order of arrival; names new in one sample are added in sorted order.
+    """Columns of the features, in order of arrival; the new names of one sample are sorted.
 
     Parameters
     ----------
@@ -372,7 +372,7 @@ class FeatureIndex:
         return FeatureIndex, (self.max_features, self.names[:], self.ignored)
 
     def check(self, x: object) -> Features:
-        """Validate a dict, as `check_features`; `row` reads the keys that come here twice in a row."""
+        """Validate a dict, as `check_features`. After two dicts with equal keys, `row` reads such dicts."""
         features = check_features(x)
         if type(x) is dict:
             keys = tuple(x)
@@ -382,7 +382,7 @@ class FeatureIndex:
         return features
 
     def _expect(self, keys: tuple[Any, ...]) -> None:
-        """Prepare `row` for samples with these keys, in any order; without keys, for a number by column."""
+        """Prepare `row` for dicts with these keys, or with the names of all columns; the order is free."""
         self._keys = keys
         keys = keys or tuple(self.names)
         readable = len(keys) > 1 and {*map(type, keys)} == {str}
@@ -420,7 +420,7 @@ class FeatureIndex:
         return vector
 
     def widen(self, row: Vector) -> Vector:
-        """Return a `row` of fewer columns with 0 in those that were added since."""
+        """Return a `row` of an earlier number of columns, with 0 in the columns added since."""
         missing = len(self.names) - len(row)
         return np.concatenate([row, np.zeros(missing)]) if missing > 0 else row
 
@@ -431,7 +431,7 @@ class FeatureIndex:
 
 
 def _no_row(x: object) -> None:
-    """Leave every sample to be checked; for fewer than two features this is as fast."""
+    """Return None, so that `check` reads every sample: as fast with fewer than two features."""
 
 
 class LabelIndex:
@@ -477,7 +477,7 @@ class LabelIndex:
         Raises
         ------
         SampleError
-            As `check`, with the labels before it known.
+            The error of `check` for the first invalid label.
         """
         labels, new = self.copy(), dict[int, Label]()
         classes = [labels.find(y) for y in Y]
@@ -531,7 +531,7 @@ class LabelIndex:
 
 
 class NumberTargets:
-    """Targets of a regression: one output, from the first number on.
+    """Targets of a regression: one output, which exists after the first number.
 
     Attributes
     ----------

@@ -1,18 +1,20 @@
 """Predictive intervals: an online Bayesian model of a regression's errors, sampled by BNP-SGLD.
 
-Beside the network, a linear layer ``[m, s] = W φ + b`` describes the errors of the predictions, in units of
-their running root mean square, by a Student t distribution with ν = 4, location m and scale exp(s). Its
-inputs φ are the prediction and the features, standardized online: the scale depends on x. It takes one step
-of BNP-SGLD for each sample (see `langevin`), with a posterior of about the latest N = 500 samples::
+A linear layer ``[m, s] = W φ + b`` models the errors of the network's predictions. An error, divided by the
+running root mean square of the errors, has a Student t distribution with ν = 4, location m and scale exp(s).
+The inputs φ of the layer are the prediction and the features, standardized online: the scale depends on x. It
+takes one step of BNP-SGLD for each sample (see `langevin`), with a posterior of about the latest N = 500
+samples::
 
     ŵ ← ŵ − h (P Pᵀ/q²) g + √(2 h/N) (P/q) ξ          q² = n, the paper's scale at one sample
 
 Here g is the gradient of the sample's negative log likelihood, divided by the Fisher information of m and of
-s. The *spread* at x is the root mean square of the expected error there, over a window of samples of
-``[b, W]``: the mean of ``exp(2 s) + m²`` contains the noise and the uncertainty of the parameters.
+s. The *spread* at x is the expected root mean square of the error at x. It uses a window of past values of
+``[b, W]``: the mean of ``exp(2 s) + m²`` over them contains the noise and the uncertainty of the parameters.
 
 An interval at level L is ``ŷ ± c_L Φ⁻¹((1 + L)/2) · spread``. The factors c are 1 for Gaussian errors and a
-correct model. They follow the coverage at a grid of levels, and are interpolated between the levels::
+correct model. An update after each sample corrects the factor of each level of a grid. The factors of other
+levels are interpolated::
 
     log c_L ← log c_L + η (miss − (1 − L))
 
@@ -168,7 +170,7 @@ class Intervals:
         return {_PREFIX + name: array for name, array in zip(names, self._arrays(), strict=True)}
 
     def restored(self, state: Mapping[str, Tensor], inputs: int) -> Intervals:
-        """Return intervals of `inputs` features in a state of `state_dict`.
+        """Return intervals for `inputs` features, from a state of `state_dict`.
 
         Raises
         ------
@@ -214,7 +216,7 @@ def _learn(
     samples: _Reals,
     factors: _Reals,
 ) -> None:
-    """Learn rows in order; see `Intervals.learn`. Nothing here allocates."""
+    """Learn rows in order; see `Intervals.learn`. Allocates no memory."""
     for i in range(x.shape[0]):
         known = np.isfinite(predictions[i])
         error, weight = targets[i] - predictions[i], min(weights[i], 1.0)

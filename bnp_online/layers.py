@@ -43,7 +43,7 @@ class Observation:
     patch_var: Tensor
 
     def pooled(self, other: Observation, *, samples: int) -> Observation:
-        """Return the statistics of these inputs and of those of another call, `samples` in all."""
+        """Return the joint statistics of two calls, which have `samples` samples in total."""
         _, mean, var = pool((self.positions, self.mean, self.var), (other.positions, other.mean, other.var))
         _, patch_mean, patch_var = pool(
             (self.rows, self.patch_mean, self.patch_var), (other.rows, other.patch_mean, other.patch_var)

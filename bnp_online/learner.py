@@ -45,7 +45,7 @@ _UNKNOWN = np.full(1, np.nan)
 
 
 class Preview:
-    """Validates samples in order, as if each one before it had been learned, and changes nothing.
+    """Validator of a sequence of samples: checks each one as if the model had learned the earlier ones.
 
     `BNPClassifier.preview` returns it.
     """
@@ -60,7 +60,7 @@ class Preview:
         Raises
         ------
         SampleError
-            If it cannot be learned after the samples before it. Then it is not one of them.
+            If the model could not learn the sample after the earlier ones. Later checks ignore the sample.
         """
         row = self._model._row(x)
         features = self._model.check_features(x) if row is None else Array(row)
@@ -142,9 +142,9 @@ class OnlineLearner(Parameters):
         return self.diagnosing()()
 
     def diagnosing(self) -> Callable[[], list[Diagnosis]]:
-        """Return a function that computes `diagnose` for the present state, later and in any thread.
+        """Copy the moments, and return a function that computes `diagnose` from the copy, in any thread.
 
-        The copy of the moments takes a fraction of the time of the diagnosis.
+        The copy takes a fraction of the time of `diagnose`.
         """
         heaviest = int(self._engine.mixture.argmax())
         moments, standardize = self._engine.moments(), self.standardize
@@ -163,7 +163,7 @@ class OnlineLearner(Parameters):
         return self._engine.device
 
     def check_features(self, x: object) -> Features | Array:
-        """Return a validated ``x``, accepted by all methods in place of the ``x``.
+        """Validate an ``x``. All methods accept the result in place of ``x``.
 
         Raises
         ------
@@ -177,7 +177,7 @@ class OnlineLearner(Parameters):
         return check_array(x, tuple(self.input_shape))
 
     def preview(self) -> Preview:
-        """Return a validator of samples to come."""
+        """Return a validator of the next samples."""
         return Preview(self)
 
     def predict(self, x: Any) -> Prediction:
@@ -245,7 +245,7 @@ class OnlineLearner(Parameters):
     def _learn_rows(
         self, x: Vector, targets: Vector, weights: Vector, *, predict: bool = False
     ) -> tuple[int, Vector]:
-        """Learn rows that add nothing (`Engine.learn`), and the intervals from the errors."""
+        """Learn rows without growth (`Engine.learn`), and update the intervals with the errors."""
         if self._intervals is None:
             return self._engine.learn(x, targets, weights, predict=predict)
         done, values = self._engine.learn(x, targets, weights, predict=True)
@@ -265,8 +265,8 @@ class OnlineLearner(Parameters):
         Returns
         -------
         list
-            For each sample the prediction made before its step, or the error of a refused sample. A refused
-            sample changed nothing, and learning continued.
+            For each sample its prediction before the step, or the error that refused it. A refused sample
+            changes nothing, and learning continues.
         """
         return self._learn(samples, predict=True)
 
@@ -304,7 +304,7 @@ class OnlineLearner(Parameters):
                 raise outcome
 
     def _learn(self, samples: Sequence[Sample], *, predict: bool) -> list[Prediction | NonFiniteStateError]:
-        """Learn samples in order, in one call of the engine for each run without growth."""
+        """Learn samples in order. Consecutive samples without growth take one call of the engine."""
         outcomes: list[Prediction | NonFiniteStateError] = []
         while (start := len(outcomes)) < len(samples):
             targets = self._known_targets(samples, start)
@@ -316,7 +316,7 @@ class OnlineLearner(Parameters):
         return outcomes
 
     def _known_targets(self, samples: Sequence[Sample], start: int) -> list[float]:
-        """Return the engine's targets of the samples up to the first that adds a column or an output."""
+        """Return the targets of the samples before the first one that needs a new column or output."""
         targets: list[float] = []
         for features, target, _ in itertools.islice(samples, start, None):
             code = self._targets.code(target)
@@ -326,7 +326,7 @@ class OnlineLearner(Parameters):
         return targets
 
     def _learn_grown(self, sample: Sample, *, predict: bool) -> Prediction | NonFiniteStateError:
-        """Learn a sample with something new; a refusal undoes the growth."""
+        """Learn a sample that needs a new column or output; a refusal undoes the growth."""
         try:
             prediction = self.predict(sample.features) if predict else NOTHING
             given = self._outputs(sample.features) if self._intervals is not None else None
@@ -362,7 +362,7 @@ class OnlineLearner(Parameters):
     def _learn_run(
         self, run: Sequence[Sample], targets: list[float], *, predict: bool
     ) -> list[Prediction | NonFiniteStateError]:
-        """Learn samples that add nothing, up to the first that is refused."""
+        """Learn samples without growth, up to the first refused sample."""
         fixed, columns = self._shape is not None, len(self._features.names)
         rows = [
             x.values if isinstance(x, Array) and (fixed or len(x.values) == columns) else self._vector(x)
@@ -380,7 +380,7 @@ class OnlineLearner(Parameters):
         return outcomes
 
     def _count_ignored(self, learned: Sequence[Sample]) -> None:
-        """Count the values of learned samples that `max_features` left without a column."""
+        """Count the feature values without a column, because of `max_features`, in learned samples."""
         for x, _, _ in learned:
             if isinstance(x, Features):
                 self._features.count_ignored(x)
@@ -388,9 +388,9 @@ class OnlineLearner(Parameters):
     def _learn_block(
         self, x: Vector, targets: Vector, new: Mapping[int, Label | float]
     ) -> Iterator[Prediction | NonFiniteStateError]:
-        """Learn valid rows of the input shape; yield the outcome of growth, and a refusal.
+        """Learn valid rows of the input shape; yield the result of each growing row, and a refusal.
 
-        It creates no object for a row, which would take as long as the step of a small network.
+        It creates no object per row: an object takes as long as the step of a small network.
         """
         weights = np.ones(len(x))
         start = 0
@@ -509,8 +509,8 @@ class OnlineLearner(Parameters):
     def forget_moments(self, weight: float = 10.0) -> None:
         """Shorten the memory of all running moments, for a change of the input distribution.
 
-        The moments of inputs, of targets and of each layer's inputs keep their values, but new samples weigh
-        as if only `weight` samples had been seen. From there the memory grows again.
+        The moments of inputs, of targets and of each layer's inputs keep their values. New samples then count
+        as if the moments contained `weight` samples. The memory grows again with each sample.
 
         Parameters
         ----------
@@ -532,10 +532,10 @@ class OnlineLearner(Parameters):
     def reset_slowest(self) -> None:
         """Restart the slow members of the mixture from the best of the others, for a concept drift.
 
-        The slow members predict with running means of their weights (see `mixture`). They take over the
-        weights and moments of the member with the greatest weight among the others, and all of them share
-        their weights in the mixture evenly. The replay buffer is emptied. A model with one member does not
-        change.
+        The slow members predict with running means of their weights (see `mixture`). The best member is the
+        one with the greatest weight among the others. The slow members copy its weights and moments. They and
+        the best member then have equal weights in the mixture. The replay buffer is emptied. A model with one
+        member does not change.
         """
         if self._step and any(member.averages for member in self._engine.spec.members):
             self._engine.load_state_dict(with_slowest_reset(self._engine.state_dict(), self._engine.spec))
@@ -574,5 +574,5 @@ def _rows(X: Any) -> Any:
 
 
 def _target_list(Y: Iterable[Any]) -> list[Any]:
-    """Return targets as a list; those in an array as Python's numbers and strings, which are read faster."""
+    """Return targets as a list of Python objects, which are faster to read than elements of an array."""
     return Y.tolist() if isinstance(Y, np.ndarray) and Y.dtype.kind in "biufU" else list(Y)

@@ -1,16 +1,17 @@
-"""Mixture: members at several learning rates, weighted by their past predictions, replace a tuned rate.
+"""Mixture of members with several learning rates, weighted by past losses: no rate needs tuning.
 
-After each label, with ``ℓ_k`` the loss of member k's prediction made before learning it::
+After each label, where ``ℓ_k`` is the loss of the prediction of member k before the step::
 
     w_k ← w_k · exp(−η ℓ_k),   normalize,   w ← (1 − s) w + s/M
 
 The loss of a regression is the absolute error over the running mean error of the mixture. With a squared
-error, a few outliers would make the scale so large that the weights hardly move between them.
+error, a few outliers would make the scale very large. Other samples would then hardly change the weights.
 
 Some members suit stationary streams. They *replay*: after each sample they take further steps on samples of
 the replay buffer, drawn uniformly with replacement. And they *average*: they predict with the running mean of
-their weights, without the noise of single steps. Both improve stationary streams and cost drifting ones; the
-mixture's weights select. With q counting every eighth sample, and γ = 8::
+their weights, without the noise of single steps. Both improve the predictions on stationary streams and harm
+them on drifting ones. The weights of the mixture select the better members. With γ = 8, and q the number of
+updates, one every eighth sample::
 
     w̄ ← w̄ + (γ + 1)/(q + γ + 1) · (w − w̄)
 

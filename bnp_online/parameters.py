@@ -1,6 +1,6 @@
 """Parameters of the estimators, each declared once: type, default, range and description.
 
-From `Parameters` come the constructors of `BNPClassifier` and `BNPRegressor`, their docstrings, the
+`Parameters` defines the constructors of `BNPClassifier` and `BNPRegressor`, their docstrings, the
 specification of an engine (`LearnerSpec`), the validation, and the schema of ``POST /models``
 (`bnp_online.client.schemas.ModelSpec`). This module imports neither NumPy nor PyTorch.
 """
@@ -51,7 +51,7 @@ class Parameters:
         each new sample. These members predict with the running means of their weights. 0 omits
         them, which is about four times as fast.
     memory
-        Capacity of the replay buffer: the latest samples.
+        Capacity of the replay buffer, which contains the latest samples.
     rho
         Retention weight ρ of the running moments.
     eps_rel
@@ -61,15 +61,14 @@ class Parameters:
     step_scale
         Divisor of the step; see `BNP`.
     standardize
-        Standardize inputs online, with cumulative moments, and clip them to ±5. Each input has its
-        own moments; with ``network=cnn`` or a module, each channel has (the first of three or more
-        axes).
+        Standardize inputs online, with cumulative moments, and clip them to ±5. Each input has its own
+        moments; with ``network=cnn`` or a module, each channel has its own (the first of three or more axes).
     input_shape
         Shape of ``x``, an array or a nested list. None: ``x`` is a dict, and new features may
         appear at any time.
     network
-        Network to train. A module maps (N, *input_shape) to (N, features); it is copied, and a
-        linear layer that grows with the outputs is added.
+        Network to train. A module maps (N, *input_shape) to (N, features). The estimator copies it and adds a
+        linear layer, which grows with the outputs.
     max_features
         Maximum number of columns. Further features are ignored and counted.
     max_classes
@@ -79,12 +78,12 @@ class Parameters:
         ``torch`` otherwise. On a GPU the step is captured in a CUDA graph; a module is captured
         only with ``torch``, and must then do the same work for every input.
     device
-        Device of the step. ``auto`` is a GPU where one is available, but the CPU for small
-        multilayer perceptrons: a fixed rule on `hidden`, `input_shape` and the number of members,
-        never a measurement.
+        Device of the step. ``auto`` is a GPU where one is available, but the CPU for small multilayer
+        perceptrons. The choice depends on `hidden`, `input_shape` and the number of members, not on a
+        measurement.
     seed
-        Seed of the initial weights. Equal seeds and equal samples give equal bits on machines of
-        one kind.
+        Seed of the initial weights. Equal seeds and equal samples give equal bits on machines with the same
+        library versions and CPU model.
     intervals
         Regression: number of parameter samples of a small error model, for predictive intervals
         (`predict_interval_one`); 32 is a good number. 0: no intervals, at no cost.

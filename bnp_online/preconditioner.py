@@ -54,7 +54,7 @@ class _Transform:
 
 @dataclass
 class _Tracked:
-    """A layer, or several with shared parameters, and its observed inputs since the last step."""
+    """A layer (or several layers with shared parameters), and the inputs observed since the last step."""
 
     name: str
     adapter: LayerAdapter
@@ -72,7 +72,7 @@ class _Tracked:
             self.forget()
 
     def collect(self, observation: Observation, forward_pass: int, grad: Tensor) -> None:
-        """Count an input; a tensor hook on the gradient of the layer's output."""
+        """Count an input. A tensor hook on the gradient of the layer's output calls this method."""
         before = self.passes.get(forward_pass, 0)
         self.passes[forward_pass] = max(before, observation.samples)
         if self.seen is None:
@@ -93,11 +93,11 @@ class BNP:
     ``optimizer.step()``, `step` replaces the gradients of these layers by preconditioned ones. The network
     and its predictions do not change.
 
-    An input counts once a backward pass has reached it. Forward passes in ``eval()`` mode, under
+    An input counts only after a backward pass has reached it. Forward passes in ``eval()`` mode, under
     ``torch.no_grad()``, or without a backward pass leave the statistics unchanged. A pass that activation
     checkpointing repeats counts once. Several backward passes before a `step` (gradient accumulation) count
     as one larger mini-batch. A layer used twice in one forward pass of `model` gets more rows, not more
-    samples. A layer without a gradient is left alone.
+    samples. `step` ignores a layer without a gradient.
 
     Parameters
     ----------
@@ -106,14 +106,14 @@ class BNP:
     rho : float
         Retention weight ρ of the running statistics, in [0, 1].
     eps_rel : float
-        ``σ̃² = σ² + eps_rel · max(σ²) + eps_abs``; ≥ 0.
+        Relative damping of the variances, ≥ 0: ``σ̃² = σ² + eps_rel · max(σ²) + eps_abs``.
     eps_abs : float
-        ≥ 0, and not 0 if `eps_rel` is.
+        Absolute damping of the variances, ≥ 0, and not 0 if `eps_rel` is 0.
     step_scale : {"paper", "norm", "none"}
-        Divisor q²: ``max(n/N, 1)``; the squared norm of the preconditioned inputs, which makes one learning
-        rate serve every stream; or 1. The norm is exact for groups, strides, dilation and padding.
+        Divisor q²: ``max(n/N, 1)``; the squared norm of the preconditioned inputs, so that one learning rate
+        suits every stream; or 1. The norm is exact for groups, strides, dilation and padding.
     skip : collection of str or of module types
-        Layers to leave alone: names as in ``model.named_modules()``, with their inner layers, or types.
+        Layers to exclude, by type or by name in ``model.named_modules()``. A name includes the inner layers.
 
     Attributes
     ----------
@@ -129,12 +129,10 @@ class BNP:
     ConfigurationError
         If an argument is out of range.
 
-    Notes
-    -----
-    A forward pass is one call of `model` itself, so pass the module that you call. A second micro-batch
-    through inner modules alone counts as further rows of the first. For the same reason, checkpointing with
-    ``use_reentrant=True`` needs a backward pass after every forward pass. Inputs of discarded gradients count
-    in the next `step`.
+    Notes ----- One call of `model` is one forward pass. Construct `BNP` with the module that your code calls
+    directly. If the code calls inner modules instead, a second micro-batch counts as further rows of the
+    first. For the same reason, checkpointing with ``use_reentrant=True`` needs a backward pass after every
+    forward pass. Inputs of discarded gradients count in the next `step`.
 
     References
     ----------
@@ -215,7 +213,7 @@ class BNP:
         kwargs: Mapping[str, Tensor],
         output: Tensor,
     ) -> None:
-        """Observe the input (forward hook); it counts once the gradient of the output arrives."""
+        """Observe the input (forward hook); it counts when the gradient of the output arrives."""
         if not (module.training and torch.is_grad_enabled() and output.requires_grad):
             return
         if not isinstance(module.weight, nn.Parameter):  # torch.func.functional_call with other weights
@@ -347,7 +345,7 @@ def _update(moments: RunningMoments, seen: Observation) -> None:
 
 
 def _walk(model: nn.Module, skip: Collection[str | type[nn.Module]]) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules that `skip` does not cover; a name of no module is an error."""
+    """Yield the modules that `skip` does not cover; raise for a name without a module."""
     names = {entry for entry in skip if isinstance(entry, str)}
     types = tuple(entry for entry in skip if isinstance(entry, type))
     if isinstance(skip, str) or len(names) + len(types) < len(set(skip)):
@@ -384,7 +382,7 @@ def _adapter(name: str, module: nn.Module) -> LayerAdapter | None:
 
 
 def _refuse_tied(model: nn.Module, watched: Mapping[nn.Module, _Tracked]) -> None:
-    """Raise if another module shares a parameter of a watched layer, other than as the same layer."""
+    """Raise if a watched layer shares a parameter with a module outside its `_Tracked`."""
     owners: dict[int, _Tracked] = {}
     for owner in watched.values():
         for parameter in owner.adapter.module.parameters(recurse=False):

@@ -218,7 +218,7 @@ class AsyncClient(_Settings):
         size: int = LINES,
         progress: Callable[[Sequence[Outcome]], None] | None = None,
     ) -> LearnSummary:
-        """Learn samples in order, from an iterable or an asynchronous one. See `Client.learn_many`."""
+        """Learn samples in order, from an iterable or asynchronous iterable. See `Client.learn_many`."""
         summary, lines = LearnSummary(), Lines(model, size)
         async for sample in samples if isinstance(samples, AsyncIterable) else _aiter(samples):
             if lines.add(sample):

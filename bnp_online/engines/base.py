@@ -106,8 +106,8 @@ class Engine(ABC):
     """Learner on raw inputs: standardization, networks, moments, mixture, replay buffer, and the step.
 
     A prediction standardizes its input with the statistics from before the sample; a step includes the
-    sample. An engine detects a step to a non-finite state before it writes anything. All engines have the
-    same state, by name.
+    sample. An engine detects a step to a non-finite state before it writes anything. The state has the same
+    names in all engines.
     """
 
     name: str
@@ -203,7 +203,7 @@ class Engine(ABC):
 
     @abstractmethod
     def _untrained(self) -> Self:
-        """Return an untrained engine of the same settings."""
+        """Return an untrained engine with the same settings."""
 
     @abstractmethod
     def _read(self, state: Mapping[str, Tensor]) -> None:
@@ -211,4 +211,4 @@ class Engine(ABC):
 
     @abstractmethod
     def _adopt(self, fresh: Self) -> None:
-        """Take over the state of an engine of the same settings."""
+        """Take over the state of an engine with the same settings."""

@@ -31,10 +31,10 @@ _REPLAY_BUFFER = ("memory_x", "memory_y")
 
 
 def input_layout(spec: LearnerSpec) -> tuple[int, int]:
-    """Return the number of inputs with statistics of their own, and of positions that share each of them.
+    """Return the number of inputs with their own statistics, and of positions per input.
 
-    Each input of a multilayer perceptron has its own. Other networks read images or signals: the first of
-    three or more axes holds the channels, and the positions of a channel share its statistics.
+    Each input of a multilayer perceptron has its own statistics. Other networks read images or signals: the
+    first of three or more axes holds the channels, and the positions of a channel share its statistics.
     """
     shape = spec.input_shape
     if shape is None:
@@ -48,15 +48,15 @@ def input_layout(spec: LearnerSpec) -> tuple[int, int]:
 def capacity(size: int, least: int) -> int:
     """Return the allocated size for a size in use: a fixed rule, so that equal sizes give equal bits.
 
-    It is a multiple of `least`, and of an eighth of the next power of two. At most a third stays spare, and a
-    stream of new features causes few captures.
+    It is a multiple of `least`, and of an eighth of the next power of two. At most a third is spare. A stream
+    of new features causes few captures of CUDA graphs.
     """
     grain = max(least, (1 << size.bit_length()) // 8)
     return -(-size // grain) * grain
 
 
 class Size(NamedTuple):
-    """Number of inputs with statistics of their own, of positions that share each, and of outputs."""
+    """Number of inputs with their own statistics, of positions per input, and of outputs."""
 
     channels: int
     positions: int
@@ -144,12 +144,12 @@ class StepRunner:
         self.step.halted.zero_()
 
     def _download(self, count: int, columns: int) -> Vector:
-        """Return results; here alone the host waits for the device."""
+        """Return results. Only this method makes the host wait for the device."""
         results: NDArray[np.float64] = self._results[:count, :columns].to("cpu", copy=True).numpy()
         return results
 
     def _prepared(self, function: Callable[[], None]) -> Callable[[], None]:
-        """Return a method, captured at its first use where captures are wanted."""
+        """Return a method. With `capture`, the first use captures it in a CUDA graph."""
         if not self._capture:
             return function
         name = function.__name__
@@ -181,9 +181,9 @@ class StepRunner:
 
     @torch.no_grad()
     def average_row(self) -> None:
-        """Update the running means of the weights after the row learned last.
+        """Update the running means of the weights, after `learn_row`.
 
-        It has its own graph: few rows update the means, and each update passes over all weights.
+        The update has its own graph: few rows need it, and it reads all weights.
         """
         self.step.average(self._rows[self._at - 1][0])
 
@@ -322,7 +322,7 @@ class TorchEngine(Engine):
         return total, predictions
 
     def _columns(self, targets: Vector, weights: Vector) -> Vector:
-        """Return the columns of rows beside their inputs; see `torch_step`."""
+        """Return the columns of rows other than inputs, such as targets and weights; see `torch_step`."""
         spec, at = self.spec, torch_step
         rest = np.empty((len(targets), at.DRAWS + self._replayed))
         after = np.arange(1, len(targets) + 1)

@@ -1,4 +1,4 @@
-"""The fast path: routes that are called once per sample, served without FastAPI's and Starlette's layers.
+"""Fast path: serves the most frequent routes directly, without the layers of FastAPI and Starlette.
 
 FastAPI documents these routes as all others, from the signatures of their endpoints.
 """
@@ -34,7 +34,7 @@ _EXPECTED = tuple(error for error in TABLE if error is not Exception)
 class FastRequest(SimpleNamespace, Generic[M]):
     """A request of a hot route.
 
-    Its body is documented by the pydantic model `M`, and checked by `service.http.requests.Shape`.
+    The pydantic model `M` documents the body, and `service.http.requests.Shape` checks it.
 
     Attributes
     ----------
@@ -64,11 +64,12 @@ class HotRoute(ApiRoute):
     path : str
         Path without parameters.
     endpoint : callable
-        Function of a `FastRequest`; what it returns is awaited and sent as JSON.
+        Function of a `FastRequest` that returns an awaitable; the response is the result as JSON.
     lines : tuple of callable, optional
-        For a route that takes NDJSON: what turns a `FastRequest` into an item, and what queues such items.
+        For a route that takes NDJSON: a function that converts a `FastRequest` to an item, and a function
+        that queues items.
     options
-        As of `fastapi.routing.APIRoute`.
+        Options of `fastapi.routing.APIRoute`.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class HotRoute(ApiRoute):
         self._status = options.get("status_code", 200)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request; what refuses it is raised."""
+        """Serve a request; raise the error of a refused request."""
         state, headers = scope["app"].state, scope[HEADERS]  # the telemetry middleware has read them
         scope["caller"] = state.guard.admit(headers, self.access)
         if self._lines is not None and media_type(headers.get(b"content-type", b"")) == NDJSON:

@@ -1,8 +1,8 @@
-"""NDJSON: requests of many JSON lines, each answered by a line, in order, while the body is being sent.
+"""NDJSON streams: one line of response for each line of the body, in order, while the body arrives.
 
 `LineStream` serves a request with two coroutines. The reader splits the body into lines, decodes them in
-batches, and queues them at the models; it waits while too many batches are unanswered or a queue is full, so
-that TCP slows the client down. The writer awaits the outcomes of each batch and sends its answers.
+batches, and queues them at the models. It waits while too many batches are unanswered or a queue is full. TCP
+flow control then slows the client down. The writer awaits the outcomes of each batch and sends its answers.
 """
 
 from __future__ import annotations

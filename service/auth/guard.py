@@ -1,8 +1,8 @@
 """Checks before every route: host, origin, API key, and media type of the body.
 
-A server with keys requires one on each request. A server without keys listens on loopback only; the danger
-is then a web page elsewhere that makes a browser on this machine call it. Such a page can send requests that
-need no preflight (a form, a body without a JSON type), or point a host name of its own at this machine (DNS
+A server with keys requires one on each request. A server without keys listens on loopback only. A malicious
+web page can still attack it through a browser on this machine. Such a page can send requests that need no
+preflight (a form, a body without a JSON type). Its own host name can also resolve to this machine (DNS
 rebinding). The guard therefore checks the Host header, the origin and the media type.
 """
 
@@ -120,7 +120,7 @@ def _check_scope(caller: Key, access: Access) -> None:
 
 @lru_cache(32)  # clients repeat few different values
 def _name(host: bytes) -> str:
-    """Return the host name in a Host header; all of the header if what follows the colon is no port."""
+    """Return the host name in a Host header; the whole header if no port follows the colon."""
     written = host.decode("latin-1").lower()
     name, colon, port = written.rpartition(":")
     return name if colon and port.isdecimal() else written

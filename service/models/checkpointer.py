@@ -1,4 +1,4 @@
-"""Checkpointer: when a model takes a checkpoint, and which checkpoints and events are retained."""
+"""Checkpointer: schedule of the checkpoints of a model, and retention of checkpoints and events."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Feed of the events in all models, for ``GET /events``.
 
-Learning, predictions and labels are frequent, so the code that does them publishes nothing. While there are
-listeners, the feed compares the counters of the models twenty times a second and publishes the differences.
-Checkpoints, rollbacks and drifts are rare: the code that does them calls `Feed.publish`, from any thread.
+Learning, predictions and labels are frequent, so their code publishes nothing. While there are listeners, the
+feed compares the counters of the models twenty times a second and publishes the differences. Checkpoints,
+rollbacks and drifts are rare: their code calls `Feed.publish`, from any thread.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _count(model: HostedModel) -> _Counters:
 
 
 class Listener:
-    """A listener: receives events in order, and is dropped if it does not take them.
+    """Receiver of events in order. The feed drops a listener that does not take them.
 
     Attributes
     ----------

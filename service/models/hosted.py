@@ -1,7 +1,7 @@
 """Hosted model: an estimator, its prequential metrics, and the predictions that wait for labels.
 
-All methods are synchronous and need exclusive access. The state depends on the order of the events alone, so
-the same events give the same bits again. The number of samples per call changes no bit.
+All methods are synchronous and need exclusive access. The state depends only on the events and their order.
+The same events give the same bits, with any number of samples per call.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class HostedModel:
     settings : Settings
         Limits and device.
     clock : callable
-        Time in seconds, for pending predictions. It must not go back, also after a restart.
+        Time in seconds, for pending predictions. It must never go back, not even across a restart.
 
     Attributes
     ----------
@@ -160,8 +160,8 @@ class HostedModel:
         list of Entry
             The events, except those that were refused.
         dict of int to str
-            Error code of each event that is refused only now, by number. The server was killed before it
-            recorded the refusal, or earlier samples were forgotten since.
+            Error code of each newly refused event, by number. A refusal is new if the server was killed
+            before recording it, or if earlier samples were forgotten later.
         """
         preview = self.estimator.preview()
         entries: list[Entry] = []
@@ -219,7 +219,7 @@ class HostedModel:
             setattr(self, name, state["counts"][name])
 
     def apply(self, entries: Sequence[Entry]) -> Applied:
-        """Apply events that are logged, in order, in one call of the estimator or between two drift actions.
+        """Apply logged events in order, in one call of the estimator, or one per drift action.
 
         A sample that the estimator refuses changes nothing, and the others are learned.
         """
@@ -264,7 +264,7 @@ class HostedModel:
                 applied.outcomes.append(entry.outcome())
 
     def _act_and_learn(self, samples: list[Sample]) -> list[Prediction | NonFiniteStateError]:
-        """Take the drift action and learn; undo it if all samples are refused, since no replay sees them."""
+        """Take the drift action and learn. Undo it if all samples are refused: a replay would omit both."""
         before, action = self.estimator.state_dict(), self.drift.setting.action
         done = {"action": action, "step": self.step, "detected": self.drift.last}
         getattr(self.estimator, action)()

@@ -120,7 +120,7 @@ class Observation:
 
 
 async def observe(worker: Worker, operations: Operations, seconds: float) -> Observation:
-    """Observe a model; wait at most so many seconds for exclusive access."""
+    """Observe a model; wait at most `seconds` for exclusive access."""
     kept = await _checkpoints(operations)
     usable = [checkpoint.step for checkpoint, current in kept if current]
     copies = await _copies(worker, seconds)

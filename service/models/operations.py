@@ -35,8 +35,8 @@ _logger = logging.getLogger(__name__)
 class Operations:
     """Operations on one model, one at a time. The model learns and predicts meanwhile.
 
-    A state that is needed is rebuilt from a checkpoint and the log, in another thread. It then replaces the
-    model between two groups of samples.
+    Another thread rebuilds a state from a checkpoint and the log. The state then replaces the model between
+    two groups of samples.
 
     Parameters
     ----------
@@ -224,7 +224,7 @@ class Operations:
             await asyncio.wait([self._rebuilding])
 
     async def import_(self, body: bytes) -> HostedModel:
-        """Replace the model by the estimator in a file. Its metrics begin anew."""
+        """Replace the model by the estimator in a file. Its metrics restart."""
         async with self._one_at_a_time:
             await self._rebuilt()
             spec, settings, clock = self._worker.model.spec, self._settings, self._history.log.now

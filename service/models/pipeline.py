@@ -1,16 +1,18 @@
 """Pipeline of a model: check, log, apply.
 
-Two tasks share it. One checks a group of requests and sends its events to the log, while the other applies
-the group before. The rules of what they share are here:
+Two tasks share the pipeline. One checks a group of requests and sends its events to the log. Meanwhile the
+other applies the previous group. They follow these rules:
 
-- An event is applied after it is on the disk, in the order of the log.
-- A refused commit refuses the requests of its group. The model is as before. The groups behind were checked
-  against samples that are not there; they are applied, and the next group waits until they are, and is
-  checked against the model itself. The same holds after each outcome that validation did not expect.
-- A sample after which no prediction is finite is refused. The state before its call is rebuilt from the log.
-  The next `CAREFUL` entries are applied one at a time. Nothing reads the model meanwhile.
-- An operation on the whole model runs when all groups before it are applied, and before any behind it is
-  checked.
+- Events are applied in the order of the log. An event is on the disk before it is applied.
+- A failed commit refuses the requests of its group and does not change the model. The pipeline still applies
+  later groups that are already checked. Their check assumed that the refused samples are learned. The next
+  check therefore waits until these groups are applied, and starts from the model. The same holds after every
+  outcome that validation did not expect.
+- A sample that makes the predictions non-finite is refused. The pipeline rebuilds the state before the call
+  from the log, and applies the next `CAREFUL` entries one at a time. Nothing reads the model during the
+  rebuild.
+- An operation on the whole model runs after all earlier groups are applied, and before the check of any later
+  group.
 - An unexpected error ends both tasks. `Worker` then answers all requests with `ModelFailedError`.
 """
 
@@ -70,7 +72,7 @@ class Pipeline:
     Parameters
     ----------
     model : HostedModel
-        The model. The pipeline may put another one in its place.
+        The model. The pipeline may replace it.
     history, log_writer, checkpointer
         Log and checkpoints of the model.
     queue : JobQueue
@@ -87,13 +89,13 @@ class Pipeline:
     Attributes
     ----------
     model : HostedModel
-        The model as it is.
+        The current model.
     diverged : bool
         Whether the state is being rebuilt, so that nothing may read it.
     discarded : bool
         Whether the model was deleted: no further job is taken.
     refusals : Counter of str
-        Requests that were refused after they were queued, by error code.
+        Number of requests refused after queueing, by error code.
     learn_latency, predict_latency : Latency
         Time from queueing to the answer, for samples and for predictions that are logged.
     """
@@ -210,7 +212,7 @@ class Pipeline:
             self._logged.task_done()
 
     def _number(self, entries: list[Entry], last: int | StorageError) -> list[Entry]:
-        """Set the numbers of the events that are logged, or return the refusals in their place."""
+        """Return the entries with the numbers of their events; after a failed commit, return refusals."""
         events = [entry for entry in entries if isinstance(entry, PendingEvent)]
         if not isinstance(last, StorageError):
             for seq, event in enumerate(events, last - len(events) + 1):
@@ -245,7 +247,7 @@ class Pipeline:
                 del outcomes[:size]
 
     def _most(self) -> int:
-        """Return how many entries fit into a call; a drift action can be due only before the first."""
+        """Return how many entries fit into a call; the call ends where a drift action can be due."""
         samples, drift = self._learn_length.samples, self.model.drift
         return min(samples, drift.steps_to_action(self.model.step)) if drift.acts else samples
 
@@ -291,7 +293,7 @@ class Pipeline:
             self._checkpointer.keep(self.model)
 
     async def _correct(self, applied: Applied) -> None:
-        """Record in the log what validation did not expect."""
+        """Record unexpected refusals and steps in the log."""
         self._unexpected = True
         self.refusals.update(applied.refused.values())
         try:

@@ -1,4 +1,4 @@
-"""Queue of a model: jobs in order, a limit on the samples that wait, and how long they took."""
+"""Queue of a model: jobs in order, a limit on the number of waiting samples, and latencies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Job:
     requests : sequence of Request
         One for a request, many for lines of a stream, none for an operation.
     outcomes : Future
-        Its result has one outcome per request, or that of the operation.
+        Its result is a list of outcomes: one per request, or the outcome of the operation.
     operation : callable or None
         Called between two groups of samples.
     start : float
@@ -68,8 +68,8 @@ class Capacity:
     async def wait_for_share(self) -> int:
         """Wait until a stream may queue items, and return how many.
 
-        Streams use at most half of the capacity. Single requests, which are refused when it is full, have
-        the other half.
+        Streams use at most half of the capacity. The other half is for single requests, which cannot wait for
+        capacity.
         """
         while (share := self.limit - self.limit // 2 - self.taken) <= 0:
             waiter = asyncio.get_running_loop().create_future()
@@ -99,7 +99,7 @@ class Capacity:
             self.free(1)
 
     def free(self, count: int) -> None:
-        """Count items that wait no longer, and wake the streams that wait for capacity."""
+        """Release the capacity of items, and wake the streams that wait for capacity."""
         self.taken -= count
         if self._waiters:
             waiters, self._waiters = self._waiters, []
@@ -246,6 +246,6 @@ class Latency:
 
 
 def settle(future: asyncio.Future[T], result: T) -> None:
-    """Set the result of a future, unless it was cancelled: its client has left."""
+    """Set the result of a future, unless the client has disconnected and cancelled it."""
     if not future.done():
         future.set_result(result)

@@ -79,8 +79,8 @@ class Recovery:
     def run(self, upto: int | None = None, advance: Advance = lambda done: None) -> HostedModel:
         """Return the model after event `upto`, by default the last one.
 
-        The model is loaded from the newest intact checkpoint, and the events after it are applied. Refusals
-        and steps that the log does not have yet are recorded there.
+        The model is loaded from the newest intact checkpoint, and the events after it are applied. The replay
+        adds missing refusals and steps to the log.
 
         Raises
         ------
@@ -94,7 +94,7 @@ class Recovery:
     def run_on(
         self, model: HostedModel, upto: int | None = None, advance: Advance = lambda done: None
     ) -> HostedModel:
-        """Return a model after the events that it lacks, up to event `upto`."""
+        """Apply the missing events, up to event `upto`, to a model, and return the model."""
         done, start = 0, time.perf_counter()
         for records in _batches(self._history.read(model.sequence, upto)):
             model = self._replay(model, records)
@@ -104,7 +104,7 @@ class Recovery:
         return model
 
     def left(self, model: HostedModel) -> int:
-        """Return the number of events that a model lacks."""
+        """Return the number of events that are not applied to a model."""
         return self._history.count(model.sequence)
 
     def reaches(self, upto: int) -> bool:

@@ -1,4 +1,4 @@
-"""Validation: which requests of a group become events of the log, and which are answered at once.
+"""Validation: turns each request of a group into an event for the log, or into an immediate answer.
 
 Each request is checked as if all requests before it had been learned.
 """
@@ -27,7 +27,7 @@ class Learn(NamedTuple):
     Attributes
     ----------
     raw : bytes or None
-        The JSON body of the request. The log stores it as it is.
+        The JSON body of the request. The log stores it unchanged.
     """
 
     x: Any
@@ -57,7 +57,7 @@ Request: TypeAlias = Learn | Label | Predict
 
 @dataclass(slots=True, eq=False)
 class PendingEvent:
-    """An event that is valid: it is to be logged, then applied.
+    """A valid event, before it is logged and applied.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class SampleEvent(PendingEvent):
     sample : Sample
         The sample as the estimator takes it.
     given : tuple or None
-        For a label: the prediction given at the time, which is scored.
+        For a label: the earlier prediction, to score.
     step : int or None
         Step of the model with this sample, once it is learned.
     """
@@ -95,7 +95,7 @@ class SampleEvent(PendingEvent):
 
 @dataclass(slots=True, eq=False)
 class PredictionEvent(PendingEvent):
-    """A prediction that is to wait for its label."""
+    """A prediction that will wait for its label."""
 
     prediction: event_codec.Pending
 
@@ -109,14 +109,15 @@ class Answered:
     value : dict or Exception
         The answer, or the error that refuses the request.
     repeats : PendingEvent or None
-        The event with the same id, which is not applied yet. If it is refused, so is this request.
+        An event with the same id that is not applied yet. If that event is refused, this request gets the
+        same error.
     """
 
     value: dict[str, Any] | Exception
     repeats: PendingEvent | None = None
 
     def outcome(self) -> dict[str, Any] | Exception:
-        """Return the answer, or the error, once the events before are applied."""
+        """Return the answer or the error, after the earlier events are applied."""
         if self.repeats is None or isinstance(self.value, Exception):
             return self.value
         if self.repeats.refusal is not None:
@@ -142,7 +143,7 @@ class Validator:
     step : int
         Number of samples that the model has learned.
     predict : callable
-        Makes the prediction of a `Predict`.
+        Returns the prediction for a `Predict`.
     pending : PendingPredictions
         Predictions that wait for their label.
     refusals : Counter of str
@@ -172,7 +173,7 @@ class Validator:
         self._predictions: dict[str, PredictionEvent] = {}
 
     def look_up(self, known: Mapping[str, Learned], forgotten: Set[str]) -> None:
-        """Take the log's knowledge of the ids in the next requests.
+        """Store what the log contains about the ids of the next requests.
 
         Parameters
         ----------
@@ -184,7 +185,7 @@ class Validator:
         self._known, self._forgotten = known, forgotten
 
     def settle(self, entries: Iterable[Entry]) -> None:
-        """Remove events that are applied or refused: the log and the model know them from now on."""
+        """Remove events that are applied or refused. From now on the log and the model contain them."""
         if not (self._samples or self._labelled or self._predictions):
             return  # the usual case: no request had an id
         for entry in entries:
@@ -195,7 +196,7 @@ class Validator:
                 self._predictions.pop(str(entry.event.id), None)
 
     def take(self, requests: Iterable[Request]) -> list[Entry]:
-        """Return for each request the event that it becomes, or its answer."""
+        """Return an event or an answer for each request."""
         entries: list[Entry] = []
         for request in requests:
             try:

@@ -1,4 +1,4 @@
-"""Worker: the single writer of a model, and reads between its steps."""
+"""Worker of a model: its single writer, and the reads between steps."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ _logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """The writer of a model: a queue, a pipeline, and predictions, which go before samples.
+    """Writer of a model: a queue, a pipeline, and predictions, which have priority over samples.
 
     Construct it on a running event loop, and call it from this loop.
 
     Parameters
     ----------
     model : HostedModel
-        The model. From now on it is used with exclusive access alone, except for its counters.
+        The model. After construction, only code with exclusive access uses it. Its counters can be read at
+        any time.
     history : History
         History of the model.
     log_writer : LogWriter
@@ -58,7 +59,7 @@ class Worker:
     learn_latency, predict_latency : Latency
         Time from queueing to the answer, of samples and of predictions.
     refusals : Counter of str
-        Samples that were refused after they were queued, by error code.
+        Number of samples refused after queueing, by error code.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Worker:
 
     @property
     def model(self) -> HostedModel:
-        """The model as it is. An operation may put another one in its place."""
+        """The current model. An operation may replace it."""
         return self._pipeline.model
 
     @model.setter
@@ -115,7 +116,7 @@ class Worker:
 
     @property
     def diverged(self) -> bool:
-        """Whether the state is being rebuilt, because a sample left no finite prediction."""
+        """Whether the state is being rebuilt, because a sample made the predictions non-finite."""
         return self._pipeline.diverged
 
     @property
@@ -136,7 +137,7 @@ class Worker:
         return self._reads.taken + self._queue.items
 
     async def learn(self, request: Request) -> Answer:
-        """Learn a sample, or keep a prediction for its label; return once this is logged and applied."""
+        """Learn a sample or store a prediction for its label; return when the event is logged and applied."""
         if self._refusal is not None:
             raise self._refusal()
         [outcome] = await self._queue.add_request(request)
@@ -151,7 +152,7 @@ class Worker:
         Returns
         -------
         int
-            Number of requests that are queued: the first ones.
+            Number of queued requests, counted from the first.
         Future
             Their outcomes: answers and errors, in order.
         """
@@ -233,7 +234,7 @@ class Worker:
     async def delete(self, delete: Callable[[], None]) -> None:
         """Delete the model as an operation, and end the writer.
 
-        The requests behind it are refused with `UnknownModelError`. If `delete` raises, nothing changes.
+        Later requests get `UnknownModelError`. If `delete` raises, nothing changes.
         """
         if self.failed:  # the pipeline has ended
             await asyncio.to_thread(delete)

@@ -28,7 +28,8 @@ class Learned:
 class History:
     """Events of one model in the log of all models.
 
-    Current events are those on the way to the newest branch: a rollback leaves the others.
+    Current events are the events of the newest branch, and of its ancestors before the rollbacks. A rollback
+    excludes all other events.
 
     Parameters
     ----------
@@ -147,9 +148,9 @@ class History:
         return self.log.first_kept(self.model) <= seq + 1
 
     def states(self, checkpoints: Sequence[Checkpoint], upto: int | None = None) -> list[Checkpoint]:
-        """Return the checkpoints from which the model can be restored after event `upto`, in their order.
+        """Filter the checkpoints: return those that can restore the model after event `upto`.
 
-        Their last event is current, they include no sample that was forgotten since, and the log retains all
+        The last event of such a checkpoint is current. It includes no forgotten sample. The log retains all
         later events.
         """
         segments, gone = self.segments(upto=upto), self._gone()

@@ -1,4 +1,4 @@
-"""Log writer: a thread that commits the events of all models, as many as wait in one commit."""
+"""Log writer: one thread commits the events of all models. One commit contains all waiting events."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ DAMAGED = "damaged"
 
 
 def _insertion(rows: int) -> str:
-    """Return the statement that adds so many rows; its parameters are their values, one row after another."""
+    """Return the statement that inserts `rows` rows. Its parameters are the values, row after row."""
     return f"INSERT INTO event ({_COLUMNS}) VALUES {', '.join([_MARKS] * rows)}"  # noqa: S608 (question marks)
 
 
@@ -197,7 +197,7 @@ class SqliteLog:
         return list(self._query(f"WHERE {_SPECIAL} AND kind = 'create' ORDER BY seq"))
 
     def changes(self, model: int, kind: Kind) -> list[Record]:
-        """Return the events of one kind, which is not that of a sample."""
+        """Return the events of one kind; samples are not supported."""
         return list(self._query(f"WHERE model = ? AND {_SPECIAL} AND kind = ? ORDER BY seq", model, kind))
 
     def read(self, model: int, segments: Sequence[Segment], limit: int | None = None) -> Iterator[Record]:
@@ -261,7 +261,7 @@ class SqliteLog:
         return {by_digest[digest] for (digest,) in self._rows(query, model, *by_digest)}
 
     def first_kept(self, model: int) -> int:
-        """Return the number before which samples may have been pruned."""
+        """Return an event number: samples before this event may have been pruned."""
         rows = self._rows("SELECT before FROM pruned WHERE model = ?", model)
         return rows[0][0] if rows else 0
 
@@ -311,7 +311,7 @@ class SqliteLog:
             self.erase()
 
     def probe(self) -> None:
-        """Write a row without meaning, to test that the log can be written."""
+        """Write a placeholder row, to test that the log can be written."""
         with self._transaction():
             self._writer.execute("REPLACE INTO probe VALUES (1, ?)", (self.now(),))
 
@@ -345,7 +345,7 @@ class SqliteLog:
                     self._writer.execute("ROLLBACK")
 
     def _remove(self, where: str, *parameters: Any) -> int:
-        """Delete events in slices, between which other threads can write."""
+        """Delete events in slices, so that other threads can write in between."""
         slice_ = f"DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE {where} LIMIT {_PAGE})"  # noqa: S608
         removed = 0
         while True:
