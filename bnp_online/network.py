@@ -1,4 +1,4 @@
-"""Networks whose inputs and outputs grow without a change of the computed function."""
+"""Networks with growing inputs and outputs: growth does not change existing outputs."""
 
 from __future__ import annotations
 

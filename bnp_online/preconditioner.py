@@ -129,7 +129,9 @@ class BNP:
     ConfigurationError
         If an argument is out of range.
 
-    Notes ----- One call of `model` is one forward pass. Construct `BNP` with the module that your code calls
+    Notes
+    -----
+    One call of `model` is one forward pass. Construct `BNP` with the module that your code calls
     directly. If the code calls inner modules instead, a second micro-batch counts as further rows of the
     first. For the same reason, checkpointing with ``use_reentrant=True`` needs a backward pass after every
     forward pass. Inputs of discarded gradients count in the next `step`.

@@ -1,6 +1,7 @@
 """Langevin sampling of the parameters of a network: SGLD, and BNP-SGLD with preconditioned noise.
 
-With L the mean loss over N samples the posterior is ``p(ŵ) ∝ exp(−N L(ŵ))``. A step descends, with noise::
+With L the mean loss over N samples the posterior is ``p(ŵ) ∝ exp(−N L(ŵ))``. A step is a gradient step with
+noise::
 
     ŵ ← ŵ − h (P Pᵀ/q²) ∇L(ŵ) + √(2 h T/N) (P/q) ξ          ξ ~ N(0, I)
 

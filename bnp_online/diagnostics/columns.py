@@ -1,7 +1,7 @@
 """Conditioning of the steps of a network, from running moments.
 
 The Hessian of the loss in a layer's ``[b, W]`` is ``Ĥᵀ S Ĥ`` with ``Ĥ = [e, H]`` the layer's inputs and a
-column of ones: the less equal the columns of Ĥ are in size, the worse its condition. Preconditioning replaces
+column of ones: columns of Ĥ with unequal sizes give it a large condition number. Preconditioning replaces
 them by the columns of ``[e, (H − e μᵀ) diag(1/σ̃)]``. The *unevenness* of a matrix is the ratio of the
 largest to the smallest mean square of its columns, 1 at best; both follow from the running moments alone.
 

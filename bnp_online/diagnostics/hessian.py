@@ -1,8 +1,8 @@
 """Condition of the Hessian of a loss, before and after preconditioning.
 
-With ``ŵ = ŵ₀ + P z / q`` gradient descent in z is descent in ŵ with the gradient times ``P Pᵀ / q²``: BNP's.
-So the convergence of BNP depends on the Hessian in z, ``Pᵀ ∇²L P / q²``. It is computed by two
-differentiations of the loss as a function of z.
+With ``ŵ = ŵ₀ + P z / q``, gradient descent in z equals BNP: descent in ŵ with the gradient times ``P Pᵀ /
+q²``. The convergence of BNP therefore depends on the Hessian in z, ``Pᵀ ∇²L P / q²``. This module computes it
+by two differentiations of the loss as a function of z.
 """
 
 from __future__ import annotations

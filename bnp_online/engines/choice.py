@@ -1,4 +1,4 @@
-"""Choice of the engine and of its device, by fixed rules: equal runs choose alike, without a measurement."""
+"""Choice of the engine and its device, by fixed rules without measurements: equal runs choose equally."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """All members of a multilayer perceptron, stacked, stepped together by tensor operations without branches.
 
 The operations that the layers have in common run once for all layers, on their inputs (or outputs) side by
-side: on a GPU the cost of a step is the number of kernels, hardly their work.
+side: on a GPU the time of a step depends mainly on the number of kernels.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ def _aligned(count: int) -> int:
 class MLPEnsemble:
     """Members of a multilayer perceptron, with spare inputs and outputs for growth.
 
-    The running means of the members that average are rows too, in front: first the means, then the members in
-    their order, which begins with those that do not average. So the rows that predict and the rows that learn
-    are one slice each, and one pass over all rows serves a prediction and a step.
+    The first rows are the running means of the averaging members. The members follow; those that do not
+    average come first. The predicting rows are therefore one slice, and so are the learning rows. One pass
+    over all rows serves a prediction and a step.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Arithmetic of the numba step.
 
-With one sample in a step the gradient of a layer is ``δ hᵀ``, so BNP needs no pass over the weights of its
-own: with ``u = (h − μ)/σ̃²`` the step is ``W ← W − s δ uᵀ``, ``b ← b − s (1 − μᵀu) δ``. One sweep over W
-computes ``Wᵀδ`` and takes the step. Rows are views, which shows the vectorizer that they are contiguous.
+With one sample in a step the gradient of a layer is ``δ hᵀ``, so BNP needs no separate pass over the weights:
+with ``u = (h − μ)/σ̃²`` the step is ``W ← W − s δ uᵀ``, ``b ← b − s (1 − μᵀu) δ``. One sweep over W computes
+``Wᵀδ`` and takes the step. Rows are views, which shows the vectorizer that they are contiguous.
 """
 
 from __future__ import annotations

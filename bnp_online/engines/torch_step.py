@@ -2,8 +2,8 @@
 
 `RowStep.learn` does the whole work of a row: standardize, predict, step, update the mixture, fill the replay
 buffer, replay. It fits a CUDA graph: it branches on no value, needs no value on the host, and copies nothing
-between host and device. The constants of ``torch.where`` are tensors made once, because it would fill a new
-tensor for each number.
+between host and device. The constants of ``torch.where`` are tensors made once: from a number,
+``torch.where`` fills a new tensor in each call.
 
 The host computes in advance what depends only on the number of rows, and passes it beside the row: shares of
 a new sample in cumulative moments, its place in the replay buffer, the samples to replay, and the share of
@@ -38,7 +38,7 @@ class RowStep:
     spec : LearnerSpec
         Settings of the learner.
     channels, positions : int
-        Number of inputs with statistics of their own, and of positions that share each of them.
+        Number of inputs with their own statistics, and of positions per input.
     outputs : int
         Number of outputs, including spare ones.
     device, dtype

@@ -15,7 +15,7 @@ def repair(
         list[int], typer.Option(metavar="SEQ", help="Number of a damaged event, as the server reported it.")
     ],
 ) -> None:
-    """Mark events as damaged: the server skips them from now on, and what they taught is lost."""
+    """Mark events as damaged. The server then skips them, and the models lose what they learned from them."""
     settings = read_settings()
     from ..models.recovery import START_ERRORS  # late: torch
     from ..storage.data_dir import lock

@@ -1,6 +1,6 @@
 """Drift detection on the prequential loss of a model, and the step at which the drift response is due.
 
-Both depend on the learned samples and their order alone. A replay of the log takes the same actions at the
+Both depend only on the learned samples and their order. A replay of the log takes the same actions at the
 same steps.
 """
 

@@ -66,8 +66,8 @@ class ModelAccess:
 class CallLength:
     """Number of samples that fit into one call, from the time that earlier calls took.
 
-    The number decides when samples are learned, not how: a call leaves the same bits as a loop over its
-    samples. Other threads can only lengthen a measurement, so the estimate falls at once and rises slowly.
+    The number has no effect on the state: one call gives the same bits as a loop over its samples. Other
+    threads can only lengthen a measurement, so the estimate falls at once and rises slowly.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class CallLength:
 
 
 class FairTurns:
-    """Lets one task at a time run a slice of long work in a pass of the event loop, in order of arrival.
+    """Turns of long tasks: in each pass of the event loop, one task runs a slice, in order of arrival.
 
     A new request needs two passes to be read and answered. Without turns, every stream and every model would
     run a slice in each of these passes, and the request would wait for all of them.

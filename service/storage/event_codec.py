@@ -19,7 +19,7 @@ Given: TypeAlias = "tuple[Any, dict[Any, float] | None]"
 
 
 class LoggedSample(NamedTuple):
-    """A sample from the log; for a label with the prediction that was given at the time."""
+    """A sample from the log; a labelled one has its earlier prediction."""
 
     x: Any
     y: Any

@@ -19,7 +19,7 @@ Kind: TypeAlias = Literal[
 
 
 class Event(NamedTuple):
-    """A change of a model, with all that is needed to apply it again.
+    """A change of a model, with all data needed to apply it again.
 
     Attributes
     ----------
