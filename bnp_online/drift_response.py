@@ -59,7 +59,7 @@ def with_slowest_reset(state: Mapping[str, Tensor], spec: LearnerSpec) -> dict[s
     state : mapping of str to Tensor
         State of an engine; it is not changed.
     spec : LearnerSpec
-        Settings of the engine; with one member the state stays as it is.
+        Settings of the engine; with one member the state does not change.
     """
     slow = [k for k, member in enumerate(spec.members) if member.averages]
     reset = dict(state)

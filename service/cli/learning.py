@@ -67,8 +67,8 @@ def learn(
     """Learn a file, sample by sample; each sample is predicted before it is learned, and scored.
 
     With --save the model learns in this process; the file is written after the last sample, and Ctrl-C leaves
-    it unchanged. With --url a model of a server learns, and keeps what it has learned. A bad sample is
-    reported and skipped.
+    it unchanged. With --url a model of a server learns, and the server stores it. A bad sample is reported
+    and skipped.
     """
     if (url is None) == (save is None):
         raise CommandError("Where should the model be saved? Give --save FILE, or --url of a server.", 2)
