@@ -67,47 +67,17 @@ class Network(nn.Module):
         Maps (N, *input shape) to (N, features).
     head : nn.Linear
         Maps the features to the outputs; its rows start at zero, and so does each row added later.
-    entry : str or None
-        Name of the layer whose columns grow with the inputs; None where the input shape is fixed.
-    seed : int
-        Seed of the initial values.
     """
 
-    def __init__(self, body: nn.Module, head: nn.Linear, entry: str | None, seed: Seed) -> None:
+    def __init__(self, body: nn.Module, head: nn.Linear) -> None:
         super().__init__()
         self.body = body
         self.head = head
-        self.entry = entry
-        self.seed = seed
-
-    @property
-    def first(self) -> str:
-        """Name of the layer that takes the input of the network, "" if it is not a single layer."""
-        dense = (
-            isinstance(self.body, nn.Sequential)
-            and len(self.body) > 1
-            and isinstance(self.body[1], nn.Linear)
-        )
-        return "body.1" if dense else self.entry or ""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs (logits or predictions) for `x` of shape (N, *input shape)."""
         out: Tensor = self.head(self.body(x))
         return out
-
-    @torch.no_grad()
-    def grow_inputs(self, names: Sequence[str]) -> None:
-        """Append input columns: those of the first sample at random (by name), later ones at zero."""
-        if self.entry is None:
-            raise ConfigurationError("input_shape", "a network of fixed input shape cannot grow inputs")
-        entry = self.get_submodule(self.entry)
-        assert isinstance(entry, nn.Linear)  # noqa: S101
-        weight, bias = entry.weight.detach(), entry.bias.detach()
-        columns = weight.new_zeros(len(weight), len(names))
-        if self.head.out_features == 0 and entry is not self.head:
-            start, bias_start = entry_start(self.seed, names, len(weight))
-            columns, bias = start.to(columns), bias_start.to(columns)
-        _resize(entry, torch.cat([weight, columns], dim=1), bias)
 
     @torch.no_grad()
     def grow_outputs(self, count: int) -> None:
@@ -168,14 +138,13 @@ def mlp(hidden: Sequence[int], activation: str, seed: Seed, inputs: int = 0) -> 
     seed : int
         Seed of the initial values.
     inputs : int
-        Number of inputs of a fixed input shape, which is flattened; 0 for inputs that grow.
+        Number of inputs after flattening; 0 if the engine adds columns later (`entry_start`).
     """
     sizes = [inputs, *hidden]
     body = nn.Sequential(nn.Flatten(), *_dense(sizes, activation))
     head = _linear(sizes[-1], 0)
     _start(body, seed)
-    first = "body.1" if hidden else "head"
-    return Network(body, head, first if inputs == 0 else None, seed)
+    return Network(body, head)
 
 
 def sizes_of_cnn(shape: Sequence[int]) -> tuple[int, int]:
@@ -220,10 +189,10 @@ def cnn(shape: Sequence[int], hidden: Sequence[int], activation: str, seed: Seed
     body = nn.Sequential(*layers, nn.Flatten(), *_dense([flat, *hidden], activation))
     _start(body, seed)
     head = _linear(hidden[-1] if hidden else flat, 0)
-    return Network(body, head, None, seed)
+    return Network(body, head)
 
 
-def with_head(body: nn.Module, shape: Sequence[int], seed: Seed) -> Network:
+def with_head(body: nn.Module, shape: Sequence[int]) -> Network:
     """Return a copy of a module with a linear head.
 
     Parameters
@@ -240,4 +209,4 @@ def with_head(body: nn.Module, shape: Sequence[int], seed: Seed) -> Network:
     body.train(training)
     if not isinstance(features, Tensor) or features.dim() != 2:
         raise ConfigurationError("network", "a module must map (N, *input_shape) to a tensor (N, features)")
-    return Network(body, _linear(features.shape[1], 0), None, seed)
+    return Network(body, _linear(features.shape[1], 0))

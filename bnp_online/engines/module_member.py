@@ -21,7 +21,7 @@ def build_network(spec: LearnerSpec) -> Network:
     """Return the convolutional network or module of a spec, without outputs."""
     assert spec.input_shape is not None  # noqa: S101 (LearnerSpec checks it)
     if isinstance(spec.network, nn.Module):
-        return with_head(spec.network, spec.input_shape, (spec.seed, 0))
+        return with_head(spec.network, spec.input_shape)
     return cnn(spec.input_shape, spec.hidden, spec.activation, (spec.seed, 0))
 
 

@@ -6,14 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from bnp_online.errors import ConfigurationError
-from bnp_online.network import Network, cnn, draw_uniform, mlp, with_head
-
-NAMES = ["a", "b", "c"]
+from bnp_online.network import Network, cnn, draw_uniform, entry_start, mlp, with_head
 
 
 def grown(hidden: tuple[int, ...] = (6, 4), activation: str = "relu", seed: int = 0) -> Network:
-    network = mlp(hidden, activation, (seed, 0))
-    network.grow_inputs(NAMES)
+    network = mlp(hidden, activation, (seed, 0), inputs=3)
     network.grow_outputs(2)
     return network
 
@@ -83,9 +80,7 @@ def test_the_start() -> None:
 
 def test_the_start_of_a_feature_depends_on_its_name_and_the_seed() -> None:
     def columns(names: list[str], seed: int = 0) -> dict[str, Tensor]:
-        network = mlp((5,), "relu", (seed, 0))
-        network.grow_inputs(names)
-        weight = network.get_parameter("body.1.weight")
+        weight, _ = entry_start((seed, 0), names, 5)
         return dict(zip(names, weight.T, strict=True))
 
     one, other = columns(["a", "b", "c"]), columns(["c", "a", "d"])
@@ -107,21 +102,16 @@ def test_layers_and_activations() -> None:
         body = mlp((6, 4), name, (0, 0)).get_submodule("body")
         assert isinstance(body, nn.Sequential)
         assert [type(layer) for layer in body] == [nn.Flatten, nn.Linear, kind, nn.Linear, kind]
-    assert mlp((), "relu", (0, 0)).entry == "head"
-    assert mlp((3,), "relu", (0, 0)).entry == "body.1"
 
 
 @pytest.mark.parametrize("hidden", [(), (5,), (7, 4), (3, 9, 2)])
-@pytest.mark.parametrize("value", [0.0, 9.0])
-def test_growth_leaves_the_outputs_exactly_equal(hidden: tuple[int, ...], value: float) -> None:
+def test_growth_leaves_the_outputs_exactly_equal(hidden: tuple[int, ...]) -> None:
     network = grown(hidden)
     randomize(network, whole=True)
     x = torch.tensor([[1.0, -2.0, 3.0], [0.0, 5.0, -1.0]])
     before = network(x)
     network.grow_outputs(3)
     assert torch.equal(network(x)[:, :2], before)
-    network.grow_inputs(["d", "e"])
-    assert torch.equal(network(torch.cat([x, torch.full((2, 2), value)], dim=1))[:, :2], before)
 
 
 @pytest.mark.parametrize("activation", ["tanh", "gelu"])
@@ -131,8 +121,7 @@ def test_growth_leaves_the_outputs_equal_up_to_the_order_of_sums(activation: str
     x = torch.randn(1, 3)
     before = network(x)
     network.grow_outputs(3)
-    network.grow_inputs([f"x{i}" for i in range(40)])
-    torch.testing.assert_close(network(torch.cat([x, torch.randn(1, 40)], dim=1))[:, :2], before)
+    torch.testing.assert_close(network(x)[:, :2], before)
 
 
 @pytest.mark.parametrize("hidden", [(), (7, 4)])
@@ -142,21 +131,17 @@ def test_growth_appends_and_leaves_every_parameter_as_it_is(hidden: tuple[int, .
     with torch.no_grad():
         network.head.bias.copy_(torch.tensor([0.5, -1.5]))
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    network.grow_inputs(["d", "e"])
     network.grow_outputs(3)
     after = network.state_dict()
     for name, value in before.items():
         assert torch.equal(after[name][tuple(slice(size) for size in value.shape)], value)
-    entry = network.get_submodule(str(network.entry))
-    assert isinstance(entry, nn.Linear)
-    assert (entry.in_features, network.head.out_features) == (5, 5)
-    assert not entry.weight[:, 3:].any()
+    assert network.head.out_features == 5
     assert not network.head.weight[2:].any()
     assert network.head.bias[2:].tolist() == [-1.5] * 3
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_the_first_inputs_of_a_linear_model_start_at_zero() -> None:
+def test_a_linear_model_starts_at_zero() -> None:
     network = grown(())
     assert not network.head.weight.any()
     assert network.head.weight.shape == (2, 3)
@@ -169,12 +154,10 @@ def test_a_network_without_inputs_or_outputs_computes() -> None:
     assert network(torch.zeros(1, 0)).tolist() == [[0.0]]
 
 
-def test_a_fixed_input_is_flattened_and_does_not_grow() -> None:
+def test_an_input_is_flattened() -> None:
     network = mlp((4,), "relu", (0, 0), inputs=6)
     network.grow_outputs(2)
     assert network(torch.ones(5, 2, 3)).shape == (5, 2)
-    with pytest.raises(ConfigurationError, match="input_shape"):
-        network.grow_inputs(["a"])
 
 
 # --- convolutions and modules
@@ -217,7 +200,7 @@ def test_a_cnn_needs_an_image(shape: tuple[int, ...]) -> None:
 def test_a_module_is_copied_with_its_weights() -> None:
     body = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.Dropout(0.5))
     body.train()
-    network = with_head(body, (2, 3), (0, 0))
+    network = with_head(body, (2, 3))
     assert body.training
     assert network.head.in_features == 4
     assert network.head.out_features == 0
@@ -233,5 +216,5 @@ def test_a_module_is_copied_with_its_weights() -> None:
 @pytest.mark.parametrize("body", [nn.Conv2d(1, 2, 1), nn.LSTM(3, 4)])
 def test_a_module_must_return_vectors(body: nn.Module) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        with_head(body, (1, 3, 3) if isinstance(body, nn.Conv2d) else (2, 3), (0, 0))
+        with_head(body, (1, 3, 3) if isinstance(body, nn.Conv2d) else (2, 3))
     assert caught.value.field == "network"
