@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from .errors import ConfigurationError
@@ -109,7 +110,8 @@ class Parameters:
     intervals: int = field(default=0, metadata={"ge": 0})
 
     def __post_init__(self) -> None:
-        self.hidden = tuple(self.hidden)
+        if isinstance(self.hidden, list):  # as JSON and River give it
+            self.hidden = tuple(self.hidden)
         if self.engine == "autograd" and not isinstance(self.network, str):
             self.engine = "auto"  # "torch" would capture the module on a GPU
         self.engine = _FORMER_ENGINES.get(self.engine, self.engine)
@@ -135,7 +137,7 @@ def check_parameters(**values: Any) -> None:
     Raises
     ------
     ConfigurationError
-        If a value is out of range; the error names the parameter.
+        If a value has the wrong type or is out of range; the error names the parameter.
     """
     for name, value in values.items():
         each = Parameters.__dataclass_fields__[name]
@@ -163,13 +165,19 @@ def _declared(cls: type) -> Iterator[Field[Any]]:
 
 
 def _in_range(each: Field[Any], value: Any) -> bool:
-    about = each.metadata
+    about, kinds = each.metadata, str(each.type).split(" | ")
     if value is None or isinstance(value, str):
         return value == each.default or value in about.get("choices", ())
-    if isinstance(value, tuple | list):
-        return len(value) >= about.get("min_length", 0) and all(_in_range(each, entry) for entry in value)
-    if not about.keys() & {"ge", "gt", "le"}:
-        return True
+    if "tuple[int, ...]" in kinds:
+        if not isinstance(value, tuple | list) or len(value) < about.get("min_length", 0):
+            return False
+        return all(isinstance(entry, Integral) and _within(about, entry) for entry in value)
+    if "float" in kinds or "int" in kinds:
+        return isinstance(value, Real if "float" in kinds else Integral) and _within(about, value)
+    return value in (False, True) if "bool" in kinds else hasattr(value, "named_modules")
+
+
+def _within(about: Mapping[str, Any], value: Any) -> bool:
     above = value > about["gt"] if "gt" in about else value >= about.get("ge", -math.inf)
     return bool(above and value <= about.get("le", math.inf) and value < math.inf)
 

@@ -83,6 +83,16 @@ def test_the_http_api_has_every_parameter_but_the_place_of_computing() -> None:
         ("step_scale", "large", "must be {'norm', 'paper', 'none'}, not 'large'"),
         ("replay", None, "must be int ≥ 0, not None"),
         ("intervals", -1, "must be int ≥ 0, not -1"),
+        ("hidden", 0, "must be tuple of int ≥ 1, not 0"),
+        ("hidden", "64", "must be tuple of int ≥ 1, not '64'"),
+        ("hidden", (2.5,), "must be tuple of int ≥ 1, not (2.5,)"),
+        ("input_shape", 5, "must be non-empty tuple of int ≥ 1 or None, not 5"),
+        ("memory", 2.5, "must be int ≥ 1, not 2.5"),
+        ("memory", (3,), "must be int ≥ 1, not (3,)"),
+        ("lr", [0.1], "must be 'auto' or float > 0, not [0.1]"),
+        ("rho", None, "must be float ≥ 0 and ≤ 1, not None"),
+        ("seed", 1.5, "must be int, not 1.5"),
+        ("standardize", 2, "must be bool, not 2"),
     ],
 )
 def test_a_value_out_of_range_is_refused(name: str, value: Any, message: str) -> None:
