@@ -151,6 +151,8 @@ def decode(raw: bytes, sample: str = "x") -> Any:
         message = str(error)
         if message.startswith("Detected duplicate key"):
             raise DuplicateKeyError(message) from None
+        if b"NaN" in raw or b"Infinity" in raw:
+            message += "; JSON has no NaN and no Infinity: send null for a missing value"
         raise InvalidJsonError(f"the body is not valid JSON: {message}") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -28,6 +29,21 @@ def catches(pid: int, number: signal.Signals) -> bool:
     found = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
     assert found
     return bool(int(found[1], 16) >> (number - 1) & 1)
+
+
+def test_arguments_of_the_module_are_refused(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "--help"],
+        cwd=ROOT,
+        env={**os.environ, "BNP_DATA_DIR": str(tmp_path / "data")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "bnp-online serve --help" in done.stderr
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from service.api.river.schemas import RiverLabelBody, RiverLearnBody, RiverPredictBody
-from service.errors import DuplicateKeyError, RequestError
+from service.errors import DuplicateKeyError, InvalidJsonError, RequestError
 from service.http.requests import Shape, check, decode
 from service.http.responses import json_response
 from service.schemas import LabelBody, LearnBody, PredictBody
@@ -127,3 +127,11 @@ def test_a_key_that_stands_twice_is_found(x: dict[str, Any], data: st.DataObject
 def test_a_field_that_stands_twice_is_found(body: str) -> None:
     with pytest.raises(DuplicateKeyError):
         decode(body.encode())
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_that_json_does_not_have_is_refused_with_a_remedy(number: str) -> None:
+    with pytest.raises(InvalidJsonError, match="send null for a missing value"):
+        decode(f'{{"x": {{"a": {number}}}}}'.encode())
+    with pytest.raises(InvalidJsonError, match=r"JSON: EOF[^;]*$"):
+        decode(b'{"x": {"a": 1')
