@@ -7,11 +7,13 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from bnp_online import BNPClassifier
+from bnp_online.encoding import Array, Sample
 from bnp_online.errors import NonFiniteStateError
 from service.errors import (
     ModelFailedError,
@@ -275,6 +277,32 @@ def _is_sound(model: HostedModel, entries: Sequence[Any]) -> bool:
     """Take every state that includes the value POISON for one that cannot predict."""
     samples = [entry.event.body for entry in entries if getattr(entry, "sample", None) is not None]
     return not any(b"666" in body for body in samples)
+
+
+def test_a_sample_that_only_the_diverged_call_refused_is_learned_and_so_are_its_repetitions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learn = BNPClassifier.learn_samples
+
+    def refuse_behind(model: BNPClassifier, samples: Sequence[Sample]) -> list[Any]:
+        """Refuse the samples behind POISON in a call, as a state without finite weights does."""
+        outcomes: list[Any] = list(learn(model, samples))
+        poisoned = [POISON in cast(Array, sample.features).values for sample in samples]
+        first = poisoned.index(True) if True in poisoned else len(samples)
+        return [*outcomes[: first + 1], *(NonFiniteStateError("diverged") for _ in samples[first + 1 :])]
+
+    async def test(writer: Writer) -> None:
+        await writer.learn(({"a": 1.0, "b": 0.0}, "cat"), ({"a": 2.0, "b": 0.0}, "dog"))
+        again = Learn({"a": 3.0, "b": 0.0}, "dog", id="e-1")
+        writer.worker._pipeline._learn_length.samples = 8
+        requests = [Learn({"a": POISON, "b": 0.0}, "dog"), again, again]
+        outcomes = await asyncio.gather(*map(writer.worker.learn, requests), return_exceptions=True)
+        assert steps(outcomes) == [NonFiniteStateError, 3, 3]
+        assert outcomes[2]["duplicate"]  # type: ignore[index]  # not an error, as the line above says
+
+    monkeypatch.setattr(HostedModel, "is_sound", _is_sound)
+    monkeypatch.setattr(BNPClassifier, "learn_samples", refuse_behind)
+    run(test)
 
 
 def test_predictions_are_refused_while_the_state_is_brought_back(monkeypatch: pytest.MonkeyPatch) -> None:
