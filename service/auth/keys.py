@@ -1,7 +1,7 @@
 """API keys: their file format, the keyring of a server, and generation.
 
-A key has at least 128 random bits, so nobody can find it from its plain SHA-256 by guessing. The server
-stores only this hash. No error message quotes text of an entry: the text could be the key.
+A key has at least 128 random bits, so its SHA-256 does not reveal it. The server stores only this hash.
+No error message quotes text of an entry: the text could be the key.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class CallLength:
         self.samples = 1
 
     def add(self, samples: int, seconds: float) -> None:
-        """Take into account a call with so many samples that took so many seconds."""
+        """Update the estimate after a call: its number of samples, and its duration in seconds."""
         self._by_sample = by_sample = min(max(seconds / samples, _SHORTEST), self._by_sample * _RISE)
         self.short = by_sample <= self._seconds
         self.samples = max(1, round(self._seconds / by_sample))
