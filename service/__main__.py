@@ -52,6 +52,6 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        print("python -m service takes no arguments: see `bnp-online serve --help`", file=sys.stderr)
+        print(f"python -m {__package__} takes no arguments: see `bnp-online serve --help`", file=sys.stderr)
         sys.exit(2)
     main()
