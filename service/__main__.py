@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import logging.config
 import signal
 import sys
 from types import FrameType
 
-from .auth.keys import Keyring, KeysError, make_first_key
+from .auth.key_file import make_first_key, show_key
+from .auth.keyring import Keyring
+from .auth.keys import KeysError
 from .settings import Settings, read_settings
+from .telemetry.logs import configuration
 
 #: Interval of thread switches in seconds. The event loop shares the interpreter with threads that write the
 #: log and checkpoints; Python's default, 5 ms, is as long as 20 calls of an estimator.
@@ -20,8 +24,10 @@ def main() -> None:
     # uvicorn handles both signals while it serves, and raises them again once it has shut down.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the keys have been read
     sys.setswitchinterval(_SWITCH_SECONDS)
     settings = read_settings()
+    logging.config.dictConfig(configuration(settings))
     keyring = _keyring(settings)
     # Late import: torch takes seconds. Invalid settings are reported before, and a signal can end the start.
     # Garbage collection of the imported modules would take a tenth of the start.
@@ -35,15 +41,19 @@ def main() -> None:
 
 def _keyring(settings: Settings) -> Keyring:
     try:
-        if settings.make_key and (secret := make_first_key(settings)) is not None:
-            print(f"The first API key, with all scopes; it is not shown again: {secret}", flush=True)
+        if settings.make_key:
+            make_first_key(settings, _show_first_key)
         keyring = Keyring(settings)
     except KeysError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    if keyring.file is not None:  # without a file, SIGHUP ends the server, as by default
-        signal.signal(signal.SIGHUP, lambda number, frame: keyring.reload())
+    signal.signal(signal.SIGHUP, lambda number, frame: keyring.reload())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     return keyring
+
+
+def _show_first_key(secret: str) -> None:
+    show_key(f"The first API key, with all scopes; it is not shown again: {secret}")
 
 
 def _end(number: int, frame: FrameType | None) -> None:

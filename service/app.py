@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging.config
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,7 +26,7 @@ from .api import dashboard, events, health, learn, models, pages, predict, river
 from .api.fast_path import FastPath
 from .api.openapi import openapi
 from .auth.guard import Guard, GuardedRoute, PlainRoute
-from .auth.keys import Keyring
+from .auth.keyring import Keyring
 from .auth.scopes import UndeclaredRouteError
 from .errors import TABLE
 from .http.responses import error_response
@@ -36,7 +35,7 @@ from .models.metrics import StoreCollector
 from .models.recovery import START_ERRORS, Opened, open_folder
 from .models.registry import Registry
 from .settings import Settings
-from .telemetry.logs import catch_thread_errors, configuration, report_loop_error
+from .telemetry.logs import catch_thread_errors, report_loop_error
 from .telemetry.metrics import HttpMetrics, LogMetrics
 from .telemetry.middleware import TelemetryMiddleware
 
@@ -158,7 +157,6 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 def serve(settings: Settings, keyring: Keyring) -> int:
     """Open the data folder, serve until a signal, and return the exit code."""
-    logging.config.dictConfig(configuration(settings))
     catch_thread_errors()
     try:
         opened = open_folder(settings)

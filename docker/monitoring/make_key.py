@@ -12,7 +12,8 @@ import time
 from http.client import HTTPConnection
 from pathlib import Path
 
-from bnp_online_server.auth.keys import KeysError, add_key, file_of, new_secret, parse_key
+from bnp_online_server.auth.key_file import add_key, file_of
+from bnp_online_server.auth.keys import KeysError, new_secret, parse_key
 from bnp_online_server.settings import read_settings
 
 KEY = Path("/metrics-key/key")

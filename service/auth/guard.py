@@ -21,7 +21,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..errors import ForbiddenError, ForeignOriginError, UnauthorizedError, UnknownHostError
 from ..http.requests import headers_of, media_type
 from ..settings import Settings
-from .keys import ANYBODY, Key, Keyring
+from .keyring import Keyring
+from .keys import ANYBODY, Key
 from .scopes import Access, access_of
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")

@@ -1,4 +1,4 @@
-"""API keys: their file format, the keyring of a server, and generation.
+"""API keys: their text format and generation.
 
 A key has at least 128 random bits, so its SHA-256 does not reveal it. The server stores only this hash.
 No error message quotes text of an entry: the text could be the key.
@@ -7,28 +7,19 @@ No error message quotes text of an entry: the text could be the key.
 from __future__ import annotations
 
 import hashlib
-import hmac
-import ipaddress
-import logging
-import os
 import re
 import secrets
-import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import cast
 
 from ..schemas import NAME_PATTERN
-from ..settings import Settings
 from .scopes import SCOPES, Scope
 
 _PREFIX = "bnp_"  # recognisable for people and secret scanners
 _SHORTEST = 32
 _HASHED = re.compile(r"sha256:([0-9a-f]{64})")
-
-_logger = logging.getLogger(__name__)
 
 
 class KeysError(Exception):
@@ -156,163 +147,3 @@ def _options(words: Iterable[str]) -> tuple[frozenset[str] | None, date | None]:
         else:
             raise KeysError("only models=… and expires=… may follow the key")
     return models, expires
-
-
-def file_of(settings: Settings) -> Path:
-    """Return the path of the file of keys."""
-    return settings.data_dir / "keys" if settings.keys_file is None else settings.keys_file
-
-
-class Keyring:
-    """API keys of a server, from its environment and its file.
-
-    Parameters
-    ----------
-    settings : Settings
-        Location of the keys.
-
-    Raises
-    ------
-    KeysError
-        If the keys cannot be read, or if there are none and the server would listen beyond loopback.
-
-    Attributes
-    ----------
-    keys : tuple of Key
-        All keys; empty on a server without keys.
-    file : Path or None
-        File of keys, if there is one.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        path = file_of(settings)
-        self.file = path if settings.keys_file is not None or path.exists() else None
-        self.keys = self._read()
-        if not self.keys and not is_loopback(settings.host):
-            raise KeysError(
-                f"BNP_HOST: {settings.host} is reachable from other machines, and there is no API key. "
-                f"`bnp-online keys new --name NAME --scopes {','.join(SCOPES)}` creates one "
-                f"in {path}; with BNP_MAKE_KEY=1 the server creates one itself; "
-                "BNP_API_KEYS and BNP_KEYS_FILE name others. "
-                "Or set BNP_HOST to 127.0.0.1."
-            )
-
-    def find(self, secret: bytes) -> Key | None:
-        """Return the key with this secret, None if it is unknown.
-
-        The secret is compared with every key in constant time, so the duration reveals nothing.
-        """
-        digest = digest_of(secret)
-        found: Key | None = None
-        for key in self.keys:
-            if hmac.compare_digest(key.digest, digest):
-                found = key
-        return found
-
-    def reload(self) -> None:
-        """Read the keys again; on an error keep the current ones and log the reason."""
-        try:
-            keys = self._read()
-        except KeysError as error:
-            _logger.error("API keys not reloaded: %s", error)  # noqa: TRY400 (no traceback is wanted)
-        else:
-            self.keys = keys
-            _logger.info("API keys reloaded: %s", ", ".join(key.name for key in keys))
-
-    def _read(self) -> tuple[Key, ...]:
-        keys = [*self._from_environment(), *(read_keys(self.file) if self.file is not None else ())]
-        names = [key.name for key in keys]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise KeysError(f"several API keys have the same name: {', '.join(sorted(twice))}")
-        if self.file is not None and not keys:
-            raise KeysError(f"{self.file}: the file contains no key; remove it to run without keys")
-        return tuple(keys)
-
-    def _from_environment(self) -> Iterator[Key]:
-        given = self._settings.api_keys
-        entries = [] if given is None else re.split(r"[;\n]", given.get_secret_value())
-        for i, entry in enumerate(filter(str.strip, entries), 1):
-            try:
-                yield parse_key(entry, hashed=False)
-            except KeysError as error:
-                raise KeysError(f"BNP_API_KEYS, entry {i}: {error}") from None
-
-
-def read_keys(path: Path) -> list[Key]:
-    """Read a file of keys: one hashed key per line; # starts a comment.
-
-    Raises
-    ------
-    KeysError
-        With the number of an invalid line.
-    """
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise KeysError(f"BNP_KEYS_FILE: {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise KeysError(f"BNP_KEYS_FILE: {path}: not a text file") from None
-    keys = []
-    for i, line in enumerate(text.splitlines(), 1):
-        entry = line.partition("#")[0]
-        if entry.strip():
-            try:
-                keys.append(parse_key(entry, hashed=True))
-            except KeysError as error:
-                raise KeysError(f"{path}, line {i}: {error}") from None
-    return keys
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether an address to listen on is reachable from this machine only.
-
-    Examples
-    --------
-    >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("0.0.0.0"), is_loopback("")
-    (True, True, False, False)
-    """
-    try:
-        found = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError:
-        return False  # an unknown name: not known to be safe
-    return all(ipaddress.ip_address(str(address[4][0])).is_loopback for address in found)
-
-
-def add_key(key: Key, path: Path) -> None:
-    """Add a key to a file of keys, which is created with mode 0600 if it does not exist.
-
-    Raises
-    ------
-    KeysError
-        If the file has a key with that name, or cannot be read or written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        with os.fdopen(descriptor, "r+b") as file:
-            if any(known.name == key.name for known in read_keys(path)):
-                raise KeysError(f"{path} has a key with the name {key.name}: choose another name")
-            text = file.read()
-            file.write(b"" if not text or text.endswith(b"\n") else b"\n")
-            file.write(f"{key.line()}\n".encode())
-            file.flush()
-            os.fsync(descriptor)
-    except OSError as error:
-        raise KeysError(f"{path}: {error.strerror}") from None
-
-
-def make_first_key(settings: Settings) -> str | None:
-    """Create a key with all scopes for a server without keys, and return it; None if the server has one.
-
-    Raises
-    ------
-    KeysError
-        If its hash cannot be stored.
-    """
-    path = settings.data_dir / "keys"
-    if settings.api_keys is not None or settings.keys_file is not None or path.exists():
-        return None
-    secret = new_secret()
-    add_key(parse_key(f"first {','.join(SCOPES)} {secret}", hashed=False), path)
-    return secret

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..auth.keys import KeysError, add_key, file_of, new_secret, parse_key
+from ..auth.key_file import add_key, file_of, show_key
+from ..auth.keys import KeysError, new_secret, parse_key
 from ..auth.scopes import SCOPES
 from ..settings import read_settings
 from .output import CommandError, note
@@ -42,8 +44,7 @@ def new(
     words += [f"models={models}"] if models else []
     words += [f"expires={expires.date()}"] if expires else []
     try:
-        add_key(parse_key(" ".join(words), hashed=False), path)
+        add_key(parse_key(" ".join(words), hashed=False), path, partial(show_key, secret))
     except KeysError as error:
         raise CommandError(str(error), 2) from None
-    print(secret)
     note(f"Its hash is in {path}. A running server reads the file again on SIGHUP.")

@@ -14,11 +14,13 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from service.auth.keys import Key, Keyring, KeysError, new_secret, parse_key, read_keys
+from service.auth.key_file import read_keys
+from service.auth.keyring import Keyring
+from service.auth.keys import Key, KeysError, new_secret, parse_key
 from service.auth.scopes import SCOPES
 from service.settings import Settings
 from tests.support.programs import ROOT
-from tests.support.server_process import end, process
+from tests.support.server_process import end, process, restartable
 
 SECRET = "0123456789abcdef" * 2
 EVERYWHERE = "0.0.0.0"
@@ -264,11 +266,48 @@ def test_the_file_is_read_again_on_sighup(tmp_path: Path) -> None:
         assert (status(url, first), status(url, second)) == (200, 401)
 
 
-def test_a_server_without_a_file_of_keys_ends_with_its_terminal(tmp_path: Path) -> None:
-    with process(tmp_path) as running:
-        running.ready()
+@pytest.mark.parametrize("environment", [{}, {"BNP_API_KEYS": f"me read {SECRET}"}])
+def test_sighup_without_a_file_of_keys_is_logged_and_harmless(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    with process(tmp_path, **environment) as running:
+        url = running.ready()
         running.process.send_signal(signal.SIGHUP)
-        assert running.wait() == -signal.SIGHUP
+        assert running.wait_for("API keys reloaded: (me|there are none)")[1] == (
+            "me" if environment else "there are none"
+        )
+        assert status(url, SECRET) == 200
+        assert status(url, "unknown") == (401 if environment else 200)
+
+
+def test_sighup_reads_a_file_of_keys_that_was_created_since(tmp_path: Path) -> None:
+    file = tmp_path / "made" / "by the server" / "keys"
+    key = new_secret()
+    with process(tmp_path) as running:
+        url = running.ready()
+        file.write_text("")
+        running.process.send_signal(signal.SIGHUP)
+        assert "contains no key" in running.wait_for("API keys not reloaded").string
+        assert status(url, "unknown") == 200
+        file.write_text(line("me", key))
+        running.process.send_signal(signal.SIGHUP)
+        running.wait_for("API keys reloaded: me")
+        assert (status(url, key), status(url, "unknown")) == (200, 401)
+        file.unlink()
+        running.process.send_signal(signal.SIGHUP)
+        assert "No such file" in running.wait_for("API keys not reloaded").string
+        assert (status(url, key), status(url, "unknown")) == (200, 401)
+
+
+@pytest.mark.parametrize(
+    "called", ["sys.setswitchinterval", "gc.disable"]
+)  # before and after the keys are read
+def test_sighup_during_the_start_is_logged_and_harmless(tmp_path: Path, called: str) -> None:
+    code = f"import gc, os, signal, sys; {called} = lambda *_: os.kill(os.getpid(), signal.SIGHUP)"
+    with restartable(tmp_path, code) as server:
+        client = server.start()
+        assert [line for line in server.running.lines if "API keys reloaded: there are none" in line]
+        assert client.get("/models").status_code == 200
 
 
 def test_a_key_is_found_among_many() -> None:
