@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def loads(data: bytes) -> dict[str, Any]:
     return _open(metadata, tensors)
 
 
-def save(path: str | os.PathLike[str], state: State) -> None:
+def save(path: str | os.PathLike[str], state: State, *, mode: int = 0o666) -> None:
     """Write a state to a file, atomically: a temporary file is flushed to disk, then renamed.
 
     Parameters
@@ -90,11 +91,13 @@ def save(path: str | os.PathLike[str], state: State) -> None:
         The file; replaced if it exists. After a crash it has the old state or the new one.
     state : mapping
         As for `dumps`.
+    mode : int
+        Mode of the file, less the bits of the process's umask.
     """
     target = Path(path)
     aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        with aside.open("wb") as file:
+        with open(aside, "wb", opener=partial(os.open, mode=mode)) as file:
             file.write(dumps(state))
             file.flush()
             os.fsync(file.fileno())

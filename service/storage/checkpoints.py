@@ -44,8 +44,9 @@ class CheckpointFiles:
         """Write a state to the disk, and return its checkpoint."""
         path = self._of(model) / f"step{step}-branch{branch}-event{seq}-head{head}.safetensors"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            format_.save(path, state)
+            for folder in (self._folder, path.parent):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            format_.save(path, state, mode=0o600)
         except OSError as error:
             if error.errno in _NO_ROOM:
                 raise StorageFullError(

@@ -118,6 +118,7 @@ class SqliteLog:
         self._path = folder / _FILE
         self._writing, self._reading = threading.Lock(), threading.Lock()
         with _translated():
+            self._path.touch(0o600)  # SQLite would take 0644; its other files get the mode of this one
             self._writer = self._connect()
             self._prepare("NORMAL" if relaxed else "FULL")
             self._reader = self._connect()
