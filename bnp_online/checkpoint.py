@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,10 @@ from .errors import CheckpointError
 #: Version of the format; a reader refuses later ones by name.
 FORMAT = 1
 _HEADER = "bnp_online"
+#: Largest header of a safetensors file, in bytes.
+_LONGEST_HEADER = 100_000_000
+#: Largest number of digits of an integer in a header with limits.
+_LONGEST_INT = 1000
 
 #: Errors of malformed or hostile JSON: endless nesting, numbers that read as infinity.
 _UNREADABLE = (ValueError, RecursionError)
@@ -62,24 +66,50 @@ def dumps(state: State) -> bytes:
     tensors = {name: tensor.contiguous() for name, tensor in state["tensors"].items()}
     header = {key: value for key, value in state.items() if key != "tensors"}
     envelope = {"format": FORMAT, "sha256": digest(header, tensors), "state": header}
-    return save_bytes(tensors, {_HEADER: _json(envelope)})
+    # Escapes would make the header up to three times as long, and its length is limited.
+    text = _json(envelope, ensure_ascii=not _is_unicode(header))
+    return save_bytes(tensors, {_HEADER: text})
 
 
-def loads(data: bytes) -> dict[str, Any]:
+def loads(
+    data: bytes, *, longest_header: int = _LONGEST_HEADER, most_values: int | None = None
+) -> dict[str, Any]:
     """Return the state in bytes from `dumps`.
+
+    Parameters
+    ----------
+    data : bytes
+        Content of a file.
+    longest_header : int
+        Maximum size of the JSON header in bytes, by default that of safetensors.
+    most_values : int, optional
+        Maximum number of commas and opening brackets in the header, including those in names. With it,
+        integers have at most 1,000 digits.
+
+    Notes
+    -----
+    The limits are checked before the header is parsed. One call parses it, other threads wait meanwhile, and
+    a value of two bytes takes up to a hundred bytes of memory.
 
     Raises
     ------
     CheckpointError
-        If the bytes are of another kind, damaged, or in a later version of the format.
+        If the bytes are of another kind, damaged, in a later version of the format, or beyond a limit.
     """
+    size = int.from_bytes(data[:8], "little")
+    if size > longest_header:
+        raise CheckpointError(f"the header has {size} bytes; the limit is {longest_header}")
+    raw = data[8 : 8 + size]
+    _check_values(raw, most_values)
     try:
         tensors = load_bytes(data)
-        size = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + size]).get("__metadata__") or {}
+        metadata = json.loads(raw).get("__metadata__") or {}
     except (SafetensorError, KeyError, *_UNREADABLE) as error:  # KeyError: numbers of a type that torch lacks
         raise CheckpointError(f"not a safetensors file, or cut short: {error}") from error
-    return _open(metadata, tensors)
+    if most_values is None:
+        return _open(metadata, tensors)
+    _check_values(metadata.get(_HEADER, "").encode(), most_values)
+    return _open(metadata, tensors, _short_int)
 
 
 def save(path: str | os.PathLike[str], state: State, *, mode: int = 0o666) -> None:
@@ -133,11 +163,13 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _open(metadata, tensors)
 
 
-def _open(metadata: Mapping[str, str], tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _open(
+    metadata: Mapping[str, str], tensors: dict[str, Tensor], parse_int: Callable[[str], int] | None = None
+) -> dict[str, Any]:
     if _HEADER not in metadata:
         raise CheckpointError("a safetensors file, but none that bnp_online wrote")
     try:
-        envelope = json.loads(metadata[_HEADER])
+        envelope = json.loads(metadata[_HEADER], parse_int=parse_int)
         version, sha256, header = envelope["format"], envelope["sha256"], dict(envelope["state"])
     except (*_UNREADABLE, KeyError, TypeError) as error:
         raise CheckpointError(f"the header is damaged: {error}") from error
@@ -154,8 +186,37 @@ def _open(metadata: Mapping[str, str], tensors: dict[str, Tensor]) -> dict[str, 
     return {**header, "tensors": tensors}
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
+def _check_values(raw: bytes, most: int | None) -> None:
+    found = raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+    if most is not None and found > most:
+        raise CheckpointError(f"the header has {found} values; the limit is {most}")
+
+
+def _short_int(digits: str) -> int:
+    """Return an integer; its conversion takes quadratic time."""
+    if len(digits) > _LONGEST_INT:
+        raise ValueError(f"an integer has more than {_LONGEST_INT} digits")
+    return int(digits)
+
+
+def _is_unicode(value: object) -> bool:
+    """Return whether UTF-8 can represent all strings of a JSON value: it has no unpaired surrogates."""
+    try:
+        _json(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _json(value: object, *, ensure_ascii: bool = True) -> str:
+    return json.dumps(
+        value,
+        sort_keys=True,
+        separators=(",", ":"),
+        allow_nan=False,
+        default=_plain,
+        ensure_ascii=ensure_ascii,
+    )
 
 
 def _plain(value: object) -> object:

@@ -17,7 +17,7 @@ from ..models.operations import export
 from ..models.registry import models_of
 from ..models.worker import Worker
 from ..storage import event_codec
-from ..storage.interfaces import Checkpoint, Record
+from ..storage.interfaces import Checkpoint, Header
 from .models import description
 from .openapi import ApiRoute
 
@@ -110,8 +110,8 @@ async def list_events(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
     """List the logged events of a model without their samples: of a branch, or of the current history."""
-    records = await models_of(request.scope).operations(m).events(branch, after, limit)
-    return json_response({"events": [_event(record) for record in records]})
+    events = await models_of(request.scope).operations(m).events(branch, after, limit)
+    return json_response({"events": [_event(event) for event in events]})
 
 
 @router.get(
@@ -173,17 +173,15 @@ def _checkpoint(kept: Checkpoint, current: bool) -> dict[str, Any]:
     }
 
 
-def _event(record: Record) -> dict[str, Any]:
-    event = record.event
-    step = event_codec.loads(event.body)["step"] if event.kind == "action" else event.step
+def _event(event: Header) -> dict[str, Any]:
     return {
-        "sequence": record.seq,
-        "branch": record.branch,
+        "sequence": event.seq,
+        "branch": event.branch,
         "kind": event.kind,
-        "step": step,
+        "step": event.step if event.action is None else event_codec.loads(event.action)["step"],
         "id": event.id,
-        "time": _time(record.time),
-        "refused": record.refused,
+        "time": _time(event.time),
+        "refused": event.refused,
     }
 
 

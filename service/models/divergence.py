@@ -41,12 +41,12 @@ def apply_one_by_one(model: HostedModel, entries: Sequence[Entry]) -> tuple[Host
 def _apply_one(model: HostedModel, entry: Entry) -> tuple[HostedModel, Applied]:
     if not isinstance(entry, SampleEvent):
         return model, model.apply([entry])
-    before, acted = snapshot.take(model), model.acted[:]
+    before, acted = snapshot.taking(model), model.acted[:]
     entry.step = entry.refusal = None  # of an earlier attempt
     applied = model.apply([entry])
     if model.is_sound([entry]):
         return model, applied
-    model = snapshot.restore(before, model.settings, model.clock)
+    model = snapshot.restore(before(), model.settings, model.clock)
     model.sequence, model.acted = entry.seq, acted
     entry.step = None
     entry.refusal = NonFiniteStateError("no prediction would be finite after this step: use a smaller lr")

@@ -96,7 +96,7 @@ class HostedModel:
         self.labelled = 0
         self.settings = settings
         self.clock = clock
-        self._pending = PendingPredictions(settings.max_pending, clock)
+        self._pending = PendingPredictions(settings.max_pending, settings.max_pending_bytes, clock)
         self.drift = Drift(spec.drift)
         self.acted: list[dict[str, Any]] = []
 
@@ -258,7 +258,7 @@ class HostedModel:
                 applied.learned += 1
             elif isinstance(entry, PredictionEvent):
                 self.sequence = entry.seq
-                self._pending.add(str(entry.event.id), entry.prediction)
+                self._pending.add(str(entry.event.id), entry.event.body, entry.prediction)
                 applied.outcomes.append(entry.prediction.answer)
             elif isinstance(entry, Answered):
                 applied.outcomes.append(entry.outcome())
@@ -298,7 +298,7 @@ def _readmitted(record: Record, preview: Preview) -> Entry:
     """Return the entry of a logged event."""
     event = record.event
     if event.kind == "predict":
-        return PredictionEvent(event, event_codec.read_pending(event), seq=record.seq)
+        return PredictionEvent(event, event_codec.decode_pending(event.body), seq=record.seq)
     x, y, w, given = event_codec.read_sample(event)
     return SampleEvent(event, preview.check(x, y, w), given, seq=record.seq)
 

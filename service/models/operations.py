@@ -21,7 +21,7 @@ from ..errors import (
 from ..schemas import ModelPatch
 from ..settings import Settings
 from ..storage import event_codec
-from ..storage.interfaces import LAST, Branch, Checkpoint, Event, Record, Segment
+from ..storage.interfaces import LAST, Branch, Checkpoint, Event, Header, Segment
 from .checkpointer import Checkpointer
 from .feed import Feed
 from .hosted import HostedModel
@@ -141,7 +141,7 @@ class Operations:
             usable = self._history.states(self._checkpointer.list())
             found = [(kept.branch, kept.seq) for kept in usable if kept.name == name]
         else:
-            found = [(record.branch, record.seq) for record in self._history.at_step(step or 0)]
+            found = [(event.branch, event.seq) for event in self._history.at_step(step or 0)]
         if not found:
             what, field = (f"checkpoint {name[:80]!r}", "checkpoint") if name else (f"step {step}", "step")
             raise UnknownCheckpointError(f"{what} is not available on the current branch", field)
@@ -176,8 +176,8 @@ class Operations:
 
     def _forget(self, ids: list[str]) -> tuple[int, bool]:
         """Remove events; return their number, and whether the model includes any of them."""
-        records = self._history.find(ids)
-        missing = set(ids) - {record.event.id for record in records} - self._history.forgotten(ids)
+        events = self._history.find(ids)
+        missing = set(ids) - {event.id for event in events} - self._history.forgotten(ids)
         if missing:
             name = min(missing)
             if self._history.pruned:
@@ -185,14 +185,14 @@ class Operations:
                     f"the log has no event {name!r}: the event may be older than the retained log"
                 )
             raise UnknownIdError(f"the log has no event {name!r}", "ids")
-        if not records:
+        if not events:
             return 0, False
-        counted = [record for record in records if self._history.counts(record)]
+        counted = [event for event in events if self._history.counts(event)]
         if counted and not self._recovery.reaches(counted[0].seq - 1):
             raise NotKeptError("the log no longer has the events to rebuild the model without these samples")
-        self._history.forget(records)
+        self._history.forget(events)
         self._checkpointer.paused = self._checkpointer.paused or bool(counted)
-        return len(records), bool(counted)
+        return len(events), bool(counted)
 
     async def _rebuild(self) -> None:
         """Rebuild the model without the forgotten samples, and put it in place."""
@@ -229,7 +229,8 @@ class Operations:
             await self._rebuilt()
             spec, settings, clock = self._worker.model.spec, self._settings, self._history.log.now
             admit = partial(complete, settings=settings)
-            model = await asyncio.to_thread(imported, body, spec.name, spec.drift, settings, clock, admit)
+            read = partial(imported, body, spec.name, spec.drift, settings, clock, admit, untrusted=True)
+            model = await asyncio.to_thread(read)
             await self._worker.exclusive(partial(self._take_over, model, body))
             return model
 
@@ -242,12 +243,12 @@ class Operations:
         """Return the branches of the history; the last is the current one."""
         return self._history.branches[:]
 
-    async def events(self, branch: int | None, after: int, limit: int) -> list[Record]:
+    async def events(self, branch: int | None, after: int, limit: int) -> list[Header]:
         """Return events after a number, of one branch or by default of the current history."""
         log, segments = self._history.log, self._history.segments(after)
         if branch is not None:
             segments = [Segment(branch, after, LAST)]
-        return await asyncio.to_thread(lambda: list(log.read(self._history.model, segments, limit)))
+        return await asyncio.to_thread(log.headers, self._history.model, segments, limit)
 
     async def patch(self, changes: ModelPatch) -> HostedModel:
         """Change limits and drift detection.

@@ -1,4 +1,4 @@
-"""Pending predictions: they wait for their label, limited in number and in time."""
+"""Pending predictions: they wait for their label, limited in number, in bytes and in time."""
 
 from __future__ import annotations
 
@@ -13,10 +13,23 @@ from ..storage import event_codec
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """A pending prediction, or the mark that an id was labelled."""
+    """A pending prediction, or the mark that an id was labelled.
 
-    pending: event_codec.Pending
+    Attributes
+    ----------
+    body : bytes
+        Body of its event. Decoded, it would take several times the memory.
+    digest : bytes
+        Digest of its sample.
+    expires : float
+        Time at which it expires.
+    labelled : bool
+        Whether it has its label. `body` is then the answer to no request.
+    """
+
+    body: bytes
     digest: bytes
+    expires: float
     labelled: bool = False
 
 
@@ -25,17 +38,20 @@ class PendingPredictions:
 
     Parameters
     ----------
-    limit : int
-        Largest number of predictions. The oldest are dropped first.
+    limit, size : int
+        Maximum number of predictions, and of bytes of their events. The oldest are dropped first. The limits
+        do not depend on the machine, so a replay drops the same predictions.
     clock : callable
         Time in seconds. It must not go back, also after a restart.
     """
 
-    def __init__(self, limit: int, clock: Callable[[], float]) -> None:
+    def __init__(self, limit: int, size: int, clock: Callable[[], float]) -> None:
         self._limit = limit
+        self._size = size
         self._clock = clock
         self._entries: OrderedDict[str, _Stored] = OrderedDict()
         self._labelled = 0  # number of labelled entries
+        self._bytes = 0
 
     def __len__(self) -> int:
         """Return the number of predictions without a label, including expired ones until the next search."""
@@ -58,15 +74,12 @@ class PendingPredictions:
             return None
         if entry.digest != event_codec.digest(x):
             raise IdConflictError("this id was used for a prediction with another x", "id")
-        return _unlabelled(entry).pending.answer
+        return event_codec.decode_pending(_unlabelled(entry).body).answer
 
-    def add(self, identifier: str, pending: event_codec.Pending) -> None:
-        """Add a prediction."""
-        if (expired := self._entries.get(identifier)) is not None:
-            self._labelled -= expired.labelled
-        self._entries[identifier] = _Stored(pending, event_codec.digest(pending.x))
-        if len(self._entries) > self._limit:
-            self._drop_oldest()
+    def add(self, identifier: str, body: bytes, prediction: event_codec.Pending) -> None:
+        """Add a prediction, given the body of its event and its content."""
+        self._put(identifier, _Stored(body, event_codec.digest(prediction.x), prediction.expires))
+        self._drop_excess()
 
     def get(self, identifier: str) -> event_codec.Pending:
         """Return the pending prediction with an id.
@@ -83,44 +96,65 @@ class PendingPredictions:
             raise UnknownIdError(
                 "no prediction with this id is pending: it was never made, or it has expired", "id"
             )
-        return _unlabelled(entry).pending
+        return event_codec.decode_pending(_unlabelled(entry).body)
 
     def label(self, identifier: str) -> None:
         """Mark a prediction as labelled, if it still exists."""
         if (entry := self._entries.get(identifier)) is not None:
-            self._labelled += not entry.labelled
-            self._entries[identifier] = _Stored(entry.pending._replace(x=None), entry.digest, labelled=True)
+            self._put(identifier, _labelled(entry))
 
     def copy(self) -> PendingPredictions:
         """Return a copy, in a fraction of the time of `dump`."""
-        twin = PendingPredictions(self._limit, self._clock)
+        twin = PendingPredictions(self._limit, self._size, self._clock)
         twin._entries, twin._labelled = self._entries.copy(), self._labelled
+        twin._bytes = self._bytes
         return twin
 
     def dump(self) -> list[Any]:
-        """Return all entries as a JSON value."""
+        """Return all entries as a value for `event_codec.dumps`."""
         return [
-            [name, event_codec.pack(entry.pending), entry.digest.hex(), entry.labelled]
-            for name, entry in self._entries.items()
+            [name, entry.body, entry.digest.hex(), entry.labelled] for name, entry in self._entries.items()
         ]
 
     def load(self, dumped: Iterable[Any]) -> None:
         """Load the entries from `dump`."""
         for name, packed, digest, labelled in dumped:
-            self._entries[name] = _Stored(event_codec.unpack(packed), bytes.fromhex(digest), labelled)
-            self._labelled += labelled
+            entry = _Stored(event_codec.dumps(packed), bytes.fromhex(digest), packed[2])
+            self._put(name, _labelled(entry) if labelled else entry)
+        self._drop_excess()
+
+    def _put(self, identifier: str, entry: _Stored) -> None:
+        if (former := self._entries.get(identifier)) is not None:
+            self._uncount(former)
+        self._entries[identifier] = entry
+        self._labelled += entry.labelled
+        self._bytes += len(entry.body)
+
+    def _uncount(self, entry: _Stored) -> None:
+        self._labelled -= entry.labelled
+        self._bytes -= len(entry.body)
 
     def _find(self, identifier: str) -> _Stored | None:
         now = self._clock()
-        while self._entries and next(iter(self._entries.values())).pending.expires <= now:
+        while self._entries and next(iter(self._entries.values())).expires <= now:
             self._drop_oldest()
         entry = self._entries.get(identifier)
         # After a change of the setting, a later entry may expire before an earlier one.
-        return None if entry is None or entry.pending.expires <= now else entry
+        return None if entry is None or entry.expires <= now else entry
+
+    def _drop_excess(self) -> None:
+        while len(self._entries) > self._limit or self._bytes > self._size:
+            self._drop_oldest()
 
     def _drop_oldest(self) -> None:
         _, entry = self._entries.popitem(last=False)
-        self._labelled -= entry.labelled
+        self._uncount(entry)
+
+
+def _labelled(entry: _Stored) -> _Stored:
+    """Return the mark that the prediction has its label."""
+    body = event_codec.encode_pending(event_codec.Pending(None, {}, entry.expires))
+    return _Stored(body, entry.digest, entry.expires, labelled=True)
 
 
 def _unlabelled(entry: _Stored) -> _Stored:

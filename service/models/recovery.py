@@ -6,7 +6,6 @@ or without forgotten samples. `open_folder` opens the data folder and recovers a
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import time
@@ -36,9 +35,12 @@ from .hosted import HostedModel
 Advance: TypeAlias = Callable[[int], None]
 """Called between two batches with the number of events replayed so far."""
 
-#: Events that are applied in one call.
-_BATCH = 500
+#: Events that are applied in one call, and about how many bytes.
+_BATCH, _BATCH_BYTES = 500, 2**22
 _SAMPLES = frozenset({"learn", "label", "predict"})
+#: Limits of the header of an imported file: bytes, and values. Within them, its parsing stops the event loop
+#: for less than 0.1 s. A model with 4,096 features has a header of 0.1 to 1 MB with 4,400 values.
+_HEADER_BYTES, _HEADER_VALUES = 2**22, 100_000
 #: Errors that prevent the start. Their messages say what to do.
 START_ERRORS = (FolderInUseError, StorageError, DamagedEventError, NotKeptError, OSError)
 
@@ -117,10 +119,10 @@ class Recovery:
         event = records[0].event
         if event.kind in _SAMPLES:
             entries, refused = model.readmit(records)
-            before, acted = snapshot.take(model), model.acted[:]
+            before, acted = snapshot.taking(model), model.acted[:]
             applied = model.apply(entries)
             if not model.is_sound(entries):
-                model = snapshot.restore(before, self._settings, self._history.log.now)
+                model = snapshot.restore(before(), self._settings, self._history.log.now)
                 model.acted = acted
                 model, applied = apply_one_by_one(model, entries)
             if refused or applied.refused or applied.steps:
@@ -165,6 +167,8 @@ def imported(
     settings: Settings,
     clock: Callable[[], float],
     admit: Callable[[ModelSpec], object] = lambda spec: None,
+    *,
+    untrusted: bool = False,
 ) -> HostedModel:
     """Return a hosted model from the file of an estimator.
 
@@ -180,6 +184,8 @@ def imported(
         See `HostedModel`.
     admit : callable
         Called with the specification before the model is created; may raise.
+    untrusted : bool
+        Whether a client sent the file now, so that its header is limited. The log has accepted files only.
 
     Raises
     ------
@@ -188,7 +194,10 @@ def imported(
     InvalidSpecError
         If the server cannot create this model.
     """
-    state = file_format.loads(body)
+    if untrusted:
+        state = file_format.loads(body, longest_header=_HEADER_BYTES, most_values=_HEADER_VALUES)
+    else:
+        state = file_format.loads(body)
     task = {"BNPClassifier": "classification", "BNPRegressor": "regression"}.get(str(state.get("estimator")))
     parameters = state.get("parameters")
     _check_text(state)
@@ -217,10 +226,21 @@ def _check_text(state: dict[str, Any]) -> None:
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
-    """Yield consecutive samples in batches, and every other event alone."""
-    for samples, run in itertools.groupby(records, lambda record: record.event.kind in _SAMPLES):
-        while batch := list(itertools.islice(run, _BATCH if samples else 1)):
+    """Yield consecutive samples in batches, which are limited in bytes too, and every other event alone."""
+    batch: list[Record] = []
+    size = 0
+    for record in records:
+        sample = record.event.kind in _SAMPLES
+        if batch and not (sample and len(batch) < _BATCH and size < _BATCH_BYTES):
             yield batch
+            batch, size = [], 0
+        if sample:
+            batch.append(record)
+            size += len(record.event.body)
+        else:
+            yield [record]
+    if batch:
+        yield batch
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ def label_event(x: Any, y: Any, given: Given, identifier: str, step: int) -> Eve
 
 def predict_event(pending: Pending, identifier: str) -> Event:
     """Return the event of a prediction that waits for its label."""
-    return Event("predict", dumps(pack(pending)), identifier)
+    return Event("predict", encode_pending(pending), identifier)
 
 
 def read_sample(event: Event) -> LoggedSample:
@@ -77,22 +77,17 @@ def read_sample(event: Event) -> LoggedSample:
     return LoggedSample(x, y, given=(prediction, _dict(pairs)))
 
 
-def read_pending(event: Event) -> Pending:
-    """Return the prediction of a ``"predict"`` event."""
-    return unpack(loads(event.body))
-
-
-def pack(pending: Pending) -> list[Any]:
-    """Return a pending prediction as a JSON value."""
+def encode_pending(pending: Pending) -> bytes:
+    """Return the body of the event of a prediction."""
     answer = pending.answer
     if "probabilities" in answer:
         answer = {**answer, "probabilities": _pairs(answer["probabilities"])}
-    return [pending.x, answer, pending.expires]
+    return dumps([pending.x, answer, pending.expires])
 
 
-def unpack(packed: list[Any]) -> Pending:
-    """Return the pending prediction that `pack` was given."""
-    x, answer, expires = packed
+def decode_pending(body: bytes) -> Pending:
+    """Return the prediction in the body of an event."""
+    x, answer, expires = loads(body)
     if "probabilities" in answer:
         answer = {**answer, "probabilities": _dict(answer["probabilities"])}
     return Pending(x, answer, expires)
@@ -108,11 +103,13 @@ def _dict(pairs: list[Any] | None) -> dict[Any, float] | None:
 
 
 def dumps(value: Any, option: int = 0) -> bytes:
-    """Return a value as JSON; numbers are read back with the same bits."""
+    """Return a value as JSON; numbers are read back with the same bits. A part in `bytes` is JSON already."""
     try:
-        return orjson.dumps(value, option=option)
+        return orjson.dumps(value, option=option, default=orjson.Fragment)
     except TypeError:  # an integer of more than 64 bits, which a feature may be
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return json.dumps(
+            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=loads
+        ).encode()
 
 
 def loads(body: bytes) -> Any:

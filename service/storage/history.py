@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from .interfaces import Branch, Checkpoint, Event, EventLog, Group, Record, Segment, contains, lineage
+from .interfaces import Branch, Checkpoint, Event, EventLog, Group, Header, Record, Segment, contains, lineage
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +91,16 @@ class History:
         """Return the current learned samples with these ids, and the ids whose events were forgotten."""
         segments = self.segments()
         learned = {
-            record.event.id: Learned(record.event.digest, record.event.step)
-            for record in self.log.find(self.model, ids)
-            if record.event.id and record.event.kind == "learn" and not record.refused
-            if contains(segments, record.branch, record.seq)
+            event.id: Learned(event.digest, event.step)
+            for event in self.log.find(self.model, ids)
+            if event.id and event.kind == "learn" and not event.refused
+            if contains(segments, event.branch, event.seq)
         }
         return learned, self.forgotten(ids)
 
-    def at_step(self, step: int) -> list[Record]:
+    def at_step(self, step: int) -> list[Header]:
         """Return the current events after which the model had learned `step` samples, in order."""
-        return [record for record in self.log.at_step(self.model, step) if self.counts(record)]
+        return [event for event in self.log.at_step(self.model, step) if self.counts(event)]
 
     def roll_back(self, branch: int, fork: int, step: int) -> int:
         """Log a rollback to an event.
@@ -124,10 +124,10 @@ class History:
         self.version += 1
         return seq
 
-    def forget(self, records: Sequence[Record]) -> int:
+    def forget(self, events: Sequence[Header]) -> int:
         """Remove events of any branch, and log their removal; return the number of its event."""
-        body = json.dumps({"events": [[record.branch, record.seq] for record in records]}).encode()
-        numbers = [record.seq for record in records]
+        body = json.dumps({"events": [[event.branch, event.seq] for event in events]}).encode()
+        numbers = [event.seq for event in events]
         self.version += 1
         return self.log.forget(self.model, self.branch, Event("forget", body), numbers)
 
@@ -135,13 +135,13 @@ class History:
         """Return the ids whose events were forgotten."""
         return self.log.forgotten(self.model, ids)
 
-    def find(self, ids: Collection[str]) -> list[Record]:
+    def find(self, ids: Collection[str]) -> list[Header]:
         """Return the events with these ids, of all branches."""
         return self.log.find(self.model, ids)
 
-    def counts(self, record: Record) -> bool:
+    def counts(self, event: Header) -> bool:
         """Return whether an event is current."""
-        return contains(self.segments(), record.branch, record.seq)
+        return contains(self.segments(), event.branch, event.seq)
 
     def reaches(self, seq: int) -> bool:
         """Return whether the log retains every sample after event `seq`."""

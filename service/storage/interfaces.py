@@ -70,6 +70,30 @@ class Record:
     event: Event
 
 
+class Header(NamedTuple):
+    """An event without its body, which may be large.
+
+    Attributes
+    ----------
+    seq, branch, time, refused
+        See `Record`.
+    kind, id, digest, step
+        See `Event`.
+    action : bytes or None
+        Body of an event of kind ``"action"``.
+    """
+
+    seq: int
+    branch: int
+    time: float
+    kind: Kind
+    id: str | None
+    digest: bytes | None
+    refused: str | None
+    step: int | None
+    action: bytes | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Branch:
     """A part of a model's history.
@@ -130,7 +154,7 @@ class EventLog(Protocol):
     StorageFailedError
         If the log cannot be read or written.
     DamagedEventError
-        By methods that return records, if the checksum of one does not match.
+        By methods that return records, if the checksum of one does not match. Headers are not checked.
     """
 
     def create(self, event: Event) -> int:
@@ -152,22 +176,29 @@ class EventLog(Protocol):
         ...
 
     def changes(self, model: int, kind: Kind) -> list[Record]:
-        """Return the events of one kind, which is not that of a sample, of all branches, in order."""
+        """Return the events of one kind with small bodies, of all branches, in order.
+
+        Samples and imports are not supported: use `read`, which never holds many bodies at once.
+        """
         ...
 
-    def read(self, model: int, segments: Sequence[Segment], limit: int | None = None) -> Iterator[Record]:
-        """Return the events of segments, in order, at most `limit`."""
+    def read(self, model: int, segments: Sequence[Segment]) -> Iterator[Record]:
+        """Return the events of segments, in order. It reads them in pages that are limited in bytes."""
+        ...
+
+    def headers(self, model: int, segments: Sequence[Segment], limit: int) -> list[Header]:
+        """Return the first events of segments, at most `limit`, without their bodies."""
         ...
 
     def count(self, model: int, segments: Sequence[Segment]) -> int:
         """Return the number of events that `read` would return."""
         ...
 
-    def find(self, model: int, ids: Collection[str]) -> list[Record]:
+    def find(self, model: int, ids: Collection[str]) -> list[Header]:
         """Return the events with one of these ids, of all branches, in order."""
         ...
 
-    def at_step(self, model: int, step: int) -> list[Record]:
+    def at_step(self, model: int, step: int) -> list[Header]:
         """Return the events after which the model had learned `step` samples, of all branches, in order."""
         ...
 

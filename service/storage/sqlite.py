@@ -11,20 +11,20 @@ import sqlite3
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import DamagedEventError, StorageFailedError, StorageFullError
-from .interfaces import Event, Group, Kind, Record, Segment
+from .interfaces import Event, Group, Header, Kind, Record, Segment
 
 Row: TypeAlias = tuple[Any, ...]
 
 #: Version of the tables, stored as SQLite's user_version.
 FORMAT = 1
 _FILE = "events.sqlite3"
-#: Rows that one query reads or removes. Other threads get the lock between two queries.
-_PAGE = 1000
+#: Rows, and about how many bytes, that one query reads. Other threads get the lock between two queries.
+_PAGE, _PAGE_BYTES = 1000, 2**22
 #: Rows that one statement adds. Python builds the rows while it holds the GIL; SQLite releases it while the
 #: statement runs.
 _ROWS = 16
@@ -57,6 +57,10 @@ PRAGMA user_version = {FORMAT};
 _COLUMNS = "seq, model, branch, kind, time, id, digest, body, checksum, refused, step"
 _MARKS = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SELECT = f"SELECT {_COLUMNS} FROM event"  # noqa: S608
+_BODY = _COLUMNS.split(", ").index("body")
+_HEADERS = """
+SELECT seq, branch, time, kind, id, digest, refused, step, CASE kind WHEN 'action' THEN body END FROM event
+"""
 #: Value of ``refused`` in a row that `bnp-online repair` took out: its checksum is not checked.
 DAMAGED = "damaged"
 
@@ -198,34 +202,42 @@ class SqliteLog:
         return list(self._query(f"WHERE {_SPECIAL} AND kind = 'create' ORDER BY seq"))
 
     def changes(self, model: int, kind: Kind) -> list[Record]:
-        """Return the events of one kind; samples are not supported."""
+        """Return the events of one kind; samples and imports are not supported."""
         return list(self._query(f"WHERE model = ? AND {_SPECIAL} AND kind = ? ORDER BY seq", model, kind))
 
-    def read(self, model: int, segments: Sequence[Segment], limit: int | None = None) -> Iterator[Record]:
+    def read(self, model: int, segments: Sequence[Segment]) -> Iterator[Record]:
         """Return the events of segments, in order."""
-        return itertools.islice(self._read(model, segments), limit)
-
-    def _read(self, model: int, segments: Sequence[Segment]) -> Iterator[Record]:
-        where = f"WHERE model = ? AND branch = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT {_PAGE}"
+        query = f"{_SELECT} WHERE model = ? AND branch = ? AND seq > ? AND seq <= ? ORDER BY seq"
         for segment in segments:
             after = segment.after
-            while page := list(self._query(where, model, segment.branch, after, segment.upto)):
-                yield from page
-                after = page[-1].seq
+            while page := self._page(query, model, segment.branch, after, segment.upto):
+                yield from map(_to_record, page)
+                after = page[-1][0]
+
+    def headers(self, model: int, segments: Sequence[Segment], limit: int) -> list[Header]:
+        """Return the first events of segments, without their bodies."""
+        where = f"{_HEADERS} WHERE model = ? AND branch = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
+        found: list[Header] = []
+        for segment in segments:
+            rows = self._rows(where, model, segment.branch, segment.after, segment.upto, limit - len(found))
+            found += map(Header._make, rows)
+        return found
 
     def count(self, model: int, segments: Sequence[Segment]) -> int:
         """Return the number of events that `read` would return."""
         where = "SELECT count(*) FROM event WHERE model = ? AND branch = ? AND seq > ? AND seq <= ?"
         return sum(self._rows(where, model, s.branch, s.after, s.upto)[0][0] for s in segments)
 
-    def find(self, model: int, ids: Collection[str]) -> list[Record]:
+    def find(self, model: int, ids: Collection[str]) -> list[Header]:
         """Return the events with one of these ids."""
         marks = ", ".join("?" * len(ids))
-        return list(self._query(f"WHERE model = ? AND id IN ({marks}) ORDER BY seq", model, *ids))
+        query = f"{_HEADERS} WHERE model = ? AND id IN ({marks}) ORDER BY seq"
+        return [*map(Header._make, self._rows(query, model, *ids))]
 
-    def at_step(self, model: int, step: int) -> list[Record]:
+    def at_step(self, model: int, step: int) -> list[Header]:
         """Return the events after which the model had learned `step` samples."""
-        return list(self._query("WHERE model = ? AND step = ? ORDER BY seq", model, step))
+        query = f"{_HEADERS} WHERE model = ? AND step = ? ORDER BY seq"
+        return [*map(Header._make, self._rows(query, model, step))]
 
     def correct(self, refused: Mapping[int, str], steps: Mapping[int, int]) -> None:
         """Record refusals and steps that differ from the expected ones."""
@@ -369,6 +381,18 @@ class SqliteLog:
 
     def _query(self, where: str, *parameters: Any) -> Iterable[Record]:
         return map(_to_record, self._rows(f"{_SELECT} {where}", *parameters))
+
+    def _page(self, query: str, *parameters: Any) -> list[Row]:
+        """Return the first rows of a query of whole events: a page, which is limited in bytes too."""
+        page: list[Row] = []
+        size = 0
+        with self._reading, _translated(), closing(self._reader.execute(query, parameters)) as rows:
+            for row in rows:
+                page.append(row)
+                size += len(row[_BODY])
+                if len(page) == _PAGE or size >= _PAGE_BYTES:
+                    break
+        return page
 
     def _rows(self, query: str, *parameters: Any) -> list[Row]:
         with self._reading, _translated():

@@ -235,6 +235,31 @@ def test_a_file_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
         checkpoint.save(tmp_path / "nowhere" / "model", STATE)
 
 
+def test_a_header_has_names_in_utf_8_and_not_as_escapes(tmp_path: Path) -> None:
+    """The length of a header is limited: with escapes, long names could be learned and not saved."""
+    state = {"features": [f"{i}" + "\U0001f600" * 1000 for i in range(8192)], "tensors": {}}
+    checkpoint.save(tmp_path / "model", state)
+    assert_equal(checkpoint.load(tmp_path / "model"), state)
+    assert (tmp_path / "model").stat().st_size < 34_000_000
+
+
+def test_a_header_beyond_the_limits_of_the_reader_is_refused() -> None:
+    data = checkpoint.dumps({"names": ["a"] * 1000, "tensors": {}})
+    assert checkpoint.loads(data, longest_header=10_000, most_values=1100)["names"] == ["a"] * 1000
+    for limits, problem in (
+        ({"longest_header": 4000}, "bytes; the limit is 4000"),
+        ({"most_values": 999}, "values; the limit is 999"),
+    ):
+        with pytest.raises(CheckpointError, match=problem):
+            checkpoint.loads(data, **limits)
+    escaped = data.replace(b",", b"\\u002c")
+    escaped = (int.from_bytes(data[:8], "little") + len(escaped) - len(data)).to_bytes(8, "little") + escaped[
+        8:
+    ]
+    with pytest.raises(CheckpointError, match="values; the limit is 999"):
+        checkpoint.loads(escaped, most_values=999)
+
+
 # --- an interrupted write
 
 

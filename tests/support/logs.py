@@ -7,7 +7,23 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from service.errors import StorageError
-from service.storage.interfaces import Checkpoint, Event, Group, Kind, Record, Segment, contains
+from service.storage.interfaces import Checkpoint, Event, Group, Header, Kind, Record, Segment, contains
+
+
+def _header(record: Record) -> Header:
+    event = record.event
+    action = event.body if event.kind == "action" else None
+    return Header(
+        record.seq,
+        record.branch,
+        record.time,
+        event.kind,
+        event.id,
+        event.digest,
+        record.refused,
+        event.step,
+        action,
+    )
 
 
 class FakeLog:
@@ -69,20 +85,22 @@ class FakeLog:
     def changes(self, model: int, kind: Kind) -> list[Record]:
         return [each for each in self.records if each.model == model and each.event.kind == kind]
 
-    def read(self, model: int, segments: Sequence[Segment], limit: int | None = None) -> Iterator[Record]:
-        found = [r for r in self.records if r.model == model and contains(segments, r.branch, r.seq)]
-        return iter(found[:limit])
+    def read(self, model: int, segments: Sequence[Segment]) -> Iterator[Record]:
+        return (r for r in self.records if r.model == model and contains(segments, r.branch, r.seq))
+
+    def headers(self, model: int, segments: Sequence[Segment], limit: int) -> list[Header]:
+        return [_header(record) for record in self.read(model, segments)][:limit]
 
     def count(self, model: int, segments: Sequence[Segment]) -> int:
         return len(list(self.read(model, segments)))
 
-    def find(self, model: int, ids: Collection[str]) -> list[Record]:
+    def find(self, model: int, ids: Collection[str]) -> list[Header]:
         if self._read_refusal is not None:
             raise self._read_refusal
-        return [each for each in self.records if each.model == model and each.event.id in ids]
+        return [_header(each) for each in self.records if each.model == model and each.event.id in ids]
 
-    def at_step(self, model: int, step: int) -> list[Record]:
-        return [each for each in self.records if each.model == model and each.event.step == step]
+    def at_step(self, model: int, step: int) -> list[Header]:
+        return [_header(each) for each in self.records if each.model == model and each.event.step == step]
 
     def correct(self, refused: Mapping[int, str], steps: Mapping[int, int]) -> None:
         self.corrections += refused.items()

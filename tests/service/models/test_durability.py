@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import bnp_online as bnp
@@ -482,6 +483,31 @@ def test_a_file_that_is_no_model_is_not_imported(
         answer = server.client.put("/models/default/import", content=data, headers=SAFETENSORS)
         assert answer.status_code == 422, answer.text
         assert error(answer)[1] in ("invalid_checkpoint", "invalid_state", "invalid_spec")
+        assert server.fingerprint() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("[" + "[]," * 3_000_000 + "[]]", "bytes; the limit is"),
+        ('"' + "a" * 5_000_000 + '"', "bytes; the limit is"),
+        ("[" + "[]," * 1_000_000 + "[]]", "values; the limit is"),
+        ("[" + "9" * 4000 + "]", "more than 1000 digits"),
+    ],
+    ids=["lists", "string", "short lists", "digits"],
+)
+def test_a_file_with_an_excessive_header_is_not_imported(
+    start: Callable[..., Any], content: str, problem: str
+) -> None:
+    """The header is refused before it is parsed: one call would parse it, while nothing else can run."""
+    envelope = f'{{"format":1,"sha256":"{"0" * 64}","state":{{"estimator":{content}}}}}'
+    body = safetensors.torch.save({"a": torch.zeros(1)}, {"bnp_online": envelope})
+    with start() as server:
+        learned(server, 5)
+        before = server.fingerprint()
+        answer = server.client.put("/models/default/import", content=body, headers=SAFETENSORS)
+        assert error(answer)[:2] == (422, "invalid_checkpoint")
+        assert problem in answer.json()["error"]["message"]
         assert server.fingerprint() == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -201,6 +202,57 @@ def test_the_oldest_predictions_make_room(make: Callable[..., Model]) -> None:
         model.one(Predict({"a": 1.0}, str(i)))
     assert isinstance(model.one(Label("0", "cat")), UnknownIdError)
     assert model.one(Label("1", "cat"))["step"] == 1
+
+
+def test_pending_predictions_are_limited_in_bytes(make: Callable[..., Model]) -> None:
+    model, size = make(max_pending_bytes=10_000), "v" * 1000
+    for i in range(30):
+        model.one(Predict({"a": 1.0, "b": size}, f"p{i:02d}"))
+    sizes = [len(record.event.body) for record in model.history.read() if record.event.kind == "predict"]
+    kept = 10_000 // max(sizes)
+    assert model.hosted.pending == kept < 10
+    assert isinstance(model.one(Label(f"p{29 - kept}", "cat")), UnknownIdError)
+    assert model.one(Label(f"p{30 - kept}", "cat"))["step"] == 1
+    assert model.one(Predict({"a": 1.0, "b": size}, "p29"))["id"] == "p29"  # it repeats the answer
+    assert isinstance(model.one(Predict({"a": 2.0}, "p29")), IdConflictError)
+    for i in range(20):  # a label frees the bytes of its prediction
+        model.learn(Predict({"a": 1.0, "b": size}, f"q{i}"), Label(f"q{i}", "cat"))
+        model.one(Label(f"q{i}", "cat"))
+    assert model.one(Label("p29", "cat"))["step"] == 22
+
+
+def test_pending_predictions_of_a_replay_and_of_a_checkpoint_are_those_of_the_model(
+    make: Callable[..., Model],
+) -> None:
+    """Whatever the JSON of their samples is, and with a label that JSON numbers cannot hold in 64 bits."""
+    model = make(max_pending_bytes=5000)
+    model.now = 1000.0
+    huge = 10**25
+    xs: list[Any] = [{"é\n": "\U0001f600", "a": 1e16, "b": -0.0, "c": 2**53 + 1}, {"a": huge, "B": 1.0}]
+    model.learn(Learn({"a": 1.0}, huge), Learn({"a": 2.0}, 7))
+    for i in range(40):
+        model.one(Predict(xs[i % 2], f"p{i}"))
+    model.one(Label("p37", 7))
+    replayed = HostedModel(SPEC, model.settings, model.clock)
+    for record in list(model.history.read())[1:]:
+        replayed.apply(replayed.readmit([record])[0])
+    restored = snapshot.restore(snapshot.take(model.hosted), model.settings, model.clock)
+    pending, *others = (twin.copy_service_state()()["pending"] for twin in (model.hosted, replayed, restored))
+    assert pending == others[0]
+    # The JSON of a state with an integer beyond 64 bits has sorted keys.
+    assert [(*each, json.loads(body)) for each, body in map(_apart, pending)] == [
+        (*each, json.loads(body)) for each, body in map(_apart, others[1])
+    ]
+    for twin in (replayed, restored):
+        assert twin.pending == model.hosted.pending
+        twin.predict_pending(Predict({"a": 1.0}, "new"))
+        assert report.fingerprint(twin) == model.fingerprint()
+
+
+def _apart(entry: list[Any]) -> tuple[list[Any], bytes]:
+    """Return the entry of a pending prediction without its body, and the body."""
+    identifier, body, *rest = entry
+    return [identifier, len(body), *rest], body
 
 
 def test_predicting_changes_nothing(make: Callable[..., Model]) -> None:
