@@ -13,9 +13,7 @@ from ..auth.scopes import BYTES, JSON, needs
 from ..errors import Layer
 from ..http.requests import read_body, read_model
 from ..http.responses import json_response
-from ..models.operations import export
-from ..models.registry import models_of
-from ..models.worker import Worker
+from ..models.registry import Models, models_of
 from ..storage import event_codec
 from ..storage.interfaces import Checkpoint, Header
 from .models import description
@@ -123,14 +121,14 @@ async def list_events(
 @needs("admin", Layer.MODEL, Layer.READ)
 async def export_model(request: Request, m: str) -> Response:
     """Return the model as a safetensors file, which `bnp_online.load` reads."""
-    return await download(models_of(request.scope).get(m))
+    return await download(models_of(request.scope), m)
 
 
-async def download(worker: Worker) -> Response:
+async def download(models: Models, name: str) -> Response:
     """Return a model as a file to download."""
-    body = await worker.ask(export)
-    name = f'attachment; filename="{worker.model.name}.safetensors"'
-    return Response(body, media_type=BYTES, headers={"content-disposition": name})
+    body = await models.operations(name).export()
+    disposition = f'attachment; filename="{name}.safetensors"'
+    return Response(body, media_type=BYTES, headers={"content-disposition": disposition})
 
 
 @router.put(

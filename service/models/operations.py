@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import Future
+from contextvars import Context
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..schemas import ModelPatch
 from ..settings import Settings
 from ..storage import event_codec
 from ..storage.interfaces import LAST, Branch, Checkpoint, Event, Header, Segment
+from ..telemetry.audit import audit
 from .checkpointer import Checkpointer
 from .feed import Feed
 from .hosted import HostedModel
@@ -104,7 +106,9 @@ class Operations:
 
     async def checkpoint(self) -> Checkpoint:
         """Take a checkpoint, and return after it is on the disk."""
-        return await asyncio.wrap_future(await self._worker.exclusive(self._take))
+        kept = await asyncio.wrap_future(await self._worker.exclusive(self._take))
+        audit("checkpoint taken", self._worker.model.name, step=kept.step, checkpoint=kept.name)
+        return kept
 
     def _take(self) -> Future[Checkpoint]:
         if self.rebuilding:  # checked with exclusive access, as `_forget` sets it
@@ -149,6 +153,8 @@ class Operations:
 
     def _take_back(self, model: HostedModel, branch: int, seq: int) -> None:
         model.sequence = self._history.roll_back(branch, seq, model.step)
+        changed = {"step": model.step, "step_before": self._worker.model.step, "branch": self._history.branch}
+        audit("model rolled back", model.name, **changed)
         model.drift.dismiss()
         self._worker.model = model
         self._checkpointer.begin(model)
@@ -169,7 +175,8 @@ class Operations:
         async with self._one_at_a_time:
             gone, counted = await self._worker.exclusive(partial(self._forget, ids))
             if counted and (self._rebuilding is None or self._rebuilding.done()):
-                self._rebuilding = asyncio.create_task(self._rebuild())
+                # One rebuild serves several requests: it has the context variables of none of them.
+                self._rebuilding = asyncio.create_task(self._rebuild(), context=Context())
             elif not counted:
                 await asyncio.to_thread(self._checkpointer.purge)
             return gone
@@ -185,12 +192,12 @@ class Operations:
                     f"the log has no event {name!r}: the event may be older than the retained log"
                 )
             raise UnknownIdError(f"the log has no event {name!r}", "ids")
-        if not events:
-            return 0, False
         counted = [event for event in events if self._history.counts(event)]
         if counted and not self._recovery.reaches(counted[0].seq - 1):
             raise NotKeptError("the log no longer has the events to rebuild the model without these samples")
-        self._history.forget(events)
+        if events:
+            self._history.forget(events)
+        audit("samples unlearned", self._worker.model.name, ids=len(ids), events=len(events))
         self._checkpointer.paused = self._checkpointer.paused or bool(counted)
         return len(events), bool(counted)
 
@@ -209,6 +216,7 @@ class Operations:
                 await asyncio.sleep(1.0)
         await asyncio.to_thread(self._checkpointer.purge)
         self._checkpointer.paused = False
+        audit("model rebuilt without the unlearned samples", self._worker.model.name)
 
     def _swap(self, model: HostedModel, version: int) -> bool:
         """Apply the samples learned meanwhile, and replace the model; return False if the history changed."""
@@ -236,6 +244,8 @@ class Operations:
 
     def _take_over(self, model: HostedModel, body: bytes) -> None:
         model.sequence = self._history.append(Event("import", body, step=model.step))
+        before = self._worker.model.step
+        audit("model imported", model.name, step=model.step, step_before=before, bytes=len(body))
         self._worker.model = model
         self._checkpointer.begin(model)
 
@@ -272,9 +282,15 @@ class Operations:
             model.patch(before)
             model.drift = drift
             raise
+        audit("model changed", model.name, step=model.step, changes=changes)
         return model
 
+    async def export(self) -> bytes:
+        """Return the estimator as the content of a file for `bnp_online.load`."""
+        step, body = await self._worker.ask(_export)
+        audit("model exported", self._worker.model.name, step=step, bytes=len(body))
+        return body
 
-def export(model: HostedModel) -> bytes:
-    """Return the estimator as the content of a file for `bnp_online.load`."""
-    return file_format.dumps(model.estimator.state_dict())
+
+def _export(model: HostedModel) -> tuple[int, bytes]:
+    return model.step, file_format.dumps(model.estimator.state_dict())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from starlette.types import Scope
 
@@ -19,6 +20,7 @@ from ..settings import Settings
 from ..storage.history import History
 from ..storage.interfaces import Checkpoint, Checkpoints, Event, EventLog
 from ..storage.log_writer import LogWriter
+from ..telemetry.audit import CALLER, audit
 from ..telemetry.metrics import LogMetrics
 from .checkpointer import Checkpointer
 from .feed import Feed, Listener
@@ -110,6 +112,7 @@ class Registry:
     def _make(self, spec: ModelSpec) -> tuple[History, Recovery, HostedModel]:
         model = HostedModel(spec, self.settings, self._log.now)  # before the log: the library may refuse it
         model.sequence = self._log.create(Event("create", spec.model_dump_json().encode(), step=0))
+        audit("model created", model.name, task=spec.task)
         history = History(self._log, model.sequence)
         return history, Recovery(history, self._checkpoints, self.settings), model
 
@@ -121,7 +124,7 @@ class Registry:
         )
         checkpointer.begin(model)
         queue, group = settings.queue_size, settings.group_size
-        tell = partial(self.feed.publish, "drift", name)
+        tell = partial(self._tell_drift, name)
         worker = Worker(
             model, history, self._log_writer, checkpointer, self.fair_turns, recovery.run, queue, group, tell
         )
@@ -131,6 +134,10 @@ class Registry:
 
     def _tell(self, name: str, kept: Checkpoint) -> None:
         self.feed.publish("checkpoint", name, checkpoint=kept.name, step=kept.step)
+
+    def _tell_drift(self, name: str, **data: Any) -> None:
+        audit("drift detected", name, level=logging.WARNING, **data)
+        self.feed.publish("drift", name, **data)
 
     async def delete(self, name: str) -> None:
         """Delete a model with its events and checkpoints. Later requests to it are refused.
@@ -145,9 +152,13 @@ class Registry:
         async with self._changing:
             worker, operations = self.get(name), self.operations(name)
             await operations.close()
-            await worker.delete(partial(self._log.drop, worker.history.model))
+            await worker.delete(partial(self._drop, worker))
             del self._workers[name], self._operations[name]
             await operations.drop()
+
+    def _drop(self, worker: Worker) -> None:
+        self._log.drop(worker.history.model)
+        audit("model deleted", worker.model.name, step=worker.model.step)
 
     async def close(self) -> None:
         """Answer all waiting requests, take a checkpoint of each changed model, and end all threads."""
@@ -201,7 +212,7 @@ class Models:
 
     def operations(self, name: str) -> Operations:
         """Return the operations on a whole model; raises as `get`."""
-        require_model(self._caller, name)
+        self._authorize(name)
         return self._registry.operations(name)
 
     def listen(self, name: str | None, after: str | None) -> AbstractContextManager[Listener]:
@@ -228,13 +239,18 @@ class Models:
 
     async def create(self, spec: ModelSpec) -> Worker:
         """Create a model; raises as `Registry.create`, and `ForbiddenError`."""
-        require_model(self._caller, spec.name)
+        self._authorize(spec.name)
         return await self._registry.create(spec)
 
     async def delete(self, name: str) -> None:
         """Delete a model; raises as `Registry.delete`, and `ForbiddenError`."""
-        require_model(self._caller, name)
+        self._authorize(name)
         await self._registry.delete(name)
+
+    def _authorize(self, name: str) -> None:
+        """Check that the key covers a model, and let audit lines of this request name the key."""
+        require_model(self._caller, name)
+        CALLER.set(self._caller.name)
 
 
 def models_of(scope: Scope) -> Models:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -97,7 +98,8 @@ class Worker:
         self.learn_latency: Latency = self._pipeline.learn_latency
         self.predict_latency: Latency = self._pipeline.predict_latency
         self._refusal: Callable[[], RequestError] | None = None
-        self._task = asyncio.create_task(self._run())
+        # A model outlives the request that created it, and its log lines do not have that request's id.
+        self._task = asyncio.create_task(self._run(), context=Context())
         self._task.add_done_callback(_report)
 
     @property
@@ -161,9 +163,12 @@ class Worker:
         return len(some), self._queue.add_requests(some)
 
     async def exclusive(self, operation: Callable[[], T]) -> T:
-        """Run an operation on the whole model between two groups of samples, and return its result."""
+        """Run an operation on the whole model between two groups of samples, and return its result.
+
+        It has the context variables of the request, for the log.
+        """
         self._require_open()
-        [outcome] = await self._queue.add_operation(operation)
+        [outcome] = await self._queue.add_operation(partial(copy_context().run, operation))
         if isinstance(outcome, Exception):
             raise outcome
         result: T = outcome

@@ -99,7 +99,7 @@ async def river_get(request: Request, m: str) -> Response:
 @needs("admin", Layer.MODEL, Layer.READ)
 async def river_download(request: Request, m: str) -> Response:
     """Return the model as a safetensors file, never pickled, which `bnp_online.load` reads."""
-    return await download(models_of(request.scope).get(m))
+    return await download(models_of(request.scope), m)
 
 
 @router.delete("/api/model/", summary="Delete a model (River)", response_model=schemas.RiverDone)
