@@ -32,6 +32,7 @@ from .errors import TABLE
 from .http.responses import error_response
 from .http.uvicorn_protocol import uvicorn_config
 from .models.metrics import StoreCollector
+from .models.queue import Capacity
 from .models.recovery import START_ERRORS, Opened, open_folder
 from .models.registry import Registry
 from .settings import Settings
@@ -83,6 +84,7 @@ def create_app(
     app.state.settings = settings
     app.state.keyring = Keyring(settings) if keyring is None else keyring
     app.state.guard = Guard(settings, app.state.keyring)
+    app.state.bodies = Capacity(settings.queue_bytes)
     app.state.opened = opened
     app.state.registry = CollectorRegistry()
     ProcessCollector(registry=app.state.registry)

@@ -83,6 +83,10 @@ class Settings(BaseSettings):
     """Maximum number of samples that wait for one model, for learning and for reading each; further requests
     get 429. A stream waits, and uses at most half of the queue.
     """
+    queue_bytes: Positive = 2**26
+    """Maximum size of the samples that wait, for all models together, in bytes of JSON; further requests get
+    429. A stream waits, and uses at most half. In memory a sample takes up to eight times as much.
+    """
     group_size: Positive = 256
     """Maximum number of samples logged and learned as one group."""
     max_pending: Positive = 10_000

@@ -16,9 +16,10 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..auth.scopes import NDJSON
-from ..errors import TABLE, Layer
+from ..errors import TABLE, Layer, QueueFullError
 from ..http.requests import HEADERS, Shape, media_type, read_body, read_fields
 from ..http.responses import encode, error_response
+from ..models.queue import Capacity
 from ..models.registry import models_of
 from ..models.worker import Worker
 from ..settings import Settings
@@ -99,10 +100,19 @@ class HotRoute(ApiRoute):
             return
         settings: Settings = state.settings
         raw = await read_body(scope, receive, settings.max_body_bytes)
-        fields = read_fields(raw, self._shape, settings)
-        worker = models_of(scope).get(fields.get("model"))
-        request: FastRequest[Any] = FastRequest(worker=worker, fields=fields, raw=raw)
-        body = encode(await self.endpoint(request))
+        bodies: Capacity = state.bodies
+        if bodies.taken >= bodies.limit:
+            raise QueueFullError(f"{bodies.taken} bytes of requests wait (BNP_QUEUE_BYTES): try again later")
+        bodies.taken += len(raw)
+        try:
+            fields = read_fields(raw, self._shape, settings)
+            worker = models_of(scope).get(fields.get("model"))
+            request: FastRequest[Any] = FastRequest(worker=worker, fields=fields, raw=raw)
+            body = encode(await self.endpoint(request))
+        finally:
+            bodies.taken -= len(raw)
+            if bodies.waiters:
+                bodies.free(0)
         head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": self._status, "headers": head})
         await send({"type": "http.response.body", "body": body})
@@ -122,7 +132,8 @@ class HotRoute(ApiRoute):
             worker = models.get(fields.get("model"))
             return worker, item(FastRequest(worker=worker, fields=fields, raw=raw))
 
-        await LineStream(scope, receive, send, models.settings, models.fair_turns, take, queue).run()
+        bodies: Capacity = scope["app"].state.bodies
+        await LineStream(scope, receive, send, models.settings, models.fair_turns, bodies, take, queue).run()
 
 
 def _layers(shape: Shape) -> list[Layer]:

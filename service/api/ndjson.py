@@ -21,7 +21,7 @@ from ..auth.scopes import NDJSON
 from ..errors import REFUSALS, BodyTooLargeError, RequestError, ShuttingDownError, StreamTimeoutError
 from ..http.connection import connection_of
 from ..http.responses import encode_line, envelope
-from ..models.queue import Outcomes
+from ..models.queue import Capacity, Outcomes
 from ..models.scheduling import SLICE, FairTurns
 from ..models.worker import Worker
 from ..settings import Settings
@@ -119,9 +119,15 @@ class Batch(Generic[T]):
         At most as many as a model learns as one group.
     fair_turns : FairTurns
         The server's, which shares the event loop among requests.
+
+    Attributes
+    ----------
+    size : int
+        Bytes of the lines.
     """
 
     def __init__(self, lines: Sequence[Line], fair_turns: FairTurns) -> None:
+        self.size = sum(len(line.raw or b"") for line in lines)
         self._lines = lines
         self._fair_turns = fair_turns
         # The outcome of lines that are not queued when the stream stops: they are not learned.
@@ -201,6 +207,8 @@ class LineStream(Generic[T]):
         Limits.
     fair_turns : FairTurns
         The server's, which shares the event loop among requests.
+    bodies : Capacity
+        The server's, for bytes of requests.
     take, queue : callable
         Decoder of a line, and queue of decoded lines; see `Take` and `Queue`.
     """
@@ -212,6 +220,7 @@ class LineStream(Generic[T]):
         send: Send,
         settings: Settings,
         fair_turns: FairTurns,
+        bodies: Capacity,
         take: Take[T],
         queue: Queue[T],
     ) -> None:
@@ -219,6 +228,7 @@ class LineStream(Generic[T]):
         self._send = send
         self._settings = settings
         self._fair_turns = fair_turns
+        self._bodies = bodies
         self._take = take
         self._queue = queue
         self._connection = connection_of(scope)
@@ -248,6 +258,7 @@ class LineStream(Generic[T]):
             self._connection.on_stop(None)
             reader.cancel()
             await asyncio.wait([reader])
+            self._free_batches()
         if unread:
             self._connection.abort()
             await self._drop(until_gone=True)
@@ -290,6 +301,8 @@ class LineStream(Generic[T]):
 
     async def _queue_batch(self, lines: Sequence[Line]) -> None:
         batch: Batch[T] = Batch(lines, self._fair_turns)
+        await self._bodies.wait_for_share()
+        self._bodies.taken += batch.size
         try:
             await batch.queue(self._take, self._queue)
         finally:  # also when the reader is cancelled: queued lines are learned and must be answered
@@ -298,8 +311,18 @@ class LineStream(Generic[T]):
 
     async def _write_answers(self) -> None:
         while (batch := await self._batches.get()) is not None:
-            await self._send_body(await batch.answer())
+            try:
+                answers = await batch.answer()
+            finally:
+                self._bodies.free(batch.size)
+            await self._send_body(answers)
             self._room.release()
+
+    def _free_batches(self) -> None:
+        """Release the capacity of batches that nobody answers, because the client does not read."""
+        while not self._batches.empty():
+            if (batch := self._batches.get_nowait()) is not None:
+                self._bodies.free(batch.size)
 
     async def _write_end(self) -> None:
         if isinstance(self._end, ClientDisconnect):

@@ -51,7 +51,7 @@ class Job:
 
 @dataclass(slots=True)
 class Capacity:
-    """Limit on the items that wait for a model.
+    """Limit on the items that wait for a model, or on the bytes of all requests.
 
     Attributes
     ----------
@@ -59,11 +59,13 @@ class Capacity:
         Number of items that may wait.
     taken : int
         Number of items that wait.
+    waiters : list of Future
+        Streams that wait for capacity.
     """
 
     limit: int
     taken: int = 0
-    _waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
     async def wait_for_share(self) -> int:
         """Wait until a stream may queue items, and return how many.
@@ -73,7 +75,7 @@ class Capacity:
         """
         while (share := self.limit - self.limit // 2 - self.taken) <= 0:
             waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
+            self.waiters.append(waiter)
             await waiter
         return share
 
@@ -101,8 +103,8 @@ class Capacity:
     def free(self, count: int) -> None:
         """Release the capacity of items, and wake the streams that wait for capacity."""
         self.taken -= count
-        if self._waiters:
-            waiters, self._waiters = self._waiters, []
+        if self.waiters:
+            waiters, self.waiters = self.waiters, []
             for waiter in waiters:
                 settle(waiter, None)
 

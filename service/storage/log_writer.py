@@ -18,8 +18,8 @@ from .interfaces import EventLog, Group
 Logged: TypeAlias = "asyncio.Future[int | StorageError]"
 """The number of the last event of a group, once it is on the disk, or the error that refused it."""
 
-#: Groups that one commit takes at most.
-_LARGEST = 256
+#: Groups that one commit takes at most, and about how many bytes.
+_LARGEST, _LARGEST_BYTES = 256, 2**23
 
 _logger = logging.getLogger(__name__)
 
@@ -83,7 +83,13 @@ class LogWriter:
         with self._changed:
             while not (self._waiting or self._closing):
                 self._changed.wait()
-            return [self._waiting.popleft() for _ in range(min(len(self._waiting), _LARGEST))]
+            taken: list[tuple[Group, Logged]] = []
+            size = 0
+            while self._waiting and len(taken) < _LARGEST and size < _LARGEST_BYTES:
+                taken.append(self._waiting.popleft())
+                for event in taken[-1][0].events:
+                    size += len(event.body)
+            return taken
 
     def _commit(self, groups: list[Group]) -> Sequence[int | StorageError]:
         outcomes: Sequence[int | StorageError]

@@ -131,6 +131,47 @@ def test_a_stream_waits_and_leaves_half_of_the_places(serve: Callable[..., Serve
         assert stream.rest() == []
 
 
+@pytest.mark.parametrize(
+    ("path", "more"), [("/learn", {"y": "cat"}), ("/predict", {}), ("/predict", {"id": "p"})]
+)
+def test_requests_that_wait_are_limited_in_bytes(serve: Callable[..., Server], path: str, more: Json) -> None:
+    """Of all models together, streams included: parsed, a body takes several times its bytes."""
+    server = serve(queue_bytes=200_000)
+    server.create(name="other")
+    bodies = server.app.state.bodies
+    lines = [{"x": {"a": float(i), "b": "v" * 990}, **more} for i in range(300)]
+    for i, line in enumerate(lines):
+        line.update({"id": f"p{i}"} if "id" in line else {})
+    with streaming(server, path) as stream, ThreadPoolExecutor(24) as pool:
+        with server.held():
+            stream.send(*lines)
+            wait_for(lambda: bodies.taken > 0)
+            single = [
+                pool.submit(server.post, "/learn", x={f"n{j}": "v" * 1000 for j in range(10)}, y="cat")
+                for _ in range(24)
+            ]
+            wait_for(lambda: bodies.taken >= 200_000)
+            for model in ("default", "other"):
+                refused = server.post("/learn", x={"a": 1}, y="cat", model=model)
+                assert error(refused)[:2] == (429, "queue_full")
+                assert "BNP_QUEUE_BYTES" in refused.json()["error"]["message"]
+            assert bodies.taken < 280_000  # a request or a chunk of the stream more, not both in full
+        assert [stream.read()["prediction"] for _ in lines]
+        assert {answer.result().status_code for answer in single} <= {200, 429}
+        stream.end()
+        assert stream.rest() == []
+    assert bodies.taken == 0
+    assert server.learn({"a": 1}, "cat")["model"] == "default"
+
+
+def test_a_client_that_leaves_takes_no_capacity_with_it(serve: Callable[..., Server]) -> None:
+    server = serve(queue_bytes=50_000)
+    with server.held(), streaming(server) as stream:
+        stream.send(*[sample(i) for i in range(500)])
+        wait_for(lambda: server.app.state.bodies.taken > 0)
+    wait_for(lambda: server.app.state.bodies.taken == 0)
+
+
 def test_a_client_that_leaves_half_way(serve: Callable[..., Server]) -> None:
     server = serve()
     before = tasks(server)
