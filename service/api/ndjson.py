@@ -8,7 +8,6 @@ flow control then slows the client down. The writer awaits the outcomes of each 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from ..auth.scopes import NDJSON
 from ..errors import REFUSALS, BodyTooLargeError, RequestError, ShuttingDownError, StreamTimeoutError
 from ..http.connection import connection_of
+from ..http.requests import incomplete_body
 from ..http.responses import encode_line, envelope
 from ..models.queue import Capacity, Outcomes
 from ..models.scheduling import SLICE, FairTurns
@@ -37,8 +37,6 @@ Queue: TypeAlias = Callable[[Worker, Sequence[T]], Awaitable[tuple[int, Outcomes
 _ANSWERS = 64
 #: Batches that may be unanswered: one is learned, one is sent, and two wait.
 _BATCHES = 4
-#: Seconds in which a client may stop sending when the server ends its stream; what it sends is discarded.
-_LINGER = 2.0
 
 
 class Line(NamedTuple):
@@ -192,10 +190,6 @@ def error_line(error: Exception, number: int) -> bytes:
     return encode_line({**body, "line": number})
 
 
-class _UnreadError(Exception):
-    """The client did not read within the time limit."""
-
-
 class LineStream(Generic[T]):
     """A request with an NDJSON body.
 
@@ -240,28 +234,23 @@ class LineStream(Generic[T]):
         self._end: RequestError | ClientDisconnect | None = None
 
     async def run(self) -> None:
-        """Answer all lines; return when all are answered or the client has disconnected.
+        """Answer all lines; an error line ends the response if the body is incomplete.
 
         Raises
         ------
         ClientDisconnect
-            If the client disconnects before the first answer.
+            If the body ends early, before the first answer.
         """
-        reader, unread = asyncio.create_task(self._read()), False
+        reader = asyncio.create_task(self._read())
         try:
             await self._write_answers()
             await reader  # if it failed, the response must not look complete
             await self._write_end()
-        except _UnreadError:
-            unread = True
         finally:
             self._connection.on_stop(None)
             reader.cancel()
             await asyncio.wait([reader])
             self._free_batches()
-        if unread:
-            self._connection.abort()
-            await self._drop(until_gone=True)
 
     async def _read(self) -> None:
         """Read and queue lines until the body ends, the client disconnects, or the server shuts down."""
@@ -294,7 +283,7 @@ class LineStream(Generic[T]):
             message = f"the client sent nothing for {patience:g} s (BNP_STREAM_TIMEOUT)"
             raise StreamTimeoutError(message) from None
         if received["type"] == "http.disconnect":
-            raise ClientDisconnect
+            raise incomplete_body()
         self._more = received.get("more_body", False)
         chunk: bytes = received.get("body", b"")
         return chunk
@@ -319,38 +308,22 @@ class LineStream(Generic[T]):
             self._room.release()
 
     def _free_batches(self) -> None:
-        """Release the capacity of batches that nobody answers, because the client does not read."""
+        """Release the capacity of batches that nobody answers, because the stream failed."""
         while not self._batches.empty():
             if (batch := self._batches.get_nowait()) is not None:
                 self._bodies.free(batch.size)
 
     async def _write_end(self) -> None:
-        if isinstance(self._end, ClientDisconnect):
-            if not self._started:
+        if self._end is not None:
+            if isinstance(self._end, ClientDisconnect) and not self._started:
                 raise self._end
-        elif self._end is not None:
+            self._connection.close_after_response()
             await self._send_body(error_line(self._end, self._line + 1))
-            # Closing a socket with unread bytes resets it, and the client would lose the last answers.
-            await self._drop(until_gone=False)
-            await self._send_body(b"", more=False)
-            self._connection.close()
-        else:
-            await self._send_body(b"", more=False)
+        await self._send_body(b"", more=False)
 
     async def _send_body(self, body: bytes, more: bool = True) -> None:
-        try:
-            async with asyncio.timeout(self._settings.stream_timeout):
-                if not self._started:
-                    self._started = True
-                    headers = [(b"content-type", NDJSON.encode())]
-                    await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-                await self._send({"type": "http.response.body", "body": body, "more_body": more})
-        except TimeoutError:
-            raise _UnreadError from None
-
-    async def _drop(self, *, until_gone: bool) -> None:
-        """Read and discard the body until it ends or the client disconnects."""
-        with contextlib.suppress(TimeoutError, StreamTimeoutError, ClientDisconnect):
-            async with asyncio.timeout(_LINGER):
-                while self._more or until_gone:
-                    await self._read_chunk()
+        if not self._started:
+            self._started = True
+            headers = [(b"content-type", NDJSON.encode())]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from ..auth.guard import Guard
 from ..errors import RequestError
@@ -65,10 +65,8 @@ class EventStream(Response):
             connection.on_stop(listener.end)
             try:
                 head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-                await self._send(send, head)
+                await send(head)
                 await self._send_events(send, listener)
-            except TimeoutError:
-                connection.abort()
             finally:
                 connection.on_stop(None)
                 watching.cancel()
@@ -80,7 +78,7 @@ class EventStream(Response):
         if listener.missed:
             block += self.notice("missed", "some events since the last one you received are no longer kept")
         while True:
-            await self._send(send, {"type": "http.response.body", "body": block, "more_body": more})
+            await send({"type": "http.response.body", "body": block, "more_body": more})
             if not more:
                 return
             events = await listener.take(HEARTBEAT)
@@ -115,10 +113,6 @@ class EventStream(Response):
         except RequestError as error:
             return error.message
         return None
-
-    async def _send(self, send: Send, message: Message) -> None:
-        async with asyncio.timeout(self.models.settings.stream_timeout):
-            await send(message)
 
 
 async def _watch(receive: Receive, listener: Listener) -> None:

@@ -81,7 +81,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     BodyTimeoutError
         If the body is incomplete after `BNP_RECEIVE_TIMEOUT` seconds.
     ClientDisconnect
-        If the client closed the connection.
+        If the client ended the connection before the whole body was received.
     """
     if ARRIVED in scope:  # the common case: a timer would cost more than all the rest of this function
         return await _read(scope, receive, limit)
@@ -102,13 +102,18 @@ async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientDisconnect
+            raise incomplete_body()
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         more = size <= limit and message.get("more_body", False)
     if max(announced, size) > limit:
         raise BodyTooLargeError(f"the body is longer than {limit} bytes (BNP_MAX_BODY_BYTES)")
     return b"".join(chunks)
+
+
+def incomplete_body() -> ClientDisconnect:
+    """Return the error for a body that the client did not send completely."""
+    return ClientDisconnect("the connection ended before the whole body was received: send the request again")
 
 
 def decode(raw: bytes, sample: str = "x") -> Any:

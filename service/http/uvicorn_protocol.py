@@ -1,150 +1,279 @@
-"""uvicorn's configuration, and its HTTP protocol with limits for connections and heads of requests.
+"""HTTP/1.1 protocol for uvicorn's server, and uvicorn's configuration.
 
-uvicorn waits forever for the head of a request, accepts a head of any length, and reads the rest of a refused
-body forever. Here these have a time limit, and a head has a maximum length. `service.http.requests.read_body`
+uvicorn's own protocol waits forever for a head and for a client that does not read, accepts a head of any
+length, stores any number of requests of one connection, skips the body of a request that asks for another
+protocol, and leaves a half-closed client without an answer. These rules concern the order in which bytes are
+parsed and answered, which a subclass cannot change; `Protocol` replaces it. `service.http.requests.read_body`
 limits the body of a request that is being served.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
+from collections import deque
 from typing import Any, ClassVar
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from ..errors import TooManyConnectionsError
 from ..settings import Settings
 from .connection import EXTENSION, Connection
-from .requests import ARRIVED
+from .exchange import Exchange
+from .request_parser import InvalidRequestError, RequestParser
 from .responses import error_response
 
-LONGEST_HEAD = 65_536
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+#: Bytes of a body that are stored for the application before the server stops reading.
+_MOST_UNREAD = 65_536
+#: Seconds in which a client may go on sending after the last response. Closing a socket with unread bytes
+#: resets the connection, and the client would lose the response.
+_LINGER = 2.0
+
+_logger = logging.getLogger(__name__)
 
 
-class _JoinedTransport:
-    """Transport that joins the head of a response with the beginning of its body: one write, one packet.
-
-    uvicorn writes them separately, which takes 10 of the 130 µs of a small request.
+class Protocol(asyncio.Protocol):
+    """One connection: its bytes become requests, which are answered one after another.
 
     Parameters
     ----------
-    transport : asyncio.Transport
-        Transport of the connection.
-    """
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._head: bytes | None = None
-        self._begun = False
-        self.close, self.is_closing = transport.close, transport.is_closing
-
-    def write(self, data: bytes) -> None:
-        """Write a part of a response."""
-        if self._begun or data == _CONTINUE:
-            self._transport.write(data)
-        elif self._head is None:
-            self._head = data
-        else:
-            self._begun = True
-            self._transport.write(self._head + data)
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol with limits, and a `Connection` in the scope of each request.
+    config : uvicorn.Config
+        Configuration with the application.
+    server_state : uvicorn.server.ServerState
+        The server's connections and tasks.
+    app_state : dict
+        State of the lifespan.
 
     Notes
     -----
-    A timer runs while the server waits for the head of a request or for the rest of a body that no route
-    reads. It never starts for a request that arrives in one piece, nor for a stream.
+    The connection is not read while a request waits for an earlier one. So a client that sends requests
+    without reading the answers costs a limited amount of memory.
     """
 
     max_connections: ClassVar[int]
     receive_timeout: ClassVar[float]
+    send_timeout: ClassVar[float]
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._timer: asyncio.TimerHandle | None = None
-        self._in_body = False
-        self._progress = False  # whether the received bytes include more than a part of a head
-        self._head = 0
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._app: ASGIApp = config.loaded_app
+        self._loop = asyncio.get_running_loop() if _loop is None else _loop
+        self._server_state = server_state
+        self._app_state = app_state
+        self._idle_timeout = config.timeout_keep_alive
+        self._interval = min(self.receive_timeout, self.send_timeout, self._idle_timeout) / 4
+        self._parser = RequestParser(self)
+        self._current: Exchange | None = None  # the request that is served
+        self._arriving: Exchange | None = None  # the request whose body is being received
+        self._waiting: deque[Exchange] = deque()
+        self._unparsed = b""
+        self._fault = ""  # why the rest of the bytes is not parsed
+        self._paused = self._ended = self._lingering = False
+        self._deadline = math.inf
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        """Start the timer for the first head; refuse all requests of a connection beyond the limit."""
-        super().connection_made(transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # asyncio's stubs have the base class
+        """Start the time limit for the first head; refuse all requests of a connection beyond the limit."""
+        self._transport = transport
         self._connection = Connection(transport)
-        if len(self.connections) > 2 * self.max_connections:
+        self._extensions = {EXTENSION: {"connection": self._connection}}
+        self._server = transport.get_extra_info("sockname")
+        self._client = transport.get_extra_info("peername")
+        connections = self._server_state.connections
+        connections.add(self)  # type: ignore[arg-type]  # typed as uvicorn's own protocols
+        self._limit(self.receive_timeout)
+        self._check_time_limits()
+        if len(connections) > 2 * self.max_connections:
             transport.abort()
-            return
-        if len(self.connections) > self.max_connections:
-            self.app = _refuse
-        self._start_timer()
+        elif len(connections) > self.max_connections:
+            self._app = _refuse
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer."""
-        self._stop_timer()
-        super().connection_lost(exc)
+        """End the requests."""
+        self._timer.cancel()
+        self._server_state.connections.discard(self)
+        for exchange in (self._current, self._arriving):
+            if exchange is not None:
+                exchange.abandon()
+        self._waiting.clear()
+        self._unparsed = b""
+        self._connection.resume_writing()
 
-    def data_received(self, data: bytes) -> None:
-        """Receive bytes, and start or stop the timer."""
-        self._progress = self._in_body
-        super().data_received(data)
-        running = self.cycle is not None and not self.cycle.response_complete
-        if running:
-            self._stop_timer()
-        else:
-            self._start_timer()
-        if not self._progress:
-            self._head += len(data)
-            if self._head > LONGEST_HEAD and not self.transport.is_closing():
-                self._refuse_head(running)
-
-    def on_message_begin(self) -> None:
-        """Start a request."""
-        super().on_message_begin()
-        self.scope["extensions"] = {EXTENSION: {"connection": self._connection}}
-
-    def on_headers_complete(self) -> None:
-        """End the head of a request."""
-        self._in_body = self._progress = True
-        self._head = 0
-        before = self.cycle
-        super().on_headers_complete()
-        if self.cycle is not before and self.scope["method"] != "HEAD":  # a response without a body
-            self.cycle.transport = _JoinedTransport(self.transport)  # type: ignore[assignment]  # it uses these methods only
-
-    def on_message_complete(self) -> None:
-        """End the body: the route need not wait for more of it."""
-        self._in_body = False
-        self.scope[ARRIVED] = True  # type: ignore[literal-required]  # a key of our own, as ASGI allows
-        super().on_message_complete()
+    def eof_received(self) -> bool:
+        """Note that the client sends nothing more; return whether an answer is still to be sent."""
+        self._ended = True
+        for exchange in (self._current, self._arriving):
+            if exchange is not None:
+                exchange.end_request()
+        return self._current is not None
 
     def shutdown(self) -> None:
         """Start the shutdown; the server calls this for each connection."""
-        super().shutdown()
         self._connection.stop()
-
-    def _refuse_head(self, running: bool) -> None:
-        if running:  # the response to an earlier request is being sent: a second one would mix with it
-            self.transport.close()
+        if self._current is None:
+            self._transport.close()
         else:
-            self.send_400_response("The head of the request is too long.")
+            self._current.keep_alive = False
 
-    def _start_timer(self) -> None:
-        if self._timer is None:
-            self._timer = self.loop.call_later(self.receive_timeout, self._give_up)
+    def pause_writing(self) -> None:
+        """Let the response wait for the client."""
+        self._connection.pause_writing()
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def resume_writing(self) -> None:
+        """Let the response go on."""
+        self._connection.resume_writing()
 
-    def _give_up(self) -> None:
-        self._timer = None
-        if not self.transport.is_closing():
-            self.transport.close()
+    def _limit(self, seconds: float) -> None:
+        self._deadline = self._loop.time() + seconds
+
+    def _check_time_limits(self) -> None:
+        """Close the connection of a client that has not sent, or has not read, for too long."""
+        now = self._loop.time()
+        self._timer = self._loop.call_later(self._interval, self._check_time_limits)
+        if self._connection.stalled(now, self.send_timeout):
+            self._transport.abort()
+        elif now >= self._deadline:
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse bytes, unless a request waits."""
+        if self._lingering or self._fault or self._transport.is_closing():
+            return
+        self._unparsed += data
+        self._parse()
+
+    def _parse(self) -> None:
+        """Parse bytes until a request waits, and keep the rest."""
+        self._parser.stopped = bool(self._waiting)
+        data, self._unparsed = self._unparsed, b""
+        try:
+            self._unparsed = self._parser.feed(data)
+        except InvalidRequestError as error:
+            self._fault = str(error)
+            self._refuse_rest()
+        self._control_reading()
+
+    def _control_reading(self) -> None:
+        """Stop reading while a request waits, or while much of a body is unread; go on afterwards."""
+        full = self._arriving is not None and self._arriving.unread > _MOST_UNREAD
+        pause = not self._lingering and (full or bool(self._waiting or self._unparsed or self._fault))
+        if pause is self._paused or self._ended or self._transport.is_closing():
+            return
+        self._paused = pause
+        if pause:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    def begin_request(self) -> None:
+        """Start the time limit for the head; the parser calls this method and the following ones."""
+        if self._current is None:
+            self._limit(self.receive_timeout)
+
+    def end_head(self, scope: Scope, keep_alive: bool, expects_continue: bool) -> None:
+        """Serve a request, or let it wait."""
+        scope["client"] = self._client
+        scope["server"] = self._server
+        scope["state"] = self._app_state.copy()
+        scope["extensions"] = self._extensions
+        self._arriving = Exchange(
+            scope,
+            self._connection,
+            keep_alive,
+            expects_continue,
+            self._server_state.default_headers,
+            self._control_reading,
+            self._finish,
+        )
+        if self._current is None:
+            self._serve(self._arriving)
+        else:
+            self._waiting.append(self._arriving)
+            self._parser.stopped = True
+
+    def add_body(self, part: bytes) -> None:
+        """Add a part of the body."""
+        if self._arriving is not None:
+            self._arriving.add_body(part)
+
+    def end_request(self) -> None:
+        """End the request."""
+        if self._arriving is not None:
+            self._arriving.end_body()
+            self._arriving = None
+        if self._current is None:  # it is answered already
+            self._limit(self._idle_timeout)
+
+    def _serve(self, exchange: Exchange) -> None:
+        self._current = exchange
+        self._deadline = math.inf
+        exchange.start(self._app, self._loop, self._server_state.tasks)
+
+    def _finish(self, exchange: Exchange) -> None:
+        """Go on after a response: with the next request, or with the end of the connection."""
+        self._server_state.total_requests += 1
+        self._current = None
+        if self._transport.is_closing():
+            return
+        if self._connection.last or not exchange.keep_alive:
+            self._close()
+        elif self._waiting:
+            self._serve(self._waiting.popleft())
+            self._parse()
+        elif self._fault:
+            self._send_fault()
+        elif self._ended:
+            self._transport.close()
+        else:
+            late = self._arriving is not None or self._parser.in_head
+            self._limit(self.receive_timeout if late else self._idle_timeout)
+
+    def _refuse_rest(self) -> None:
+        """Refuse the bytes that cannot be parsed, once the requests before them are answered."""
+        _logger.info("a client sent bytes that are not valid HTTP")
+        broken, self._arriving = self._arriving, None
+        if broken is not None and broken.complete:
+            self._close()
+        elif broken is not None and broken.started:  # the response itself ends with an error
+            broken.end_request()
+        else:
+            if broken is not None:
+                broken.abandon()
+                if broken is self._current:
+                    self._current = None
+                else:
+                    self._waiting.remove(broken)
+            if self._current is None:
+                self._send_fault()
+
+    def _send_fault(self) -> None:
+        message = self._fault.encode()
+        head = b"".join(b"%b: %b\r\n" % header for header in self._server_state.default_headers)
+        self._connection.write(
+            b"HTTP/1.1 400 Bad Request\r\n%bcontent-type: text/plain; charset=utf-8\r\n"
+            b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (head, len(message), message)
+        )
+        self._close()
+
+    def _close(self) -> None:
+        """Close the connection after the last response; until the client ends it, discard what it sends."""
+        sending = self._arriving is not None or self._parser.in_head or self._fault or self._unparsed
+        if self._ended or not sending:
+            self._transport.close()
+            return
+        self._lingering = True
+        self._unparsed = b""
+        self._waiting.clear()
+        self._limit(_LINGER)
+        self._transport.write_eof()
+        self._control_reading()
 
 
 def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
@@ -153,6 +282,7 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     class Limited(Protocol):
         max_connections = settings.max_connections
         receive_timeout = settings.receive_timeout
+        send_timeout = settings.stream_timeout
 
     return uvicorn.Config(
         app,

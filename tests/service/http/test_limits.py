@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.http.uvicorn_protocol import LONGEST_HEAD
+from service.http.request_parser import LONGEST_HEAD
 from service.telemetry.logs import JsonFormatter, TextFormatter
 from tests.support.running import Server, error, head
 from tests.support.server_process import end, process
