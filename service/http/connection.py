@@ -33,11 +33,14 @@ class Connection:
     ----------
     last : bool
         Whether the connection is closed after the response that is being sent.
+    writable : bool
+        Whether the transport has room for more data.
     """
 
     def __init__(self, transport: asyncio.Transport | None = None) -> None:
         self._transport = transport
         self.last = False
+        self.writable = True
         self._stopping = False
         self._callback: Callable[[], Any] | None = None
         self._writable = asyncio.Event()
@@ -66,26 +69,18 @@ class Connection:
         if self._transport is not None:
             self._transport.close()
 
-    def write(self, data: bytes) -> None:
-        """Send data."""
-        if self._transport is not None:
-            self._transport.write(data)
-
-    @property
-    def writable(self) -> bool:
-        """Whether the transport has room for more data."""
-        return self._writable.is_set()
-
     async def drain(self) -> None:
         """Wait until the transport has room for more data, or until the connection is closed."""
         await self._writable.wait()
 
     def pause_writing(self) -> None:
         """Let `drain` wait."""
+        self.writable = False
         self._writable.clear()
 
     def resume_writing(self) -> None:
         """Let `drain` return."""
+        self.writable = True
         self._writable.set()
 
     def stalled(self, now: float, patience: float) -> bool:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import cache
 
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import Message, Scope
 
 from .connection import Connection
-from .requests import ARRIVED
+from .requests import BODY
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: Bytes up to which a part of the body is joined with the head of the response: one write, one packet.
@@ -42,6 +42,8 @@ class Exchange:
         Whether the client waits for ``100 Continue`` before it sends the body.
     common_headers : list of (bytes, bytes)
         Headers of every response.
+    write : callable
+        Sends bytes.
     on_read : callable
         Called after the application has read a part of the body.
     on_complete : callable
@@ -72,7 +74,9 @@ class Exchange:
         "_new",
         "_on_complete",
         "_on_read",
+        "_reading",
         "_wake",
+        "_write",
         "arrived",
         "complete",
         "keep_alive",
@@ -88,6 +92,7 @@ class Exchange:
         keep_alive: bool,
         expects_continue: bool,
         common_headers: list[tuple[bytes, bytes]],
+        write: Callable[[bytes], object],
         on_read: Callable[[], None],
         on_complete: Callable[[Exchange], None],
     ) -> None:
@@ -98,9 +103,11 @@ class Exchange:
         self._connection = connection
         self._expects_continue = expects_continue
         self._common_headers = common_headers
+        self._write = write
         self._on_read = on_read
         self._on_complete = on_complete
         self._body: list[bytes] = []
+        self._reading = False  # whether the application has asked for the body
         self._new = False  # whether the application has not received the latest part of the request
         self._ended = False  # whether the client sends nothing more
         self._lost = False  # whether the client receives nothing more
@@ -109,45 +116,41 @@ class Exchange:
         self._framing = _Framing.CLOSE
         self._left = 0  # bytes of the body of the response that are not sent, if its head announces them
 
-    def start(self, app: ASGIApp, loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[None]]) -> None:
-        """Serve the request in a task of its own, which `tasks` contains while it runs."""
-        task: asyncio.Task[None] = loop.create_task(app(self.scope, self.receive, self.send))  # type: ignore[arg-type]  # an application is a coroutine function
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        task.add_done_callback(self._end)
-
-    def add_body(self, part: bytes) -> None:
+    def add_body(self, part: bytes, last: bool) -> None:
         """Add a part of the body."""
-        if not self.complete:
+        if last:
+            self.arrived = True
+            self._expects_continue = False
+            if not self._reading:
+                self.scope[BODY] = b"".join([*self._body, part]) if self._body else part
+        if part and not self.complete:
             self._body.append(part)
             self.unread += len(part)
-            self._announce()
-
-    def end_body(self) -> None:
-        """End the body."""
-        self.arrived = True
-        self.scope[ARRIVED] = True
-        self._announce()
+        self._new = True
+        if self._wake is not None:
+            self._wake.set()
 
     def end_request(self) -> None:
         """Note that the client sends nothing more: a request that has not arrived is incomplete."""
         self._ended = True
         if not self.arrived:
             self.keep_alive = False
-        self._awake()
+        if self._wake is not None:
+            self._wake.set()
 
     def abandon(self) -> None:
         """Note that the client receives nothing more: the rest of the response is discarded."""
         self._ended = self._lost = True
         self._new = False
-        self._awake()
+        if self._wake is not None:
+            self._wake.set()
 
     async def receive(self) -> Message:
         """Return the next part of the body, or the notice that the client sends nothing more."""
+        self._reading = True
         if self._expects_continue:
             self._expects_continue = False
-            if not self.arrived:
-                self._connection.write(_CONTINUE)
+            self._write(_CONTINUE)
         while not (self._new or self._ended or self.complete):
             self._wake = self._wake or asyncio.Event()
             self._wake.clear()
@@ -176,19 +179,13 @@ class Exchange:
         if self.complete:
             raise RuntimeError("the response is complete")
         more: bool = message.get("more_body", False)
-        self._write(self._encode_body(message.get("body", b""), more))
+        self._send(self._encode_body(message.get("body", b""), more))
         if not more:
             self.complete = True
-            self._awake()
+            self._body, self.unread = [], 0
+            if self._wake is not None:
+                self._wake.set()
             self._on_complete(self)
-
-    def _announce(self) -> None:
-        self._new = True
-        self._awake()
-
-    def _awake(self) -> None:
-        if self._wake is not None:
-            self._wake.set()
 
     def _encode_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         if self._expects_continue:  # the client may send the body or leave it out: what follows is unclear
@@ -228,17 +225,17 @@ class Exchange:
                 raise RuntimeError("the body of the response has another length than its head announced")
         return part
 
-    def _write(self, data: bytes) -> None:
+    def _send(self, data: bytes) -> None:
         """Write a part of the body, and the head before it if it is not written."""
         head, self._head = self._head, b""
         if len(data) <= _JOINED:
-            self._connection.write(head + data)
+            self._write(head + data)
         else:
-            self._connection.write(head)
-            self._connection.write(data)
+            self._write(head)
+            self._write(data)
 
-    def _end(self, task: asyncio.Task[None]) -> None:
-        """Log an unexpected error, and end a response that the application left incomplete."""
+    def end(self, task: asyncio.Task[None]) -> None:
+        """Log an unexpected error of the application, and end a response that it left incomplete."""
         error = None if task.cancelled() else task.exception()
         if error is not None:
             _logger.error("a request failed with an unexpected error", exc_info=error)
@@ -251,7 +248,7 @@ class Exchange:
         else:
             self.started = self.complete = True
             self.keep_alive = False
-            self._connection.write(self._encode_head(500, [(b"content-length", b"0")]))
+            self._write(self._encode_head(500, [(b"content-length", b"0")]))
             self._on_complete(self)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.parse
+from collections.abc import Callable
 from typing import Protocol
 
 import httptools
@@ -20,20 +21,11 @@ class InvalidRequestError(Exception):
     """The bytes are not a request of HTTP/1."""
 
 
-class RequestHandler(Protocol):
-    """Receiver of the requests."""
+class Request(Protocol):
+    """Receiver of the body of a request."""
 
-    def begin_request(self) -> None:
-        """Note the first byte of a request."""
-
-    def end_head(self, scope: Scope, keep_alive: bool, expects_continue: bool) -> None:
-        """Take the head of a request."""
-
-    def add_body(self, part: bytes) -> None:
+    def add_body(self, part: bytes, last: bool) -> None:
         """Take a part of the body."""
-
-    def end_request(self) -> None:
-        """Note the end of the request."""
 
 
 class RequestParser:
@@ -41,15 +33,16 @@ class RequestParser:
 
     Parameters
     ----------
-    handler : RequestHandler
-        Receiver of the requests.
+    begin : callable
+        Called with each head: the ASGI scope, whether the connection stays open, and whether the client waits
+        for ``100 Continue``. Returns the receiver of the body.
 
     Attributes
     ----------
     in_head : bool
         Whether the head of a request is incomplete.
     stopped : bool
-        Whether the parser leaves further bytes; the handler sets it.
+        Whether the parser leaves further bytes; `begin` may set it.
 
     Notes
     -----
@@ -58,9 +51,11 @@ class RequestParser:
     that delimit the body.
     """
 
-    def __init__(self, handler: RequestHandler) -> None:
+    def __init__(self, begin: Callable[[Scope, bool, bool], Request]) -> None:
         self.in_head = self.stopped = False
-        self._handler = handler
+        self._begin = begin
+        self._request: Request | None = None
+        self._body: list[bytes] = []  # what a piece has of the body
         self._llhttp = self._new_llhttp()
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
@@ -92,6 +87,8 @@ class RequestParser:
                 self._parse_body()
             except httptools.HttpParserError as error:
                 raise _invalid(error) from None
+            if self._body:
+                self._pass_on(last=False)
             self._head = 0 if self._progress else self._head + len(piece)
             if self._head > LONGEST_HEAD:
                 raise InvalidRequestError("The head of the request is too long.")
@@ -121,7 +118,6 @@ class RequestParser:
         self._headers = []
         self._expects_continue = False
         self.in_head = True
-        self._handler.begin_request()
 
     def on_url(self, url: bytes) -> None:
         """Add a part of the target."""
@@ -165,14 +161,14 @@ class RequestParser:
             "headers": self._headers,
         }
         keep_alive = self._version == "1.1" and self._llhttp.should_keep_alive()
-        self._handler.end_head(scope, keep_alive, self._expects_continue)
+        self._request = self._begin(scope, keep_alive, self._expects_continue)
 
     def on_body(self, part: bytes) -> None:
         """Add a part of the body."""
         self._progress = True
         if self._left:
             self._left -= len(part)
-        self._handler.add_body(part)
+        self._body.append(part)
 
     def on_message_complete(self) -> None:
         """End the request."""
@@ -181,7 +177,14 @@ class RequestParser:
             return
         if self._left:
             raise InvalidRequestError
-        self._handler.end_request()
+        self._pass_on(last=True)
+
+    def _pass_on(self, last: bool) -> None:
+        body, self._body = self._body, []
+        if self._request is not None:
+            self._request.add_body(body[0] if len(body) == 1 else b"".join(body), last)
+        if last:
+            self._request = None
 
 
 def _invalid(error: httptools.HttpParserError) -> InvalidRequestError:

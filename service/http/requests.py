@@ -37,8 +37,8 @@ from ..settings import Settings
 HEADERS = "bnp.headers"
 """Key of the ASGI scope for the headers by name, once `headers_of` has read them."""
 
-ARRIVED = "bnp.arrived"
-"""Key of the ASGI scope that the protocol sets once it has received the whole request."""
+BODY = "bnp.body"
+"""Key of the ASGI scope for the body, if the whole body has arrived before the application asks for it."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -83,8 +83,10 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     ClientDisconnect
         If the client ended the connection before the whole body was received.
     """
-    if ARRIVED in scope:  # the common case: a timer would cost more than all the rest of this function
-        return await _read(scope, receive, limit)
+    if (body := scope.get(BODY)) is not None:  # the common case
+        if len(body) > limit:
+            raise _too_large(limit)
+        return cast(bytes, body)
     seconds: float = scope["app"].state.settings.receive_timeout
     try:
         async with asyncio.timeout(seconds):
@@ -107,8 +109,12 @@ async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
         size += len(chunks[-1])
         more = size <= limit and message.get("more_body", False)
     if max(announced, size) > limit:
-        raise BodyTooLargeError(f"the body is longer than {limit} bytes (BNP_MAX_BODY_BYTES)")
+        raise _too_large(limit)
     return b"".join(chunks)
+
+
+def _too_large(limit: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"the body is longer than {limit} bytes (BNP_MAX_BODY_BYTES)")
 
 
 def incomplete_body() -> ClientDisconnect:

@@ -70,9 +70,9 @@ class Protocol(asyncio.Protocol):
         self._app_state = app_state
         self._idle_timeout = config.timeout_keep_alive
         self._interval = min(self.receive_timeout, self.send_timeout, self._idle_timeout) / 4
-        self._parser = RequestParser(self)
+        self._parser = RequestParser(self._begin)
         self._current: Exchange | None = None  # the request that is served
-        self._arriving: Exchange | None = None  # the request whose body is being received
+        self._latest: Exchange | None = None  # the request that was received last
         self._waiting: deque[Exchange] = deque()
         self._unparsed = b""
         self._fault = ""  # why the rest of the bytes is not parsed
@@ -105,6 +105,7 @@ class Protocol(asyncio.Protocol):
         self._waiting.clear()
         self._unparsed = b""
         self._connection.resume_writing()
+        del self._parser  # it refers to this object
 
     def eof_received(self) -> bool:
         """Note that the client sends nothing more; return whether an answer is still to be sent."""
@@ -151,18 +152,28 @@ class Protocol(asyncio.Protocol):
 
     def _parse(self) -> None:
         """Parse bytes until a request waits, and keep the rest."""
-        self._parser.stopped = bool(self._waiting)
+        parser = self._parser
+        parser.stopped = bool(self._waiting)
+        received = self._arriving, parser.in_head
         data, self._unparsed = self._unparsed, b""
         try:
-            self._unparsed = self._parser.feed(data)
+            self._unparsed = parser.feed(data)
         except InvalidRequestError as error:
             self._fault = str(error)
             self._refuse_rest()
+        else:
+            if self._current is None and received != (self._arriving, parser.in_head):
+                self._await_client()
         self._control_reading()
+
+    @property
+    def _arriving(self) -> Exchange | None:
+        """The request whose body is being received."""
+        return None if self._latest is None or self._latest.arrived else self._latest
 
     def _control_reading(self) -> None:
         """Stop reading while a request waits, or while much of a body is unread; go on afterwards."""
-        full = self._arriving is not None and self._arriving.unread > _MOST_UNREAD
+        full = self._latest is not None and self._latest.unread > _MOST_UNREAD
         pause = not self._lingering and (full or bool(self._waiting or self._unparsed or self._fault))
         if pause is self._paused or self._ended or self._transport.is_closing():
             return
@@ -172,49 +183,43 @@ class Protocol(asyncio.Protocol):
         else:
             self._transport.resume_reading()
 
-    def begin_request(self) -> None:
-        """Start the time limit for the head; the parser calls this method and the following ones."""
-        if self._current is None:
-            self._limit(self.receive_timeout)
-
-    def end_head(self, scope: Scope, keep_alive: bool, expects_continue: bool) -> None:
+    def _begin(self, scope: Scope, keep_alive: bool, expects_continue: bool) -> Exchange:
         """Serve a request, or let it wait."""
         scope["client"] = self._client
         scope["server"] = self._server
         scope["state"] = self._app_state.copy()
         scope["extensions"] = self._extensions
-        self._arriving = Exchange(
+        self._latest = exchange = Exchange(
             scope,
             self._connection,
             keep_alive,
             expects_continue,
             self._server_state.default_headers,
+            self._transport.write,
             self._control_reading,
             self._finish,
         )
         if self._current is None:
-            self._serve(self._arriving)
+            self._serve(exchange)
         else:
-            self._waiting.append(self._arriving)
+            self._waiting.append(exchange)
             self._parser.stopped = True
-
-    def add_body(self, part: bytes) -> None:
-        """Add a part of the body."""
-        if self._arriving is not None:
-            self._arriving.add_body(part)
-
-    def end_request(self) -> None:
-        """End the request."""
-        if self._arriving is not None:
-            self._arriving.end_body()
-            self._arriving = None
-        if self._current is None:  # it is answered already
-            self._limit(self._idle_timeout)
+        return exchange
 
     def _serve(self, exchange: Exchange) -> None:
         self._current = exchange
         self._deadline = math.inf
-        exchange.start(self._app, self._loop, self._server_state.tasks)
+        running = self._app(exchange.scope, exchange.receive, exchange.send)
+        task: asyncio.Task[None] = self._loop.create_task(running)  # type: ignore[arg-type]  # a coroutine
+        tasks = self._server_state.tasks
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        task.add_done_callback(exchange.end)
+
+    def _await_client(self) -> None:
+        """Start the time limit for the rest of a request, or for the next one."""
+        late = self._arriving is not None or self._parser.in_head
+        self._limit(self.receive_timeout if late else self._idle_timeout)
 
     def _finish(self, exchange: Exchange) -> None:
         """Go on after a response: with the next request, or with the end of the connection."""
@@ -232,13 +237,13 @@ class Protocol(asyncio.Protocol):
         elif self._ended:
             self._transport.close()
         else:
-            late = self._arriving is not None or self._parser.in_head
-            self._limit(self.receive_timeout if late else self._idle_timeout)
+            self._await_client()
+            self._control_reading()
 
     def _refuse_rest(self) -> None:
         """Refuse the bytes that cannot be parsed, once the requests before them are answered."""
         _logger.info("a client sent bytes that are not valid HTTP")
-        broken, self._arriving = self._arriving, None
+        broken, self._latest = self._arriving, None
         if broken is not None and broken.complete:
             self._close()
         elif broken is not None and broken.started:  # the response itself ends with an error
@@ -256,7 +261,7 @@ class Protocol(asyncio.Protocol):
     def _send_fault(self) -> None:
         message = self._fault.encode()
         head = b"".join(b"%b: %b\r\n" % header for header in self._server_state.default_headers)
-        self._connection.write(
+        self._transport.write(
             b"HTTP/1.1 400 Bad Request\r\n%bcontent-type: text/plain; charset=utf-8\r\n"
             b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (head, len(message), message)
         )

@@ -26,6 +26,11 @@ class Found:
     body: bytes = b""
     complete: bool = False
 
+    def add_body(self, part: bytes, last: bool) -> None:
+        assert not self.complete
+        self.body += part
+        self.complete = last
+
 
 @dataclass
 class Requests:
@@ -34,24 +39,15 @@ class Requests:
     found: list[Found] = field(default_factory=list)
     error: str | None = None
 
-    def begin_request(self) -> None:
-        """The head says the rest."""
-
-    def end_head(self, scope: Scope, keep_alive: bool, expects_continue: bool) -> None:
+    def begin(self, scope: Scope, keep_alive: bool, expects_continue: bool) -> Found:
         self.found.append(Found(scope["path"], scope["method"], keep_alive, scope["headers"]))
-
-    def add_body(self, part: bytes) -> None:
-        self.found[-1].body += part
-
-    def end_request(self) -> None:
-        assert not self.found[-1].complete
-        self.found[-1].complete = True
+        return self.found[-1]
 
 
 def parse(*parts: bytes) -> Requests:
     """Return the requests in bytes that arrive in these parts."""
     requests = Requests()
-    parser = RequestParser(requests)
+    parser = RequestParser(requests.begin)
     try:
         for part in parts:
             assert parser.feed(part) == b""
@@ -204,7 +200,7 @@ def test_other_requests_are_refused(raw: bytes) -> None:
 
 def test_a_body_of_another_length_than_announced_is_refused() -> None:
     requests = Requests()
-    parser = RequestParser(requests)
+    parser = RequestParser(requests.begin)
     parser.feed(b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nab")
     with pytest.raises(InvalidRequestError):
         parser.on_message_complete()
@@ -220,12 +216,12 @@ def test_fields_are_limited_also_after_the_body(before: bytes) -> None:
 
 def test_a_stopped_parser_leaves_the_rest() -> None:
     class Stopping(Requests):
-        def end_head(self, *arguments: Any) -> None:
-            super().end_head(*arguments)
+        def begin(self, *arguments: Any) -> Found:
             parser.stopped = True
+            return super().begin(*arguments)
 
     requests = Stopping()
-    parser = RequestParser(requests)
+    parser = RequestParser(requests.begin)
     data = b"GET / HTTP/1.1\r\n\r\n" * 5000
     rest = parser.feed(data)
     assert len(rest) > 80_000
