@@ -142,9 +142,16 @@ def patch(model: str = DEFAULT_MODEL, **changes: Any) -> Call[schemas.ModelDescr
     return Call(request, reader(schemas.ModelDescription))
 
 
-def delete(model: str) -> Call[None]:
-    """Delete a model and all its data."""
-    return Call(Request("DELETE", _of(model)), lambda body: None, repeatable=False)
+def delete(model: str) -> Call[bool]:
+    """Delete a model and all its data.
+
+    Returns
+    -------
+    bool
+        Whether all its data is erased. Otherwise the server erases the rest later, e.g. when its disk has
+        free space.
+    """
+    return Call(Request("DELETE", _of(model)), lambda body: not body, repeatable=False)
 
 
 def metrics(model: str = DEFAULT_MODEL) -> Call[schemas.Scores]:

@@ -335,7 +335,15 @@ class ForgetAnswer(Schema):
     forgotten: int
     """Number of deleted events; 0 if all were deleted before."""
     rebuilding: bool
-    """Whether the model is still being rebuilt."""
+    """Whether the model is still being rebuilt, or data of the samples may still be on the disk."""
+
+
+class DeleteAnswer(Schema):
+    """Deletion of a model whose data cannot be erased now: the disk is full, or a program reads the log."""
+
+    model: str
+    erased: Literal[False]
+    """The server erases the data as soon as it can, and logs a line when all is erased."""
 
 
 class Health(Schema):

@@ -45,7 +45,8 @@ async def list_models(request: Request) -> Response:
 async def create_model(request: Request) -> Response:
     """Create a model from a JSON specification; features and classes come from the data."""
     spec = await read_model(request, schemas.ModelSpec)
-    return json_response(await description(await models_of(request.scope).create(spec)), 201)
+    worker = await models_of(request.scope).create(spec)
+    return json_response({**report.describe(worker.model), "state": worker.state}, 201)  # nothing used it yet
 
 
 @router.get("/models/{m}", summary="Describe a model", response_model=schemas.ModelDescription)
@@ -55,12 +56,22 @@ async def get_model(request: Request, m: str) -> Response:
     return json_response(await description(models_of(request.scope).get(m)))
 
 
-@router.delete("/models/{m}", summary="Delete a model", status_code=204)
+@router.delete(
+    "/models/{m}",
+    summary="Delete a model",
+    status_code=204,
+    responses={202: {"model": schemas.DeleteAnswer, "description": "Deleted, and erased later"}},
+)
 @needs("admin", Layer.MODEL, Layer.EXCLUSIVE, Layer.WRITE)
 async def delete_model(request: Request, m: str) -> Response:
-    """Delete a model and all that it learned; requests that wait for it are refused."""
-    await models_of(request.scope).delete(m)
-    return Response(status_code=204)
+    """Delete a model and all that it learned; requests that wait for it are refused.
+
+    Responds with 204 when its data is erased from the disk. Responds with 202 if the model is deleted but its
+    data cannot be erased now, for example because the disk is full. The server then tries again.
+    """
+    if await models_of(request.scope).delete(m):
+        return Response(status_code=204)
+    return json_response({"model": m, "erased": False}, 202)
 
 
 @router.get("/models/{m}/metrics", summary="Score a model", response_model=schemas.Scores)

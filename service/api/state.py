@@ -16,7 +16,6 @@ from ..http.responses import json_response
 from ..models.registry import Models, models_of
 from ..storage import event_codec
 from ..storage.interfaces import Checkpoint, Header
-from .models import description
 from .openapi import ApiRoute
 
 #: Layers of a change of a whole model.
@@ -58,9 +57,8 @@ async def take_checkpoint(request: Request, m: str) -> Response:
 async def roll_back(request: Request, m: str) -> Response:
     """Return exactly to a step or a checkpoint, and start a new branch of the model's history."""
     body = await read_model(request, schemas.RollbackBody)
-    model = await models_of(request.scope).operations(m).roll_back(body.step, body.checkpoint)
-    branch = models_of(request.scope).get(m).history.branch
-    return json_response({"model": m, "step": model.step, "branch": branch})
+    step, branch = await models_of(request.scope).operations(m).roll_back(body.step, body.checkpoint)
+    return json_response({"model": m, "step": step, "branch": branch})
 
 
 @router.post(
@@ -144,8 +142,7 @@ async def import_model(request: Request, m: str) -> Response:
     """
     registry = models_of(request.scope)
     body = await read_body(request.scope, request.receive, registry.settings.max_import_bytes)
-    await registry.operations(m).import_(body)
-    return json_response(await description(registry.get(m)))
+    return json_response(await registry.operations(m).import_(body))
 
 
 @router.patch(
@@ -157,8 +154,7 @@ async def import_model(request: Request, m: str) -> Response:
 async def patch_model(request: Request, m: str) -> Response:
     """Change the settings that may change on a live model."""
     changes = await read_model(request, schemas.ModelPatch)
-    await models_of(request.scope).operations(m).patch(changes)
-    return json_response(await description(models_of(request.scope).get(m)))
+    return json_response(await models_of(request.scope).operations(m).patch(changes))
 
 
 def _checkpoint(kept: Checkpoint, current: bool) -> dict[str, Any]:

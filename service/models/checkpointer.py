@@ -32,6 +32,8 @@ class Checkpointer:
         Executor with one thread, which keeps the order.
     report : callable
         Called in that thread with each checkpoint.
+    unerased : callable
+        Returns whether removed data of a model, by number, may still be on the disk.
 
     Attributes
     ----------
@@ -50,16 +52,23 @@ class Checkpointer:
         settings: Settings,
         executor: Executor,
         report: Callable[[Checkpoint], None],
+        unerased: Callable[[int], bool] = lambda model: False,
     ) -> None:
         self._history = history
         self._checkpoints = checkpoints
         self._settings = settings
         self._executor = executor
         self._report = report
+        self._unerased = unerased
         self._saving: Future[Checkpoint] | None = None
         self.every = settings.checkpoint_every
         self.step = self.sequence = 0
         self.paused = False
+
+    @property
+    def unlearning(self) -> bool:
+        """Whether the model still includes unlearned samples, or their data may still be on the disk."""
+        return self.paused or self._unerased(self._history.model)
 
     def begin(self, model: HostedModel) -> None:
         """Count steps from the state of a model."""
@@ -91,14 +100,9 @@ class Checkpointer:
         return self._checkpoints.list(self._history.model)
 
     def purge(self) -> None:
-        """Remove checkpoints that include unlearned samples, and all data of these samples from the log."""
+        """Remove checkpoints that include unlearned samples."""
         for kept in self._history.tainted(self.list()):
             self._checkpoints.delete(kept)
-        self._history.log.erase()
-
-    def drop(self) -> None:
-        """Remove all checkpoints."""
-        self._checkpoints.drop(self._history.model)
 
     def _save(
         self, branch: int, where: tuple[int, int, int], state: Callable[[], dict[str, Any]]
@@ -106,7 +110,10 @@ class Checkpointer:
         seq, step, head = where
         kept = self._checkpoints.save(self._history.model, branch, seq, step, head, state())
         self._report(kept)
-        self._retain()
+        try:
+            self._retain()
+        except StorageError as error:  # the checkpoint is on the disk; the next one removes what is too old
+            _logger.warning("cannot remove old checkpoints and samples now: %s", error)
         return kept
 
     def _retain(self) -> None:

@@ -382,6 +382,7 @@ class StoreCollector(Collector):
         for name, text, value in (
             ("bnp_log_events", "Events in the event log, of all models.", self._log.length),
             ("bnp_log_size_bytes", "Size of the event log.", self._log.size()),
+            ("bnp_log_unerased", "1 while removed data may be on the disk, else 0.", self._log.unerased),
             ("bnp_disk_free_bytes", "Free space where the data folder is.", disk.free),
             ("bnp_disk_size_bytes", "Size of the disk where the data folder is.", disk.total),
             ("bnp_queue_limit", "Setting: how many may wait in a queue.", self._settings.queue_size),

@@ -12,24 +12,33 @@ from typing import Any
 from bnp_online import checkpoint as file_format
 
 from ..errors import (
+    DamagedEventError,
+    ModelFailedError,
     NotKeptError,
     RebuildingError,
+    RequestError,
     ShuttingDownError,
     StorageError,
     UnknownCheckpointError,
     UnknownIdError,
+    UnknownModelError,
 )
 from ..schemas import ModelPatch
 from ..settings import Settings
 from ..storage import event_codec
 from ..storage.interfaces import LAST, Branch, Checkpoint, Event, Header, Segment
 from ..telemetry.audit import audit
+from . import report
 from .checkpointer import Checkpointer
 from .feed import Feed
 from .hosted import HostedModel
 from .recovery import Recovery, Replay, imported
+from .removals import Removals
 from .spec_limits import check_change, complete
 from .worker import Worker
+
+#: Seconds between two attempts to rebuild a model: they double, from the first value to the second.
+_SHORTEST, _LONGEST = 1.0, 60.0
 
 _logger = logging.getLogger(__name__)
 
@@ -52,10 +61,18 @@ class Operations:
         Limits.
     feed : Feed
         Takes the event of a rollback.
+    removals : Removals
+        Completes the removal of unlearned samples.
     """
 
     def __init__(
-        self, worker: Worker, checkpointer: Checkpointer, recovery: Recovery, settings: Settings, feed: Feed
+        self,
+        worker: Worker,
+        checkpointer: Checkpointer,
+        recovery: Recovery,
+        settings: Settings,
+        feed: Feed,
+        removals: Removals,
     ) -> None:
         self._worker = worker
         self._history = worker.history
@@ -63,14 +80,15 @@ class Operations:
         self._recovery = recovery
         self._settings = settings
         self._feed = feed
+        self._removals = removals
         self._one_at_a_time = asyncio.Lock()
         self._rebuilding: asyncio.Task[None] | None = None
         self._closing = False
 
     @property
     def rebuilding(self) -> bool:
-        """Whether the model still includes samples that were forgotten."""
-        return self._checkpointer.paused
+        """Whether the model still includes samples that were forgotten, or their data is not yet erased."""
+        return self._checkpointer.unlearning
 
     @property
     def replay(self) -> Replay:
@@ -95,10 +113,6 @@ class Operations:
                 "cannot write the last checkpoint of model %r: %s", self._worker.model.name, error
             )
 
-    async def drop(self) -> None:
-        """Remove the checkpoints of a deleted model."""
-        await asyncio.to_thread(self._checkpointer.drop)
-
     def _stop_if_closing(self, done: int) -> None:
         """Stop a replay: its thread cannot be cancelled."""
         if self._closing:
@@ -111,7 +125,7 @@ class Operations:
         return kept
 
     def _take(self) -> Future[Checkpoint]:
-        if self.rebuilding:  # checked with exclusive access, as `_forget` sets it
+        if self._checkpointer.paused:  # checked with exclusive access, as `_forget` sets it
             raise RebuildingError("the model is being rebuilt without forgotten samples: try again later")
         return self._checkpointer.take(self._worker.model)
 
@@ -121,8 +135,13 @@ class Operations:
         usable = set(await asyncio.to_thread(self._history.states, kept))
         return [(each, each in usable) for each in kept]
 
-    async def roll_back(self, step: int | None, name: str | None) -> HostedModel:
+    async def roll_back(self, step: int | None, name: str | None) -> tuple[int, int]:
         """Restore the exact state after `step` samples, or of a checkpoint.
+
+        Returns
+        -------
+        int, int
+            Step of the model, and number of the new branch.
 
         Raises
         ------
@@ -135,9 +154,9 @@ class Operations:
             await self._rebuilt()
             branch, seq = await asyncio.to_thread(self._target, step, name)
             model = await asyncio.to_thread(self._recovery.run, seq, self._stop_if_closing)
-            await self._worker.exclusive(partial(self._take_back, model, branch, seq))
-            self._feed.publish("rollback", model.name, step=model.step, branch=self._history.branch)
-            return model
+            result = await self._worker.exclusive(partial(self._take_back, model, branch, seq))
+            self._feed.publish("rollback", model.name, step=result[0], branch=result[1])
+            return result
 
     def _target(self, step: int | None, name: str | None) -> tuple[int, int]:
         """Return branch and number of the event to restore."""
@@ -151,19 +170,20 @@ class Operations:
             raise UnknownCheckpointError(f"{what} is not available on the current branch", field)
         return found[-1]
 
-    def _take_back(self, model: HostedModel, branch: int, seq: int) -> None:
+    def _take_back(self, model: HostedModel, branch: int, seq: int) -> tuple[int, int]:
         model.sequence = self._history.roll_back(branch, seq, model.step)
         changed = {"step": model.step, "step_before": self._worker.model.step, "branch": self._history.branch}
         audit("model rolled back", model.name, **changed)
         model.drift.dismiss()
         self._worker.model = model
         self._checkpointer.begin(model)
+        return model.step, self._history.branch
 
     async def forget(self, ids: list[str]) -> int:
         """Unlearn samples by their ids; return the number of events removed.
 
-        The events are removed from the log before this returns. The model includes the samples until it is
-        rebuilt without them.
+        Once the removal is committed, this does not raise. `rebuilding` is True until the model is rebuilt
+        without the samples, and their data is erased from the disk.
 
         Raises
         ------
@@ -178,7 +198,7 @@ class Operations:
                 # One rebuild serves several requests: it has the context variables of none of them.
                 self._rebuilding = asyncio.create_task(self._rebuild(), context=Context())
             elif not counted:
-                await asyncio.to_thread(self._checkpointer.purge)
+                await self._removals.complete(self._history.model)
             return gone
 
     def _forget(self, ids: list[str]) -> tuple[int, bool]:
@@ -197,57 +217,63 @@ class Operations:
             raise NotKeptError("the log no longer has the events to rebuild the model without these samples")
         if events:
             self._history.forget(events)
+            self._removals.add(self._history.model, self._checkpointer.purge)
         audit("samples unlearned", self._worker.model.name, ids=len(ids), events=len(events))
         self._checkpointer.paused = self._checkpointer.paused or bool(counted)
         return len(events), bool(counted)
 
     async def _rebuild(self) -> None:
-        """Rebuild the model without the forgotten samples, and put it in place."""
-        swapped = False
-        while not swapped:
+        """Erase the data of forgotten samples, and put a model without them in place."""
+        pause = _SHORTEST
+        while self._checkpointer.paused:  # again, if more is forgotten meanwhile
+            await self._removals.complete(self._history.model)
             version = self._history.version
             try:
                 model = await asyncio.to_thread(self._recovery.run, None, self._stop_if_closing)
-                swapped = await self._worker.exclusive(partial(self._swap, model, version))
-            except StorageError as error:
-                _logger.warning(
-                    "cannot rebuild model %r now, trying again: %s", self._worker.model.name, error
-                )
-                await asyncio.sleep(1.0)
-        await asyncio.to_thread(self._checkpointer.purge)
-        self._checkpointer.paused = False
+                await self._worker.exclusive(partial(self._swap, model, version))
+            except (UnknownModelError, ModelFailedError, ShuttingDownError):
+                return  # the model is deleted, or the next start rebuilds it
+            except (RequestError, DamagedEventError) as error:
+                name = self._worker.model.name
+                _logger.warning("cannot rebuild model %r now, trying again: %s", name, error)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST)
         audit("model rebuilt without the unlearned samples", self._worker.model.name)
 
-    def _swap(self, model: HostedModel, version: int) -> bool:
-        """Apply the samples learned meanwhile, and replace the model; return False if the history changed."""
+    def _swap(self, model: HostedModel, version: int) -> None:
+        """Apply the samples learned meanwhile, and replace the model, unless the history changed."""
         if version != self._history.version:
-            return False
+            return
         model = self._recovery.run_on(model)
         self._worker.model = model
         self._checkpointer.begin(model)
-        return True
+        self._checkpointer.paused = False
 
     async def _rebuilt(self) -> None:
         if self._rebuilding is not None:
             await asyncio.wait([self._rebuilding])
 
-    async def import_(self, body: bytes) -> HostedModel:
-        """Replace the model by the estimator in a file. Its metrics restart."""
+    async def import_(self, body: bytes) -> dict[str, Any]:
+        """Replace the model by the estimator in a file, and return its description. Its metrics restart."""
         async with self._one_at_a_time:
             await self._rebuilt()
             spec, settings, clock = self._worker.model.spec, self._settings, self._history.log.now
             admit = partial(complete, settings=settings)
             read = partial(imported, body, spec.name, spec.drift, settings, clock, admit, untrusted=True)
             model = await asyncio.to_thread(read)
-            await self._worker.exclusive(partial(self._take_over, model, body))
-            return model
+            return await self._worker.exclusive(partial(self._take_over, model, body))
 
-    def _take_over(self, model: HostedModel, body: bytes) -> None:
+    def _take_over(self, model: HostedModel, body: bytes) -> dict[str, Any]:
         model.sequence = self._history.append(Event("import", body, step=model.step))
         before = self._worker.model.step
         audit("model imported", model.name, step=model.step, step_before=before, bytes=len(body))
         self._worker.model = model
         self._checkpointer.begin(model)
+        return self._describe(model)
+
+    def _describe(self, model: HostedModel) -> dict[str, Any]:
+        """Describe the model after a change, with exclusive access: a later request may be refused."""
+        return {**report.describe(model), "state": self._worker.state}
 
     async def branches(self) -> list[Branch]:
         """Return the branches of the history; the last is the current one."""
@@ -260,8 +286,8 @@ class Operations:
             segments = [Segment(branch, after, LAST)]
         return await asyncio.to_thread(log.headers, self._history.model, segments, limit)
 
-    async def patch(self, changes: ModelPatch) -> HostedModel:
-        """Change limits and drift detection.
+    async def patch(self, changes: ModelPatch) -> dict[str, Any]:
+        """Change limits and drift detection, and return the description of the model.
 
         Raises
         ------
@@ -271,7 +297,7 @@ class Operations:
         async with self._one_at_a_time:
             return await self._worker.exclusive(partial(self._patch, changes.model_dump(exclude_none=True)))
 
-    def _patch(self, changes: dict[str, Any]) -> HostedModel:
+    def _patch(self, changes: dict[str, Any]) -> dict[str, Any]:
         model = self._worker.model
         check_change(model.spec, {k: v for k, v in changes.items() if k != "drift"}, self._settings)
         before, drift = {name: getattr(model.spec, name) for name in changes}, model.drift
@@ -283,7 +309,7 @@ class Operations:
             model.drift = drift
             raise
         audit("model changed", model.name, step=model.step, changes=changes)
-        return model
+        return self._describe(model)
 
     async def export(self) -> bytes:
         """Return the estimator as the content of a file for `bnp_online.load`."""

@@ -280,7 +280,7 @@ def open_folder(settings: Settings) -> Opened:
     DamagedEventError, NotKeptError
         If a model cannot be recovered.
     """
-    folder = lock(settings.data_dir)
+    folder, log = lock(settings.data_dir), None
     try:
         log = SqliteLog(settings.data_dir, relaxed=settings.durability == "relaxed")
         checkpoints = CheckpointFiles(settings.data_dir / "checkpoints")
@@ -288,6 +288,8 @@ def open_folder(settings: Settings) -> Opened:
         checkpoints.tidy({record.model for record in made})
         models = [_recover(History(log, record.model), checkpoints, settings) for record in made]
     except BaseException:
+        if log is not None:
+            log.close()
         folder.close()
         raise
     return Opened(folder, log, checkpoints, models)

@@ -27,6 +27,7 @@ from .feed import Feed, Listener
 from .hosted import HostedModel
 from .operations import Operations
 from .recovery import Recovery
+from .removals import Removals
 from .scheduling import FairTurns
 from .score_history import ScoreHistory
 from .spec_limits import complete
@@ -54,6 +55,7 @@ class Registry:
         self._checkpoints = checkpoints
         self._log_writer = LogWriter(log, metrics)
         self._executor = ThreadPoolExecutor(1, "checkpoints")
+        self._removals = Removals(log, self._executor)
         self.fair_turns = FairTurns()
         self._workers: dict[str, Worker] = {}
         self._operations: dict[str, Operations] = {}
@@ -113,14 +115,19 @@ class Registry:
         model = HostedModel(spec, self.settings, self._log.now)  # before the log: the library may refuse it
         model.sequence = self._log.create(Event("create", spec.model_dump_json().encode(), step=0))
         audit("model created", model.name, task=spec.task)
-        history = History(self._log, model.sequence)
+        history = History(self._log, model.sequence, new=True)
         return history, Recovery(history, self._checkpoints, self.settings), model
 
     def serve(self, history: History, recovery: Recovery, model: HostedModel) -> Worker:
         """Start the worker of a logged model."""
         settings, name = self.settings, model.name
         checkpointer = Checkpointer(
-            history, self._checkpoints, settings, self._executor, partial(self._tell, name)
+            history,
+            self._checkpoints,
+            settings,
+            self._executor,
+            partial(self._tell, name),
+            self._removals.waits,
         )
         checkpointer.begin(model)
         queue, group = settings.queue_size, settings.group_size
@@ -129,7 +136,9 @@ class Registry:
             model, history, self._log_writer, checkpointer, self.fair_turns, recovery.run, queue, group, tell
         )
         self._workers[name] = worker
-        self._operations[name] = Operations(worker, checkpointer, recovery, settings, self.feed)
+        self._operations[name] = Operations(
+            worker, checkpointer, recovery, settings, self.feed, self._removals
+        )
         return worker
 
     def _tell(self, name: str, kept: Checkpoint) -> None:
@@ -139,8 +148,13 @@ class Registry:
         audit("drift detected", name, level=logging.WARNING, **data)
         self.feed.publish("drift", name, **data)
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, name: str) -> bool:
         """Delete a model with its events and checkpoints. Later requests to it are refused.
+
+        Returns
+        -------
+        bool
+            Whether nothing of it is left on the disk. Otherwise the rest is erased later.
 
         Raises
         ------
@@ -151,10 +165,12 @@ class Registry:
         """
         async with self._changing:
             worker, operations = self.get(name), self.operations(name)
-            await operations.close()
+            model = worker.history.model
             await worker.delete(partial(self._drop, worker))
             del self._workers[name], self._operations[name]
-            await operations.drop()
+            self._removals.add(model, partial(self._checkpoints.drop, model))
+            await operations.close()
+        return await self._removals.complete(model)
 
     def _drop(self, worker: Worker) -> None:
         self._log.drop(worker.history.model)
@@ -165,6 +181,7 @@ class Registry:
         await self.score_history.close()
         async with self._changing:
             await asyncio.gather(*(self._close(worker) for worker in self))
+            await self._removals.close()
             await asyncio.to_thread(self._executor.shutdown)
             await asyncio.to_thread(self._log_writer.close)
 
@@ -242,10 +259,10 @@ class Models:
         self._authorize(spec.name)
         return await self._registry.create(spec)
 
-    async def delete(self, name: str) -> None:
-        """Delete a model; raises as `Registry.delete`, and `ForbiddenError`."""
+    async def delete(self, name: str) -> bool:
+        """Delete a model, as `Registry.delete`; raises also `ForbiddenError`."""
         self._authorize(name)
-        await self._registry.delete(name)
+        return await self._registry.delete(name)
 
     def _authorize(self, name: str) -> None:
         """Check that the key covers a model, and let audit lines of this request name the key."""

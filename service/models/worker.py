@@ -126,7 +126,7 @@ class Worker:
         """``"ready"``, ``"failed"``, or ``"rebuilding"`` after unlearning or a divergence."""
         if self.failed:
             return "failed"
-        return "rebuilding" if self._checkpointer.paused or self.diverged else "ready"
+        return "rebuilding" if self._checkpointer.unlearning or self.diverged else "ready"
 
     @property
     def samples_waiting(self) -> int:

@@ -5,6 +5,7 @@ Each file is written under a temporary name, flushed and renamed: it is complete
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import re
@@ -66,11 +67,18 @@ class CheckpointFiles:
 
     def delete(self, checkpoint: Checkpoint) -> None:
         """Remove a checkpoint."""
-        self._path(checkpoint).unlink(missing_ok=True)
+        try:
+            self._path(checkpoint).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageFailedError(f"the checkpoint cannot be deleted: {error.strerror}") from error
 
     def drop(self, model: int) -> None:
         """Remove all checkpoints of a model."""
-        shutil.rmtree(self._of(model), ignore_errors=True)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self._of(model))
+        except OSError as error:
+            raise StorageFailedError(f"the checkpoints cannot be deleted: {error.strerror}") from error
 
     def tidy(self, models: set[int]) -> None:
         """Remove what a killed server left: partly written files, and the folders of deleted models."""

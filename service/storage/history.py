@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from ..errors import UnknownModelError
 from .interfaces import Branch, Checkpoint, Event, EventLog, Group, Header, Record, Segment, contains, lineage
 
 
@@ -37,6 +38,8 @@ class History:
         Log of all models.
     model : int
         Number of the event that created the model.
+    new : bool
+        Whether the model was just created. The log is not read then.
 
     Attributes
     ----------
@@ -46,12 +49,12 @@ class History:
         Rises with each rollback and each removal of events.
     """
 
-    def __init__(self, log: EventLog, model: int) -> None:
+    def __init__(self, log: EventLog, model: int, *, new: bool = False) -> None:
         self.log = log
         self.model = model
         self.version = 0
         self.branches = [Branch(0, None, 0, model)]
-        for record in log.changes(model, "rollback"):
+        for record in () if new else log.changes(model, "rollback"):
             body = json.loads(record.event.body)
             self.branches.append(Branch(record.branch, body["parent"], body["fork"], record.seq))
 
@@ -70,9 +73,16 @@ class History:
         return lineage(self.branches, after, upto)
 
     def made(self) -> Record:
-        """Return the event that created the model."""
-        (record,) = self.log.read(self.model, [Segment(0, self.model - 1, self.model)])
-        return record
+        """Return the event that created the model.
+
+        Raises
+        ------
+        UnknownModelError
+            If the model was deleted.
+        """
+        for record in self.log.read(self.model, [Segment(0, self.model - 1, self.model)]):
+            return record
+        raise UnknownModelError(f"model {self.model} was deleted")
 
     def read(self, after: int = 0, upto: int | None = None) -> Iterator[Record]:
         """Return the current events, in order."""
@@ -128,8 +138,9 @@ class History:
         """Remove events of any branch, and log their removal; return the number of its event."""
         body = json.dumps({"events": [[event.branch, event.seq] for event in events]}).encode()
         numbers = [event.seq for event in events]
+        seq = self.log.forget(self.model, self.branch, Event("forget", body), numbers)
         self.version += 1
-        return self.log.forget(self.model, self.branch, Event("forget", body), numbers)
+        return seq
 
     def forgotten(self, ids: Collection[str]) -> set[str]:
         """Return the ids whose events were forgotten."""

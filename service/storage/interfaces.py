@@ -213,8 +213,13 @@ class EventLog(Protocol):
         """Remove events, and log their removal; return its number. `erase` removes them from the disk."""
         ...
 
+    @property
+    def unerased(self) -> bool:
+        """Whether removed content may still be on the disk, also of removals before the start."""
+        ...
+
     def erase(self) -> None:
-        """Erase removed events from the disk, and return free space to the system. May take long."""
+        """Erase all removed content from the disk; return at once if there is none. May take long."""
         ...
 
     def forgotten(self, model: int, ids: Collection[str]) -> set[str]:
@@ -228,6 +233,8 @@ class EventLog(Protocol):
     def prune(self, model: int, before: int, newest: int, since: float) -> int:
         """Remove the old samples of a model before event `before`; return their number.
 
+        `erase` removes them from the disk.
+
         Parameters
         ----------
         model, before : int
@@ -240,7 +247,7 @@ class EventLog(Protocol):
         ...
 
     def drop(self, model: int) -> None:
-        """Remove a model and all its content, except the record that it existed."""
+        """Remove a model, except the record that it existed. `erase` removes its content from the disk."""
         ...
 
     def probe(self) -> None:
@@ -309,6 +316,8 @@ class Checkpoints(Protocol):
     ------
     StorageFullError
         By `save`, if the disk is full. Nothing was saved.
+    StorageFailedError
+        If a file cannot be written or deleted.
     """
 
     def save(

@@ -5,8 +5,10 @@ One connection writes and one reads, each behind a lock. Each row has a checksum
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
+import logging
 import sqlite3
 import threading
 import time
@@ -15,45 +17,23 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ..errors import DamagedEventError, StorageFailedError, StorageFullError
+from ..errors import DamagedEventError, StorageError, StorageFailedError, StorageFullError
 from .interfaces import Event, Group, Header, Kind, Record, Segment
+from .sqlite_erasure import Erasure, FileInUseError
+from .sqlite_pages import DamagedPageError
+from .sqlite_tables import FORMAT, MARKED, SPECIAL, TABLES, UNERASED
 
 Row: TypeAlias = tuple[Any, ...]
 
-#: Version of the tables, stored as SQLite's user_version.
-FORMAT = 1
 _FILE = "events.sqlite3"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = "the disk of the event log is full: free some space, then try again"
 #: Rows, and about how many bytes, that one query reads. Other threads get the lock between two queries.
 _PAGE, _PAGE_BYTES = 1000, 2**22
 #: Rows that one statement adds. Python builds the rows while it holds the GIL; SQLite releases it while the
 #: statement runs.
 _ROWS = 16
 
-#: Condition for events other than samples: they are few, and each start looks them up.
-_SPECIAL = "kind NOT IN ('learn', 'label', 'predict')"
-_TABLES = f"""
-CREATE TABLE event (
-    seq INTEGER PRIMARY KEY,
-    model INTEGER NOT NULL,
-    branch INTEGER NOT NULL,
-    kind TEXT NOT NULL,
-    time REAL NOT NULL,
-    id TEXT,
-    digest BLOB,
-    body BLOB NOT NULL,
-    checksum BLOB NOT NULL,
-    refused TEXT,
-    step INTEGER
-);
-CREATE INDEX event_history ON event (model, branch, seq);
-CREATE INDEX event_id ON event (model, id) WHERE id IS NOT NULL;
-CREATE INDEX event_step ON event (model, step) WHERE step IS NOT NULL;
-CREATE INDEX event_special ON event (model, kind) WHERE {_SPECIAL};
-CREATE TABLE forgotten (model INTEGER NOT NULL, id BLOB NOT NULL, PRIMARY KEY (model, id)) WITHOUT ROWID;
-CREATE TABLE pruned (model INTEGER PRIMARY KEY, before INTEGER NOT NULL);
-CREATE TABLE probe (only INTEGER PRIMARY KEY, time REAL NOT NULL);
-PRAGMA user_version = {FORMAT};
-"""
 _COLUMNS = "seq, model, branch, kind, time, id, digest, body, checksum, refused, step"
 _MARKS = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SELECT = f"SELECT {_COLUMNS} FROM event"  # noqa: S608
@@ -63,6 +43,8 @@ SELECT seq, branch, time, kind, id, digest, refused, step, CASE kind WHEN 'actio
 """
 #: Value of ``refused`` in a row that `bnp-online repair` took out: its checksum is not checked.
 DAMAGED = "damaged"
+
+_logger = logging.getLogger(__name__)
 
 
 def _insertion(rows: int) -> str:
@@ -130,10 +112,13 @@ class SqliteLog:
             ((head, latest, length),) = self._writer.execute(
                 "SELECT ifnull(max(seq), 0), max(time), count(*) FROM event"
             )
+            self._erasure = Erasure(self._path, self._writing, self._reading)
         self._head: int = head
         self._length: int = length  # maintained, since counting millions of rows is slow
-        self._finish_drops()
-        self.erase()  # a killed server may have left removed content
+        try:
+            self.erase()  # a killed server may have left removed content
+        except StorageError as error:
+            _logger.warning("cannot erase removed data now, trying again later: %s", error)
         # The clock continues from the wall clock or the latest event, whichever is later: a wall clock may
         # be set back.
         self._origin = max(time.time(), latest or 0.0) - time.monotonic()
@@ -155,7 +140,9 @@ class SqliteLog:
         self._writer.execute("PRAGMA secure_delete = ON")
         self._writer.execute(f"PRAGMA journal_size_limit = {2**24}")
         if not tables:
-            self._writer.executescript(f"BEGIN; {_TABLES} COMMIT;")
+            self._writer.executescript(f"BEGIN; {TABLES} COMMIT;")
+        elif not self._writer.execute("SELECT 1 FROM sqlite_master WHERE name = 'unerased'").fetchone():
+            self._writer.executescript(f"BEGIN; {UNERASED} {MARKED} COMMIT;")
 
     @property
     def head(self) -> int:
@@ -199,11 +186,11 @@ class SqliteLog:
 
     def models(self) -> list[Record]:
         """Return the creation of each model that exists, in order."""
-        return list(self._query(f"WHERE {_SPECIAL} AND kind = 'create' ORDER BY seq"))
+        return list(self._query(f"WHERE {SPECIAL} AND kind = 'create' ORDER BY seq"))
 
     def changes(self, model: int, kind: Kind) -> list[Record]:
         """Return the events of one kind; samples and imports are not supported."""
-        return list(self._query(f"WHERE model = ? AND {_SPECIAL} AND kind = ? ORDER BY seq", model, kind))
+        return list(self._query(f"WHERE model = ? AND {SPECIAL} AND kind = ? ORDER BY seq", model, kind))
 
     def read(self, model: int, segments: Sequence[Segment]) -> Iterator[Record]:
         """Return the events of segments, in order."""
@@ -264,6 +251,7 @@ class SqliteLog:
             self._length -= self._writer.executemany(
                 "DELETE FROM event WHERE seq = ? AND model = ?", keys
             ).rowcount
+            self._erasure.mark(self._writer)
             return self._insert([(model, branch, event)])
 
     def forgotten(self, model: int, ids: Collection[str]) -> set[str]:
@@ -280,7 +268,7 @@ class SqliteLog:
 
     def prune(self, model: int, before: int, newest: int, since: float) -> int:
         """Remove the old samples of a model before event `before`."""
-        samples = f"model = ? AND seq < ? AND NOT ({_SPECIAL})"
+        samples = f"model = ? AND seq < ? AND NOT ({SPECIAL})"
         query = f"SELECT seq FROM event WHERE {samples} ORDER BY seq DESC LIMIT 1 OFFSET ?"  # noqa: S608
         beyond = self._rows(query, model, before, newest)
         limit = min(before, max(beyond[0][0] + 1 if beyond else 0, self._first_since(since)))
@@ -292,7 +280,8 @@ class SqliteLog:
                 (model, limit),
             )
         removed = self._remove(samples, model, limit)
-        self.erase()
+        with _translated():
+            self._erasure.shrink()
         return removed
 
     def _first_since(self, when: float) -> int:
@@ -308,20 +297,29 @@ class SqliteLog:
         return low
 
     def drop(self, model: int) -> None:
-        """Remove a model and all its content, except the record that it existed."""
+        """Remove a model, except the record that it existed; `erase` removes its events and the rest."""
         with self._transaction():
-            # The model no longer exists once this commits; `_finish_drops` removes the rest.
             self._length -= self._writer.execute("DELETE FROM event WHERE seq = ?", (model,)).rowcount
-            for table in ("forgotten", "pruned"):
-                self._writer.execute(f"DELETE FROM {table} WHERE model = ?", (model,))  # noqa: S608
+            self._erasure.mark(self._writer)
             self._insert([(model, 0, Event("delete", b"{}"))])
-        self._finish_drops()
+
+    @property
+    def unerased(self) -> bool:
+        """Whether removed content may still be on the disk."""
+        return self._erasure.pending
+
+    def erase(self) -> None:
+        """Erase removed content from the disk, and return free space to the system."""
+        with _translated():
+            self._erasure.erase(self._finish_drops)
 
     def _finish_drops(self) -> None:
-        """Remove remaining events of deleted models, also after a server was killed during `drop`."""
-        deleted = f"SELECT model FROM event WHERE {_SPECIAL} AND kind = 'delete'"  # noqa: S608
-        if self._remove(f"model IN ({deleted}) AND kind <> 'delete'"):
-            self.erase()
+        """Remove what is left of deleted models; `drop` marked it."""
+        deleted = f"model IN (SELECT model FROM event WHERE {SPECIAL} AND kind = 'delete')"  # noqa: S608
+        self._remove(f"{deleted} AND kind <> 'delete'", mark=False)
+        with self._transaction():
+            self._writer.execute(f"DELETE FROM forgotten WHERE {deleted}")  # noqa: S608
+            self._writer.execute(f"DELETE FROM pruned WHERE {deleted}")  # noqa: S608
 
     def probe(self) -> None:
         """Write a placeholder row, to test that the log can be written."""
@@ -338,6 +336,7 @@ class SqliteLog:
         with self._reading, self._writing:
             self._reader.close()
             self._writer.close()
+            self._erasure.close()
 
     @contextmanager
     def _transaction(self, *, one_statement: bool = False) -> Iterator[None]:
@@ -357,27 +356,19 @@ class SqliteLog:
                 if self._writer.in_transaction:  # SQLite itself rolls back a commit on a full disk
                     self._writer.execute("ROLLBACK")
 
-    def _remove(self, where: str, *parameters: Any) -> int:
-        """Delete events in slices, so that other threads can write in between."""
+    def _remove(self, where: str, *parameters: Any, mark: bool = True) -> int:
+        """Delete events in slices, so that other threads can write in between; mark them for `erase`."""
         slice_ = f"DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE {where} LIMIT {_PAGE})"  # noqa: S608
         removed = 0
         while True:
             with self._transaction():
                 count = self._writer.execute(slice_, parameters).rowcount
+                if count and mark:
+                    self._erasure.mark(self._writer)
                 self._length -= count
             removed += count
             if count < _PAGE:
                 return removed
-
-    def erase(self) -> None:
-        """Erase deleted content from the file and the write-ahead log, and shrink both."""
-        free = _PAGE
-        while free:
-            with self._writing, _translated():
-                self._writer.execute(f"PRAGMA incremental_vacuum({_PAGE})").fetchall()
-                (free,) = self._writer.execute("PRAGMA freelist_count").fetchone()
-        with self._reading, self._writing, _translated():
-            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _query(self, where: str, *parameters: Any) -> Iterable[Record]:
         return map(_to_record, self._rows(f"{_SELECT} {where}", *parameters))
@@ -401,14 +392,18 @@ class SqliteLog:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Translate errors of SQLite into `StorageError`."""
+    """Translate errors of SQLite and of the file into `StorageError`."""
     try:
         yield
+    except (OSError, DamagedPageError) as error:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise StorageFullError(_FULL) from error
+        raise StorageFailedError(f"the event log cannot be read or written: {error}") from error
+    except FileInUseError as error:
+        raise StorageFailedError(str(error)) from error
     except sqlite3.Error as error:
         code = error.sqlite_errorcode if hasattr(error, "sqlite_errorcode") else None
         # SQLite reports a quota or a limit on the file size as a failed write.
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE):
-            raise StorageFullError(
-                "the disk of the event log is full: free some space, then try again"
-            ) from error
+            raise StorageFullError(_FULL) from error
         raise StorageFailedError(f"the event log cannot be read or written: {error}") from error

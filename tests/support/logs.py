@@ -109,6 +109,8 @@ class FakeLog:
         self.records = [record for record in self.records if record.seq not in numbers]
         return self._add(model, branch, event)
 
+    unerased = False
+
     def erase(self) -> None:
         """Nothing is left: the records are gone."""
 

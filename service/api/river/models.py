@@ -102,7 +102,12 @@ async def river_download(request: Request, m: str) -> Response:
     return await download(models_of(request.scope), m)
 
 
-@router.delete("/api/model/", summary="Delete a model (River)", response_model=schemas.RiverDone)
+@router.delete(
+    "/api/model/",
+    summary="Delete a model (River)",
+    response_model=schemas.RiverDone,
+    responses={202: {"model": schemas.RiverDone, "description": "Deleted, and erased later"}},
+)
 @needs("admin", Layer.MODEL, Layer.EXCLUSIVE, Layer.WRITE, takes=(FORM,), body=schemas.RiverForm)
 async def river_delete(request: Request) -> Response:
     """Delete the model that a form names, and all that it learned."""
@@ -112,8 +117,8 @@ async def river_delete(request: Request) -> Response:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         raise errors.DuplicateKeyError("the form contains a field twice")
-    await registry.delete(check(fields, _FORM, registry.settings)["model"])
-    return json_response("Successful delete.")
+    erased = await registry.delete(check(fields, _FORM, registry.settings)["model"])
+    return json_response("Successful delete.", 200 if erased else 202)
 
 
 ROUTES = router.routes

@@ -305,6 +305,9 @@ def test_dropping_leaves_no_trace_of_a_model(reopen: Open, tmp_path: Path) -> No
     kept = append(log, other, 0, [learn(b"kept")])
     size = log.size()
     log.drop(model)
+    assert log.unerased
+    log.erase()
+    assert not log.unerased
     assert log.size() < size / 2
     for _ in range(2):
         assert [r.seq for r in log.models()] == [other]
@@ -404,15 +407,11 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         SqliteLog(tmp_path)
 
 
-def test_what_a_killed_server_left_of_a_dropped_model_goes_at_the_next_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_killed_server_left_of_a_dropped_model_goes_at_the_next_start(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path)
     model = log.create(Event("create", b""))
     append(log, model, 0, [learn(b"Secret-Content")])
-    with monkeypatch.context() as patch:
-        patch.setattr(SqliteLog, "_finish_drops", lambda log: None)
-        log.drop(model)
+    log.drop(model)
     log.close()
     assert b"Secret-Content" in contents(tmp_path)
     log = SqliteLog(tmp_path)
