@@ -35,6 +35,7 @@ from .models.metrics import StoreCollector
 from .models.queue import Capacity
 from .models.recovery import START_ERRORS, Opened, open_folder
 from .models.registry import Registry
+from .models.threads import Threads
 from .settings import Settings
 from .telemetry.logs import catch_thread_errors, report_loop_error
 from .telemetry.metrics import HttpMetrics, LogMetrics
@@ -127,8 +128,12 @@ class _App(FastAPI):
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     asyncio.get_running_loop().set_exception_handler(report_loop_error)
+    threads = Threads()
+    asyncio.get_running_loop().set_default_executor(threads.storage)
     opened: Opened = app.state.opened or await asyncio.to_thread(open_folder, settings)
-    app.state.models = registry = Registry(settings, opened.log, opened.checkpoints, app.state.log_metrics)
+    app.state.models = registry = Registry(
+        settings, opened.log, opened.checkpoints, app.state.log_metrics, threads
+    )
     collector = StoreCollector(opened.log, settings)
     app.state.registry.register(collector)
     try:
@@ -141,6 +146,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         app.state.registry.unregister(collector)
         await registry.close()
+        threads.close()
         opened.close()
 
 

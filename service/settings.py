@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     stream_timeout: Seconds = 60.0
     """Seconds after which a stream ends if its client does not send, or does not read."""
     ready_timeout: Seconds = 2.0
-    """Seconds within which each model must answer `/health/ready`."""
+    """Seconds within which the log and each model must answer a check of `/health/ready`."""
     shutdown_timeout: Positive = 30
     """Seconds that running requests have to finish when the server stops."""
 

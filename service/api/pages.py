@@ -5,12 +5,13 @@ The page loads everything from this server: it works without a network, and its 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from ..auth.guard import PlainRoute
 from ..auth.scopes import needs
@@ -37,7 +38,9 @@ def file_route(
 
     @needs(None)
     async def serve_file(request: Request) -> Response:
-        return FileResponse(file, headers=headers, media_type=media_type)
+        # Starlette's FileResponse would start threads, which may fail at the system's limit.
+        content = await asyncio.to_thread(file.read_bytes)
+        return Response(content, headers=headers, media_type=media_type)
 
     return PlainRoute(path, serve_file, ["GET"])
 

@@ -35,6 +35,7 @@ from .hosted import HostedModel
 from .recovery import Recovery, Replay, imported
 from .removals import Removals
 from .spec_limits import check_change, complete
+from .threads import Threads
 from .worker import Worker
 
 #: Seconds between two attempts to rebuild a model: they double, from the first value to the second.
@@ -57,6 +58,8 @@ class Operations:
         Checkpoints of the model.
     recovery : Recovery
         Rebuilds the model.
+    threads : Threads
+        Threads of all models.
     settings : Settings
         Limits.
     feed : Feed
@@ -70,6 +73,7 @@ class Operations:
         worker: Worker,
         checkpointer: Checkpointer,
         recovery: Recovery,
+        threads: Threads,
         settings: Settings,
         feed: Feed,
         removals: Removals,
@@ -78,6 +82,7 @@ class Operations:
         self._history = worker.history
         self._checkpointer = checkpointer
         self._recovery = recovery
+        self._maintain = threads.maintain
         self._settings = settings
         self._feed = feed
         self._removals = removals
@@ -153,7 +158,7 @@ class Operations:
         async with self._one_at_a_time:
             await self._rebuilt()
             branch, seq = await asyncio.to_thread(self._target, step, name)
-            model = await asyncio.to_thread(self._recovery.run, seq, self._stop_if_closing)
+            model = await self._maintain(partial(self._recovery.run, seq, self._stop_if_closing))
             result = await self._worker.exclusive(partial(self._take_back, model, branch, seq))
             self._feed.publish("rollback", model.name, step=result[0], branch=result[1])
             return result
@@ -229,7 +234,7 @@ class Operations:
             await self._removals.complete(self._history.model)
             version = self._history.version
             try:
-                model = await asyncio.to_thread(self._recovery.run, None, self._stop_if_closing)
+                model = await self._maintain(partial(self._recovery.run, None, self._stop_if_closing))
                 await self._worker.exclusive(partial(self._swap, model, version))
             except (UnknownModelError, ModelFailedError, ShuttingDownError):
                 return  # the model is deleted, or the next start rebuilds it
@@ -260,7 +265,7 @@ class Operations:
             spec, settings, clock = self._worker.model.spec, self._settings, self._history.log.now
             admit = partial(complete, settings=settings)
             read = partial(imported, body, spec.name, spec.drift, settings, clock, admit, untrusted=True)
-            model = await asyncio.to_thread(read)
+            model = await self._maintain(read)
             return await self._worker.exclusive(partial(self._take_over, model, body))
 
     def _take_over(self, model: HostedModel, body: bytes) -> dict[str, Any]:

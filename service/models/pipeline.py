@@ -152,7 +152,7 @@ class Pipeline:
 
     async def _operate(self, operation: Callable[[], Any]) -> Any:
         try:
-            return await self._access.run(operation)
+            return await self._access.run(operation, pool=self._access.threads.storage)
         except REFUSALS as error:
             return error
 
@@ -259,7 +259,8 @@ class Pipeline:
             applied = await self._access.run(partial(self._apply_now, part), short=self._learn_length.short)
             if applied is not None:
                 return applied
-            await self._access.run(partial(self._restore, before))
+            restore = partial(self._restore, before)
+            await self._access.run(restore, pool=self._access.threads.maintenance)
         return await self._access.run(partial(self._apply_carefully, part))
 
     def _apply_now(self, part: Sequence[Entry]) -> Applied | None:

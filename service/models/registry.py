@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, cast
@@ -26,11 +25,13 @@ from .checkpointer import Checkpointer
 from .feed import Feed, Listener
 from .hosted import HostedModel
 from .operations import Operations
+from .readiness import Readiness
 from .recovery import Recovery
 from .removals import Removals
 from .scheduling import FairTurns
 from .score_history import ScoreHistory
 from .spec_limits import complete
+from .threads import Threads
 from .worker import Worker
 
 
@@ -45,18 +46,26 @@ class Registry:
         Log and checkpoints of all models.
     metrics : LogMetrics
         Takes the duration of commits and the number of failures.
+    threads : Threads
+        Threads of all models.
     """
 
     def __init__(
-        self, settings: Settings, log: EventLog, checkpoints: Checkpoints, metrics: LogMetrics
+        self,
+        settings: Settings,
+        log: EventLog,
+        checkpoints: Checkpoints,
+        metrics: LogMetrics,
+        threads: Threads,
     ) -> None:
         self.settings = settings
         self._log = log
         self._checkpoints = checkpoints
         self._log_writer = LogWriter(log, metrics)
-        self._executor = ThreadPoolExecutor(1, "checkpoints")
-        self._removals = Removals(log, self._executor)
+        self._threads = threads
+        self._removals = Removals(log, threads.checkpoints)
         self.fair_turns = FairTurns()
+        self.readiness = Readiness(log, threads.probe, lambda: self, settings.ready_timeout)
         self._workers: dict[str, Worker] = {}
         self._operations: dict[str, Operations] = {}
         self._changing = asyncio.Lock()
@@ -85,10 +94,6 @@ class Registry:
         """Return the operations on a whole model; raises as `get`."""
         self.get(name)
         return self._operations[name]
-
-    async def probe(self) -> None:
-        """Raise `StorageError` if the log cannot be written."""
-        await asyncio.to_thread(self._log.probe)
 
     async def create(self, spec: ModelSpec) -> Worker:
         """Create a model and start its worker.
@@ -120,12 +125,12 @@ class Registry:
 
     def serve(self, history: History, recovery: Recovery, model: HostedModel) -> Worker:
         """Start the worker of a logged model."""
-        settings, name = self.settings, model.name
+        settings, threads, name = self.settings, self._threads, model.name
         checkpointer = Checkpointer(
             history,
             self._checkpoints,
             settings,
-            self._executor,
+            threads.checkpoints,
             partial(self._tell, name),
             self._removals.waits,
         )
@@ -133,11 +138,20 @@ class Registry:
         queue, group = settings.queue_size, settings.group_size
         tell = partial(self._tell_drift, name)
         worker = Worker(
-            model, history, self._log_writer, checkpointer, self.fair_turns, recovery.run, queue, group, tell
+            model,
+            history,
+            self._log_writer,
+            checkpointer,
+            threads,
+            self.fair_turns,
+            recovery.run,
+            queue,
+            group,
+            tell,
         )
         self._workers[name] = worker
         self._operations[name] = Operations(
-            worker, checkpointer, recovery, settings, self.feed, self._removals
+            worker, checkpointer, recovery, threads, settings, self.feed, self._removals
         )
         return worker
 
@@ -177,12 +191,11 @@ class Registry:
         audit("model deleted", worker.model.name, step=worker.model.step)
 
     async def close(self) -> None:
-        """Answer all waiting requests, take a checkpoint of each changed model, and end all threads."""
+        """Answer all waiting requests, and take a checkpoint of each changed model."""
         await self.score_history.close()
         async with self._changing:
             await asyncio.gather(*(self._close(worker) for worker in self))
             await self._removals.close()
-            await asyncio.to_thread(self._executor.shutdown)
             await asyncio.to_thread(self._log_writer.close)
 
     async def _close(self, worker: Worker) -> None:
@@ -250,9 +263,10 @@ class Models:
         """Score history of all models."""
         return self._registry.score_history
 
-    async def probe(self) -> None:
-        """Check that the log can be written; raises as `Registry.probe`."""
-        await self._registry.probe()
+    @property
+    def readiness(self) -> Readiness:
+        """Readiness of the server."""
+        return self._registry.readiness
 
     async def create(self, spec: ModelSpec) -> Worker:
         """Create a model; raises as `Registry.create`, and `ForbiddenError`."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import TypeVar
+
+from .threads import Threads
 
 T = TypeVar("T")
 
@@ -21,22 +23,29 @@ _RISE = 1.1
 
 
 class ModelAccess:
-    """Serialises access to one model. Short operations run on the event loop, long ones in a worker thread.
+    """Serialises access to one model. Short operations run on the event loop, long ones in a thread.
 
     Handing a step of a small network to another thread takes ten times as long as the step. A long operation
     on the event loop delays all other requests.
 
     Parameters
     ----------
-    name : str
-        Name of the thread. It starts with the first long operation.
+    threads : Threads
+        Threads of all models.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, threads: Threads) -> None:
         self._lock = asyncio.Lock()  # first come, first served
-        self._thread = ThreadPoolExecutor(1, name)
+        self.threads = threads
 
-    async def run(self, operation: Callable[[], T], *, short: bool = False) -> T:
+    @property
+    def busy(self) -> bool:
+        """Whether an operation runs."""
+        return self._lock.locked()
+
+    async def run(
+        self, operation: Callable[[], T], *, short: bool = False, pool: Executor | None = None
+    ) -> T:
         """Run an operation when no other one runs; return its result or raise its error.
 
         Parameters
@@ -45,22 +54,25 @@ class ModelAccess:
             Function without arguments. In the thread it runs to its end, also if the caller is cancelled.
         short : bool
             Whether to run it on the event loop.
+        pool : Executor, optional
+            Threads for a long operation, by default those for steps.
         """
         if not short:
-            return await asyncio.shield(asyncio.create_task(self._run_in_thread(operation)))
+            running = self._run_in_thread(operation, pool or self.threads.steps)
+            return await asyncio.shield(asyncio.create_task(running))
         if not self._lock.locked():
             return operation()
         async with self._lock:
             return operation()
 
-    async def _run_in_thread(self, operation: Callable[[], T]) -> T:
+    async def _run_in_thread(self, operation: Callable[[], T], pool: Executor) -> T:
         async with self._lock:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, operation)
+            return await asyncio.get_running_loop().run_in_executor(pool, operation)
 
     async def close(self) -> None:
-        """Wait for the running operation, and end the thread."""
+        """Wait for the running operation."""
         async with self._lock:
-            self._thread.shutdown(wait=False)
+            pass
 
 
 class CallLength:

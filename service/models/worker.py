@@ -19,6 +19,7 @@ from .hosted import Answer, HostedModel, Outcome
 from .pipeline import Pipeline
 from .queue import Capacity, JobQueue, Latency, Outcomes
 from .scheduling import SLICE, FairTurns, ModelAccess
+from .threads import Threads
 from .validation import Request
 
 T = TypeVar("T")
@@ -44,6 +45,8 @@ class Worker:
         Writer of the log.
     checkpointer : Checkpointer
         Checkpoints of the model.
+    threads : Threads
+        Threads of all models.
     fair_turns : FairTurns
         Turns on the event loop, shared by all models.
     rebuild : callable
@@ -69,6 +72,7 @@ class Worker:
         history: History,
         log_writer: LogWriter,
         checkpointer: Checkpointer,
+        threads: Threads,
         fair_turns: FairTurns,
         rebuild: Callable[[int], HostedModel],
         queue_size: int,
@@ -79,7 +83,7 @@ class Worker:
         self._checkpointer = checkpointer
         self._fair_turns = fair_turns
         self._group_size = group_size
-        self._access = ModelAccess(f"model-{model.name}")
+        self._access = ModelAccess(threads)
         self._queue = JobQueue(queue_size, group_size)
         self._reads = Capacity(queue_size)
         self._pipeline = Pipeline(
@@ -174,11 +178,19 @@ class Worker:
         result: T = outcome
         return result
 
-    async def ask(self, read: Callable[[HostedModel], T]) -> T:
-        """Return the result of a function that reads the model between two steps."""
+    @property
+    def idle(self) -> bool:
+        """Whether a read would be answered at once."""
+        return self._refusal is None and not (self.diverged or self._access.busy)
+
+    async def ask(self, read: Callable[[HostedModel], T], *, short: bool = False) -> T:
+        """Return the result of a function that reads the model between two steps.
+
+        A short function runs on the event loop.
+        """
         self._require_open()
         with self._reads.place():
-            answer: T = await self._access.run(partial(self._read, read))
+            answer: T = await self._access.run(partial(self._read, read), short=short)
             return answer
 
     async def predict(self, x: Any, level: float | None = None) -> Answer:

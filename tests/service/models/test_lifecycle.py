@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bnp_online import BNPClassifier, BNPRegressor
+from service.models import readiness
 from service.schemas import ModelSpec
 from tests.support.running import Server, error
 from tests.support.streaming import post_lines, refusals, streaming
@@ -99,7 +100,8 @@ def test_requests_that_wait_for_a_deleted_model(serve: Callable[..., Server]) ->
         assert error(after.result())[:2] == (404, "unknown_model")
 
 
-def test_health(serve: Callable[..., Server]) -> None:
+def test_health(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "INTERVAL", 0.0)
     server = serve(ready_timeout=0.05)
     assert server.get("/health/live") == {"status": "alive"}
     assert server.get("/health/ready") == {"status": "ready"}
@@ -114,6 +116,7 @@ def test_health(serve: Callable[..., Server]) -> None:
 def test_an_unforeseen_error_ends_a_model_and_no_other(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(readiness, "INTERVAL", 0.0)
     server = serve()
     server.create(name="other")
 

@@ -11,16 +11,19 @@ from typing import Any
 import pytest
 
 from service.models.scheduling import FairTurns, ModelAccess
+from service.models.threads import Threads
 
 
 def with_access(test: Callable[[ModelAccess], Awaitable[None]]) -> None:
     """Run a test with an access of its own, on an event loop."""
 
     async def go() -> None:
-        access = ModelAccess("model-test")
+        threads = Threads()
+        access = ModelAccess(threads)
         async with asyncio.timeout(30.0):
             await test(access)
             await access.close()
+        threads.close()
 
     asyncio.run(go())
 
@@ -50,7 +53,7 @@ class Held:
 def test_short_operations_run_on_the_event_loop_and_long_ones_in_a_thread() -> None:
     async def test(access: ModelAccess) -> None:
         assert await access.run(threading.current_thread, short=True) is threading.current_thread()
-        assert (await access.run(threading.current_thread)).name.startswith("model-test")
+        assert (await access.run(threading.current_thread)).name.startswith("steps")
 
     with_access(test)
 

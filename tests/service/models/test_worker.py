@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import pytest
@@ -26,6 +25,7 @@ from service.errors import (
 from service.models.checkpointer import Checkpointer
 from service.models.hosted import HostedModel
 from service.models.scheduling import FairTurns
+from service.models.threads import Threads
 from service.models.validation import Label, Learn, Predict
 from service.models.worker import Worker
 from service.schemas import ModelSpec
@@ -48,10 +48,10 @@ class Writer:
         self.spec = ModelSpec(hidden=(4,), replay=0, **spec)
         self.log = FakeLog()
         self.log_writer = LogWriter(self.log, LogMetrics(CollectorRegistry()))
-        self.executor = ThreadPoolExecutor(1)
+        self.threads = Threads()
         self.history = History(self.log, self.log.create(Event("create", b"")))
         checkpointer = Checkpointer(
-            self.history, FakeCheckpoints(), SETTINGS, self.executor, lambda kept: None
+            self.history, FakeCheckpoints(), SETTINGS, self.threads.checkpoints, lambda kept: None
         )
         self.drifts: list[int] = []
         self.rebuild: Callable[[int], HostedModel] = self._rebuild
@@ -60,6 +60,7 @@ class Writer:
             self.history,
             self.log_writer,
             checkpointer,
+            self.threads,
             FairTurns(),
             lambda upto: self.rebuild(upto),
             queue_size,
@@ -93,7 +94,7 @@ class Writer:
         self.log.open()
         await self.worker.close()
         await asyncio.to_thread(self.log_writer.close)
-        self.executor.shutdown()
+        self.threads.close()
 
     @property
     def fingerprint(self) -> str:
