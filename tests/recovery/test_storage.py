@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
+from service.models.readiness import INTERVAL
 from tests.support.server_process import replayed, restartable
 
 
@@ -53,6 +55,7 @@ def test_without_room_it_predicts_and_with_room_it_learns_again(tmp_path: Path) 
         server.limit_files(None)
         for i in range(12, 40):
             learn(client, i).raise_for_status()
+        time.sleep(INTERVAL)  # the answer of the latest check holds as long
         assert client.get("/health/ready").status_code == 200
         after = client.get("/models/default/fingerprint").json()
         assert (after["step"], after["model_sha256"]) == (40, replayed(server.folder))
