@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import gc
 import sys
 from collections.abc import AsyncIterator
@@ -43,6 +44,9 @@ from .telemetry.middleware import TelemetryMiddleware
 
 #: Modules with routes, in the order in which the router tries them.
 ROUTE_MODULES = (learn, predict, models, state, events, health, pages, dashboard, river)
+
+#: Characters of an unknown path that are compared with the paths of the routes.
+_LONGEST_PATH = 80
 
 _ABOUT = "Neural networks that learn from every example the moment it arrives."
 
@@ -151,16 +155,23 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    response = error_response(request.scope, error)
-    if response.status_code == 405:  # the router names the methods of one route; a path may have several
-        methods = {
-            method
-            for route in request.app.routes
-            if route.matches(request.scope)[0] is not Match.NONE
-            for method in route.methods
-        }
-        response.headers["Allow"] = ", ".join(sorted(methods))
-    return response
+    if isinstance(error, HTTPException):  # of the router
+        error = _explained(request, error)
+    return error_response(request.scope, error)
+
+
+def _explained(request: Request, error: HTTPException) -> HTTPException:
+    """Return the router's error for an unknown path or method with a remedy."""
+    routes, path = request.app.routes, request.url.path[:_LONGEST_PATH]
+    if error.status_code == 404:
+        near = difflib.get_close_matches(path, {route.path: None for route in routes}, 2)
+        remedy = f"did you mean {' or '.join(near)}?" if near else "GET /docs lists the routes"
+        return HTTPException(404, f"there is no route {path!r}: {remedy}", error.headers)
+    if error.status_code == 405:  # the router names the methods of one route; a path may have several
+        matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+        methods = ", ".join(sorted({method for route in matching for method in route.methods}))
+        return HTTPException(405, f"{path} does not take {request.method}: use {methods}", {"Allow": methods})
+    return error
 
 
 def serve(settings: Settings, keyring: Keyring) -> int:

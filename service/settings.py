@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
+from .problems import explain
 from .schemas import DEFAULT_MODEL, ModelSpec
 
 
@@ -146,8 +147,12 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         for problem in error.errors(include_url=False):
-            name = "_".join(["BNP", *(str(part).upper() for part in problem["loc"][:1])])
-            print(f"{name}: {problem['msg']}", file=sys.stderr)
+            setting, *inner = map(str, problem["loc"])
+            name = f"BNP_{setting.upper()}"
+            of_a_spec = setting == "default_model" and inner
+            text = f"{name}: {explain(problem, '.'.join(inner))}" if of_a_spec else explain(problem, name)
+            about = " ".join((Settings.model_fields[setting].description or "").split())
+            print(f"{text}. {about}", file=sys.stderr)
     except SettingsError as error:
         print(error, file=sys.stderr)
     sys.exit(2)

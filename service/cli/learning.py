@@ -19,6 +19,7 @@ from bnp_online.client.calls import probabilities
 from bnp_online.client.errors import ModelExistsError
 from bnp_online.client.schemas import ModelSpec, Task
 
+from ..problems import explain
 from ..telemetry.progress import progress
 from .options import DEFAULT_MODEL, AsJson, Key, Load, Model, Url, connected
 from .output import CommandError, show, written
@@ -203,8 +204,8 @@ def _read_spec(text: str, task: Task) -> ModelSpec:
         return ModelSpec.model_validate_json(json.dumps({"task": task, **json.loads(text)}))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"][:1])
-        raise CommandError(f"--spec: {where}: {first['msg']}", 2) from None
+        where = ".".join(map(str, first["loc"]))
+        raise CommandError(f"--spec: {explain(first, where)}", 2) from None
     except (ValueError, TypeError) as error:
         raise CommandError(f"--spec is not a JSON object: {error}", 2) from None
 

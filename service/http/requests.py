@@ -6,6 +6,7 @@ The hot routes use this module in place of FastAPI's body parsing, which costs s
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,6 +32,7 @@ from ..errors import (
     TooManyFeaturesError,
     UnknownFieldError,
 )
+from ..problems import explain
 from ..schemas import MAX_ID_LENGTH
 from ..settings import Settings
 
@@ -162,9 +164,30 @@ def decode(raw: bytes, sample: str = "x") -> Any:
         message = str(error)
         if message.startswith("Detected duplicate key"):
             raise DuplicateKeyError(message) from None
+        field = None
         if b"NaN" in raw or b"Infinity" in raw:
+            field = _first_non_finite(raw)
+            message = f"{field} is NaN or infinite" if field else message
             message += "; JSON has no NaN and no Infinity: send null for a missing value"
-        raise InvalidJsonError(f"the body is not valid JSON: {message}") from None
+        raise InvalidJsonError(f"the body is not valid JSON: {message}", field) from None
+
+
+def _first_non_finite(raw: bytes) -> str | None:
+    """Return the name of the first field that is NaN or infinite; None if there is none."""
+    try:
+        value = jiter.from_json(raw)
+    except ValueError:
+        return None
+    waiting = [("", value)]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            return name or None
+        inner = dict(enumerate(value)) if isinstance(value, list) else value
+        if isinstance(inner, dict):
+            prefix = f"{name}." if name else ""
+            waiting += reversed([(f"{prefix}{key}", each) for key, each in inner.items()])
+    return None
 
 
 _NAMES = {
@@ -305,8 +328,7 @@ async def read_model(request: Request, model: type[M]) -> M:
         named = _holds_model(model, start)
         where = [start, *(part for part in rest if named or isinstance(part, int))]
         field = ".".join(map(str, where)) or None
-        message = f"{field}: {first['msg']}" if field else first["msg"]
-        raise InvalidSpecError(message, field) from None
+        raise InvalidSpecError(explain(first, field), field) from None
 
 
 def _holds_model(model: type[BaseModel], name: Any) -> bool:

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from ..errors import HTTP_CODES, RequestError, code_of, row
+from ..problems import explain
 from .requests import headers_of
 
 RIVER = "/api/"
@@ -72,7 +73,7 @@ def envelope(error: Exception) -> tuple[int, dict[str, dict[str, object]], dict[
     if isinstance(error, RequestValidationError):  # a parameter of the path or the query
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"][1:]))
-        error = RequestError(f"{field}: {first['msg']}", field)
+        error = RequestError(explain(first, field), field)
     found = row(type(error))
     headers = dict(found.headers)
     if found.retry_after is not None:

@@ -30,7 +30,18 @@ HOT: list[Case] = [
     *[
         (path, body, 400, "invalid_json", None)
         for path in ("/learn", "/predict", "/label", "/models")
-        for body in (b"", b"{", b'{"x": {"a": NaN}}', b'{"x": {"a": -Infinity}}', b"{} {}", b'{"x": "\xff"}')
+        for body in (b"", b"{", b"{} {}", b'{"x": "\xff"}', b'{"NaN": }')
+    ],
+    *[
+        (path, body, 400, "invalid_json", field)
+        for path in ("/learn", "/predict", "/label", "/models")
+        for body, field in (
+            (b'{"x": {"a": NaN}}', "x.a"),
+            (b'{"x": {"a": 1, "b": -Infinity, "c": NaN}}', "x.b"),
+            (b'{"x": [[1, 2], [3, Infinity]]}', "x.1.1"),
+            (b'{"x": {}, "y": NaN}', "y"),
+            (b"NaN", None),
+        )
     ],
     ("/learn", b'{"x": {"a": "\\ud800"}, "y": 1}', 400, "invalid_json", None),
     ("/learn", b'{"x": {"\\udc00": 1}, "y": 1}', 400, "invalid_json", None),

@@ -129,9 +129,9 @@ def test_no_two_keys_are_alike() -> None:
         ({"BNP_KEYS_FILE": "nowhere/keys", "BNP_MAKE_KEY": "1"}, "nowhere/keys: No such file"),
         ({"BNP_KEYS_FILE": "."}, "Is a directory"),
         ({"BNP_KEYS_FILE": "/dev/null"}, "contains no key"),
-        ({"BNP_CORS_ORIGINS": "https://a.example,*"}, "BNP_CORS_ORIGINS: "),
-        ({"BNP_CORS_ORIGINS": "https://a.example/path"}, "BNP_CORS_ORIGINS: "),
-        ({"BNP_CORS_ORIGINS": "https://*.example"}, "BNP_CORS_ORIGINS: "),
+        ({"BNP_CORS_ORIGINS": "https://a.example,*"}, "BNP_CORS_ORIGINS is not valid: "),
+        ({"BNP_CORS_ORIGINS": "https://a.example/path"}, "BNP_CORS_ORIGINS is not valid: "),
+        ({"BNP_CORS_ORIGINS": "https://*.example"}, "BNP_CORS_ORIGINS is not valid: "),
     ],
 )
 def test_a_server_that_would_not_be_safe_does_not_start(

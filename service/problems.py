@@ -1,0 +1,77 @@
+"""Words for values that pydantic refuses, in settings and in JSON bodies.
+
+They match those of `service.http.requests.check`, and use the terms of JSON.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bnp_online.client.schemas import NAME_PATTERN
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+_INTEGER, _NUMBER, _BOOLEAN = "must be an integer", "must be a number", "must be true or false"
+_ARRAY, _OBJECT = "must be an array", "must be an object"
+
+#: Words by the type of a pydantic error; the names in braces are those of its context.
+_WORDS = {
+    "missing": "is missing",
+    "extra_forbidden": "is not a known field",
+    "int_type": _INTEGER,
+    "int_parsing": _INTEGER,
+    "int_parsing_size": _INTEGER,
+    "int_from_float": _INTEGER,
+    "float_type": _NUMBER,
+    "float_parsing": _NUMBER,
+    "finite_number": "must be a finite number",
+    "bool_type": _BOOLEAN,
+    "bool_parsing": _BOOLEAN,
+    "string_type": "must be a string",
+    "tuple_type": _ARRAY,
+    "list_type": _ARRAY,
+    "dict_type": _OBJECT,
+    "model_type": _OBJECT,
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "literal_error": "must be {expected}",
+    "too_short": "must have {min_length} or more entries",
+    "too_long": "must have at most {max_length} entries",
+    "string_too_short": "must have {min_length} or more characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "value_error": "is not valid: {error}",
+    "json_invalid": "is not valid JSON: {error}",
+}
+_NAME = "must have 1 to 64 letters, digits, and . _ -, and start with a letter or a digit"
+
+
+def explain(problem: ErrorDetails, name: str | None) -> str:
+    """Return a message for one error of a pydantic `ValidationError`.
+
+    Parameters
+    ----------
+    problem : dict
+        Entry of ``ValidationError.errors()``.
+    name : str or None
+        Name of the field; None if the error is about the whole object.
+
+    Examples
+    --------
+    >>> from pydantic import TypeAdapter, ValidationError
+    >>> try:
+    ...     TypeAdapter(int).validate_python("abc")
+    ... except ValidationError as error:
+    ...     print(explain(error.errors()[0], "BNP_PORT"))
+    BNP_PORT must be an integer
+    """
+    context: dict[str, Any] = problem.get("ctx", {})
+    if name is None and problem["type"] == "value_error":
+        return str(context["error"])
+    subject = "the body" if name is None else name
+    if context.get("pattern") == NAME_PATTERN:
+        return f"{subject} {_NAME}"
+    words = _WORDS.get(problem["type"])
+    return f"{subject}: {problem['msg']}" if words is None else f"{subject} {words.format(**context)}"
