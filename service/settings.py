@@ -60,6 +60,8 @@ class Settings(BaseSettings):
     """Number of checkpoints kept per model."""
     retain_events: int = Field(default=1_000_000, ge=0)
     """Samples kept per model before its oldest checkpoint, for ids and unlearning."""
+    retain_bytes: int = Field(default=2**30, ge=0)
+    """Size of these samples per model, in bytes of the log. Pending predictions and imports count too."""
     retain_seconds: Seconds | None = None
     """Maximum age of samples before the oldest checkpoint, in seconds."""
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"

@@ -124,7 +124,9 @@ class Checkpointer:
         oldest = kept[: settings.keep_checkpoints][-1]
         age = settings.retain_seconds
         since = 0.0 if age is None else self._history.log.now() - age
-        self._history.log.prune(self._history.model, oldest.seq + 1, settings.retain_events, since)
+        self._history.log.prune(
+            self._history.model, oldest.seq + 1, settings.retain_events, settings.retain_bytes, since
+        )
 
 
 def _report(saving: Future[Checkpoint]) -> None:

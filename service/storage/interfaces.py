@@ -227,11 +227,11 @@ class EventLog(Protocol):
         ...
 
     def first_kept(self, model: int) -> int:
-        """Return the number before which samples of the model may have been pruned."""
+        """Return the number before which samples and imports of the model may have been pruned."""
         ...
 
-    def prune(self, model: int, before: int, newest: int, since: float) -> int:
-        """Remove the old samples of a model before event `before`; return their number.
+    def prune(self, model: int, before: int, newest: int, size: int, since: float) -> int:
+        """Remove the old samples and imports of a model before event `before`; return their number.
 
         `erase` removes them from the disk.
 
@@ -239,8 +239,8 @@ class EventLog(Protocol):
         ----------
         model, before : int
             Model and event.
-        newest : int
-            Number of samples before the event that are retained, the newest.
+        newest, size : int
+            Number and bytes of the events before that event which are retained, the newest.
         since : float
             Time before which they are removed nevertheless.
         """

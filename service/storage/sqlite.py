@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import DamagedEventError, StorageError, StorageFailedError, StorageFullError
+from . import sqlite_retention
 from .interfaces import Event, Group, Header, Kind, Record, Segment
 from .sqlite_erasure import Erasure, FileInUseError
 from .sqlite_pages import DamagedPageError
@@ -143,6 +144,7 @@ class SqliteLog:
             self._writer.executescript(f"BEGIN; {TABLES} COMMIT;")
         elif not self._writer.execute("SELECT 1 FROM sqlite_master WHERE name = 'unerased'").fetchone():
             self._writer.executescript(f"BEGIN; {UNERASED} {MARKED} COMMIT;")
+        self._writer.execute(sqlite_retention.TABLE)  # data folders of earlier versions have none
 
     @property
     def head(self) -> int:
@@ -252,6 +254,9 @@ class SqliteLog:
                 "DELETE FROM event WHERE seq = ? AND model = ?", keys
             ).rowcount
             self._erasure.mark(self._writer)
+            # They are measured again.
+            first = min(numbers, default=0)
+            self._writer.execute("DELETE FROM measured WHERE model = ? AND upto >= ?", (model, first))
             return self._insert([(model, branch, event)])
 
     def forgotten(self, model: int, ids: Collection[str]) -> set[str]:
@@ -266,23 +271,32 @@ class SqliteLog:
         rows = self._rows("SELECT before FROM pruned WHERE model = ?", model)
         return rows[0][0] if rows else 0
 
-    def prune(self, model: int, before: int, newest: int, since: float) -> int:
-        """Remove the old samples of a model before event `before`."""
-        samples = f"model = ? AND seq < ? AND NOT ({SPECIAL})"
-        query = f"SELECT seq FROM event WHERE {samples} ORDER BY seq DESC LIMIT 1 OFFSET ?"  # noqa: S608
-        beyond = self._rows(query, model, before, newest)
-        limit = min(before, max(beyond[0][0] + 1 if beyond else 0, self._first_since(since)))
-        if not self._rows(f"SELECT 1 FROM event WHERE {samples} LIMIT 1", model, limit):  # noqa: S608
+    def prune(self, model: int, before: int, newest: int, size: int, since: float) -> int:
+        """Remove the old samples and imports of a model before event `before`."""
+        kept, measured = sqlite_retention.measure(self._rows, model, before - 1)
+        with self._transaction():
+            self._writer.execute("DELETE FROM measured WHERE model = ? AND upto > ?", (model, kept))
+            self._save_measured(model, measured)
+        first = sqlite_retention.first_retained(self._rows, model, before - 1, newest, size)
+        limit = min(before, max(first, self._first_since(since), self.first_kept(model)))
+        if not self._rows(f"{sqlite_retention.EVENTS} LIMIT 1", model, 0, limit - 1):
             return 0
+        rest = sqlite_retention.remainder(self._rows, model, limit)
         with self._transaction():
             self._writer.execute(
                 "INSERT INTO pruned VALUES (?1, ?2) ON CONFLICT DO UPDATE SET before = max(before, ?2)",
                 (model, limit),
             )
-        removed = self._remove(samples, model, limit)
+            self._writer.execute("DELETE FROM measured WHERE model = ? AND upto < ?", (model, limit))
+            self._save_measured(model, [] if rest is None else [rest])
+        removed = self._remove(sqlite_retention.EVENTS, model, 0, limit - 1)
         with _translated():
             self._erasure.shrink()
         return removed
+
+    def _save_measured(self, model: int, intervals: Iterable[sqlite_retention.Interval]) -> None:
+        rows = [(model, each.upto, each.events, each.bytes) for each in intervals]
+        self._writer.executemany("REPLACE INTO measured VALUES (?, ?, ?, ?)", rows)
 
     def _first_since(self, when: float) -> int:
         """Return the number of the first event at or after a time, by binary search: times never fall."""
@@ -316,10 +330,11 @@ class SqliteLog:
     def _finish_drops(self) -> None:
         """Remove what is left of deleted models; `drop` marked it."""
         deleted = f"model IN (SELECT model FROM event WHERE {SPECIAL} AND kind = 'delete')"  # noqa: S608
-        self._remove(f"{deleted} AND kind <> 'delete'", mark=False)
+        query = f"SELECT seq, length(body) FROM event WHERE {deleted} AND kind <> 'delete'"  # noqa: S608
+        self._remove(query, mark=False)
         with self._transaction():
-            self._writer.execute(f"DELETE FROM forgotten WHERE {deleted}")  # noqa: S608
-            self._writer.execute(f"DELETE FROM pruned WHERE {deleted}")  # noqa: S608
+            for table in ("forgotten", "pruned", "measured"):
+                self._writer.execute(f"DELETE FROM {table} WHERE {deleted}")  # noqa: S608
 
     def probe(self) -> None:
         """Write a placeholder row, to test that the log can be written."""
@@ -356,19 +371,22 @@ class SqliteLog:
                 if self._writer.in_transaction:  # SQLite itself rolls back a commit on a full disk
                     self._writer.execute("ROLLBACK")
 
-    def _remove(self, where: str, *parameters: Any, mark: bool = True) -> int:
-        """Delete events in slices, so that other threads can write in between; mark them for `erase`."""
-        slice_ = f"DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE {where} LIMIT {_PAGE})"  # noqa: S608
+    def _remove(self, query: str, *parameters: Any, mark: bool = True) -> int:
+        """Delete the events of a query for numbers and sizes, and mark them for `erase`.
+
+        It deletes slices, so that other threads can write in between.
+        """
         removed = 0
-        while True:
+        while rows := self._rows(f"{query} LIMIT {_PAGE}", *parameters):
+            sizes = itertools.accumulate((size for _, size in rows), initial=0)
+            some = [(seq,) for (seq, _), before in zip(rows, sizes, strict=False) if before < _PAGE_BYTES]
             with self._transaction():
-                count = self._writer.execute(slice_, parameters).rowcount
-                if count and mark:
+                count = self._writer.executemany("DELETE FROM event WHERE seq = ?", some).rowcount
+                if mark:
                     self._erasure.mark(self._writer)
                 self._length -= count
             removed += count
-            if count < _PAGE:
-                return removed
+        return removed
 
     def _query(self, where: str, *parameters: Any) -> Iterable[Record]:
         return map(_to_record, self._rows(f"{_SELECT} {where}", *parameters))

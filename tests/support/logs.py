@@ -120,7 +120,7 @@ class FakeLog:
     def first_kept(self, model: int) -> int:
         return 0
 
-    def prune(self, model: int, before: int, newest: int, since: float) -> int:
+    def prune(self, model: int, before: int, newest: int, size: int, since: float) -> int:
         return 0
 
     def drop(self, model: int) -> None:

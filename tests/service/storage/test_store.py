@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import resource
 import sqlite3
 import threading
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 
 from bnp_online.errors import CheckpointError
 from service.errors import DamagedEventError, StorageFailedError, StorageFullError
+from service.storage import sqlite_retention
 from service.storage.checkpoints import CheckpointFiles
 from service.storage.data_dir import FolderInUseError, lock
 from service.storage.interfaces import (
@@ -324,15 +326,84 @@ def test_pruning_removes_old_samples_and_shrinks_the_log(reopen: Open) -> None:
     append(log, model, 0, [Event("patch", b"p"), learn(b"new")])
     size = log.size()
     assert log.first_kept(model) == 0
-    assert log.prune(model, last + 1, newest=10**6, since=0.0) == 0
-    assert log.prune(model, last + 1, newest=1, since=0.0) == 2999
+    assert log.prune(model, last + 1, newest=10**6, size=LAST, since=0.0) == 0
+    assert log.prune(model, last + 1, newest=1, size=LAST, since=0.0) == 2999
     assert log.size() < size / 3
-    assert log.prune(model, last + 1, newest=0, since=0.0) == 1
-    assert log.prune(model, last, newest=0, since=0.0) == 0
+    assert log.prune(model, last + 1, newest=0, size=LAST, since=0.0) == 1
+    assert log.prune(model, last, newest=0, size=LAST, since=0.0) == 0
     for _ in range(2):
         assert log.first_kept(model) == last + 1
         assert bodies(everything(log, model)) == [b"c", b"p", b"new"]
         log = reopen()
+
+
+def test_pruning_by_size(reopen: Open) -> None:
+    log = reopen()
+    model, other = (log.create(Event("create", b"c")) for _ in "ab")
+    append(log, model, 0, [learn(b"0" * 10_000) for _ in range(10)])
+    append(log, other, 0, [learn(b"0" * 10_000) for _ in range(10)])
+    last = append(log, model, 0, [Event("predict", b"1" * 10_000, f"p{i}") for i in range(10)])
+    append(log, model, 0, [learn(b"2" * 10_000)])
+    size = log.size()
+    assert log.prune(model, last + 1, newest=LAST, size=10**6, since=0.0) == 0
+    assert log.prune(model, last + 1, newest=LAST, size=55_000, since=0.0) == 15
+    for _ in range(2):
+        assert log.size() < size - 140_000
+        assert [record.event.body[:1] for record in everything(log, model)] == [b"c", *[b"1"] * 5, b"2"]
+        assert len(everything(log, other)) == 11
+        assert log.prune(model, last + 1, newest=LAST, size=55_000, since=0.0) == 0
+        log = reopen()
+    assert log.prune(model, last + 1, newest=LAST, size=0, since=0.0) == 5
+
+
+def test_pruning_removes_old_imports_and_keeps_changes_of_the_model(log: EventLog) -> None:
+    model = log.create(Event("create", b"c"))
+    last = append(
+        log,
+        model,
+        0,
+        [Event("import", b"f" * 10**6), Event("patch", b"p"), learn(b"0"), Event("import", b"g")],
+    )
+    assert log.prune(model, last + 1, newest=2, size=LAST, since=0.0) == 1
+    assert bodies(everything(log, model)) == [b"c", b"p", b"0", b"g"]
+    assert log.size() < 10**6
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pruning_retains_the_newest_events_within_the_limits(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """With several models and branches, rollbacks and unlearning between the prunings."""
+    monkeypatch.setattr(sqlite_retention, "_LONGEST", 40)
+    monkeypatch.setattr(sqlite_retention, "_SMALL", 5)
+    rng, branch = random.Random(seed), 0  # noqa: S311
+    model, other = (log.create(Event("create", b"c")) for _ in "ab")
+    for turn in range(60):
+        branch += rng.random() < 0.1
+        events = [
+            learn(b"v" * rng.choice((1, 100, 1000)), id=f"{turn} {i}") for i in range(rng.randrange(1, 9))
+        ]
+        last = append(log, rng.choice((model, other)), branch, events)
+        kept = [
+            record
+            for record in everything(log, model, branches=branch + 1)
+            if record.event.kind == "learn" and record.seq < last
+        ]
+        if rng.random() < 0.2 and kept:
+            gone = rng.choice(kept)
+            log.forget(model, branch, Event("forget", b"f"), [gone.seq])
+            kept.remove(gone)
+        if rng.random() < 0.5:
+            newest, size = rng.choice((5, 40, LAST)), rng.choice((3000, 20_000, LAST))
+            retained: list[Record] = []
+            for record in reversed(kept):
+                taken = sum(len(r.event.body) + 2 * len(r.event.id or "") + 160 for r in [*retained, record])
+                if len(retained) == newest or taken > size:
+                    break
+                retained.append(record)
+            assert log.prune(model, last, newest, size, 0.0) == len(kept) - len(retained)
+            now = [r.seq for r in everything(log, model, branches=branch + 1) if r.event.kind == "learn"]
+            assert [seq for seq in now if seq < last] == [r.seq for r in reversed(retained)]
 
 
 def test_pruning_by_age(log: EventLog) -> None:
@@ -340,9 +411,11 @@ def test_pruning_by_age(log: EventLog) -> None:
     for i in range(20):
         append(log, model, 0, [learn(b"%d" % i)])
     times = [record.time for record in everything(log, model)]
-    assert log.prune(model, log.head, newest=100, since=times[8]) == 7
+    assert log.prune(model, log.head, newest=100, size=LAST, since=times[8]) == 7
     assert samples(log, model) == [b"%d" % i for i in range(7, 20)]
-    assert log.prune(model, log.head, newest=100, since=times[-1] + 1.0) == 12  # never the last itself
+    assert (
+        log.prune(model, log.head, newest=100, size=LAST, since=times[-1] + 1.0) == 12
+    )  # never the last itself
     assert samples(log, model) == [b"19"]
 
 
