@@ -170,6 +170,8 @@ class Operations:
             found = [(kept.branch, kept.seq) for kept in usable if kept.name == name]
         else:
             found = [(event.branch, event.seq) for event in self._history.at_step(step or 0)]
+        if not found and name is None and self._history.pruned and (step or 0) <= self._worker.model.step:
+            raise NotKeptError(f"the log has no step {step}: the step may be older than the retained log")
         if not found:
             what, field = (f"checkpoint {name[:80]!r}", "checkpoint") if name else (f"step {step}", "step")
             raise UnknownCheckpointError(f"{what} is not available on the current branch", field)

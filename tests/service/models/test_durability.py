@@ -364,10 +364,64 @@ def test_what_the_log_no_longer_reaches_cannot_be_forgotten_or_gone_back_to(
         for ids in (["e3"], ["e140"]):
             answer = server.client.post("/models/default/forget", json={"ids": ids})
             assert error(answer)[:2] == (410, "not_kept")
-        assert error(server.client.post("/models/default/rollback", json={"step": 140}))[0] in (404, 410)
+        for step in (0, 140):
+            answer = server.client.post("/models/default/rollback", json={"step": step})
+            assert error(answer)[:2] == (410, "not_kept")
+        answer = server.client.post("/models/default/rollback", json={"step": 10**6})
+        assert error(answer)[:2] == (404, "unknown_checkpoint")
         assert server.learn({"a": 1.0}, "cat", id="e3")["duplicate"] is False  # its event is gone
         assert forget(server, "e160")["forgotten"] == 1
         assert server.client.post("/models/default/rollback", json={"step": 155}).status_code == 200
+
+
+def test_imports_alone_do_not_fill_the_log(start: Callable[..., Any], tmp_path: Path) -> None:
+    bnp.BNPClassifier(hidden=(64,), seed=3).save(tmp_path / "local")
+    body = (tmp_path / "local").read_bytes()
+    with start(keep_checkpoints=1, retain_bytes=len(body)) as server:
+        for _ in range(20):
+            server.client.put("/models/default/import", content=body, headers=SAFETENSORS).raise_for_status()
+        wait_for(lambda: len(server.get("/models/default/events?limit=1000")["events"]) <= 3)
+        log = server.app.state.settings.data_dir / "events.sqlite3"
+        wait_for(lambda: log.stat().st_size < 4 * len(body) + 100_000)
+
+
+def test_an_import_is_pruned_as_samples_are(start: Callable[..., Any], tmp_path: Path) -> None:
+    """The body of its event is the whole file. What follows is exact, and what came before is gone."""
+    local = bnp.BNPClassifier(hidden=(4,), seed=3)
+    for x, y in samples(20):
+        local.learn_one(x, y)
+    local.save(tmp_path / "local")
+    with start(checkpoint_every=10, keep_checkpoints=1, retain_events=5) as server:
+        learned(server, 15)
+        for _ in range(10):
+            body = (tmp_path / "local").read_bytes()
+            server.client.put("/models/default/import", content=body, headers=SAFETENSORS).raise_for_status()
+        for i, (x, y) in enumerate(samples(47, seed=5)):
+            server.learn(x, y, id=f"i{i}")
+            local.learn_one(x, y)
+        server.client.post("/models/default/checkpoints").raise_for_status()
+        kinds = [event["kind"] for event in server.get("/models/default/events?limit=1000")["events"]]
+        assert kinds == ["create", *["learn"] * 5]
+        for step in (10, 20, 30):
+            answer = server.client.post("/models/default/rollback", json={"step": step})
+            assert error(answer)[:2] == (410, "not_kept")
+        answer = server.client.post("/models/default/forget", json={"ids": ["i3"]})
+        assert error(answer)[:2] == (410, "not_kept")
+        killed = crash(server, tmp_path / "killed")
+    for folder in (None, killed):
+        with start(folder, checkpoint_every=1000, keep_checkpoints=1, retain_events=5) as server:
+            assert server.fingerprint()["model_sha256"] == local.fingerprint()
+            for i, (x, y) in enumerate(samples(20, seed=6)):
+                server.learn(x, y, id=f"j{i}")
+            assert forget(server, "j4")["forgotten"] == 1
+            answer = server.client.post("/models/default/rollback", json={"step": 77})
+            assert answer.status_code == 200
+            twin = bnp.load(tmp_path / "local")
+            for seed, count in ((5, 47), (6, 11)):
+                for i, (x, y) in enumerate(samples(47 if seed == 5 else 20, seed=seed)):
+                    if i < count and (seed, i) != (6, 4):
+                        twin.learn_one(x, y)
+            assert server.fingerprint()["model_sha256"] == twin.fingerprint()
 
 
 @pytest.mark.parametrize("harm", ["cut", "altered", "all"])
