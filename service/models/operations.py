@@ -275,7 +275,7 @@ class Operations:
         before = self._worker.model.step
         audit("model imported", model.name, step=model.step, step_before=before, bytes=len(body))
         self._worker.model = model
-        self._checkpointer.begin(model)
+        self._checkpointer.keep(model)  # no start needs the file then, and it can be pruned
         return self._describe(model)
 
     def _describe(self, model: HostedModel) -> dict[str, Any]:

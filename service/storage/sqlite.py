@@ -273,6 +273,7 @@ class SqliteLog:
 
     def prune(self, model: int, before: int, newest: int, size: int, since: float) -> int:
         """Remove the old samples and imports of a model before event `before`."""
+        before = min(before, self._head + 1)
         kept, measured = sqlite_retention.measure(self._rows, model, before - 1)
         with self._transaction():
             self._writer.execute("DELETE FROM measured WHERE model = ? AND upto > ?", (model, kept))
@@ -382,7 +383,7 @@ class SqliteLog:
             some = [(seq,) for (seq, _), before in zip(rows, sizes, strict=False) if before < _PAGE_BYTES]
             with self._transaction():
                 count = self._writer.executemany("DELETE FROM event WHERE seq = ?", some).rowcount
-                if mark:
+                if count and mark:
                     self._erasure.mark(self._writer)
                 self._length -= count
             removed += count

@@ -406,7 +406,7 @@ class RandomLog:
         model = self.markers.random.choice([*self.models])
         rows = self.models[model]
         newest = self.markers.random.randrange(50, 300)
-        self.log.prune(model, LAST, newest, 0.0)
+        self.log.prune(model, LAST, newest, size=LAST, since=0.0)
         self.take(model, sorted(rows)[: max(0, len(rows) - newest)])
 
     def reopen(self) -> None:
