@@ -5,6 +5,7 @@ A new error needs a class (here or in the library), a row in `TABLE`, and a plac
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -109,6 +110,10 @@ class ForeignOriginError(RequestError):
 
 class TooManyConnectionsError(RequestError):
     """The maximum number of connections is open."""
+
+
+class OutOfDescriptorsError(RequestError):
+    """The server, or its machine, has reached its limit of open files."""
 
 
 class UnknownModelError(RequestError):
@@ -275,6 +280,7 @@ TABLE: dict[type[Exception], Row] = {
     ShuttingDownError: Row(503, "shutting_down", retry_after=5),
     TooManyConnectionsError: Row(503, "too_many_connections", retry_after=1, headers={"connection": "close"}),
     NotReadyError: Row(503, "not_ready", retry_after=1),
+    OutOfDescriptorsError: Row(503, "out_of_descriptors", retry_after=1),
 }
 
 
@@ -347,6 +353,17 @@ def row(error: type[Exception]) -> Row:
     429
     """
     return next(TABLE[cls] for cls in error.__mro__ if cls in TABLE)
+
+
+def is_out_of_descriptors(error: BaseException | None) -> bool:
+    """Return whether an error says that no further file can be opened.
+
+    Examples
+    --------
+    >>> is_out_of_descriptors(OSError(errno.EMFILE, "Too many open files"))
+    True
+    """
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def code_of(error: Exception) -> str:

@@ -179,7 +179,7 @@ _CODES: dict[type[ServerError], str] = {
     AlreadyLabelledError: "already_labelled",
     IdConflictError: "id_conflict",
     IdForgottenError: "id_forgotten",
-    UnavailableError: "model_failed shutting_down too_many_connections not_ready",
+    UnavailableError: "model_failed shutting_down too_many_connections not_ready out_of_descriptors",
     QueueFullError: "queue_full",
     StorageError: "storage_full storage_failed",
 }

@@ -11,6 +11,7 @@ from functools import cache
 
 from starlette.types import Message, Scope
 
+from ..errors import is_out_of_descriptors
 from .connection import Connection
 from .requests import BODY
 
@@ -237,7 +238,9 @@ class Exchange:
     def end(self, task: asyncio.Task[None]) -> None:
         """Log an unexpected error of the application, and end a response that it left incomplete."""
         error = None if task.cancelled() else task.exception()
-        if error is not None:
+        if is_out_of_descriptors(error):
+            _logger.error("a request failed: too many open files")
+        elif error is not None:
             _logger.error("a request failed with an unexpected error", exc_info=error)
         if self.complete or self._lost:
             return

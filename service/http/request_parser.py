@@ -150,7 +150,7 @@ class RequestParser:
         self._upgrade = self._llhttp.should_upgrade()
         scope = {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": self._version,
             "method": method.decode("ascii"),
             "scheme": "http",

@@ -16,7 +16,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
-from ..errors import HTTP_CODES, RequestError, code_of, row
+from ..errors import (
+    HTTP_CODES,
+    OutOfDescriptorsError,
+    RequestError,
+    code_of,
+    is_out_of_descriptors,
+    row,
+)
 from ..problems import explain
 from .requests import headers_of
 
@@ -74,6 +81,10 @@ def envelope(error: Exception) -> tuple[int, dict[str, dict[str, object]], dict[
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"][1:]))
         error = RequestError(explain(first, field), field)
+    if is_out_of_descriptors(error):
+        error = OutOfDescriptorsError(
+            "too many files are open: raise the limit of the server, or try again later"
+        )
     found = row(type(error))
     headers = dict(found.headers)
     if found.retry_after is not None:

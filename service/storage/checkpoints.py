@@ -10,13 +10,14 @@ import errno
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bnp_online import checkpoint as format_
 
-from ..errors import StorageFailedError, StorageFullError
+from ..errors import StorageFailedError, StorageFullError, is_out_of_descriptors
 from .interfaces import Checkpoint
 
 _NAME = re.compile(r"step(\d+)-branch(\d+)-event(\d+)-head(\d+)\.safetensors")
@@ -58,12 +59,16 @@ class CheckpointFiles:
 
     def list(self, model: int) -> list[Checkpoint]:
         """Return the checkpoints of a model, newest first."""
-        found = [_describe(model, path) for path in self._of(model).glob("*") if _NAME.fullmatch(path.name)]
+        with _readable():
+            found = [
+                _describe(model, path) for path in self._of(model).glob("*") if _NAME.fullmatch(path.name)
+            ]
         return sorted(found, key=lambda checkpoint: (checkpoint.seq, checkpoint.head), reverse=True)
 
     def load(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Return the state of a checkpoint."""
-        return format_.load(self._path(checkpoint))
+        with _readable():
+            return format_.load(self._path(checkpoint))
 
     def delete(self, checkpoint: Checkpoint) -> None:
         """Remove a checkpoint."""
@@ -94,6 +99,17 @@ class CheckpointFiles:
 
     def _path(self, checkpoint: Checkpoint) -> Path:
         return self._of(checkpoint.model) / f"{checkpoint.name}.safetensors"
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Refuse the request if no file can be opened: this is no sign of a damaged or missing checkpoint."""
+    try:
+        yield
+    except OSError as error:
+        if is_out_of_descriptors(error):
+            raise StorageFailedError("the checkpoints cannot be read: too many open files") from error
+        raise
 
 
 def _describe(model: int, path: Path) -> Checkpoint:

@@ -24,7 +24,66 @@ REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 #: ``service`` in a checkout, ``bnp_online_server`` where it is installed.
 _PACKAGE = __name__.partition(".")[0]
 
+#: Kinds of lines that are counted at the same time.
+_MOST_KINDS = 1_000
+
 _logger = logging.getLogger(__name__)
+
+
+#: Loggers whose lines a client without a key can cause.
+_LIMITED = (
+    "asyncio",
+    "uvicorn.error",
+    "service.requests",
+    f"{_PACKAGE}.api.health",
+    f"{_PACKAGE}.http.exchange",
+    f"{_PACKAGE}.http.uvicorn_protocol",
+    __name__,
+)
+
+
+class RateLimit(logging.Filter):
+    """Filter that limits the lines of each kind, so that clients cannot fill a disk.
+
+    The lines of one kind have the same logger, level, message before formatting, and status of the response.
+    The last line before the limit announces that further ones are left out, and the first line afterwards has
+    their number. Lines of the level DEBUG are not limited.
+
+    Parameters
+    ----------
+    most : int
+        Maximum number of lines of one kind in a period.
+    period : float
+        Length of a period in seconds.
+    """
+
+    def __init__(self, most: int = 10, period: float = 60.0) -> None:
+        super().__init__()
+        self._most = most
+        self._period = period
+        self._kinds: dict[tuple[object, ...], tuple[float, int]] = {}  # start of the period, number of lines
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a line is written."""
+        if record.levelno <= logging.DEBUG:
+            return True
+        fields: dict[str, Any] = getattr(record, "fields", {})
+        kind = record.name, record.levelno, str(record.msg), fields.get("status")
+        with self._lock:
+            start, count = self._kinds.pop(kind, (record.created, 0))
+            left_out = 0
+            if record.created - start >= self._period:
+                start, count, left_out = record.created, 0, max(0, count - self._most)
+            if len(self._kinds) >= _MOST_KINDS:  # of those, the one that was logged longest ago
+                del self._kinds[next(iter(self._kinds))]
+            self._kinds[kind] = start, count + 1
+        if left_out:
+            record.fields = {**fields, "left_out": left_out}
+        elif count + 1 == self._most:
+            note = f"further lines of this kind are left out for up to {self._period:g} s"
+            record.fields = {**fields, "note": note}
+        return count < self._most
 
 
 class _Formatter(logging.Formatter):
@@ -82,13 +141,19 @@ def configuration(settings: Settings) -> dict[str, Any]:
     """Return the `logging.config.dictConfig` of the server; other packages log warnings only."""
     formatter = JsonFormatter if settings.log_format == "json" else TextFormatter
     level = settings.log_level.upper()
+    loggers: dict[str, dict[str, Any]] = {
+        name: {"level": level} for name in ("service", _PACKAGE, "bnp_online", "uvicorn")
+    }
+    for name in _LIMITED:
+        loggers.setdefault(name, {})["filters"] = ["limit"]
     return {
         "version": 1,
         "disable_existing_loggers": False,
+        "filters": {"limit": {"()": RateLimit}},
         "formatters": {"line": {"()": formatter}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
         "root": {"handlers": ["stderr"], "level": level if level in ("ERROR", "CRITICAL") else "WARNING"},
-        "loggers": {name: {"level": level} for name in ("service", _PACKAGE, "bnp_online", "uvicorn")},
+        "loggers": loggers,
     }
 
 

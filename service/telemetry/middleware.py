@@ -35,7 +35,8 @@ class TelemetryMiddleware:
     Notes
     -----
     The access log has errors of the server at the level WARNING, refused keys at INFO, and all other requests
-    at DEBUG. A line has the template of the route, never the path or the query, and the name of the key.
+    at DEBUG. `service.telemetry.logs.RateLimit` limits the lines above DEBUG. A line has the template of the
+    route, never the path or the query, and the name of the key.
     """
 
     def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:

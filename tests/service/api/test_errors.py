@@ -160,8 +160,9 @@ CASES = HOT + SAMPLES + SPECS + CHANGES
 ELSEWHERE = {
     "already_labelled", "body_timeout", "client_disconnected", "forbidden", "foreign_origin",
     "id_conflict", "id_forgotten", "invalid_checkpoint", "invalid_request", "model_failed", "not_kept",
-    "not_ready", "pickled_model", "queue_full", "rebuilding", "shutting_down", "storage_failed",
-    "storage_full", "stream_timeout", "string_too_long", "too_many_connections", "too_many_models",
+    "not_ready", "out_of_descriptors", "pickled_model", "queue_full", "rebuilding", "shutting_down",
+    "storage_failed", "storage_full", "stream_timeout", "string_too_long", "too_many_connections",
+    "too_many_models",
     "unauthorized", "unknown_checkpoint", "unknown_host", "unsupported_media_type",
 }  # fmt: skip
 # No request leads to these: they guard against mistakes in the code, or belong to features not built yet.
