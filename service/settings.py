@@ -99,8 +99,8 @@ class Settings(BaseSettings):
     label_ttl: Seconds = 86_400.0
     """Seconds for which a prediction waits for its label."""
     stream_timeout: Seconds = 60.0
-    """Seconds after which a stream ends if its client does not send, and after which a connection is closed if
-    its client does not read a response. A client that reads slowly is not disconnected.
+    """Seconds after which a stream ends if its client does not send, and a connection if its client does not
+    read a response. A client that reads slowly is not disconnected.
     """
     ready_timeout: Seconds = 2.0
     """Seconds within which the log and each model must answer a check of `/health/ready`."""
