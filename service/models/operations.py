@@ -232,8 +232,10 @@ class Operations:
     async def _rebuild(self) -> None:
         """Erase the data of forgotten samples, and put a model without them in place."""
         pause = _SHORTEST
-        while self._checkpointer.paused:  # again, if more is forgotten meanwhile
+        while True:  # again, if more is forgotten meanwhile
             await self._removals.complete(self._history.model)
+            if not self._checkpointer.paused:
+                return
             version = self._history.version
             try:
                 model = await self._maintain(partial(self._recovery.run, None, self._stop_if_closing))
@@ -245,7 +247,6 @@ class Operations:
                 _logger.warning("cannot rebuild model %r now, trying again: %s", name, error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST)
-        audit("model rebuilt without the unlearned samples", self._worker.model.name)
 
     def _swap(self, model: HostedModel, version: int) -> None:
         """Apply the samples learned meanwhile, and replace the model, unless the history changed."""
@@ -255,6 +256,7 @@ class Operations:
         self._worker.model = model
         self._checkpointer.begin(model)
         self._checkpointer.paused = False
+        audit("model rebuilt without the unlearned samples", model.name)
 
     async def _rebuilt(self) -> None:
         if self._rebuilding is not None:

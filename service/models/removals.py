@@ -65,8 +65,10 @@ class Removals:
 
     async def complete(self, model: int) -> bool:
         """Complete the removal of a model; return False if this failed and is tried again later."""
-        delete = self._waiting.get(model)
-        return delete is None or await self._try(model, delete)
+        while delete := self._waiting.get(model):  # again, if more was removed meanwhile
+            if not await self._try(model, delete):
+                return False
+        return True
 
     async def close(self) -> None:
         """Stop trying. The next start completes what is left."""

@@ -6,7 +6,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from itertools import islice
 from pathlib import Path
 
 from .sqlite_pages import SqlitePages
@@ -92,28 +91,30 @@ class Erasure:
             if last is None:
                 return
             remove()
-            self._overwrite()
+            *others, final = self._unclean()
+            for some in others:
+                # A connection must not use its copies of these pages any more. A commit by another connection
+                # makes SQLite discard all of them.
+                with self._alone() as connection:
+                    self._pages.clean(some)
+                    connection.execute("REPLACE INTO probe VALUES (1, 0.0)")
             with self._alone() as connection:
+                self._pages.clean(final)
                 connection.execute("DELETE FROM unerased WHERE removal <= ?", (last,))
                 ((left,),) = connection.execute("SELECT count(*) FROM unerased")
                 connection.execute("COMMIT")
                 self.pending = left > 0
 
-    def _overwrite(self) -> None:
-        """Leave nothing in the file but the rows that exist."""
+    def _unclean(self) -> list[list[int]]:
+        """Return the pages with remnants, in slices, of which the last may be empty."""
         if not self._supported():
             self._rebuild()
-            return
+            return [[]]
         self._shrink()
         with self._alone():
             """Now the file has all pages, and the write-ahead log none."""
-        unclean = iter(self._pages.unclean())
-        while some := [*islice(unclean, _SLICE)]:
-            # A connection must not use its copies of these pages any more. A commit by another connection
-            # makes SQLite discard all of them.
-            with self._alone() as connection:
-                self._pages.clean(some)
-                connection.execute("REPLACE INTO probe VALUES (1, 0.0)")
+        numbers = self._pages.unclean()
+        return [numbers[start : start + _SLICE] for start in range(0, len(numbers) + 1, _SLICE)]
 
     def _supported(self) -> bool:
         with closing(self._connect()) as connection:
@@ -154,4 +155,5 @@ class Erasure:
         """Return a new connection, without copies of pages."""
         connection = sqlite3.connect(self._path, timeout=_PATIENCE, isolation_level=None)
         connection.execute("PRAGMA secure_delete = ON").fetchall()
+        connection.execute("PRAGMA synchronous = NORMAL")  # a lost commit is repeated
         return connection

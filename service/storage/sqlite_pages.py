@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 #: Bytes that one read of the search takes.
@@ -83,7 +83,7 @@ class SqlitePages:
                     found.append(number)
         return found
 
-    def clean(self, numbers: Iterable[int]) -> None:
+    def clean(self, numbers: Sequence[int]) -> None:
         """Write zeros over the free space of pages, and flush the file. Nothing else may change it meanwhile.
 
         Raises
@@ -91,6 +91,8 @@ class SqlitePages:
         DamagedPageError
             If the content of a page contradicts its header. This page is unchanged.
         """
+        if not numbers:
+            return
         types = self._types()
         for number in numbers:
             if number >= len(types) or types[number] not in _TREES:
