@@ -44,6 +44,9 @@ BODY = "bnp.body"
 
 M = TypeVar("M", bound=BaseModel)
 
+#: Errors of a body of which the first is described.
+_MOST_ERRORS = 1000
+
 
 def headers_of(scope: Scope) -> Mapping[bytes, bytes]:
     """Return the headers of a request by lower-case name; of a repeated header the first, as in Starlette.
@@ -322,6 +325,8 @@ async def read_model(request: Request, model: type[M]) -> M:
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
+        if (count := error.error_count()) > _MOST_ERRORS:  # their description would take seconds
+            raise InvalidSpecError(f"the body has {count} invalid or unknown values") from None
         first = error.errors(include_url=False, include_input=False)[0]
         # The location includes the types of a union, which are no part of the field's name.
         start, *rest = first["loc"] or ("",)

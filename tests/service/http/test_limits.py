@@ -141,3 +141,18 @@ def test_no_secret_is_in_the_log(tmp_path: Path, form: str) -> None:
     assert "/learn" in err
     assert "payload" not in err
     assert SECRET not in err
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{%b}" % b",".join(b'"%d":1' % i for i in range(80_000)),
+        b'{"hidden":[%b""]}' % (b'"",' * 300_000),
+    ],
+    ids=["unknown fields", "invalid values"],
+)
+def test_a_body_with_very_many_errors_is_refused_by_their_number(server: Server, body: bytes) -> None:
+    """The description of each error would stop the event loop for seconds."""
+    answer = server.client.post("/models", content=body, headers={"content-type": "application/json"})
+    assert error(answer) == (422, "invalid_spec", None)
+    assert "invalid or unknown values" in answer.json()["error"]["message"]
