@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, Future
+from contextlib import asynccontextmanager
 from typing import Any
 
 from ..errors import StorageError
@@ -64,6 +66,7 @@ class Checkpointer:
         self.every = settings.checkpoint_every
         self.step = self.sequence = 0
         self.paused = False
+        self._holders = 0  # operations that depend on old checkpoints and samples
 
     @property
     def unlearning(self) -> bool:
@@ -117,16 +120,40 @@ class Checkpointer:
         return kept
 
     def _retain(self) -> None:
-        """Remove the oldest checkpoints beyond the limit, and the samples that no other checkpoint needs."""
-        settings, kept = self._settings, self.list()
-        for old in kept[settings.keep_checkpoints :]:
+        """Remove the oldest checkpoints beyond the limit, and the samples that no other checkpoint needs.
+
+        Checkpoints that cannot restore the model are of other branches or include forgotten samples. They are
+        the first to go, and the samples after the newest usable checkpoint stay.
+        """
+        if self._holders:
+            return
+        settings, found = self._settings, self.list()
+        usable = self._history.states(found)
+        if not usable:
+            return
+        kept = [*usable, *(each for each in found if each not in usable)][: settings.keep_checkpoints]
+        for old in set(found).difference(kept):
             self._checkpoints.delete(old)
-        oldest = kept[: settings.keep_checkpoints][-1]
+        oldest = usable[: settings.keep_checkpoints][-1]
         age = settings.retain_seconds
         since = 0.0 if age is None else self._history.log.now() - age
         self._history.log.prune(
             self._history.model, oldest.seq + 1, settings.retain_events, settings.retain_bytes, since
         )
+
+    @asynccontextmanager
+    async def retaining_all(self) -> AsyncIterator[None]:
+        """Remove no checkpoint and no sample during the block: an operation depends on them.
+
+        The next checkpoint after the block removes them.
+        """
+        self._holders += 1
+        try:
+            # The executor keeps the order: afterwards no earlier checkpoint is being written.
+            await asyncio.wrap_future(self._executor.submit(lambda: None))
+            yield
+        finally:
+            self._holders -= 1
 
 
 def _report(saving: Future[Checkpoint]) -> None:

@@ -157,11 +157,15 @@ class Operations:
         """
         async with self._one_at_a_time:
             await self._rebuilt()
-            branch, seq = await asyncio.to_thread(self._target, step, name)
-            model = await self._maintain(partial(self._recovery.run, seq, self._stop_if_closing))
-            result = await self._worker.exclusive(partial(self._take_back, model, branch, seq))
-            self._feed.publish("rollback", model.name, step=result[0], branch=result[1])
+            async with self._checkpointer.retaining_all():
+                result = await self._roll_back(step, name)
+            self._feed.publish("rollback", self._worker.model.name, step=result[0], branch=result[1])
             return result
+
+    async def _roll_back(self, step: int | None, name: str | None) -> tuple[int, int]:
+        branch, seq = await asyncio.to_thread(self._target, step, name)
+        model = await self._maintain(partial(self._recovery.run, seq, self._stop_if_closing))
+        return await self._worker.exclusive(partial(self._take_back, model, branch, seq))
 
     def _target(self, step: int | None, name: str | None) -> tuple[int, int]:
         """Return branch and number of the event to restore."""
@@ -200,7 +204,8 @@ class Operations:
             If the log no longer has the events to rebuild the model.
         """
         async with self._one_at_a_time:
-            gone, counted = await self._worker.exclusive(partial(self._forget, ids))
+            async with self._checkpointer.retaining_all():
+                gone, counted = await self._worker.exclusive(partial(self._forget, ids))
             if counted and (self._rebuilding is None or self._rebuilding.done()):
                 # One rebuild serves several requests: it has the context variables of none of them.
                 self._rebuilding = asyncio.create_task(self._rebuild(), context=Context())

@@ -5,9 +5,11 @@ Each file is written under a temporary name, flushed and renamed: it is complete
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import errno
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -59,10 +61,11 @@ class CheckpointFiles:
 
     def list(self, model: int) -> list[Checkpoint]:
         """Return the checkpoints of a model, newest first."""
-        with _readable():
-            found = [
-                _describe(model, path) for path in self._of(model).glob("*") if _NAME.fullmatch(path.name)
-            ]
+        found: builtins.list[Checkpoint] = []
+        with _readable(), contextlib.suppress(FileNotFoundError):  # none was taken, or the model was deleted
+            for name in filter(_NAME.fullmatch, os.listdir(self._of(model))):
+                with contextlib.suppress(FileNotFoundError):  # another thread deletes it
+                    found.append(_describe(model, self._of(model) / name))
         return sorted(found, key=lambda checkpoint: (checkpoint.seq, checkpoint.head), reverse=True)
 
     def load(self, checkpoint: Checkpoint) -> dict[str, Any]:
