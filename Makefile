@@ -9,7 +9,7 @@ SOURCES := pyproject.toml setup.py constraints.txt
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test lint docs audit torture fuzz test-docker clean
+.PHONY: help venv run test lint docs audit torture fuzz fuzz-short test-docker clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,11 +48,15 @@ audit: venv ## Check installed packages for known vulnerabilities and licences (
 	$(INSTALL) --group audit
 	$(BIN)/python -m tools.audit
 
-torture: venv ## Kill the server fifty times under load (some minutes)
-	BNP_TEST_KILLS=50 $(BIN)/python -m pytest tests/recovery/test_kill.py -k again_and_again --timeout 3600 -s
+torture: venv ## Kill the server fifty times under load, then five minutes with everything else at once
+	BNP_TEST_KILLS=50 BNP_TEST_CHAOS_SECONDS=300 $(BIN)/python -m pytest tests/recovery/test_kill.py \
+		tests/recovery/test_chaos.py -k 'again_and_again or any_end' --timeout 3600 -s
 
 fuzz: venv ## Send generated and malformed requests to the server (half an hour)
 	BNP_TEST_FUZZ_SECONDS=300 $(BIN)/python -m pytest tests/fuzz -m fuzz -s
+
+fuzz-short: venv ## Send the same generated requests in every run (three minutes)
+	BNP_TEST_EXAMPLES=20 $(BIN)/python -m pytest tests/fuzz/test_document.py tests/fuzz/test_stateful.py -m fuzz
 
 test-docker: venv ## Build the image and test it with a Docker engine
 	docker/test.sh
