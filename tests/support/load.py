@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import random
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
 
@@ -34,25 +35,33 @@ class Promises:
     refused: set[str] = field(default_factory=set)
 
 
-class Clients:
+Act: TypeAlias = Callable[[httpx.Client, str, random.Random], None]
+
+
+class Threads:
     """Clients in threads that run until `stop` or until the server is gone.
 
     Parameters
     ----------
     url : str
         Of the server.
-    promises : Promises
-        Record of the acknowledgements.
-    seed, run : int
-        Seed of the requests, and part of the ids.
+    seed : int
+        Seed of the requests.
+    run : int
+        Part of the ids.
     count : int
         Number of clients.
+    pause : float
+        Longest pause between two requests of a client, in seconds.
     """
 
-    def __init__(self, url: str, promises: Promises, seed: int, run: int, count: int = 6) -> None:
+    #: Time within which the server must answer, in seconds.
+    timeout = 20.0
+
+    def __init__(self, url: str, seed: int, run: int, count: int, pause: float = 0.0) -> None:
         self._url = url
-        self._promises = promises
         self._run = run
+        self._pause = pause
         self._stopped = threading.Event()
         self.failures: list[str] = []
         self.threads = [
@@ -61,6 +70,10 @@ class Clients:
         ]
         for thread in self.threads:
             thread.start()
+
+    def acts(self) -> tuple[Act, ...]:
+        """Return the requests to choose from."""
+        raise NotImplementedError
 
     def stop(self) -> None:
         """Stop, and wait until all have."""
@@ -75,10 +88,10 @@ class Clients:
         assert not self.failures, self.failures
 
     def _work(self, number: int, rng: random.Random) -> None:
-        acts = (self._learn, self._learn, self._stream, self._predict, self._label, self._err)
-        with httpx.Client(base_url=self._url, timeout=20.0) as client:
+        acts = self.acts()
+        with httpx.Client(base_url=self._url, timeout=self.timeout) as client:
             for n in range(100_000):
-                if self._stopped.is_set():
+                if self._stopped.wait(rng.uniform(0.0, self._pause)):
                     return
                 try:
                     rng.choice(acts)(client, f"r{self._run}-c{number}-{n}", rng)
@@ -87,6 +100,26 @@ class Clients:
                 except (AssertionError, KeyError) as error:
                     self.failures.append(repr(error))
                     return
+
+
+class Clients(Threads):
+    """Clients that learn, predict and label, on two models.
+
+    Parameters
+    ----------
+    promises : Promises
+        Record of the acknowledgements.
+    url, seed, run, count
+        See `Threads`.
+    """
+
+    def __init__(self, url: str, promises: Promises, seed: int, run: int, count: int = 6) -> None:
+        self._promises = promises
+        super().__init__(url, seed, run, count)
+
+    def acts(self) -> tuple[Act, ...]:
+        """Return the requests to choose from."""
+        return (self._learn, self._learn, self._stream, self._predict, self._label, self._err)
 
     @staticmethod
     def _sample(rng: random.Random, model: str) -> Json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import resource
-import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,14 +14,15 @@ import httpx
 import jiter
 import pytest
 
-from bnp_online import BNPClassifier, BNPRegressor
 from service.cli.launch import ServerProcess, StartError
 from tests.support.programs import ROOT
+from tests.support.replay import Replica, read_log
 
 Json = dict[str, Any]
 
 #: Small networks: what is tested is not their speed.
 DEFAULT_MODEL = '{"hidden": [6], "replay": 1, "memory": 50}'
+_RUN = "import runpy; runpy.run_module('service', run_name='__main__')"
 
 
 def process(tmp_path: Path, **environment: str) -> ServerProcess:
@@ -53,7 +53,7 @@ class RestartableServer:
 
     def __init__(self, folder: Path, prefix: str = "", **environment: str) -> None:
         self.folder = folder
-        self._code = f"{prefix}\nimport runpy; runpy.run_module('service', run_name='__main__')"
+        self._prefix = prefix
         self._environment = {
             "BNP_PORT": "0",
             "BNP_DATA_DIR": str(folder),
@@ -65,7 +65,16 @@ class RestartableServer:
 
     def start(self) -> httpx.Client:
         """Start the process, wait until it serves, and return a client of it."""
-        self.running = ServerProcess("-c", self._code, cwd=ROOT, environment=self._environment)
+        self.launch()
+        return self.ready()
+
+    def launch(self, prefix: str | None = None, **environment: str) -> None:
+        """Start the process, if needed with another prefix and further settings, and do not wait."""
+        code = f"{self._prefix if prefix is None else prefix}\n{_RUN}"
+        self.running = ServerProcess("-c", code, cwd=ROOT, environment={**self._environment, **environment})
+
+    def ready(self) -> httpx.Client:
+        """Wait until the process serves, and return a client of it."""
         self.client = httpx.Client(base_url=self.running.ready(), timeout=30.0)
         return self.client
 
@@ -107,31 +116,17 @@ def restartable(folder: Path, prefix: str = "", **environment: str) -> Iterator[
 
 def logged(folder: Path, model: str = "default") -> list[tuple[str, str | None, Any, str | None]]:
     """Return kind, id, body and refusal of each event of a model, read from SQLite directly."""
-    with contextlib.closing(sqlite3.connect(folder / "events.sqlite3")) as database:
-        rows = database.execute(
-            "SELECT seq, model, kind, id, body, refused FROM event ORDER BY seq"
-        ).fetchall()
-    made = {jiter.from_json(body)["name"]: seq for seq, _, kind, _, body, _ in rows if kind == "create"}
-    return [
-        (kind, identifier, jiter.from_json(body), refused)
-        for _, owner, kind, identifier, body, refused in rows
-        if owner == made[model]
-    ]
+    rows = read_log(folder).rows[model]
+    return [(row.kind, row.id, jiter.from_json(row.body), row.refused) for row in rows]
 
 
 def replayed(folder: Path, model: str = "default") -> str:
     """Return the fingerprint of an estimator in this process that learns the log sample by sample."""
-    events = logged(folder, model)
-    spec: Json = {k: v for k, v in events[0][2].items() if v is not None}
-    make: Any = BNPClassifier if spec.pop("task") == "classification" else BNPRegressor
-    del spec["name"], spec["drift"]
-    estimator = make(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}, device="cpu")
-    for kind, _, body, refused in events:
-        if kind in ("learn", "label") and refused is None:
-            x, y = (body["x"], body["y"]) if kind == "learn" else body[:2]
-            weight = body.get("w") if kind == "learn" else None
-            estimator.learn_one(x, y, w=1.0 if weight is None else weight)
-    return str(estimator.fingerprint())
+    events = read_log(folder).rows[model]
+    replica = Replica(jiter.from_json(events[0].body))
+    for row in events[1:]:
+        replica.apply(row)
+    return str(replica.estimator.fingerprint())
 
 
 def wait_until(condition: Any, seconds: float = 30.0) -> None:

@@ -1,0 +1,317 @@
+"""Independent replay of an event log: plain SQLite and the public estimators, without code of the server."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import re
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jiter
+import orjson
+
+from bnp_online import BNPClassifier, BNPRegressor, checkpoint, load
+from bnp_online.evaluation.drift import ADWIN, PageHinkley
+from bnp_online.evaluation.prequential import PrequentialMetrics
+from bnp_online.mixture import MAX_LOSS
+
+Json = dict[str, Any]
+SAMPLES = ("learn", "label", "predict")
+#: Setting of the drift detection without any field.
+_DRIFT: Json = {"detector": "adwin", "delta": None, "threshold": 50.0, "action": "none"}
+#: Kinds of events that retention removes.
+_PRUNED = (*SAMPLES, "import")
+_CHECKPOINT = re.compile(r"step(\d+)-branch(\d+)-event(\d+)-head(\d+)")
+
+
+class Row(NamedTuple):
+    """Row of the table ``event``."""
+
+    seq: int
+    model: int
+    branch: int
+    kind: str
+    id: str | None
+    body: bytes
+    refused: str | None
+    step: int | None
+
+
+class Log(NamedTuple):
+    """Content of the log: rows by name of their model, and the event before which each model was pruned."""
+
+    rows: dict[str, list[Row]]
+    pruned: dict[int, int]
+
+
+class Kept(NamedTuple):
+    """A checkpoint file."""
+
+    path: Path
+    branch: int
+    seq: int
+    head: int
+
+
+def read_log(folder: Path) -> Log:
+    """Return the events of the models that exist."""
+    with contextlib.closing(sqlite3.connect(folder / "events.sqlite3", timeout=30.0)) as database:
+        database.execute("BEGIN")
+        columns = ", ".join(Row._fields)
+        found = [Row(*row) for row in database.execute(f"SELECT {columns} FROM event ORDER BY seq")]  # noqa: S608
+        pruned = dict(database.execute("SELECT model, before FROM pruned"))
+    names = {row.seq: str(jiter.from_json(row.body)["name"]) for row in found if row.kind == "create"}
+    rows: dict[str, list[Row]] = {name: [] for name in names.values()}
+    for row in found:
+        if row.model in names:
+            rows[names[row.model]].append(row)
+    return Log(rows, pruned)
+
+
+def spans(rows: Sequence[Row]) -> list[tuple[int, int, float]]:
+    """Return branch, first (exclusive) and last number of the current events of a model."""
+    parents: dict[int, tuple[int | None, int]] = {0: (None, 0)}
+    for row in rows:
+        if row.kind == "rollback":
+            body = json.loads(row.body)
+            parents[row.branch] = body["parent"], body["fork"]
+    branch: int | None = max(parents)
+    end, found = math.inf, []
+    while branch is not None:
+        parent, fork = parents[branch]
+        found.append((branch, fork, end))
+        end, branch = min(end, fork), parent
+    return found
+
+
+def current(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows on the way from the creation to the newest branch."""
+    on_way = spans(rows)
+    return [row for row in rows if _contain(on_way, row)]
+
+
+def _contain(on_way: list[tuple[int, int, float]], event: Row | Kept) -> bool:
+    return any(event.branch == branch and low < event.seq <= high for branch, low, high in on_way)
+
+
+class Replica:
+    """State of one model, from its events.
+
+    Parameters
+    ----------
+    spec : dict
+        Specification of the model.
+
+    Attributes
+    ----------
+    steps : dict of int to int
+        Step after each learned sample, by number of its event.
+    pending : set of str
+        Ids of predictions without a label.
+    """
+
+    def __init__(self, spec: Json) -> None:
+        options = {key: value for key, value in spec.items() if value is not None}
+        make: Any = BNPClassifier if options.pop("task") == "classification" else BNPRegressor
+        self.name = options.pop("name")
+        self.setting = options.pop("drift")
+        self.estimator = make(**_tuples(options), device="cpu")
+        self._begin()
+
+    def _begin(self) -> None:
+        self.score = PrequentialMetrics(self.estimator.task)
+        self.detector = _detector(self.setting)
+        self.drift: Json = {"detections": 0, "actions": 0, "last": None, "due": False}
+        self.steps: dict[int, int] = {}
+        self.pending: set[str] = set()
+
+    @classmethod
+    def of_checkpoint(cls, path: Path) -> Replica:
+        """Return the state in a checkpoint file of the server."""
+        state = checkpoint.load(path)
+        tensors = dict(state["tensors"])
+        service = json.loads(checkpoint.unpack(tensors.pop("service")))
+        replica = cls(state["service"]["spec"])
+        replica.estimator.load_state_dict({**state, "tensors": tensors})
+        replica.score.load_state_dict(service["score"])
+        replica.drift = {key: service["drift"][key] for key in replica.drift}
+        if replica.detector is not None:
+            replica.detector.load_state_dict(service["drift"]["detector"])
+        replica.pending = {name for name, _, _, labelled in service["pending"] if not labelled}
+        return replica
+
+    def fingerprint(self) -> Json:
+        """Return what ``GET /models/{m}/fingerprint`` must answer."""
+        alone = self.estimator.fingerprint()
+        detector = None if self.detector is None else self.detector.state_dict()
+        state = orjson.dumps([self.score.state_dict(), {"detector": detector, **self.drift}])
+        whole = hashlib.sha256(alone.encode() + state).hexdigest()
+        return {"step": self.estimator.step, "sha256": whole, "model_sha256": alone}
+
+    def apply(self, row: Row) -> None:
+        """Apply a current event."""
+        if row.refused is not None:
+            return
+        if row.kind in ("learn", "label"):
+            self._learn(row)
+        elif row.kind == "predict":
+            self.pending.add(str(row.id))
+        elif row.kind == "rollback":
+            self.drift["due"] = False
+        elif row.kind == "patch":
+            self._patch(jiter.from_json(row.body))
+        elif row.kind == "import":
+            with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
+                file.write(row.body)
+                file.flush()
+                self.estimator = load(file.name)
+            self._begin()
+
+    def _learn(self, row: Row) -> None:
+        x, y, w, given = _sample(row)
+        estimator = self.estimator
+        if self.drift["due"] and estimator.step % 32 == 0:
+            getattr(estimator, self.setting["action"])()
+            self.drift.update(due=False, actions=self.drift["actions"] + 1)
+        prediction, probabilities = estimator.predict(x)
+        estimator.learn_one(x, y, w=w)
+        self.steps[row.seq] = estimator.step
+        if given is not None:
+            prediction, probabilities = given
+            self.pending.discard(str(row.id))
+        loss = self.score.update(y, prediction, probabilities)
+        if loss is not None and self.detector is not None:
+            if estimator.task == "regression":
+                variance = self.score.target_variance or 0.0
+                loss = math.sqrt(loss / variance) if variance > 0.0 else 0.0
+            if self.detector.update(min(loss, MAX_LOSS)) > 0.0:
+                acts = self.setting["action"] != "none"
+                self.drift.update(detections=self.drift["detections"] + 1, last=estimator.step, due=acts)
+
+    def _patch(self, changes: Json) -> None:
+        setting = _DRIFT | changes.pop("drift", self.setting)
+        self.estimator.set_limits(**changes)
+        if setting == self.setting:
+            return
+        before, self.setting = self.setting, setting
+        if {**setting, "action": None} == {**before, "action": None}:
+            self.drift["due"] = self.drift["due"] and setting["action"] == before["action"]
+        else:
+            self.detector = _detector(setting)
+            self.drift["due"] = False
+
+
+class Replayer:
+    """Replays models, and continues each one from its latest replay if the events before it are unchanged.
+
+    Parameters
+    ----------
+    folder : path
+        The data folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._before: dict[int, tuple[list[Row], Replica]] = {}
+
+    def run(self, log: Log, name: str) -> tuple[Replica, list[str]]:
+        """Return the state of a model, and a description of each checkpoint that differs from its replay."""
+        rows = log.rows[name]
+        number, events = rows[0].seq, current(rows)
+        checkpoints = self.usable(rows)
+        replica, rest = self._start(events, checkpoints, log.pruned.get(number, 0))
+        differences = []
+        for row in rest:
+            while checkpoints and checkpoints[0].seq < row.seq:
+                differences += _differences(checkpoints.pop(0), replica, row.seq)
+            replica.apply(row)
+        for kept in checkpoints:
+            differences += _differences(kept, replica, None)
+        self._before[number] = events, replica
+        return replica, differences
+
+    def _start(self, events: list[Row], checkpoints: list[Kept], pruned: int) -> tuple[Replica, list[Row]]:
+        """Return a state to continue from, and the events after it; drop checkpoints before it."""
+        before, replica = self._before.get(events[0].seq, ([], None))
+        last = before[-1].seq if before else 0
+        old, new = (_retained((row for row in rows if row.seq <= last), pruned) for rows in (before, events))
+        if replica is not None and old == new and pruned <= last + 1:
+            pass
+        elif pruned == 0:
+            replica, last = Replica(jiter.from_json(events[0].body)), events[0].seq
+        else:
+            bases = [kept for kept in checkpoints if kept.seq + 1 >= pruned]
+            if not bases:
+                raise AssertionError(f"event {pruned} of model {events[0].seq} has no checkpoint before it")
+            base = bases[0]
+            replica, last = Replica.of_checkpoint(base.path), base.seq
+        checkpoints[:] = [kept for kept in checkpoints if kept.seq >= last]
+        return replica, [row for row in events if row.seq > last]
+
+    def usable(self, rows: Sequence[Row]) -> list[Kept]:
+        """Return the checkpoints whose last event is current, and that have no forgotten sample, in order."""
+        on_way = spans(rows)
+        gone = [
+            (row.seq, seq)
+            for row in rows
+            if row.kind == "forget"
+            for _, seq in json.loads(row.body)["events"]
+        ]
+        return [
+            kept
+            for kept in self.checkpoints(rows[0].seq)
+            if _contain(on_way, kept)
+            and not any(removal > kept.head and seq <= kept.seq for removal, seq in gone)
+        ]
+
+    def checkpoints(self, number: int) -> list[Kept]:
+        """Return the checkpoint files of a model, in order of their events."""
+        found = []
+        for path in (self._folder / "checkpoints" / str(number)).glob("step*.safetensors"):
+            match = _CHECKPOINT.fullmatch(path.stem)
+            if match is not None:
+                _, branch, seq, head = map(int, match.groups())
+                found.append(Kept(path, branch, seq, head))
+        return sorted(found, key=lambda kept: (kept.seq, kept.head))
+
+
+def _retained(rows: Iterable[Row], pruned: int) -> list[tuple[Any, ...]]:
+    """Return what identifies rows, without those that may have been pruned."""
+    return [(row.seq, row.refused) for row in rows if row.seq >= pruned or row.kind not in _PRUNED]
+
+
+def _differences(kept: Kept, replica: Replica, upto: int | None) -> list[str]:
+    """Describe how a checkpoint differs from a replay of the same events."""
+    found, expected = Replica.of_checkpoint(kept.path).fingerprint(), replica.fingerprint()
+    before = "" if upto is None else f" before event {upto}"
+    return [] if found == expected else [f"{kept.path.name} has {found}, the replay{before} {expected}"]
+
+
+def _sample(row: Row) -> tuple[Any, Any, float, tuple[Any, Any] | None]:
+    """Return x, y, weight, and for a label the earlier prediction with its probabilities."""
+    body = jiter.from_json(row.body)
+    if isinstance(body, dict):
+        return body["x"], body["y"], 1.0 if body.get("w") is None else body["w"], None
+    if row.kind == "learn":
+        return (*body, None)
+    x, y, prediction, pairs = body
+    return x, y, 1.0, (prediction, None if pairs is None else dict(pairs))
+
+
+def _detector(setting: Json) -> ADWIN | PageHinkley | None:
+    if setting["detector"] == "none":
+        return None
+    delta = {} if setting.get("delta") is None else {"delta": setting["delta"]}
+    if setting["detector"] == "adwin":
+        return ADWIN(**delta)
+    return PageHinkley(threshold=setting["threshold"], **delta)
+
+
+def _tuples(options: Json) -> Json:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
