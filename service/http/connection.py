@@ -83,6 +83,11 @@ class Connection:
         self.writable = True
         self._writable.set()
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether data waits for the client."""
+        return self._transport is not None and self._transport.get_write_buffer_size() > 0
+
     def stalled(self, now: float, patience: float) -> bool:
         """Return whether data has waited for the client for `patience` seconds without any progress.
 

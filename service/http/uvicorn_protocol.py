@@ -140,6 +140,8 @@ class Protocol(asyncio.Protocol):
         self._timer = self._loop.call_later(self._interval, self._check_time_limits)
         if self._connection.stalled(now, self.send_timeout):
             self._transport.abort()
+        elif self._connection.is_sending:  # the client is still reading the last response
+            self._deadline = max(self._deadline, now + self._idle_timeout)
         elif now >= self._deadline:
             self._transport.close()
 

@@ -35,7 +35,7 @@ _LIMITED = (
     "asyncio",
     "uvicorn.error",
     "service.requests",
-    f"{_PACKAGE}.api.health",
+    f"{_PACKAGE}.models.readiness",
     f"{_PACKAGE}.http.exchange",
     f"{_PACKAGE}.http.uvicorn_protocol",
     __name__,

@@ -115,6 +115,49 @@ def test_an_error_half_way_ends_the_response_visibly(failing: Server) -> None:
     assert not found.complete
 
 
+def test_a_head_request_has_no_body(server: Server) -> None:
+    with connected(server) as connection:
+        connection.sendall(get("/docs").replace(b"GET", b"HEAD", 1))
+        answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"content-length:" in answer
+        assert answer.endswith(b"\r\n\r\n")
+        connection.sendall(get("/docs", connection="close"))
+        assert responses(everything(connection))[0].complete
+
+
+def test_a_client_of_http_1_0_gets_no_chunks(serve: Callable[..., Server]) -> None:
+    server = serve()
+    stream = request("/learn", 3 * (SAMPLE + b"\n"), **{"content-type": "application/x-ndjson"})
+    with connected(server) as connection:
+        connection.sendall(stream.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        (found,) = responses(everything(connection))
+    assert "transfer-encoding" not in found.headers
+    assert found.headers["connection"] == "close"
+    assert [line["step"] for line in found.lines] == [1, 2, 3]
+
+
+def test_a_client_may_wait_for_100_continue(server: Server) -> None:
+    step = server.fingerprint()["step"]
+    head, _, body = request("/learn", SAMPLE, expect="100-continue").partition(b"\r\n\r\n")
+    with connected(server) as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body + head + b"\r\n\r\n" + body + get("/models", connection="close"))
+        first, second, _ = responses(everything(connection))
+    assert [each.json["step"] for each in (first, second)] == [step + 1, step + 2]
+
+
+def test_a_refusal_before_100_continue_ends_the_connection(server: Server) -> None:
+    """The client may leave the body out, so the next bytes would be ambiguous."""
+    head = request("/nowhere", SAMPLE, expect="100-continue").partition(SAMPLE)[0]
+    with connected(server) as connection:
+        connection.sendall(head)
+        (refused,) = responses(everything(connection))
+    assert refused.status == 404
+    assert refused.headers["connection"] == "close"
+
+
 def test_a_server_without_descriptors_answers_503(tmp_path: Path) -> None:
     with restartable(tmp_path / "data", BNP_CHECKPOINT_EVERY="20") as server:
         client = server.start()
