@@ -48,9 +48,9 @@ audit: venv ## Check installed packages for known vulnerabilities and licences (
 	$(INSTALL) --group audit
 	$(BIN)/python -m tools.audit
 
-torture: venv ## Kill the server fifty times under load, then five minutes with everything else at once
+torture: venv ## Kill the server fifty times under load, then five minutes amid everything else, then with faults
 	BNP_TEST_KILLS=50 BNP_TEST_CHAOS_SECONDS=300 $(BIN)/python -m pytest tests/recovery/test_kill.py \
-		tests/recovery/test_chaos.py -k 'again_and_again or any_end' --timeout 3600 -s
+		tests/recovery/test_chaos.py -k 'again_and_again or any_end or planted' --timeout 3600 -s
 
 fuzz: venv ## Send generated and malformed requests to the server (half an hour)
 	BNP_TEST_FUZZ_SECONDS=300 $(BIN)/python -m pytest tests/fuzz -m fuzz -s

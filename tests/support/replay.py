@@ -30,6 +30,10 @@ _PRUNED = (*SAMPLES, "import")
 _CHECKPOINT = re.compile(r"step(\d+)-branch(\d+)-event(\d+)-head(\d+)")
 
 
+class UnreachableError(Exception):
+    """Neither the beginning of the log nor a usable checkpoint is retained."""
+
+
 class Row(NamedTuple):
     """Row of the table ``event``."""
 
@@ -248,7 +252,9 @@ class Replayer:
         else:
             bases = [kept for kept in checkpoints if kept.seq + 1 >= pruned]
             if not bases:
-                raise AssertionError(f"event {pruned} of model {events[0].seq} has no checkpoint before it")
+                raise UnreachableError(
+                    f"it was pruned before event {pruned}, and has no checkpoint to start from"
+                )
             base = bases[0]
             replica, last = Replica.of_checkpoint(base.path), base.seq
         checkpoints[:] = [kept for kept in checkpoints if kept.seq >= last]
