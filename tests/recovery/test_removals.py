@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -115,30 +116,33 @@ class Removing:
         try:
             while True:
                 operation = self._random.choices(
-                    [self.learn, self.forget, self.change, self.delete], [8, 4, 2, 1]
+                    [self.learn, self.forget, self.change, self.delete], [8, 8, 2, 1]
                 )
                 operation[0]()
         except httpx.TransportError:
             return  # the server was killed
 
     def learn(self) -> None:
-        model = self._random.choice([*self._models])
-        for _ in range(self._random.randrange(1, 25)):
+        model, lines = self._random.choice([*self._models]), []
+        for _ in range(self._random.randrange(1, 60)):
             identifier, value = self.marker(), self.marker()
-            x = {"a": self._random.random(), "t": value.decode()}
+            x = {"a": self._random.random(), "t": value.decode(), "z": "z" * self._random.randrange(200)}
             body = {"x": x, "id": identifier.decode(), "model": model}
-            if self._random.random() < 0.3:
+            if self._random.random() < 0.05:
                 self._client.post("/predict", json=body)
                 if self._random.random() < 0.5:
                     self._client.post("/label", json={"id": body["id"], "y": "cat", "model": model})
             else:
-                self._client.post("/learn", json={**body, "y": "cat"})
+                lines.append(json.dumps({**body, "y": "cat"}))
             self._models[model][identifier.decode()] = [identifier, value]
+        self._client.post(
+            "/learn", content="\n".join(lines), headers={"content-type": "application/x-ndjson"}
+        )
 
     def forget(self) -> None:
         model = self._random.choice([*self._models])
         rows = self._models[model]
-        ids = self._random.sample([*rows], min(len(rows), self._random.randrange(1, 15)))
+        ids = self._random.sample([*rows], min(len(rows), self._random.randrange(1, 40)))
         if ids and self._client.post(f"/models/{model}/forget", json={"ids": ids}).status_code == 202:
             for identifier in ids:
                 self.removed |= {*rows.pop(identifier)}
