@@ -188,6 +188,10 @@ class StorageFailedError(StorageError):
     """The storage cannot be read or written."""
 
 
+class IncompleteLogError(StorageFailedError):
+    """The event log lacks events that are known to exist, or cannot be read at all."""
+
+
 class DamagedEventError(Exception):
     """A damaged event in the log.
 

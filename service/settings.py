@@ -55,7 +55,11 @@ class Settings(BaseSettings):
     server loses none.
     """
     checkpoint_every: Positive = 10_000
-    """Steps between two checkpoints of a model; a start replays about that many."""
+    """Events (samples, labels and stored predictions) between two checkpoints of a model. A start replays at
+    most that many per model, and those that were logged while the last checkpoint was being written.
+    """
+    checkpoint_bytes: Positive = 2**26
+    """Size of the events between two checkpoints of a model, in bytes."""
     keep_checkpoints: Positive = 5
     """Number of checkpoints kept per model."""
     retain_events: int = Field(default=1_000_000, ge=0)

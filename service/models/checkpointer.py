@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, Future
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from ..errors import StorageError
@@ -14,7 +17,10 @@ from ..settings import Settings
 from ..storage.history import History
 from ..storage.interfaces import Checkpoint, Checkpoints
 from . import snapshot
-from .hosted import HostedModel
+from .hosted import HostedModel, Replay
+
+#: Seconds until a checkpoint that could not be written is due again.
+_PAUSE = 10.0
 
 _logger = logging.getLogger(__name__)
 
@@ -39,10 +45,8 @@ class Checkpointer:
 
     Attributes
     ----------
-    every : int
-        Number of steps between two checkpoints.
-    step, sequence : int
-        Step and last event of the latest checkpoint, or of the state at the start.
+    events, bytes : int
+        Number and size of the events in the log since the newest checkpoint: what a start would replay.
     paused : bool
         True while the model includes unlearned samples: no checkpoint is taken.
     """
@@ -63,8 +67,9 @@ class Checkpointer:
         self._report = report
         self._unerased = unerased
         self._saving: Future[Checkpoint] | None = None
-        self.every = settings.checkpoint_every
-        self.step = self.sequence = 0
+        self._retry_at = 0.0
+        self._counting = threading.Lock()  # the event loop and the executor count
+        self.events = self.bytes = 0
         self.paused = False
         self._holders = 0  # operations that depend on old checkpoints and samples
 
@@ -73,14 +78,24 @@ class Checkpointer:
         """Whether the model still includes unlearned samples, or their data may still be on the disk."""
         return self.paused or self._unerased(self._history.model)
 
-    def begin(self, model: HostedModel) -> None:
-        """Count steps from the state of a model."""
-        self.step, self.sequence = model.step, model.sequence
+    def begin(self, replay: Replay) -> None:
+        """Count from a replay: the model consists of a checkpoint and the events of the replay."""
+        with self._counting:
+            self.events, self.bytes = replay.events, replay.bytes
 
-    def due(self, model: HostedModel) -> bool:
-        """Return whether a checkpoint is due."""
-        due = abs(model.step - self.step) >= self.every
-        return due and not self.paused and (self._saving is None or self._saving.done())
+    def add(self, events: int, size: int) -> None:
+        """Count logged events, and their size in bytes."""
+        with self._counting:
+            self.events += events
+            self.bytes += size
+
+    @property
+    def due(self) -> bool:
+        """Whether a checkpoint is due. After an error the next one is due some seconds later."""
+        if self.events < self._settings.checkpoint_every and self.bytes < self._settings.checkpoint_bytes:
+            return False
+        free = self._saving is None or self._saving.done()
+        return free and not self.paused and time.monotonic() >= self._retry_at
 
     def keep(self, model: HostedModel) -> None:
         """Take a checkpoint; an error is logged."""
@@ -88,15 +103,26 @@ class Checkpointer:
 
     def take(self, model: HostedModel) -> Future[Checkpoint]:
         """Take a checkpoint, with exclusive access. The future is done once it is on the disk."""
-        self.begin(model)
+        with self._counting:
+            counted = self.events, self.bytes
+            self.events = self.bytes = 0
         where = (model.sequence, model.step, self._history.log.head)
         branch = self._history.branch
-        self._saving = self._executor.submit(self._save, branch, where, snapshot.taking(model))
-        return self._saving
+        saving = self._executor.submit(self._save, branch, where, snapshot.taking(model))
+        saving.add_done_callback(partial(self._saved, counted))
+        self._saving = saving
+        return saving
 
-    def changed(self, model: HostedModel) -> bool:
-        """Return whether a model has changed since the latest checkpoint, and may take one."""
-        return not self.paused and model.sequence != self.sequence
+    def _saved(self, counted: tuple[int, int], saving: Future[Checkpoint]) -> None:
+        """Count the events again if the checkpoint was not written."""
+        if saving.cancelled() or saving.exception() is not None:
+            self.add(*counted)
+            self._retry_at = time.monotonic() + _PAUSE
+
+    @property
+    def changed(self) -> bool:
+        """Whether a model has changed since its newest checkpoint, and may take one."""
+        return self.events > 0 and not self.paused
 
     def list(self) -> list[Checkpoint]:
         """Return the checkpoints of the model, newest first."""
@@ -111,7 +137,10 @@ class Checkpointer:
         self, branch: int, where: tuple[int, int, int], state: Callable[[], dict[str, Any]]
     ) -> Checkpoint:
         seq, step, head = where
-        kept = self._checkpoints.save(self._history.model, branch, seq, step, head, state())
+        log = self._history.log
+        log.flush()  # no checkpoint is ahead of the log on the disk
+        signed = snapshot.sign(state(), log.checksum(seq))
+        kept = self._checkpoints.save(self._history.model, branch, seq, step, head, signed)
         self._report(kept)
         try:
             self._retain()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from bnp_online import BNPClassifier, BNPRegressor
 from bnp_online.encoding import Prediction, Sample
@@ -59,6 +59,14 @@ class Applied:
     learned: int = 0
 
 
+class Replay(NamedTuple):
+    """Events that were applied to a checkpoint: number, size in bytes, time in seconds."""
+
+    events: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+
+
 class HostedModel:
     """An estimator with its metrics, pending predictions and drift detector.
 
@@ -79,6 +87,8 @@ class HostedModel:
         Drift detection and response.
     acted : list of dict
         Drift actions that are not logged yet. They are not part of the state.
+    replay : Replay
+        Events that were replayed to restore the model. They are not part of the state.
     """
 
     def __init__(self, spec: ModelSpec, settings: Settings, clock: Callable[[], float]) -> None:
@@ -99,6 +109,7 @@ class HostedModel:
         self._pending = PendingPredictions(settings.max_pending, settings.max_pending_bytes, clock)
         self.drift = Drift(spec.drift)
         self.acted: list[dict[str, Any]] = []
+        self.replay = Replay()
 
     @property
     def step(self) -> int:

@@ -34,9 +34,8 @@ from bnp_online.evaluation.prequential import PrequentialMetrics
 from ..errors import DamagedEventError, RequestError, StorageError, UnknownModelError
 from ..settings import Settings
 from ..storage.interfaces import Checkpoint, EventLog
-from .hosted import HostedModel
+from .hosted import HostedModel, Replay
 from .operations import Operations
-from .recovery import Replay
 from .registry import Models
 from .worker import Worker
 

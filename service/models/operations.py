@@ -31,8 +31,8 @@ from ..telemetry.audit import audit
 from . import report
 from .checkpointer import Checkpointer
 from .feed import Feed
-from .hosted import HostedModel
-from .recovery import Recovery, Replay, imported
+from .hosted import HostedModel, Replay
+from .recovery import Recovery, imported
 from .removals import Removals
 from .spec_limits import check_change, complete
 from .threads import Threads
@@ -98,7 +98,7 @@ class Operations:
     @property
     def replay(self) -> Replay:
         """The latest replay of the log: at the start, for a rollback, or without forgotten samples."""
-        return self._recovery.latest
+        return self._worker.model.replay
 
     async def close(self) -> None:
         """Stop rebuilding. The next start rebuilds the model from the log."""
@@ -109,7 +109,7 @@ class Operations:
 
     async def keep_last(self) -> None:
         """Take a checkpoint after the worker has ended, if the model changed since the latest one."""
-        if not self._checkpointer.changed(self._worker.model):
+        if not self._checkpointer.changed:
             return
         try:
             await asyncio.wrap_future(self._checkpointer.take(self._worker.model))
@@ -187,7 +187,8 @@ class Operations:
         audit("model rolled back", model.name, **changed)
         model.drift.dismiss()
         self._worker.model = model
-        self._checkpointer.begin(model)
+        self._checkpointer.begin(model.replay)
+        self._checkpointer.add(1, 0)
         return model.step, self._history.branch
 
     async def forget(self, ids: list[str]) -> int:
@@ -230,6 +231,7 @@ class Operations:
         if events:
             self._history.forget(events)
             self._removals.add(self._history.model, self._checkpointer.purge)
+            self._checkpointer.add(1, 0)
         audit("samples unlearned", self._worker.model.name, ids=len(ids), events=len(events))
         self._checkpointer.paused = self._checkpointer.paused or bool(counted)
         return len(events), bool(counted)
@@ -259,9 +261,11 @@ class Operations:
             return
         model = self._recovery.run_on(model)
         self._worker.model = model
-        self._checkpointer.begin(model)
+        self._checkpointer.begin(model.replay)
         self._checkpointer.paused = False
         audit("model rebuilt without the unlearned samples", model.name)
+        if self._checkpointer.due:
+            self._checkpointer.keep(model)
 
     async def _rebuilt(self) -> None:
         if self._rebuilding is not None:
@@ -281,7 +285,9 @@ class Operations:
         model.sequence = self._history.append(Event("import", body, step=model.step))
         before = self._worker.model.step
         audit("model imported", model.name, step=model.step, step_before=before, bytes=len(body))
+        model.replay = self._worker.model.replay
         self._worker.model = model
+        self._checkpointer.add(1, len(body))
         self._checkpointer.keep(model)  # no start needs the file then, and it can be pruned
         return self._describe(model)
 
@@ -322,6 +328,7 @@ class Operations:
             model.patch(before)
             model.drift = drift
             raise
+        self._checkpointer.add(1, 0)
         audit("model changed", model.name, step=model.step, changes=changes)
         return self._describe(model)
 

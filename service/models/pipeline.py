@@ -200,14 +200,15 @@ class Pipeline:
         return self.read(lambda model: model.predict_pending(request))
 
     async def _apply_all(self) -> None:
+        if self._checkpointer.due:  # after a long replay: a kill now must not repeat it
+            await self._access.run(self._keep)
         while (group := await self._logged.get()) is not None:
             entries = group.entries
             if group.last is not None:
                 entries = self._number(entries, await group.last)
             await self._apply(entries, deque(group.jobs))
-            checkpointer, model = self._checkpointer, self.model
-            if abs(model.sequence - checkpointer.sequence) >= checkpointer.every and checkpointer.due(model):
-                await self._access.run(partial(checkpointer.keep, model))
+            if self._checkpointer.due:
+                await self._access.run(self._keep)
             self._applied.append(group.entries)
             self._logged.task_done()
 
@@ -215,6 +216,7 @@ class Pipeline:
         """Return the entries with the numbers of their events; after a failed commit, return refusals."""
         events = [entry for entry in entries if isinstance(entry, PendingEvent)]
         if not isinstance(last, StorageError):
+            self._checkpointer.add(len(events), sum(len(entry.event.body) for entry in events))
             for seq, event in enumerate(events, last - len(events) + 1):
                 event.seq = seq
             return entries
@@ -290,8 +292,11 @@ class Pipeline:
 
     def _checkpoint(self) -> None:
         """Take a checkpoint before a drift action, unless there is one of this state."""
-        if self._checkpointer.changed(self.model):
-            self._checkpointer.keep(self.model)
+        if self._checkpointer.changed:
+            self._keep()
+
+    def _keep(self) -> None:
+        self._checkpointer.keep(self.model)
 
     async def _correct(self, applied: Applied) -> None:
         """Record unexpected refusals and steps in the log."""
@@ -306,6 +311,7 @@ class Pipeline:
         """Log drift actions that were taken; after an error the next group tries again."""
         actions = model.acted[:]
         last = await self._append([Event("action", dumps(action)) for action in actions])
+        self._checkpointer.add(len(actions), 0)
         if isinstance(last, StorageError):
             _logger.warning("model %r: cannot log a drift action: %s", model.name, last)
         else:

@@ -11,26 +11,26 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, NamedTuple, TypeAlias
+from typing import IO, Any, TypeAlias
 
 from pydantic import ValidationError
 
 from bnp_online import checkpoint as file_format
 from bnp_online.errors import CheckpointError, StateError
 
-from ..errors import DamagedEventError, InvalidSpecError, NotKeptError, StorageError
+from ..errors import DamagedEventError, IncompleteLogError, InvalidSpecError, NotKeptError, StorageError
 from ..schemas import DriftSpec, ModelSpec
 from ..settings import Settings
 from ..storage import event_codec
 from ..storage.checkpoints import CheckpointFiles
 from ..storage.data_dir import FolderInUseError, lock
 from ..storage.history import History
-from ..storage.interfaces import Checkpoints, Record
+from ..storage.interfaces import Checkpoint, Checkpoints, Record
 from ..storage.sqlite import SqliteLog
 from ..telemetry.progress import progress
 from . import snapshot
 from .divergence import apply_one_by_one
-from .hosted import HostedModel
+from .hosted import HostedModel, Replay
 
 Advance: TypeAlias = Callable[[int], None]
 """Called between two batches with the number of events replayed so far."""
@@ -47,13 +47,6 @@ START_ERRORS = (FolderInUseError, StorageError, DamagedEventError, NotKeptError,
 _logger = logging.getLogger(__name__)
 
 
-class Replay(NamedTuple):
-    """Number of events in a replay of the log, and its duration."""
-
-    events: int = 0
-    seconds: float = 0.0
-
-
 class Recovery:
     """Restores one model after any event of its history that is retained.
 
@@ -66,14 +59,9 @@ class Recovery:
     settings : Settings
         Limits and device.
 
-    Attributes
-    ----------
-    latest : Replay
-        The latest replay.
     """
 
     def __init__(self, history: History, checkpoints: Checkpoints, settings: Settings) -> None:
-        self.latest = Replay()
         self._history = history
         self._checkpoints = checkpoints
         self._settings = settings
@@ -97,12 +85,14 @@ class Recovery:
         self, model: HostedModel, upto: int | None = None, advance: Advance = lambda done: None
     ) -> HostedModel:
         """Apply the missing events, up to event `upto`, to a model, and return the model."""
-        done, start = 0, time.perf_counter()
+        events, size, seconds = model.replay
+        before, start = events, time.perf_counter()
         for records in _batches(self._history.read(model.sequence, upto)):
             model = self._replay(model, records)
-            done += len(records)
-            advance(done)
-        self.latest = Replay(done, time.perf_counter() - start)
+            events += len(records)
+            size += sum(len(record.event.body) for record in records)
+            advance(events - before)
+        model.replay = Replay(events, size, seconds + time.perf_counter() - start)
         return model
 
     def left(self, model: HostedModel) -> int:
@@ -145,7 +135,9 @@ class Recovery:
         clock = self._history.log.now
         for kept in self._history.states(self._checkpoints.list(self._history.model), upto):
             try:
-                return snapshot.restore(self._checkpoints.load(kept), self._settings, clock)
+                state = self._checkpoints.load(kept)
+                self._require_same_log(kept, state)
+                return snapshot.restore(state, self._settings, clock)
             except (StateError, OSError) as error:
                 _logger.warning("skipping checkpoint %s of model %d: %s", kept.name, kept.model, error)
         made = self._history.made()
@@ -158,6 +150,15 @@ class Recovery:
         model = HostedModel(spec, self._settings, clock)
         model.sequence = made.seq
         return model
+
+    def _require_same_log(self, kept: Checkpoint, state: snapshot.State) -> None:
+        """Raise `IncompleteLogError` if a checkpoint belongs to another log."""
+        expected, found = snapshot.signature(state), self._history.log.checksum(kept.seq)
+        if None not in (expected, found) and expected != found:
+            raise IncompleteLogError(
+                f"checkpoint {kept.name} of model {kept.model} belongs to another log: "
+                f"event {kept.seq} differs"
+            )
 
 
 def imported(

@@ -134,7 +134,7 @@ class Registry:
             partial(self._tell, name),
             self._removals.waits,
         )
-        checkpointer.begin(model)
+        checkpointer.begin(model.replay)
         queue, group = settings.queue_size, settings.group_size
         tell = partial(self._tell_drift, name)
         worker = Worker(

@@ -61,6 +61,17 @@ def taking(model: HostedModel) -> Callable[[], dict[str, Any]]:
     }
 
 
+def sign(state: dict[str, Any], checksum: bytes | None) -> dict[str, Any]:
+    """Return a state with the checksum of its last event in the log, which ties it to this log."""
+    return state if checksum is None else {**state, _SERVICE: {**state[_SERVICE], "checksum": checksum.hex()}}
+
+
+def signature(state: State) -> bytes | None:
+    """Return the checksum from `sign`; None in states of earlier versions."""
+    found = state.get(_SERVICE, {}).get("checksum")
+    return None if found is None else bytes.fromhex(found)
+
+
 def take(model: HostedModel) -> dict[str, Any]:
     """Return a copy of the state of a model."""
     return taking(model)()

@@ -209,6 +209,14 @@ class EventLog(Protocol):
         """
         ...
 
+    def flush(self) -> None:
+        """Return once all committed events are on the disk: a relaxed log returns from a commit before."""
+        ...
+
+    def checksum(self, seq: int) -> bytes | None:
+        """Return the checksum of an event; None if the log does not have it."""
+        ...
+
     def forget(self, model: int, branch: int, event: Event, numbers: Collection[int]) -> int:
         """Remove events, and log their removal; return its number. `erase` removes them from the disk."""
         ...

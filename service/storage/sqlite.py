@@ -9,6 +9,7 @@ import errno
 import hashlib
 import itertools
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -17,8 +18,15 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ..errors import DamagedEventError, StorageError, StorageFailedError, StorageFullError
+from ..errors import (
+    DamagedEventError,
+    IncompleteLogError,
+    StorageError,
+    StorageFailedError,
+    StorageFullError,
+)
 from . import sqlite_retention
+from .high_water import HighWaterMark
 from .interfaces import Event, Group, Header, Kind, Record, Segment
 from .sqlite_erasure import Erasure, FileInUseError
 from .sqlite_pages import DamagedPageError
@@ -26,7 +34,7 @@ from .sqlite_tables import FORMAT, MARKED, SPECIAL, TABLES, UNERASED
 
 Row: TypeAlias = tuple[Any, ...]
 
-_FILE = "events.sqlite3"
+FILE = "events.sqlite3"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL = "the disk of the event log is full: free some space, then try again"
 #: Rows, and about how many bytes, that one query reads. Other threads get the lock between two queries.
@@ -34,6 +42,9 @@ _PAGE, _PAGE_BYTES = 1000, 2**22
 #: Rows that one statement adds. Python builds the rows while it holds the GIL; SQLite releases it while the
 #: statement runs.
 _ROWS = 16
+
+#: SQLite's codes of a damaged file.
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _COLUMNS = "seq, model, branch, kind, time, id, digest, body, checksum, refused, step"
 _MARKS = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -94,26 +105,36 @@ class SqliteLog:
     relaxed : bool
         Whether a commit may return before it is on the disk. A power failure then loses the latest commits.
         A killed process loses none.
+    known : int
+        Number of an event that the log must reach. A log that ends before it is not changed.
 
     Raises
     ------
+    IncompleteLogError
+        If the log ends before event `known`, or its file is damaged.
     StorageFailedError
         If the file is not a log of this version, or cannot be opened.
     """
 
-    def __init__(self, folder: Path, *, relaxed: bool = False) -> None:
-        self._path = folder / _FILE
+    def __init__(self, folder: Path, *, relaxed: bool = False, known: int = 0) -> None:
+        self._path = folder / FILE
+        self._relaxed = relaxed
         self._writing, self._reading = threading.Lock(), threading.Lock()
+        if known and not (self._path.exists() and self._path.stat().st_size):
+            state = "is empty" if self._path.exists() else "does not exist"
+            raise IncompleteLogError(f"the event log {self._path} {state}")
         with _translated():
             self._path.touch(0o600)  # SQLite would take 0644; its other files get the mode of this one
             self._writer = self._connect()
-            self._prepare("NORMAL" if relaxed else "FULL")
+            self._prepare("NORMAL" if relaxed else "FULL", known)
             self._reader = self._connect()
             self._reader.execute("PRAGMA query_only = ON")
             ((head, latest, length),) = self._writer.execute(
                 "SELECT ifnull(max(seq), 0), max(time), count(*) FROM event"
             )
             self._erasure = Erasure(self._path, self._writing, self._reading)
+        self._mark = HighWaterMark(folder)
+        self._mark.write(head)
         self._head: int = head
         self._length: int = length  # maintained, since counting millions of rows is slow
         try:
@@ -127,7 +148,7 @@ class SqliteLog:
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._path, timeout=30.0, isolation_level=None, check_same_thread=False)
 
-    def _prepare(self, synchronous: str) -> None:
+    def _prepare(self, synchronous: str, known: int) -> None:
         (version,) = self._writer.execute("PRAGMA user_version").fetchone()
         (tables,) = self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables and version != FORMAT:
@@ -135,6 +156,10 @@ class SqliteLog:
                 f"{self._path} has format {version}, and this version reads format {FORMAT}: use "
                 "the version of bnp-online that wrote it, or a later one"
             )
+        last = self._writer.execute("SELECT max(seq) FROM event").fetchone()[0] or 0 if tables else 0
+        if last < known:
+            self._writer.close()
+            raise IncompleteLogError(f"the event log {self._path} ends at event {last}")
         self._writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._writer.execute("PRAGMA journal_mode = WAL")
         self._writer.execute(f"PRAGMA synchronous = {synchronous}")
@@ -238,6 +263,20 @@ class SqliteLog:
             self._writer.executemany(
                 "UPDATE event SET step = ? WHERE seq = ?", [(step, seq) for seq, step in steps.items()]
             )
+
+    def flush(self) -> None:
+        """Return once all committed events are on the disk."""
+        if not self._relaxed:
+            return
+        head = self._head
+        for path in (self._path.with_name(f"{FILE}-wal"), self._path.parent):
+            _flush_file(path)
+        self._mark.write(head)
+
+    def checksum(self, seq: int) -> bytes | None:
+        """Return the checksum of an event; None if the log does not have it."""
+        rows = self._rows("SELECT checksum FROM event WHERE seq = ?", seq)
+        return rows[0][0] if rows else None
 
     def forget(self, model: int, branch: int, event: Event, numbers: Collection[int]) -> int:
         """Remove events, and log their removal."""
@@ -344,7 +383,7 @@ class SqliteLog:
 
     def size(self) -> int:
         """Return the size of the file and its write-ahead log, in bytes."""
-        files = (self._path, self._path.with_name(f"{_FILE}-wal"))
+        files = (self._path, self._path.with_name(f"{FILE}-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
 
     def close(self) -> None:
@@ -353,6 +392,8 @@ class SqliteLog:
             self._reader.close()
             self._writer.close()
             self._erasure.close()
+            self._mark.write(self._head)
+            self._mark.close()
 
     @contextmanager
     def _transaction(self, *, one_statement: bool = False) -> Iterator[None]:
@@ -366,6 +407,8 @@ class SqliteLog:
                 if not one_statement:
                     self._writer.execute("COMMIT")
                 committed = True
+                if not self._relaxed and self._head > before[0]:
+                    self._mark.write(self._head)
             finally:
                 if not committed:
                     self._head, self._length = before
@@ -409,6 +452,20 @@ class SqliteLog:
             return self._reader.execute(query, parameters).fetchall()
 
 
+def _flush_file(path: Path) -> None:
+    """Flush a file or a folder. SQLite holds no lock on these, which closing a descriptor would release."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:  # the write-ahead log was merged into the file, which SQLite flushes
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        raise StorageFailedError(f"the event log cannot be flushed: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """Translate errors of SQLite and of the file into `StorageError`."""
@@ -425,4 +482,6 @@ def _translated() -> Iterator[None]:
         # SQLite reports a quota or a limit on the file size as a failed write.
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE):
             raise StorageFullError(_FULL) from error
-        raise StorageFailedError(f"the event log cannot be read or written: {error}") from error
+        damaged = code is not None and code & 0xFF in _DAMAGED  # the rest tells which part is
+        kind = IncompleteLogError if damaged else StorageFailedError
+        raise kind(f"the event log cannot be read or written: {error}") from error

@@ -105,6 +105,12 @@ class FakeLog:
     def correct(self, refused: Mapping[int, str], steps: Mapping[int, int]) -> None:
         self.corrections += refused.items()
 
+    def flush(self) -> None:
+        return None
+
+    def checksum(self, seq: int) -> bytes | None:
+        return None
+
     def forget(self, model: int, branch: int, event: Event, numbers: Collection[int]) -> int:
         self.records = [record for record in self.records if record.seq not in numbers]
         return self._add(model, branch, event)

@@ -284,7 +284,7 @@ def test_unlearning_leaves_the_model_of_a_server_that_never_saw_the_samples(
         assert server.get("/models/default")["step"] == before - 5
         assert town.encode() not in contents(tmp_path / "data")
         listed = server.get("/models/default/checkpoints")["checkpoints"]
-        assert listed == [] or all(c["step"] <= 3 for c in listed)
+        assert all(c["step"] <= 3 or c["step"] == before - 5 for c in listed)  # before, or after the rebuild
         counted = server.get("/models/default/events?limit=1000")["events"]
         assert [e["step"] for e in counted if e["step"]] == list(range(1, 106))
         assert error(server.post("/learn", x={"a": 1}, y="cat", id="e21"))[:2] == (409, "id_forgotten")
