@@ -22,13 +22,14 @@ from ..errors import DamagedEventError, IncompleteLogError, InvalidSpecError, No
 from ..schemas import DriftSpec, ModelSpec
 from ..settings import Settings
 from ..storage import event_codec
-from ..storage.checkpoints import CheckpointFiles
+from ..storage.checkpoints import FOLDER, CheckpointFiles
 from ..storage.data_dir import FolderInUseError, lock
 from ..storage.history import History
 from ..storage.interfaces import Checkpoint, Checkpoints, Record
 from ..storage.sqlite import SqliteLog
 from ..telemetry.progress import progress
 from . import snapshot
+from .continuation import open_log, reported
 from .divergence import apply_one_by_one
 from .hosted import HostedModel, Replay
 
@@ -153,7 +154,10 @@ class Recovery:
 
     def _require_same_log(self, kept: Checkpoint, state: snapshot.State) -> None:
         """Raise `IncompleteLogError` if a checkpoint belongs to another log."""
-        expected, found = snapshot.signature(state), self._history.log.checksum(kept.seq)
+        log = self._history.log
+        expected, found = snapshot.signature(state), log.checksum(kept.seq)
+        if log.first_kept(kept.model) > kept.seq:  # the event may have been replaced by a repair
+            return
         if None not in (expected, found) and expected != found:
             raise IncompleteLogError(
                 f"checkpoint {kept.name} of model {kept.model} belongs to another log: "
@@ -283,11 +287,12 @@ def open_folder(settings: Settings) -> Opened:
     """
     folder, log = lock(settings.data_dir), None
     try:
-        log = SqliteLog(settings.data_dir, relaxed=settings.durability == "relaxed")
-        checkpoints = CheckpointFiles(settings.data_dir / "checkpoints")
+        checkpoints = CheckpointFiles(settings.data_dir / FOLDER)
+        log = open_log(settings, checkpoints)
         made = log.models()
+        with reported(settings.data_dir, checkpoints):
+            models = [_recover(History(log, record.model), checkpoints, settings) for record in made]
         checkpoints.tidy({record.model for record in made})
-        models = [_recover(History(log, record.model), checkpoints, settings) for record in made]
     except BaseException:
         if log is not None:
             log.close()

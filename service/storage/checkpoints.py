@@ -22,6 +22,8 @@ from bnp_online import checkpoint as format_
 from ..errors import StorageFailedError, StorageFullError, is_out_of_descriptors
 from .interfaces import Checkpoint
 
+#: Name of the folder in the data folder.
+FOLDER = "checkpoints"
 _NAME = re.compile(r"step(\d+)-branch(\d+)-event(\d+)-head(\d+)\.safetensors")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -46,7 +48,7 @@ class CheckpointFiles:
         self, model: int, branch: int, seq: int, step: int, head: int, state: Mapping[str, Any]
     ) -> Checkpoint:
         """Write a state to the disk, and return its checkpoint."""
-        path = self._of(model) / f"step{step}-branch{branch}-event{seq}-head{head}.safetensors"
+        path = self.folder(model) / f"step{step}-branch{branch}-event{seq}-head{head}.safetensors"
         try:
             for folder in (self._folder, path.parent):
                 folder.mkdir(mode=0o700, exist_ok=True)
@@ -59,24 +61,36 @@ class CheckpointFiles:
             raise StorageFailedError(f"the checkpoint cannot be written: {error.strerror}") from error
         return _describe(model, path)
 
+    def models(self) -> list[int]:
+        """Return the numbers of the models that have a folder, in order."""
+        return sorted(int(path.name) for path in self._folder.glob("*") if path.name.isdecimal())
+
     def list(self, model: int) -> list[Checkpoint]:
         """Return the checkpoints of a model, newest first."""
         found: builtins.list[Checkpoint] = []
         with _readable(), contextlib.suppress(FileNotFoundError):  # none was taken, or the model was deleted
-            for name in filter(_NAME.fullmatch, os.listdir(self._of(model))):
+            for name in filter(_NAME.fullmatch, os.listdir(self.folder(model))):
                 with contextlib.suppress(FileNotFoundError):  # another thread deletes it
-                    found.append(_describe(model, self._of(model) / name))
+                    found.append(_describe(model, self.folder(model) / name))
         return sorted(found, key=lambda checkpoint: (checkpoint.seq, checkpoint.head), reverse=True)
+
+    def folder(self, model: int) -> Path:
+        """Return the folder of a model."""
+        return self._folder / str(model)
+
+    def path(self, checkpoint: Checkpoint) -> Path:
+        """Return the file of a checkpoint."""
+        return self.folder(checkpoint.model) / f"{checkpoint.name}.safetensors"
 
     def load(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Return the state of a checkpoint."""
         with _readable():
-            return format_.load(self._path(checkpoint))
+            return format_.load(self.path(checkpoint))
 
     def delete(self, checkpoint: Checkpoint) -> None:
         """Remove a checkpoint."""
         try:
-            self._path(checkpoint).unlink(missing_ok=True)
+            self.path(checkpoint).unlink(missing_ok=True)
         except OSError as error:
             raise StorageFailedError(f"the checkpoint cannot be deleted: {error.strerror}") from error
 
@@ -84,7 +98,7 @@ class CheckpointFiles:
         """Remove all checkpoints of a model."""
         try:
             with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(self._of(model))
+                shutil.rmtree(self.folder(model))
         except OSError as error:
             raise StorageFailedError(f"the checkpoints cannot be deleted: {error.strerror}") from error
 
@@ -96,12 +110,6 @@ class CheckpointFiles:
                 shutil.rmtree(folder, ignore_errors=True)
             for path in folder.glob(".*.safetensors.*"):
                 path.unlink(missing_ok=True)
-
-    def _of(self, model: int) -> Path:
-        return self._folder / str(model)
-
-    def _path(self, checkpoint: Checkpoint) -> Path:
-        return self._of(checkpoint.model) / f"{checkpoint.name}.safetensors"
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import IO
 
 _LOCK = "lock"
 #: Files and folders of the server in the data folder. The file of keys keeps the mode that its owner gave it.
-_OWN = (_LOCK, "events.sqlite3*", "checkpoints", "checkpoints/*", "checkpoints/*/*")
+_OWN = (_LOCK, "events.sqlite3*", "events.head", "checkpoints", "checkpoints/*", "checkpoints/*/*")
 
 _logger = logging.getLogger(__name__)
 

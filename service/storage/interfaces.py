@@ -141,6 +141,10 @@ class Group(NamedTuple):
     events: Sequence[Event]
 
 
+Row: TypeAlias = tuple[int, int, int, Event]
+"""Number, model and branch of an event, and the event."""
+
+
 class EventLog(Protocol):
     """Log of the events of all models, in order. An event is logged before it is applied.
 

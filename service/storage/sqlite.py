@@ -25,14 +25,14 @@ from ..errors import (
     StorageFailedError,
     StorageFullError,
 )
-from . import sqlite_retention
+from . import high_water, sqlite_retention
 from .high_water import HighWaterMark
-from .interfaces import Event, Group, Header, Kind, Record, Segment
+from .interfaces import Event, Group, Header, Kind, Record, Row, Segment
 from .sqlite_erasure import Erasure, FileInUseError
 from .sqlite_pages import DamagedPageError
 from .sqlite_tables import FORMAT, MARKED, SPECIAL, TABLES, UNERASED
 
-Row: TypeAlias = tuple[Any, ...]
+_Row: TypeAlias = tuple[Any, ...]
 
 FILE = "events.sqlite3"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -64,13 +64,13 @@ def _insertion(rows: int) -> str:
     return f"INSERT INTO event ({_COLUMNS}) VALUES {', '.join([_MARKS] * rows)}"  # noqa: S608 (question marks)
 
 
-def _to_row(seq: int, model: int, branch: int, time: float, event: Event) -> Row:
+def _to_row(seq: int, model: int, branch: int, time: float, event: Event) -> _Row:
     """Return the row of a new event."""
     key = (seq, model, branch, event.kind, time, event.id, event.digest)
     return (*key, event.body, _checksum(key, event.body), None, event.step)
 
 
-def _to_record(row: Row) -> Record:
+def _to_record(row: _Row) -> Record:
     """Return the record in a row.
 
     Raises
@@ -134,7 +134,8 @@ class SqliteLog:
             )
             self._erasure = Erasure(self._path, self._writing, self._reading)
         self._mark = HighWaterMark(folder)
-        self._mark.write(head)
+        if head >= high_water.read(folder):
+            self._mark.write(head)
         self._head: int = head
         self._length: int = length  # maintained, since counting millions of rows is slow
         try:
@@ -210,6 +211,24 @@ class SqliteLog:
         self._head += len(owned)
         self._length += len(owned)
         return self._head
+
+    def restore(self, rows: Sequence[Row], pruned: Mapping[int, int]) -> None:
+        """Add events with given numbers, which the log does not have, for a repair.
+
+        Parameters
+        ----------
+        rows : sequence of Row
+            The events.
+        pruned : dict of int to int
+            For each model the event before which its samples are missing.
+        """
+        now = self.now()
+        with self._transaction():
+            for row in rows:
+                self._writer.execute(_insertion(1), _to_row(*row[:3], now, row[3]))
+            self._writer.executemany("REPLACE INTO pruned VALUES (?, ?)", pruned.items())
+            self._head = max([self._head, *(row[0] for row in rows)])
+            self._length += len(rows)
 
     def models(self) -> list[Record]:
         """Return the creation of each model that exists, in order."""
@@ -392,7 +411,8 @@ class SqliteLog:
             self._reader.close()
             self._writer.close()
             self._erasure.close()
-            self._mark.write(self._head)
+            if self._head >= high_water.read(self._path.parent):
+                self._mark.write(self._head)
             self._mark.close()
 
     @contextmanager
@@ -435,9 +455,9 @@ class SqliteLog:
     def _query(self, where: str, *parameters: Any) -> Iterable[Record]:
         return map(_to_record, self._rows(f"{_SELECT} {where}", *parameters))
 
-    def _page(self, query: str, *parameters: Any) -> list[Row]:
+    def _page(self, query: str, *parameters: Any) -> list[_Row]:
         """Return the first rows of a query of whole events: a page, which is limited in bytes too."""
-        page: list[Row] = []
+        page: list[_Row] = []
         size = 0
         with self._reading, _translated(), closing(self._reader.execute(query, parameters)) as rows:
             for row in rows:
@@ -447,7 +467,7 @@ class SqliteLog:
                     break
         return page
 
-    def _rows(self, query: str, *parameters: Any) -> list[Row]:
+    def _rows(self, query: str, *parameters: Any) -> list[_Row]:
         with self._reading, _translated():
             return self._reader.execute(query, parameters).fetchall()
 
