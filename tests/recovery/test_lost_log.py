@@ -8,12 +8,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
 import pytest
 
+from service.errors import IncompleteLogError
+from service.models import continuation
+from service.models.recovery import open_folder
+from service.settings import Settings
+from tests.support.running import Server, serving
 from tests.support.server_process import RestartableServer, restartable, wait_until
 
 LOG, WAL, SHM = "events.sqlite3", "events.sqlite3-wal", "events.sqlite3-shm"
@@ -83,7 +89,8 @@ def restore_older(folder: Path, older: Path) -> None:
         shutil.copy(path, folder)
 
 
-LOSSES: list[Callable[[Path, Path], None]] = [
+Loss: TypeAlias = Callable[[Path, Path], None]
+LOSSES: list[Loss] = [
     lose_everything,
     lose_content,
     lose_wal,
@@ -94,59 +101,78 @@ LOSSES: list[Callable[[Path, Path], None]] = [
 ]
 
 
-def killed(server: RestartableServer, older: Path, *, checkpoints: bool) -> None:
+def killed(folder: Path, *, checkpoints: bool) -> None:
     """Let a server learn with two models, copy its log in between, and kill it."""
-    client = server.start()
-    client.post("/models", json={"name": "second", "hidden": [4]}).raise_for_status()
-    learn(client, range(20))
-    learn(client, range(20), "second")
-    server.kill()
-    shutil.copytree(server.folder, older)
-    client = server.start()
-    learn(client, range(20, 60))
-    if checkpoints:
-        client.post("/models/default/rollback", json={"step": 50}).raise_for_status()
-        for model in ("default", "second"):
-            client.post(f"/models/{model}/checkpoints").raise_for_status()
-    learn(client, range(60, 75))
-    server.kill()
+    with restartable(folder / "data", BNP_KEEP_CHECKPOINTS="9") as server:
+        client = server.start()
+        client.post("/models", json={"name": "second", "hidden": [4]}).raise_for_status()
+        learn(client, range(20))
+        learn(client, range(20), "second")
+        server.kill()
+        shutil.copytree(server.folder, folder / "older")
+        client = server.start()
+        learn(client, range(20, 60))
+        if checkpoints:
+            client.post("/models/default/rollback", json={"step": 50}).raise_for_status()
+            for model in ("default", "second"):
+                client.post(f"/models/{model}/checkpoints").raise_for_status()
+        learn(client, range(60, 75))
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """Return a folder of a killed server, with and without checkpoints: its data, and an older copy."""
+    made = {}
+    for checkpoints in (True, False):
+        made[checkpoints] = tmp_path_factory.mktemp("killed")
+        killed(made[checkpoints], checkpoints=checkpoints)
+    return made
+
+
+@pytest.fixture
+def data(scenes: dict[bool, Path], tmp_path: Path) -> Path:
+    """Return a copy of the data folder with checkpoints; the older copy is beside it."""
+    shutil.copytree(scenes[True], tmp_path / "scene")
+    return tmp_path / "scene" / "data"
+
+
+def running(folder: Path) -> AbstractContextManager[Server]:
+    return serving(folder, keep_checkpoints=9)
 
 
 @pytest.mark.parametrize("checkpoints", [True, False], ids=["with checkpoints", "without checkpoints"])
 @pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
 def test_a_log_that_lost_events_is_refused_and_nothing_changes(
-    lose: Callable[[Path, Path], None], checkpoints: bool, tmp_path: Path
+    lose: Loss, checkpoints: bool, scenes: dict[bool, Path], tmp_path: Path
 ) -> None:
-    with restartable(tmp_path / "data") as server:
-        killed(server, tmp_path / "older", checkpoints=checkpoints)
-        lose(server.folder, tmp_path / "older")
-        before = files(server.folder)
-        for _ in range(2):
-            said = server.refusal()
-            for command in ("checkpoints", "log", "nothing"):
-                assert f"bnp-online repair --from {command}" in said
-        kept = {name for name in before if name.startswith("checkpoints")}
-        assert bool(kept) == checkpoints
-        after = files(server.folder)
-        assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    shutil.copytree(scenes[checkpoints], tmp_path / "scene")
+    data = tmp_path / "scene" / "data"
+    lose(data, tmp_path / "scene" / "older")
+    before = {name: content for name, content in files(data).items() if not name.startswith(LOG)}
+    assert any(name.startswith("checkpoints") for name in before) == checkpoints
+    for _ in range(2):
+        with pytest.raises(IncompleteLogError) as refused:
+            open_folder(Settings(data_dir=data))
+        for command in ("checkpoints", "log", "nothing"):
+            assert f"bnp-online repair --from {command}" in str(refused.value)
+    assert {name: content for name, content in files(data).items() if not name.startswith(LOG)} == before
 
 
 @pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
-def test_models_continue_from_their_checkpoints(lose: Callable[[Path, Path], None], tmp_path: Path) -> None:
-    with restartable(tmp_path / "data", BNP_KEEP_CHECKPOINTS="9") as server:
-        killed(server, tmp_path / "older", checkpoints=True)
-        lose(server.folder, tmp_path / "older")
-        said = repair(server.folder, "--from", "checkpoints")
-        assert "default continues from step 50" in said
-        client = server.start()
-        assert (step(client), step(client, "second")) == (50, 20)
-        twin = fingerprint(client)
-        learn(client, range(100, 110))
-        for _ in range(2):  # the events after the checkpoint have new numbers, and are replayed
-            before = fingerprint(client), fingerprint(client, "second")
-            server.kill()
-            client = server.start()
-            assert (fingerprint(client), fingerprint(client, "second")) == before
+def test_models_continue_from_their_checkpoints(lose: Loss, data: Path) -> None:
+    lose(data, data.parent / "older")
+    said = continuation.from_checkpoints(Settings(data_dir=data))
+    assert any("default continues from step 50" in line for line in said)
+    with running(data) as server:
+        assert (step(server.client), step(server.client, "second")) == (50, 20)
+        twin = fingerprint(server.client)
+        learn(server.client, range(100, 110))
+        before = fingerprint(server.client), fingerprint(server.client, "second")
+        for path in (data / "checkpoints").glob("*/step60*"):
+            path.unlink()
+    with running(data) as server:
+        client = server.client
+        assert (fingerprint(client), fingerprint(client, "second")) == before
         client.post("/models/default/rollback", json={"step": 50}).raise_for_status()
         assert fingerprint(client)["model_sha256"] == twin["model_sha256"]
         assert client.post("/models/default/rollback", json={"step": 10}).status_code in (404, 410)
@@ -155,47 +181,52 @@ def test_models_continue_from_their_checkpoints(lose: Callable[[Path, Path], Non
         client.post("/models/default/forget", json={"ids": ["e205"]}).raise_for_status()
         wait_until(lambda: client.get("/models/default").json()["state"] == "ready")
         assert step(client) == 59
-        server.kill()
-        client = server.start()
-        assert step(client) == 59
-        assert client.delete("/models/second").status_code == 204
-        server.kill()
-        names = [model["name"] for model in server.start().get("/models").json()["models"]]
-        assert names == ["default"]
+    with running(data) as server:
+        assert step(server.client) == 59
+        assert server.client.delete("/models/second").status_code == 204
+    with running(data) as server:
+        assert [model["name"] for model in server.get("/models")["models"]] == ["default"]
 
 
-@pytest.mark.parametrize("lose", [lose_wal, shorten_wal, restore_older], ids=lambda lose: lose.__name__)
-def test_models_continue_from_the_log(lose: Callable[[Path, Path], None], tmp_path: Path) -> None:
-    with restartable(tmp_path / "data") as server:
-        killed(server, tmp_path / "older", checkpoints=True)
-        older = {name for name in files(server.folder) if name.startswith("checkpoints")}
-        lose(server.folder, tmp_path / "older")
-        said = repair(server.folder, "--from", "log")
+@pytest.mark.parametrize("lose", [shorten_wal, restore_older], ids=lambda lose: lose.__name__)
+def test_models_continue_from_the_log(lose: Loss, data: Path) -> None:
+    older = {name for name in files(data) if name.startswith("checkpoints")}
+    lose(data, data.parent / "older")
+    said = continuation.from_log(Settings(data_dir=data))
+    with running(data) as server:
+        assert step(server.client) <= 60
+        learn(server.client, range(100, 110))
+        before = fingerprint(server.client)
+    with running(data) as server:
+        assert fingerprint(server.client) == before
+    (aside,) = data.glob("aside-*")
+    assert str(aside) in "".join(said)
+    assert older <= files(aside).keys() | files(data).keys()
+
+
+@pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
+def test_a_new_start_sets_everything_aside(lose: Loss, data: Path) -> None:
+    lose(data, data.parent / "older")
+    before = files(data)
+    continuation.from_nothing(Settings(data_dir=data))
+    with running(data) as server:
+        assert [(m["name"], m["step"]) for m in server.get("/models")["models"]] == [("default", 0)]
+        learn(server.client, range(5))
+    (aside,) = data.glob("aside-*")
+    assert files(aside) == before
+
+
+def test_the_command_and_the_process(data: Path) -> None:
+    lose_wal(data, data)
+    with restartable(data) as server:
+        assert "bnp-online repair --from checkpoints" in server.refusal()
+        assert "default continues from step 50" in repair(data, "--from", "checkpoints")
         client = server.start()
-        assert step(client) <= 60
         learn(client, range(100, 110))
         before = fingerprint(client)
         server.kill()
         assert fingerprint(server.start()) == before
-        (aside,) = server.folder.glob("aside-*")
-        assert str(aside) in said
-        assert older <= {str(path.relative_to(aside)) for path in aside.rglob("*")} | set(
-            files(server.folder)
-        )
-
-
-@pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
-def test_a_new_start_sets_everything_aside(lose: Callable[[Path, Path], None], tmp_path: Path) -> None:
-    with restartable(tmp_path / "data") as server:
-        killed(server, tmp_path / "older", checkpoints=True)
-        lose(server.folder, tmp_path / "older")
-        before = files(server.folder)
-        repair(server.folder, "--from", "nothing")
-        client = server.start()
-        assert [(m["name"], m["step"]) for m in client.get("/models").json()["models"]] == [("default", 0)]
-        learn(client, range(5))
-        (aside,) = server.folder.glob("aside-*")
-        assert files(aside) == before
+        assert step(server.client) == 60
 
 
 def test_checkpoints_of_another_log_are_not_used(tmp_path: Path) -> None:
