@@ -129,9 +129,8 @@ class SqliteLog:
             self._prepare("NORMAL" if relaxed else "FULL", known)
             self._reader = self._connect()
             self._reader.execute("PRAGMA query_only = ON")
-            ((head, latest, length),) = self._writer.execute(
-                "SELECT ifnull(max(seq), 0), max(time), count(*) FROM event"
-            )
+            head = self._last_event()
+            ((latest, length),) = self._writer.execute("SELECT max(time), count(*) FROM event")
             self._erasure = Erasure(self._path, self._writing, self._reading)
         self._mark = HighWaterMark(folder)
         if head >= high_water.read(folder):
@@ -157,7 +156,7 @@ class SqliteLog:
                 f"{self._path} has format {version}, and this version reads format {FORMAT}: use "
                 "the version of bnp-online that wrote it, or a later one"
             )
-        last = self._writer.execute("SELECT max(seq) FROM event").fetchone()[0] or 0 if tables else 0
+        last = self._last_event() if tables else 0
         if last < known:
             self._writer.close()
             raise IncompleteLogError(f"the event log {self._path} ends at event {last}")
@@ -171,6 +170,13 @@ class SqliteLog:
         elif not self._writer.execute("SELECT 1 FROM sqlite_master WHERE name = 'unerased'").fetchone():
             self._writer.executescript(f"BEGIN; {UNERASED} {MARKED} COMMIT;")
         self._writer.execute(sqlite_retention.TABLE)  # data folders of earlier versions have none
+
+    def _last_event(self) -> int:
+        """Return the number of the last event, also if it was pruned: a number is never used again."""
+        query = (
+            "SELECT ifnull(max(seq), 0) FROM event UNION ALL SELECT ifnull(max(before), 1) - 1 FROM pruned"
+        )
+        return max(number for (number,) in self._writer.execute(query))
 
     @property
     def head(self) -> int:

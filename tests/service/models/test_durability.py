@@ -22,6 +22,7 @@ from service.models.recovery import open_folder
 from service.settings import Settings
 from service.storage.data_dir import FolderInUseError
 from tests.support.running import Json, Server, error, serving
+from tests.support.server_process import wait_until
 from tests.support.streaming import post_lines
 
 SPEC = {"hidden": (6, 5), "replay": 1, "memory": 20}
@@ -661,3 +662,18 @@ def test_a_stream_that_poisons_a_model_is_refused_sample_by_sample(
     for folder in (None, tmp_path / "killed"):
         with start(folder) as server:
             assert server.fingerprint("wild") == before
+
+
+def test_a_number_of_a_pruned_event_is_not_used_again(start: Callable[..., Any]) -> None:
+    """With the last event pruned, a start must not count from an earlier one: a checkpoint covers its number."""
+    limits = {"checkpoint_every": 10, "keep_checkpoints": 1, "retain_events": 0}
+    with start(**limits) as server:
+        learned(server, 10)
+        wait_until(lambda: server.get("/models/default/events")["events"][1:] == [])
+        before = server.get("/models/default")["sequence"]
+    for _ in range(3):
+        with start(**{**limits, "checkpoint_every": 1000}) as server:
+            assert server.get("/models/default")["sequence"] == before
+            learned(server, 1)
+            before += 1
+            assert server.get("/models/default")["sequence"] == before
