@@ -176,7 +176,7 @@ class SqliteLog:
         query = (
             "SELECT ifnull(max(seq), 0) FROM event UNION ALL SELECT ifnull(max(before), 1) - 1 FROM pruned"
         )
-        return max(number for (number,) in self._writer.execute(query))
+        return max(int(number) for (number,) in self._writer.execute(query))
 
     @property
     def head(self) -> int:
