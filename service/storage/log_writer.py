@@ -68,16 +68,15 @@ class LogWriter:
         try:
             while taken := self._take():
                 outcomes = self._commit([group for group, _ in taken])
-                for (_, logged), outcome in zip(taken, outcomes, strict=True):
-                    _resolve(logged, outcome)
+                _resolve([logged for _, logged in taken], outcomes)
                 taken = []
         finally:
             # Reached after an unexpected error too; `threading.excepthook` reports it.
             with self._changed:
                 self._closing = True
                 taken += self._waiting
-            for _, logged in taken:
-                _resolve(logged, StorageFailedError("the thread that writes the event log has ended"))
+            error = StorageFailedError("the thread that writes the event log has ended")
+            _resolve([logged for _, logged in taken], [error] * len(taken))
 
     def _take(self) -> list[tuple[Group, Logged]]:
         with self._changed:
@@ -114,12 +113,14 @@ class LogWriter:
         self._failing = failing
 
 
-def _resolve(logged: Logged, outcome: int | StorageError) -> None:
-    """Set the result of a future of an event loop, from the thread."""
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nothing awaits the future
-        logged.get_loop().call_soon_threadsafe(_set_result, logged, outcome)
+def _resolve(futures: Sequence[Logged], outcomes: Sequence[int | StorageError]) -> None:
+    """Set the results of futures of one event loop, from the thread."""
+    if futures:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing awaits the futures
+            futures[0].get_loop().call_soon_threadsafe(_set_results, futures, outcomes)
 
 
-def _set_result(logged: Logged, outcome: int | StorageError) -> None:
-    if not logged.done():
-        logged.set_result(outcome)
+def _set_results(futures: Sequence[Logged], outcomes: Sequence[int | StorageError]) -> None:
+    for logged, outcome in zip(futures, outcomes, strict=True):
+        if not logged.done():
+            logged.set_result(outcome)
