@@ -6,7 +6,7 @@ import copy
 import hashlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -98,10 +98,22 @@ def _start(module: nn.Module, seed: Seed) -> None:
     """Draw every weight and bias uniformly from ±1/√fan_in."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
-            fan_in = math.prod(layer.weight.shape[1:])
             for kind, parameter in layer.named_parameters(recurse=False):
-                drawn = draw_uniform(parameter.numel(), 1.0 / math.sqrt(max(fan_in, 1)), *seed, name, kind)
-                parameter.copy_(drawn.view_as(parameter))
+                parameter.copy_(_start_of(name, kind, parameter.shape, layer.weight.shape, seed))
+
+
+def _start_of(layer: str, kind: str, shape: Sequence[int], weight_shape: Sequence[int], seed: Seed) -> Tensor:
+    """Draw the weight or the bias of a layer uniformly from ±1/√fan_in."""
+    bound = 1.0 / math.sqrt(max(math.prod(weight_shape[1:]), 1))
+    return draw_uniform(math.prod(shape), bound, *seed, layer, kind).view(*shape)
+
+
+def mlp_start(hidden: Sequence[int], seed: Seed, inputs: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """Yield the names of the hidden layers' parameters in `mlp`, and their values; creates no network."""
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise([inputs, *hidden])):
+        layer, weight = str(1 + 2 * i), (fan_out, fan_in)  # as in the body of `mlp`
+        for kind, shape in (("weight", weight), ("bias", (fan_out,))):
+            yield f"body.{layer}.{kind}", _start_of(layer, kind, shape, weight, seed)
 
 
 def _linear(fan_in: int, fan_out: int) -> nn.Linear:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..encoding import Vector
 from ..errors import ConfigurationError, NonFiniteStateError
 from ..jit import announced
-from ..network import entry_start, mlp
+from ..network import entry_start, mlp_start
 from . import numba_step
 from .base import NOT_FINITE, Engine, LearnerSpec
 from .numba_kernels import GELU, NONE, NORM, PAPER, RELU, TANH, Reals
@@ -36,12 +36,14 @@ class NumbaEngine(Engine):
         Settings of the learner; ``spec.network`` is ``"mlp"``.
     dtype : torch.dtype
         float32, or float64 for tests of exactness.
+    draw : bool
+        Whether to draw the initial parameters. A state that is loaded replaces them.
     """
 
     name = "numba"
     device = "cpu"
 
-    def __init__(self, spec: LearnerSpec, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, spec: LearnerSpec, dtype: torch.dtype = torch.float32, *, draw: bool = True) -> None:
         self.spec = spec
         self._real = np.dtype(np.float64 if dtype == torch.float64 else np.float32)
         self._members = spec.members
@@ -50,10 +52,9 @@ class NumbaEngine(Engine):
         inputs = 0 if spec.input_shape is None else math.prod(spec.input_shape)
         self._allocate(inputs, 0)
         parameters = self._parameters()
-        for k in range(len(self._members)):
-            network = mlp(spec.hidden, spec.activation, (spec.seed, k), inputs)
-            for name, parameter in network.named_parameters():
-                parameters[f"network.{name}"][k] = parameter.detach().numpy()
+        for k in range(len(self._members) if draw else 0):
+            for name, drawn in mlp_start(spec.hidden, (spec.seed, k), inputs):
+                parameters[f"network.{name}"][k] = drawn.numpy()
         self._buffers.average[:] = self._buffers.params[self._averaging]
         _compile(self._buffers)
 
@@ -201,7 +202,8 @@ class NumbaEngine(Engine):
         return {name: torch.from_numpy(np.array(value, order="C")) for name, value in state.items()}
 
     def _untrained(self) -> Self:
-        return type(self)(self.spec, torch.float64 if self._real == np.float64 else torch.float32)
+        dtype = torch.float64 if self._real == np.float64 else torch.float32
+        return type(self)(self.spec, dtype, draw=False)
 
     def _adopt(self, fresh: Self) -> None:
         self._buffers = fresh._buffers

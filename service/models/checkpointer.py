@@ -101,14 +101,18 @@ class Checkpointer:
         """Take a checkpoint; an error is logged."""
         self.take(model).add_done_callback(_report)
 
-    def take(self, model: HostedModel) -> Future[Checkpoint]:
-        """Take a checkpoint, with exclusive access. The future is done once it is on the disk."""
+    def take(self, model: HostedModel, executor: Executor | None = None) -> Future[Checkpoint]:
+        """Take a checkpoint, with exclusive access. The future is done once it is on the disk.
+
+        Another executor may write it if no other checkpoint of the model is being written.
+        """
         with self._counting:
             counted = self.events, self.bytes
             self.events = self.bytes = 0
         where = (model.sequence, model.step, self._history.log.head)
         branch = self._history.branch
-        saving = self._executor.submit(self._save, branch, where, snapshot.taking(model))
+        state = snapshot.taking(model)
+        saving = (executor or self._executor).submit(self._save, branch, where, state)
         saving.add_done_callback(partial(self._saved, counted))
         self._saving = saving
         return saving
@@ -118,6 +122,11 @@ class Checkpointer:
         if saving.cancelled() or saving.exception() is not None:
             self.add(*counted)
             self._retry_at = time.monotonic() + _PAUSE
+
+    async def written(self) -> None:
+        """Wait until no checkpoint is being written."""
+        if self._saving is not None:
+            await asyncio.wait([asyncio.wrap_future(self._saving)])
 
     @property
     def changed(self) -> bool:

@@ -82,7 +82,7 @@ class Operations:
         self._history = worker.history
         self._checkpointer = checkpointer
         self._recovery = recovery
-        self._maintain = threads.maintain
+        self._threads = threads
         self._settings = settings
         self._feed = feed
         self._removals = removals
@@ -112,7 +112,9 @@ class Operations:
         if not self._checkpointer.changed:
             return
         try:
-            await asyncio.wrap_future(self._checkpointer.take(self._worker.model))
+            await self._checkpointer.written()
+            # The models are written concurrently, so that the disk flushes several at once.
+            await asyncio.wrap_future(self._checkpointer.take(self._worker.model, self._threads.storage))
         except StorageError as error:  # the next start replays the log instead
             _logger.warning(
                 "cannot write the last checkpoint of model %r: %s", self._worker.model.name, error
@@ -164,7 +166,7 @@ class Operations:
 
     async def _roll_back(self, step: int | None, name: str | None) -> tuple[int, int]:
         branch, seq = await asyncio.to_thread(self._target, step, name)
-        model = await self._maintain(partial(self._recovery.run, seq, self._stop_if_closing))
+        model = await self._threads.maintain(partial(self._recovery.run, seq, self._stop_if_closing))
         return await self._worker.exclusive(partial(self._take_back, model, branch, seq))
 
     def _target(self, step: int | None, name: str | None) -> tuple[int, int]:
@@ -245,7 +247,7 @@ class Operations:
                 return
             version = self._history.version
             try:
-                model = await self._maintain(partial(self._recovery.run, None, self._stop_if_closing))
+                model = await self._threads.maintain(partial(self._recovery.run, None, self._stop_if_closing))
                 await self._worker.exclusive(partial(self._swap, model, version))
             except (UnknownModelError, ModelFailedError, ShuttingDownError):
                 return  # the model is deleted, or the next start rebuilds it
@@ -278,7 +280,7 @@ class Operations:
             spec, settings, clock = self._worker.model.spec, self._settings, self._history.log.now
             admit = partial(complete, settings=settings)
             read = partial(imported, body, spec.name, spec.drift, settings, clock, admit, untrusted=True)
-            model = await self._maintain(read)
+            model = await self._threads.maintain(read)
             return await self._worker.exclusive(partial(self._take_over, model, body))
 
     def _take_over(self, model: HostedModel, body: bytes) -> dict[str, Any]:

@@ -339,9 +339,10 @@ class SqliteLog:
         """Remove the old samples and imports of a model before event `before`."""
         before = min(before, self._head + 1)
         kept, measured = sqlite_retention.measure(self._rows, model, before - 1)
-        with self._transaction():
-            self._writer.execute("DELETE FROM measured WHERE model = ? AND upto > ?", (model, kept))
-            self._save_measured(model, measured)
+        if measured or self._rows("SELECT 1 FROM measured WHERE model = ? AND upto > ?", model, kept):
+            with self._transaction():
+                self._writer.execute("DELETE FROM measured WHERE model = ? AND upto > ?", (model, kept))
+                self._save_measured(model, measured)
         first = sqlite_retention.first_retained(self._rows, model, before - 1, newest, size)
         limit = min(before, max(first, self._first_since(since), self.first_kept(model)))
         if not self._rows(f"{sqlite_retention.EVENTS} LIMIT 1", model, 0, limit - 1):
