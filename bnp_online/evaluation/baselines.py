@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import Counter, deque
+from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -53,7 +54,7 @@ class Baselines:
         self._majority: Any = None
         self._mean = 0.0
         self._sums = _START
-        self._latest: deque[_Scored] = deque(maxlen=window)
+        self._latest = array("d")  # three numbers for each sample, of up to two windows
 
     def update(self, y: Any) -> None:
         """Score the predictions of a label or target, then learn it."""
@@ -62,7 +63,7 @@ class Baselines:
             self.n += 1
             a, b, c = self._sums
             self._sums = (a + scored[0], b + scored[1], c + scored[2])
-            self._latest.append(scored)
+            self._keep(scored)
         self._seen += 1
         self._last = y
         if self.task == "classification":
@@ -71,6 +72,16 @@ class Baselines:
                 self._majority = y
         else:
             self._mean += (y - self._mean) / self._seen
+
+    def _keep(self, scored: _Scored) -> None:
+        """Add scores to the window."""
+        self._latest.extend(scored)
+        if len(self._latest) > 2 * 3 * self.window:
+            del self._latest[: -3 * self.window]
+
+    def _scored(self) -> list[float]:
+        """Return the scores in the window: three numbers for each sample."""
+        return self._latest[-3 * self.window :].tolist()
 
     def _score_class(self, y: Label) -> _Scored:
         """Return the accuracies of the majority and the last label, and the log loss of the frequencies."""
@@ -85,11 +96,12 @@ class Baselines:
 
     def report(self) -> dict[str, Any]:
         """Return ``{"n", "cumulative": {"majority" or "mean": {...}, "last": {...}}, "window": {...}}``."""
-        latest = tuple(map(sum, zip(*self._latest, strict=True))) if self._latest else _START
+        latest = self._scored()
+        sums = sum(latest[0::3]), sum(latest[1::3]), sum(latest[2::3])
         return {
             "n": self.n,
             "cumulative": self._named(self._sums, self.n),
-            "window": self._named(latest, len(self._latest)),
+            "window": self._named(sums, len(latest) // 3),
         }
 
     def _named(self, sums: Iterable[float], count: int) -> dict[str, dict[str, float]]:
@@ -101,7 +113,7 @@ class Baselines:
     def copy(self) -> Baselines:
         """Return a copy."""
         twin = copy.copy(self)
-        twin._counts, twin._latest = self._counts.copy(), self._latest.copy()
+        twin._counts, twin._latest = self._counts.copy(), self._latest[:]
         return twin
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,7 +128,7 @@ class Baselines:
             "majority": self._majority,
             "mean": self._mean,
             "sums": list(self._sums),
-            "latest": [list(scored) for scored in self._latest],
+            "latest": [[*scored] for scored in zip(*[iter(self._scored())] * 3, strict=True)],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -134,4 +146,6 @@ class Baselines:
         self._majority, self._mean = state["majority"], float(state["mean"])
         a, b, c = map(float, state["sums"])
         self._sums = (a, b, c)
-        self._latest = deque(((float(p), float(q), float(r)) for p, q, r in state["latest"]), self.window)
+        self._latest = array("d")
+        for p, q, r in state["latest"]:
+            self._keep((float(p), float(q), float(r)))
