@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bnp_online.errors import ConfigurationError
-from bnp_online.network import Network, cnn, draw_uniform, entry_start, mlp, with_head
+from bnp_online.network import Network, cnn, draw_uniform, entry_start, mlp, mlp_start, with_head
 
 
 def grown(hidden: tuple[int, ...] = (6, 4), activation: str = "relu", seed: int = 0) -> Network:
@@ -94,6 +94,14 @@ def test_equal_seeds_start_equally() -> None:
     first, second, other = (mlp((6, 4), "relu", seed).state_dict() for seed in ((3, 0), (3, 0), (3, 1)))
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not torch.equal(first["body.3.weight"], other["body.3.weight"])
+
+
+@pytest.mark.parametrize(("hidden", "inputs"), [((), 3), ((4,), 0), ((5, 4), 3)])
+def test_the_start_of_an_mlp_is_drawn_without_the_network(hidden: tuple[int, ...], inputs: int) -> None:
+    network = dict(mlp(hidden, "relu", (7, 2), inputs).body.named_parameters())
+    drawn = dict(mlp_start(hidden, (7, 2), inputs))
+    assert drawn.keys() == {f"body.{name}" for name in network}
+    assert all(torch.equal(drawn[f"body.{name}"], value) for name, value in network.items())
 
 
 def test_layers_and_activations() -> None:

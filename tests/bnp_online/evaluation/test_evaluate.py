@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -192,6 +193,24 @@ def test_the_state_survives_json_in_the_middle_of_a_stream(labels: list[Any] | N
         assert other.update(*each) == scores.update(*each)
     assert other.report() == scores.report()
     assert json.dumps(other.state_dict()) == json.dumps(scores.state_dict())
+
+
+def test_labels_of_another_type_stay_apart_in_the_window() -> None:
+    scores = PrequentialMetrics("classification")
+    scores.update(1, 1, {0: 0.25, 1: 0.75})
+    scores.update(True, True, {False: 0.25, True: 0.75})
+    assert json.dumps([entry[2] for entry in scores.state_dict()["latest"]]) == "[[0, 1], [false, true]]"
+
+
+def test_the_window_of_many_classes_is_small() -> None:
+    labels = [f"class {i}" for i in range(200)]
+    scores = PrequentialMetrics("classification")
+    tracemalloc.start()
+    for i in range(2000):
+        scores.update(labels[i % 200], labels[0], dict.fromkeys(labels, 0.005))
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < 1000 * (200 * 8 + 500)  # eight bytes for each probability: dicts would take 10 MB
 
 
 def test_a_state_of_an_earlier_version_is_read() -> None:

@@ -136,14 +136,32 @@ def test_every_file_of_the_page_is_served_or_about_a_library(server: Server) -> 
         assert server.client.get(f"/dashboard/{name}").status_code == 200
 
 
-def history(server: Server, until: int) -> list[Json]:
+def history(server: Server, until: int, model: str = "default") -> list[Json]:
     """Wait until the last point is that of a step; return all."""
     for _ in range(1000):
-        points = server.get("/models/default/dashboard?history=true")["history"]
+        points = server.get(f"/models/{model}/dashboard?history=true")["history"]
         if points and points[-1]["step"] == until:
             return list(points)
         time.sleep(0.01)
     raise AssertionError(f"no point of step {until}")
+
+
+def test_some_models_are_recorded_at_a_time_and_each_in_its_turn(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_history, "PERIOD", 0.01)
+    monkeypatch.setattr(score_history, "MODELS", 2)
+    monkeypatch.setattr(score_history, "_ALL_POINTS", 0)
+    monkeypatch.setattr(score_history, "_FEWEST", 2)
+    server = serve()
+    for i in range(5):
+        server.create(name=f"m{i}", hidden=[4])
+    for step in range(1, 6):
+        for i in range(5):
+            server.learn({"a": 1}, "cat", model=f"m{i}")
+        for i in range(5):
+            points = history(server, step, f"m{i}")
+    assert [point["step"] for point in points] == [4, 5]
 
 
 def test_how_the_scores_came_to_be(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bnp_online import BNPClassifier, BNPRegressor
 from service.models import readiness
 from service.schemas import ModelSpec
+from service.storage.checkpoints import CheckpointFiles
 from tests.support.running import Server, error
 from tests.support.streaming import post_lines, refusals, streaming
 
@@ -98,6 +100,28 @@ def test_requests_that_wait_for_a_deleted_model(serve: Callable[..., Server]) ->
         assert before.result().json()["step"] == 1
         assert deleting.result().status_code == 204
         assert error(after.result())[:2] == (404, "unknown_model")
+
+
+def test_the_last_checkpoints_are_written_concurrently(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, save = threading.Barrier(4), CheckpointFiles.save
+
+    def wait(*arguments: Any) -> Any:
+        together.wait(60)
+        return save(*arguments)
+
+    server = serve()
+    for i in range(8):
+        server.create(name=f"m{i}", hidden=[4])
+        server.learn({"a": 1}, "cat", model=f"m{i}")
+    monkeypatch.setattr(CheckpointFiles, "save", wait)
+    server.stop()
+    monkeypatch.undo()
+    server = serve()
+    for i in range(8):
+        assert len(server.get(f"/models/m{i}/checkpoints")["checkpoints"]) == 1
+        assert server.predict({"a": 1}, model=f"m{i}")["step"] == 1
 
 
 def test_health(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
