@@ -279,6 +279,7 @@ TABLE: dict[type[Exception], Row] = {
     Exception: Row(500, "internal_error"),
     StorageFullError: Row(503, "storage_full", retry_after=5),
     StorageFailedError: Row(503, "storage_failed", retry_after=5),
+    IncompleteLogError: Row(503, "storage_failed", retry_after=5),
     StorageError: Row(503, "storage_failed", retry_after=5),
     ModelFailedError: Row(503, "model_failed", retry_after=30),
     ShuttingDownError: Row(503, "shutting_down", retry_after=5),

@@ -37,8 +37,10 @@ class HighWaterMark:
             os.pwrite(self._file, b"%019d\n" % seq, 0)
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
+        """Close the file; a further call has no effect."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
 
 def read(folder: Path) -> int:

@@ -80,7 +80,7 @@ def test_a_signal_ends_its_start_too(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_named(tmp_path: Path, name: str, value: str) -> None:
     with process(tmp_path, **{name: value}) as running:
         assert running.wait() == 2
-        assert running.lines[0].startswith(f"{name} must ")
+        assert running.lines[0].split()[0].rstrip(":") == name
 
 
 def test_importing_does_no_work() -> None:

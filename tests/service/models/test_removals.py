@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -242,12 +243,16 @@ def test_a_checkpoint_that_is_being_written_is_deleted_too(
         worker = server.registry.get(name)
         taking.append(server.on_loop(worker.exclusive(server.registry.operations(name)._take)))
     assert reached.wait(30)
-    deleting = threading.Thread(target=lambda: server.client.delete("/models/other"))
-    deleting.start()
-    forget(server, "default-3", "waits-default")
-    wait_until(lambda: state(server) == "rebuilding")
+    removing = [
+        threading.Thread(target=lambda: server.client.delete("/models/other")),
+        threading.Thread(target=lambda: forget(server, "default-3", "waits-default")),
+    ]
+    for thread in removing:
+        thread.start()
+    time.sleep(0.5)  # both requests arrive
     release.set()
-    deleting.join()
+    for thread in removing:
+        thread.join()
     for each in taking:
         each.result(30)
     wait_until(lambda: state(server) == "ready")
