@@ -7,11 +7,11 @@ model that has checkpoints, or if its file is missing or damaged. A start then r
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from bnp_online.errors import StateError
 
@@ -21,9 +21,21 @@ from ..settings import Settings
 from ..storage import event_codec, high_water
 from ..storage.checkpoints import FOLDER, CheckpointFiles
 from ..storage.history import History
-from ..storage.interfaces import Checkpoint, Event, Row
+from ..storage.interfaces import Checkpoint, Event, Record, Row
 from ..storage.sqlite import FILE, SqliteLog
 from . import snapshot
+
+_COMPLETE = "the log has all events of the folder, so there is nothing to repair: start the server"
+
+
+class Intact(NamedTuple):
+    """An intact checkpoint, and the specification of its model."""
+
+    checkpoint: Checkpoint
+    spec: ModelSpec
+
+
+Newest: TypeAlias = dict[int, Intact]
 
 
 def open_log(settings: Settings, checkpoints: CheckpointFiles) -> SqliteLog:
@@ -92,9 +104,8 @@ def _report(folder: Path, checkpoints: CheckpointFiles) -> str:
     )
 
 
-@dataclass
 class Aside:
-    """Folder for files that a repair does not use. It is created with the first file.
+    """New folder for files that a repair does not use. It is created with the first file.
 
     Parameters
     ----------
@@ -102,11 +113,11 @@ class Aside:
         The data folder.
     """
 
-    folder: Path
-    path: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.path = self.folder / time.strftime("aside-%Y%m%dT%H%M%SZ", time.gmtime())
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        name = time.strftime("aside-%Y%m%dT%H%M%SZ", time.gmtime())
+        names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
+        self.path = next(path for path in map(folder.joinpath, names) if not path.exists())
 
     def move(self, path: Path) -> None:
         """Move a file or a folder of the data folder, if it exists."""
@@ -114,6 +125,15 @@ class Aside:
             target = self.path / path.relative_to(self.folder)
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.rename(target)
+
+    def report(self) -> list[str]:
+        """Return the line of a report that names the folder, if there is one."""
+        if not self.path.exists():
+            return []
+        return [
+            f"Files that are no longer used are in {self.path}. They may include samples that were or will "
+            "be unlearned: delete them as soon as you do not need them."
+        ]
 
     def move_log(self) -> None:
         """Move the log and its high-water mark."""
@@ -128,11 +148,17 @@ def from_nothing(settings: Settings) -> list[str]:
     aside.move(settings.data_dir / FOLDER)
     if not aside.path.exists():
         raise IncompleteLogError(f"{settings.data_dir} has neither a log nor checkpoints: start the server")
-    return [f"Moved the log and the checkpoints to {aside.path}."]
+    return aside.report()
 
 
 def from_log(settings: Settings) -> list[str]:
-    """Set the checkpoints aside that do not belong to the log; return a report."""
+    """Set the checkpoints aside that do not belong to the log; return a report.
+
+    Raises
+    ------
+    IncompleteLogError
+        If there is no log, or if it cannot restore a model without these checkpoints. Nothing was changed.
+    """
     folder = settings.data_dir
     aside, checkpoints = Aside(folder), CheckpointFiles(folder / FOLDER)
     log = _existing_log(folder)
@@ -140,14 +166,35 @@ def from_log(settings: Settings) -> list[str]:
         raise IncompleteLogError("there is no readable log: use --from checkpoints or --from nothing")
     with contextlib.closing(log):
         unknown = _unknown(log, checkpoints)
-        for model in checkpoints.models():
-            for kept in checkpoints.list(model):
-                if model in unknown or kept.head > log.head or _is_foreign(log, checkpoints, kept):
-                    aside.move(checkpoints.path(kept))
+        unused = [
+            kept
+            for kept in _all(checkpoints)
+            if kept.model in unknown or kept.head > log.head or _is_foreign(log, checkpoints, kept)
+        ]
+        if not unused and log.head >= high_water.read(folder):
+            raise IncompleteLogError(_COMPLETE)
+        for record in log.models():
+            _require_restorable(log, checkpoints, record, unused)
         head = log.head
-    (folder / high_water.NAME).unlink(missing_ok=True)  # the next start writes it
-    moved = f" Later checkpoints are in {aside.path}." if aside.path.exists() else ""
-    return [f"The models continue from the log, which ends at event {head}.{moved}"]
+    for kept in unused:
+        aside.move(checkpoints.path(kept))
+    aside.move(folder / high_water.NAME)  # the next start writes it
+    return [f"The models continue from the log, which ends at event {head}.", *aside.report()]
+
+
+def _require_restorable(
+    log: SqliteLog, checkpoints: CheckpointFiles, made: Record, unused: list[Checkpoint]
+) -> None:
+    """Raise `IncompleteLogError` if the log cannot restore a model without some checkpoints."""
+    history = History(log, made.model)
+    kept = [each for each in checkpoints.list(made.model) if each not in unused]
+    if not history.reaches(made.seq) and not any(
+        _load(checkpoints, each) is not None for each in history.states(kept)
+    ):
+        raise IncompleteLogError(
+            f"the log alone cannot restore model {json_name(made.event.body)}: its older samples were "
+            "removed, and no intact checkpoint belongs to the log; use --from checkpoints or --from nothing"
+        )
 
 
 def from_checkpoints(settings: Settings) -> list[str]:
@@ -157,26 +204,46 @@ def from_checkpoints(settings: Settings) -> list[str]:
     -------
     list of str
         Lines of a report.
+
+    Raises
+    ------
+    IncompleteLogError
+        If there is neither an intact checkpoint nor a log. Nothing was changed.
     """
     folder = settings.data_dir
     aside, checkpoints = Aside(folder), CheckpointFiles(folder / FOLDER)
     last = _last_known(folder, checkpoints)
+    newest = _newest_intact(checkpoints)
+    said: list[str] = []
     log = _existing_log(folder)
-    if log is not None and any(
-        _is_foreign(log, checkpoints, kept)
-        for model in checkpoints.models()
-        for kept in checkpoints.list(model)
-    ):
+    if log is not None and _contradicts(log, checkpoints, newest):
+        names = [json_name(record.event.body) for record in log.models() if record.model not in newest]
+        said += [f"model {name} is set aside with the log" for name in names]
+        last = max(last, log.head)
         log.close()
         log = None
+    if log is not None and log.head >= last and not _unknown(log, checkpoints):
+        log.close()
+        raise IncompleteLogError(_COMPLETE)
     if log is None:
+        if not newest:
+            raise IncompleteLogError("there is no intact checkpoint: use --from log or --from nothing")
         aside.move_log()
         log = SqliteLog(folder)
     with contextlib.closing(log):
-        said = _continue(log, checkpoints, max(last, log.head), aside)
-    if aside.path.exists():
-        said.append(f"Files that are no longer used are in {aside.path}.")
-    return said
+        said += _continue(log, checkpoints, newest, max(last, log.head), aside)
+    return [*said, *aside.report()]
+
+
+def _contradicts(log: SqliteLog, checkpoints: CheckpointFiles, newest: Newest) -> bool:
+    """Return whether a log is of another history than the checkpoints, or has another model of a name."""
+    unknown = _unknown(log, checkpoints)
+    names = {json_name(record.event.body) for record in log.models()}
+    return (
+        any(model <= log.head for model in unknown)
+        or any(newest[model].spec.name in names for model in unknown if model in newest)
+        or any(_is_foreign(log, checkpoints, kept) for kept in _all(checkpoints))
+    )
 
 
 def _existing_log(folder: Path) -> SqliteLog | None:
@@ -193,39 +260,39 @@ def _is_foreign(log: SqliteLog, checkpoints: CheckpointFiles, kept: Checkpoint) 
     found = log.checksum(kept.seq)
     if found is None or log.first_kept(kept.model) > kept.seq:
         return False
-    try:
-        return snapshot.signature(checkpoints.load(kept)) not in (None, found)
-    except StateError:  # damaged: no start uses it
-        return False
+    state = _load(checkpoints, kept)  # no start uses a damaged one
+    return state is not None and snapshot.signature(state) not in (None, found)
 
 
-def _continue(log: SqliteLog, checkpoints: CheckpointFiles, last: int, aside: Aside) -> list[str]:
+def _continue(
+    log: SqliteLog, checkpoints: CheckpointFiles, newest: Newest, last: int, aside: Aside
+) -> list[str]:
+    """Add the events to a log by which the models continue; return a report."""
     known = {record.model: json_name(record.event.body) for record in log.models()}
-    deleted = {model for model in checkpoints.models() if log.changes(model, "delete")}
-    names: dict[str, int] = {}
+    names: set[str] = set()
     rows: list[Row] = []
     pruned: dict[int, int] = {}
     said: list[str] = []
-    for model in sorted(set(checkpoints.models()) - deleted, reverse=True):
-        newest = _newest_intact(checkpoints, model)
-        if newest is None:
-            if model not in known:
-                aside.move(checkpoints.folder(model))
+    for model in sorted({*checkpoints.models()} - {*known, *newest}):
+        if not log.changes(model, "delete"):  # all its checkpoints are damaged
+            aside.move(checkpoints.folder(model))
+    for model, (kept, spec) in sorted(newest.items(), reverse=True):
+        if log.changes(model, "delete"):
             continue
-        kept, state = newest
-        spec = ModelSpec.model_validate_json(event_codec.dumps(state["service"]["spec"]))
         if spec.name in names:  # an earlier model of this name, which was deleted later
             aside.move(checkpoints.folder(model))
             continue
-        names[spec.name] = model
-        if model in known and kept.head <= log.head:
-            continue
-        last += 1
-        rows += _rows(log, kept, spec, known=model in known, number=last)
+        names.add(spec.name)
+        if model in known and kept.seq <= log.head:
+            continue  # the log has all events that the checkpoint includes
+        rows += _lost_rows(log, kept, spec, known=model in known)
         pruned[model] = kept.seq + 1
         said.append(f"model {spec.name} continues from step {kept.step}")
-    if not rows and not known:
-        raise IncompleteLogError("there is no intact checkpoint: use --from log or --from nothing")
+    # A change of nothing, with a number beyond all known ones.
+    for model in {*known, *pruned}:
+        last += 1
+        branch = newest[model].checkpoint.branch if model in pruned else History(log, model).branch
+        rows.append((last, model, branch, Event("patch", b"{}")))
     log.restore(rows, pruned)
     others = [name for model, name in known.items() if model not in pruned]
     return [*said[::-1], *(f"model {name} continues from the log" for name in others)]
@@ -237,30 +304,42 @@ def json_name(body: bytes) -> str:
     return name
 
 
-def _rows(log: SqliteLog, kept: Checkpoint, spec: ModelSpec, *, known: bool, number: int) -> list[Row]:
-    """Return the events by which a model continues from a checkpoint.
+def _lost_rows(log: SqliteLog, kept: Checkpoint, spec: ModelSpec, *, known: bool) -> list[Row]:
+    """Return the events of a model that a log must have before the model continues from a checkpoint.
 
     The creation has its number. An event with the number of the checkpoint's last event stands for the lost
-    ones; for a branch that the log does not know, it is the rollback that started it. A change of nothing has
-    a new number, beyond all known ones.
+    ones; for a branch that the log does not know, it is the rollback that started it.
     """
     model, branch = kept.model, kept.branch
     rows: list[Row] = []
     if not known:
         rows.append((model, model, 0, Event("create", spec.model_dump_json().encode(), step=0)))
     branches = {each.number for each in History(log, model).branches} if known else {0}
-    if kept.seq != model and log.checksum(kept.seq) is None:
+    if kept.seq != model:
         event = Event("patch", b"{}", step=kept.step)
         if branch not in branches:
             body = event_codec.dumps({"parent": 0, "fork": model})
             event = Event("rollback", body, step=kept.step)
         rows.append((kept.seq, model, branch, event))
-    rows.append((number, model, branch, Event("patch", b"{}")))
     return rows
 
 
-def _newest_intact(checkpoints: CheckpointFiles, model: int) -> tuple[Checkpoint, dict[str, Any]] | None:
-    for kept in checkpoints.list(model):
-        with contextlib.suppress(StateError, OSError):
-            return kept, checkpoints.load(kept)
+def _all(checkpoints: CheckpointFiles) -> list[Checkpoint]:
+    return [kept for model in checkpoints.models() for kept in checkpoints.list(model)]
+
+
+def _newest_intact(checkpoints: CheckpointFiles) -> Newest:
+    """Return the newest intact checkpoint of each model that has one."""
+    found: Newest = {}
+    for kept in _all(checkpoints):
+        if kept.model not in found and (state := _load(checkpoints, kept)) is not None:
+            spec = ModelSpec.model_validate_json(event_codec.dumps(state["service"]["spec"]))
+            found[kept.model] = Intact(kept, spec)
+    return found
+
+
+def _load(checkpoints: CheckpointFiles, kept: Checkpoint) -> dict[str, Any] | None:
+    """Return the state in a checkpoint; None if it is damaged."""
+    with contextlib.suppress(StateError, OSError):
+        return checkpoints.load(kept)
     return None

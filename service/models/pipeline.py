@@ -207,6 +207,7 @@ class Pipeline:
             if group.last is not None:
                 entries = self._number(entries, await group.last)
             await self._apply(entries, deque(group.jobs))
+            self._count(entries)  # a checkpoint before a drift action does not include the whole group
             if self._checkpointer.due:
                 await self._access.run(self._keep)
             self._applied.append(group.entries)
@@ -216,7 +217,6 @@ class Pipeline:
         """Return the entries with the numbers of their events; after a failed commit, return refusals."""
         events = [entry for entry in entries if isinstance(entry, PendingEvent)]
         if not isinstance(last, StorageError):
-            self._checkpointer.add(len(events), sum(len(entry.event.body) for entry in events))
             for seq, event in enumerate(events, last - len(events) + 1):
                 event.seq = seq
             return entries
@@ -224,6 +224,12 @@ class Pipeline:
         for event in events:
             event.refusal = last
         return [Answered(last) if isinstance(entry, PendingEvent) else entry for entry in entries]
+
+    def _count(self, entries: list[Entry]) -> None:
+        """Count the logged events of a group."""
+        sizes = [len(entry.event.body) for entry in entries if isinstance(entry, PendingEvent)]
+        if sizes:
+            self._checkpointer.add(len(sizes), sum(sizes))
 
     async def _apply(self, entries: list[Entry], jobs: deque[Job]) -> None:
         """Apply entries in short calls, and answer each job as soon as its entries are applied."""

@@ -6,6 +6,7 @@ or without forgotten samples. `open_folder` opens the data folder and recovers a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -152,6 +153,19 @@ class Recovery:
         model.sequence = made.seq
         return model
 
+    def remove_tainted(self) -> None:
+        """Remove checkpoints with forgotten samples: a server was killed while it unlearned them.
+
+        Raises
+        ------
+        IncompleteLogError
+            If one of them belongs to another log. It is retained.
+        """
+        for kept in self._history.tainted(self._checkpoints.list(self._history.model)):
+            with contextlib.suppress(StateError, OSError):  # damaged: it belongs to no log
+                self._require_same_log(kept, self._checkpoints.load(kept))
+            self._checkpoints.delete(kept)
+
     def _require_same_log(self, kept: Checkpoint, state: snapshot.State) -> None:
         """Raise `IncompleteLogError` if a checkpoint belongs to another log."""
         log = self._history.log
@@ -292,7 +306,8 @@ def open_folder(settings: Settings) -> Opened:
         made = log.models()
         with reported(settings.data_dir, checkpoints):
             models = [_recover(History(log, record.model), checkpoints, settings) for record in made]
-        checkpoints.tidy({record.model for record in made})
+        unknown = set(checkpoints.models()) - {record.model for record in made}
+        checkpoints.tidy(model for model in unknown if log.changes(model, "delete"))
     except BaseException:
         if log is not None:
             log.close()
@@ -304,9 +319,8 @@ def open_folder(settings: Settings) -> Opened:
 def _recover(
     history: History, checkpoints: CheckpointFiles, settings: Settings
 ) -> tuple[History, Recovery, HostedModel]:
-    for kept in history.tainted(checkpoints.list(history.model)):
-        checkpoints.delete(kept)  # left by a server that was killed while it unlearned samples
     recovery = Recovery(history, checkpoints, settings)
+    recovery.remove_tainted()
     model = recovery.base()
     start, left = model.step, recovery.left(model)
     with progress(f"replaying {model.name}", left) as advance:

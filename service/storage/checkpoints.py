@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,14 +102,13 @@ class CheckpointFiles:
         except OSError as error:
             raise StorageFailedError(f"the checkpoints cannot be deleted: {error.strerror}") from error
 
-    def tidy(self, models: set[int]) -> None:
+    def tidy(self, deleted: Iterable[int]) -> None:
         """Remove what a killed server left: partly written files, and the folders of deleted models."""
-        for folder in self._folder.glob("*"):
-            if folder.name.isdecimal() and int(folder.name) not in models:
-                _logger.info("removing the checkpoints of a deleted model: %s", folder)
-                shutil.rmtree(folder, ignore_errors=True)
-            for path in folder.glob(".*.safetensors.*"):
-                path.unlink(missing_ok=True)
+        for model in deleted:
+            _logger.info("removing the checkpoints of deleted model %d", model)
+            shutil.rmtree(self.folder(model), ignore_errors=True)
+        for path in self._folder.glob("*/.*.safetensors.*"):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

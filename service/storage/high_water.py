@@ -29,12 +29,15 @@ class HighWaterMark:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._number = read(folder)
         self._file = os.open(folder / NAME, os.O_WRONLY | os.O_CREAT, 0o600)
 
     def write(self, seq: int) -> None:
-        """Replace the number; takes 2 µs."""
-        with contextlib.suppress(OSError):
-            os.pwrite(self._file, b"%019d\n" % seq, 0)
+        """Replace a lower number; takes 2 µs."""
+        if seq > self._number:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._file, b"%019d\n" % seq, 0)
+                self._number = seq
 
     def close(self) -> None:
         """Close the file; a further call has no effect."""

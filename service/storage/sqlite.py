@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -111,16 +111,18 @@ class SqliteLog:
     Raises
     ------
     IncompleteLogError
-        If the log ends before event `known`, or its file is damaged.
+        If the log ends before event `known`, or its file is damaged, or lost while another file shows that
+        there was one.
     StorageFailedError
         If the file is not a log of this version, or cannot be opened.
     """
 
     def __init__(self, folder: Path, *, relaxed: bool = False, known: int = 0) -> None:
-        self._path = folder / FILE
+        self._path, self._wal = folder / FILE, folder / f"{FILE}-wal"
         self._relaxed = relaxed
         self._writing, self._reading = threading.Lock(), threading.Lock()
-        if known and not (self._path.exists() and self._path.stat().st_size):
+        # SQLite deletes a write-ahead log without its file.
+        if (known or _size(self._wal) or high_water.read(folder)) and not _size(self._path):
             state = "is empty" if self._path.exists() else "does not exist"
             raise IncompleteLogError(f"the event log {self._path} {state}")
         with _translated():
@@ -131,12 +133,14 @@ class SqliteLog:
             self._reader.execute("PRAGMA query_only = ON")
             head = self._last_event()
             ((latest, length),) = self._writer.execute("SELECT max(time), count(*) FROM event")
+            self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")  # `Erasure` needs the header in the file
             self._erasure = Erasure(self._path, self._writing, self._reading)
         self._mark = HighWaterMark(folder)
-        if head >= high_water.read(folder):
-            self._mark.write(head)
         self._head: int = head
         self._length: int = length  # maintained, since counting millions of rows is slow
+        # Both of the current transaction, once it is committed.
+        self._new_head, self._new_length = head, length
+        self._flush()
         try:
             self.erase()  # a killed server may have left removed content
         except StorageError as error:
@@ -180,7 +184,7 @@ class SqliteLog:
 
     @property
     def head(self) -> int:
-        """Number of the last event."""
+        """Number of the last event that was committed."""
         return self._head
 
     @property
@@ -207,16 +211,16 @@ class SqliteLog:
 
     def _insert(self, owned: Sequence[tuple[int | None, int, Event]]) -> int:
         """Add events with model (None for a new one) and branch; return the number of the last."""
-        now, first = self.now(), self._head + 1
+        now, first = self.now(), self._new_head + 1
         for start in range(0, len(owned), _ROWS):
             some = owned[start : start + _ROWS]
             values: list[Any] = []
             for seq, (model, branch, event) in enumerate(some, first + start):
                 values += _to_row(seq, seq if model is None else model, branch, now, event)
             self._writer.execute(_insertion(len(some)), values)
-        self._head += len(owned)
-        self._length += len(owned)
-        return self._head
+        self._new_head += len(owned)
+        self._new_length += len(owned)
+        return self._new_head
 
     def restore(self, rows: Sequence[Row], pruned: Mapping[int, int]) -> None:
         """Add events with given numbers, which the log does not have, for a repair.
@@ -233,8 +237,8 @@ class SqliteLog:
             for row in rows:
                 self._writer.execute(_insertion(1), _to_row(*row[:3], now, row[3]))
             self._writer.executemany("REPLACE INTO pruned VALUES (?, ?)", pruned.items())
-            self._head = max([self._head, *(row[0] for row in rows)])
-            self._length += len(rows)
+            self._new_head = max([self._head, *(row[0] for row in rows)])
+            self._new_length += len(rows)
 
     def models(self) -> list[Record]:
         """Return the creation of each model that exists, in order."""
@@ -291,10 +295,12 @@ class SqliteLog:
 
     def flush(self) -> None:
         """Return once all committed events are on the disk."""
-        if not self._relaxed:
-            return
+        if self._relaxed:
+            self._flush()
+
+    def _flush(self) -> None:
         head = self._head
-        for path in (self._path.with_name(f"{FILE}-wal"), self._path.parent):
+        for path in (self._wal, self._path.parent):
             _flush_file(path)
         self._mark.write(head)
 
@@ -314,7 +320,7 @@ class SqliteLog:
                 if name is not None
             ]
             self._writer.executemany("INSERT OR IGNORE INTO forgotten VALUES (?, ?)", ids)
-            self._length -= self._writer.executemany(
+            self._new_length -= self._writer.executemany(
                 "DELETE FROM event WHERE seq = ? AND model = ?", keys
             ).rowcount
             self._erasure.mark(self._writer)
@@ -379,7 +385,7 @@ class SqliteLog:
     def drop(self, model: int) -> None:
         """Remove a model, except the record that it existed; `erase` removes its events and the rest."""
         with self._transaction():
-            self._length -= self._writer.execute("DELETE FROM event WHERE seq = ?", (model,)).rowcount
+            self._new_length -= self._writer.execute("DELETE FROM event WHERE seq = ?", (model,)).rowcount
             self._erasure.mark(self._writer)
             self._insert([(model, 0, Event("delete", b"{}"))])
 
@@ -409,36 +415,33 @@ class SqliteLog:
 
     def size(self) -> int:
         """Return the size of the file and its write-ahead log, in bytes."""
-        files = (self._path, self._path.with_name(f"{FILE}-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        return _size(self._path) + _size(self._wal)
 
     def close(self) -> None:
         """Close the file; SQLite merges the write-ahead log into it."""
+        with suppress(StorageError):
+            self.flush()
         with self._reading, self._writing:
             self._reader.close()
             self._writer.close()
             self._erasure.close()
-            if self._head >= high_water.read(self._path.parent):
-                self._mark.write(self._head)
             self._mark.close()
 
     @contextmanager
     def _transaction(self, *, one_statement: bool = False) -> Iterator[None]:
         """Commit the writes of the block, or none of them; a single statement commits by itself."""
         with self._writing, _translated():
-            before, committed = (self._head, self._length), False
+            self._new_head, self._new_length = self._head, self._length
             if not one_statement:
                 self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield
                 if not one_statement:
                     self._writer.execute("COMMIT")
-                committed = True
-                if not self._relaxed and self._head > before[0]:
+                self._head, self._length = self._new_head, self._new_length
+                if not self._relaxed:
                     self._mark.write(self._head)
             finally:
-                if not committed:
-                    self._head, self._length = before
                 if self._writer.in_transaction:  # SQLite itself rolls back a commit on a full disk
                     self._writer.execute("ROLLBACK")
 
@@ -455,7 +458,7 @@ class SqliteLog:
                 count = self._writer.executemany("DELETE FROM event WHERE seq = ?", some).rowcount
                 if count and mark:
                     self._erasure.mark(self._writer)
-                self._length -= count
+                self._new_length -= count
             removed += count
         return removed
 
@@ -479,18 +482,23 @@ class SqliteLog:
             return self._reader.execute(query, parameters).fetchall()
 
 
+def _size(path: Path) -> int:
+    """Return the size of a file, 0 if it is missing."""
+    return path.stat().st_size if path.exists() else 0
+
+
 def _flush_file(path: Path) -> None:
     """Flush a file or a folder. SQLite holds no lock on these, which closing a descriptor would release."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:  # the write-ahead log was merged into the file, which SQLite flushes
         return
-    try:
-        os.fsync(descriptor)
     except OSError as error:
         raise StorageFailedError(f"the event log cannot be flushed: {error.strerror}") from error
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

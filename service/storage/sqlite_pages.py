@@ -23,6 +23,8 @@ _TREES = frozenset({1, 5})
 #: Offset of the byte that SQLite locks. Its page stores nothing.
 _LOCK_BYTE = 2**30
 _FILE_HEADER = 100
+#: Smallest size of a page.
+_SMALLEST = 512
 _PAGE_HEADER = struct.Struct(">BHHH")  # flags, first freeblock, number of cells, start of the cells
 _FREEBLOCK = struct.Struct(">HH")  # next freeblock, size
 
@@ -50,6 +52,8 @@ class SqlitePages:
         header = os.pread(self._file, _FILE_HEADER, 0)
         size = int.from_bytes(header[16:18], "big")
         self._size = 65536 if size == 1 else size
+        if self._size < _SMALLEST:
+            raise DamagedPageError(f"{path} has no header")
         self._reserved = header[20]
         #: Number of pages from one page of the pointer map to the next.
         self._group = self._size // 5 + 1

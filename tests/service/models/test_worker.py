@@ -24,6 +24,7 @@ from service.errors import (
 )
 from service.models.checkpointer import Checkpointer
 from service.models.hosted import HostedModel
+from service.models.pipeline import Pipeline
 from service.models.scheduling import FairTurns
 from service.models.threads import Threads
 from service.models.validation import Label, Learn, Predict
@@ -50,7 +51,7 @@ class Writer:
         self.log_writer = LogWriter(self.log, LogMetrics(CollectorRegistry()))
         self.threads = Threads()
         self.history = History(self.log, self.log.create(Event("create", b"")))
-        checkpointer = Checkpointer(
+        self.checkpointer = Checkpointer(
             self.history, FakeCheckpoints(), SETTINGS, self.threads.checkpoints, lambda kept: None
         )
         self.drifts: list[int] = []
@@ -59,7 +60,7 @@ class Writer:
             self._model(),
             self.history,
             self.log_writer,
-            checkpointer,
+            self.checkpointer,
             self.threads,
             FairTurns(),
             lambda upto: self.rebuild(upto),
@@ -458,5 +459,24 @@ def test_reading_the_log_may_fail_without_failing_the_model() -> None:
             await writer.worker.learn(Learn({"a": 1.0}, "cat", id="e-1"))
         writer.log.refuse_reads(None)
         assert (await writer.worker.learn(Learn({"a": 1.0}, "cat", id="e-1")))["step"] == 2
+
+    run(test)
+
+
+def test_samples_after_a_checkpoint_within_their_group_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint before a drift action does not include its group, so another one must follow."""
+    apply = Pipeline._apply_part
+
+    async def take_before(self: Pipeline, part: Any) -> Any:
+        await self._access.run(self._checkpoint)
+        return await apply(self, part)
+
+    async def test(writer: Writer) -> None:
+        await writer.learn(*[({"a": 0.0}, 0)] * 2)
+        monkeypatch.setattr(Pipeline, "_apply_part", take_before)
+        await writer.learn(({"a": 1.0}, 1))
+        await writer.settle(lambda: writer.worker.model.step == 3)
+        await writer.settle(lambda: writer.checkpointer.changed)
+        assert (writer.checkpointer.events, writer.checkpointer.changed) == (1, True)
 
     run(test)

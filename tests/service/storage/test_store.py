@@ -559,7 +559,7 @@ def test_files_that_are_left_over_are_tidied_away(tmp_path: Path) -> None:
     half = tmp_path / "1" / f".{kept.name}.safetensors.1234"
     half.write_bytes(b"half")
     (tmp_path / "1" / "notes.txt").write_text("a stranger's")
-    store.tidy({1})
+    store.tidy([2])
     assert store.list(gone.model) == []
     assert sorted(path.name for path in (tmp_path / "1").iterdir()) == [
         "notes.txt",
