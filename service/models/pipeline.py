@@ -34,8 +34,8 @@ from ..storage.log_writer import LogWriter
 from .checkpointer import Checkpointer
 from .divergence import apply_one_by_one
 from .hosted import Applied, HostedModel, Outcome
-from .queue import Job, JobQueue, Latency
-from .scheduling import SLICE, CallLength, FairTurns, ModelAccess
+from .queue import Job, JobQueue, Latency, settle
+from .scheduling import SLICE, CallLength, EagerTask, FairTurns, ModelAccess
 from .validation import Answered, Entry, Learn, PendingEvent, Predict, SampleEvent, Validator
 
 T = TypeVar("T")
@@ -127,28 +127,65 @@ class Pipeline:
         self.predict_length = CallLength()
         self._learn_length = CallLength()
         self._careful = 0  # entries to apply one at a time
-        self._logged: asyncio.Queue[Logged | None] = asyncio.Queue(_AHEAD)
+        self._groups: deque[Logged] = deque()  # checked and not applied; the first may be in application
         self._applied: deque[list[Entry]] = deque()
+        self._progress: asyncio.Future[None] | None = None  # done once a further group is applied
+        self._checked = False  # whether no further group follows
+        self._ended = asyncio.Event()
+        self._check = EagerTask(self._check_waiting, self._ended.set)
+        self._apply = EagerTask(self._apply_logged, self._ended.set)
         self._validator: Validator | None = None
         self._unexpected = False  # whether validation knows of samples that the model never learned
 
     async def run(self) -> None:
-        """Process jobs until the queue is closed and empty, or the model is deleted."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._check_all())
-            tasks.create_task(self._apply_all())
+        """Process jobs until the queue is closed and empty, or the model is deleted or fails."""
+        if self._checkpointer.due:  # after a long replay: a kill now must not repeat it
+            await self._access.run(self._keep)
+        self._queue.on_change = self._check.wake
+        self._check.wake()
+        try:
+            await self._ended.wait()
+        finally:
+            await self._check.stop()
+            await self._apply.stop()
 
-    async def _check_all(self) -> None:
-        while not self.discarded and await self._queue.wait():
-            if self._queue.operation_is_next or self._unexpected:
-                await self._logged.join()  # every group is applied
+    async def _check_waiting(self) -> None:
+        """Check the jobs that wait, and run operations."""
+        queue = self._queue
+        while queue.waiting and not self.discarded:
+            if queue.operation_is_next or self._unexpected:
+                await self._wait_for_groups(0)  # every group is applied
                 self._validator, self._unexpected = None, False
-            jobs = self._queue.take()
+            jobs = queue.take()
             if (operation := jobs[0].operation) is not None:
-                self._queue.answer([await self._operate(operation)])
+                queue.answer([await self._operate(operation)])
             else:
-                await self._logged.put(await self._check(jobs))
-        await self._logged.put(None)
+                self._add_group(await self._check_jobs(jobs))
+                await self._wait_for_groups(_AHEAD + 1)
+        if queue.closed or self.discarded:
+            self._checked = True
+            self._end()
+
+    def _add_group(self, group: Logged) -> None:
+        """Apply a group once its events are on the disk."""
+        self._groups.append(group)
+        if group.last is None:
+            self._apply.wake()
+        else:
+            group.last.add_done_callback(self._apply_done, context=self._apply.context)
+
+    def _apply_done(self, _: asyncio.Future[int | StorageError]) -> None:
+        self._apply.start()
+
+    async def _wait_for_groups(self, most: int) -> None:
+        """Wait until at most `most` groups are not applied."""
+        while len(self._groups) > most:
+            self._progress = asyncio.get_running_loop().create_future()
+            await self._progress
+
+    def _end(self) -> None:
+        if self._checked and not self._groups:
+            self._ended.set()
 
     async def _operate(self, operation: Callable[[], Any]) -> Any:
         try:
@@ -156,7 +193,7 @@ class Pipeline:
         except REFUSALS as error:
             return error
 
-    async def _check(self, jobs: list[Job]) -> Logged:
+    async def _check_jobs(self, jobs: list[Job]) -> Logged:
         """Check the requests of jobs, and send their events to the log."""
         requests = [request for job in jobs for request in job.requests]
         ids = {each.id for each in requests if isinstance(each, Learn) and each.id is not None}
@@ -199,19 +236,22 @@ class Pipeline:
     def _predict(self, request: Predict) -> Pending:
         return self.read(lambda model: model.predict_pending(request))
 
-    async def _apply_all(self) -> None:
-        if self._checkpointer.due:  # after a long replay: a kill now must not repeat it
-            await self._access.run(self._keep)
-        while (group := await self._logged.get()) is not None:
-            entries = group.entries
-            if group.last is not None:
-                entries = self._number(entries, await group.last)
-            await self._apply(entries, deque(group.jobs))
+    async def _apply_logged(self) -> None:
+        """Apply the groups whose events are on the disk, and answer their jobs."""
+        groups = self._groups
+        while groups and ((last := groups[0].last) is None or last.done()):
+            group = groups[0]
+            entries = group.entries if last is None else self._number(group.entries, last.result())
+            await self._apply_entries(entries, deque(group.jobs))
             self._count(entries)  # a checkpoint before a drift action does not include the whole group
             if self._checkpointer.due:
                 await self._access.run(self._keep)
             self._applied.append(group.entries)
-            self._logged.task_done()
+            groups.popleft()
+            if self._progress is not None:
+                settle(self._progress, None)
+                self._progress = None
+        self._end()
 
     def _number(self, entries: list[Entry], last: int | StorageError) -> list[Entry]:
         """Return the entries with the numbers of their events; after a failed commit, return refusals."""
@@ -231,7 +271,7 @@ class Pipeline:
         if sizes:
             self._checkpointer.add(len(sizes), sum(sizes))
 
-    async def _apply(self, entries: list[Entry], jobs: deque[Job]) -> None:
+    async def _apply_entries(self, entries: list[Entry], jobs: deque[Job]) -> None:
         """Apply entries in short calls, and answer each job as soon as its entries are applied."""
         outcomes: list[Outcome] = []
         start = 0

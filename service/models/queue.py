@@ -118,15 +118,24 @@ class JobQueue:
         Number of items that may wait, including the items that are being learned.
     group_size : int
         Largest number of items that are taken together.
+
+    Attributes
+    ----------
+    waiting : deque of Job
+        Jobs that are not taken, oldest first.
+    closed : bool
+        Whether no further job follows.
+    on_change : callable
+        Called after a job was queued, and after the queue was closed.
     """
 
     def __init__(self, size: int, group_size: int) -> None:
         self._capacity = Capacity(size)
         self._group_size = group_size
-        self._waiting: deque[Job] = deque()
+        self.waiting: deque[Job] = deque()
         self._taken: deque[Job] = deque()
-        self._changed = asyncio.Event()
-        self._closed = False
+        self.closed = False
+        self.on_change: Callable[[], None] = _do_nothing
 
     @property
     def items(self) -> int:
@@ -136,7 +145,7 @@ class JobQueue:
     @property
     def operation_is_next(self) -> bool:
         """Whether the next job is an operation."""
-        return self._waiting[0].operation is not None
+        return self.waiting[0].operation is not None
 
     def add_request(self, request: Request) -> Outcomes:
         """Queue one request.
@@ -165,31 +174,24 @@ class JobQueue:
 
     def _add(self, requests: Sequence[Request], operation: Callable[[], Any] | None = None) -> Outcomes:
         outcomes: Outcomes = asyncio.get_running_loop().create_future()
-        self._waiting.append(Job(requests, outcomes, operation))
-        self._changed.set()
+        self.waiting.append(Job(requests, outcomes, operation))
+        self.on_change()
         return outcomes
 
     def close(self) -> None:
-        """End `wait` once no job waits."""
-        self._closed = True
-        self._changed.set()
-
-    async def wait(self) -> bool:
-        """Wait for a job; return False if the queue is closed and empty."""
-        while not (self._waiting or self._closed):
-            self._changed.clear()
-            await self._changed.wait()
-        return bool(self._waiting)
+        """Tell that no further job follows."""
+        self.closed = True
+        self.on_change()
 
     def take(self) -> list[Job]:
         """Take the next operation, or the next jobs with requests, up to the size of a group."""
-        jobs = [self._waiting.popleft()]
+        jobs = [self.waiting.popleft()]
         left = self._group_size - jobs[0].size
-        while self._waiting and jobs[0].operation is None and not self.operation_is_next:
-            left -= self._waiting[0].size
+        while self.waiting and jobs[0].operation is None and not self.operation_is_next:
+            left -= self.waiting[0].size
             if left < 0:
                 break
-            jobs.append(self._waiting.popleft())
+            jobs.append(self.waiting.popleft())
         self._taken += jobs
         return jobs
 
@@ -202,8 +204,8 @@ class JobQueue:
 
     def abandon(self, error: Callable[[], Exception]) -> None:
         """Answer all jobs with an error."""
-        self._taken += self._waiting
-        self._waiting.clear()
+        self._taken += self.waiting
+        self.waiting.clear()
         while self._taken:
             self.answer([error() for _ in range(self._taken[0].size)])
 
@@ -245,6 +247,10 @@ class Latency:
         self.recent = kept * self.recent + (1 - kept) * seconds
         self.calls += calls
         self._total += calls * seconds
+
+
+def _do_nothing() -> None:
+    """Take the place of a callback."""
 
 
 def settle(future: asyncio.Future[T], result: T) -> None:

@@ -67,7 +67,7 @@ def send(server: Server) -> Iterator[Callable[..., Future[httpx.Response]]]:
             sent = pool.submit(server.client.post, path, json={**body, "model": model} if body else None)
             server.wait_for_queue(depth + 1, model)
             if checked:
-                wait_until(lambda: not worker._queue._waiting)
+                wait_until(lambda: not worker._queue.waiting)
             return sent
 
         yield one
