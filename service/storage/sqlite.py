@@ -344,6 +344,8 @@ class SqliteLog:
     def prune(self, model: int, before: int, newest: int, size: int, since: float) -> int:
         """Remove the old samples and imports of a model before event `before`."""
         before = min(before, self._head + 1)
+        if since <= 0.0 and before - model <= newest and self.size() <= size:
+            return 0  # no limit can be exceeded: the events need no measurement
         kept, measured = sqlite_retention.measure(self._rows, model, before - 1)
         if measured or self._rows("SELECT 1 FROM measured WHERE model = ? AND upto > ?", model, kept):
             with self._transaction():
