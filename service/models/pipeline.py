@@ -1,6 +1,6 @@
 """Pipeline of a model: check, log, apply.
 
-Two tasks share the pipeline. One checks a group of requests and sends its events to the log. Meanwhile the
+The pipeline has two steps. One checks a group of requests and sends its events to the log. Meanwhile the
 other applies the previous group. They follow these rules:
 
 - Events are applied in the order of the log. An event is on the disk before it is applied.
@@ -13,7 +13,7 @@ other applies the previous group. They follow these rules:
   rebuild.
 - An operation on the whole model runs after all earlier groups are applied, and before the check of any later
   group.
-- An unexpected error ends both tasks. `Worker` then answers all requests with `ModelFailedError`.
+- An unexpected error ends both steps. `Worker` then answers all requests with `ModelFailedError`.
 """
 
 from __future__ import annotations

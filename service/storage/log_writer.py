@@ -20,6 +20,8 @@ Logged: TypeAlias = "asyncio.Future[int | StorageError]"
 
 #: Groups that one commit takes at most, and about how many bytes.
 _LARGEST, _LARGEST_BYTES = 256, 2**23
+#: Groups of a commit whose results are set in one pass of the event loop.
+_AT_ONCE = 8
 
 _logger = logging.getLogger(__name__)
 
@@ -121,6 +123,13 @@ def _resolve(futures: Sequence[Logged], outcomes: Sequence[int | StorageError]) 
 
 
 def _set_results(futures: Sequence[Logged], outcomes: Sequence[int | StorageError]) -> None:
-    for logged, outcome in zip(futures, outcomes, strict=True):
+    """Set the results of some futures now, and of the others in later passes of the event loop.
+
+    Each result starts the application of a group. Other requests get a turn between two passes.
+    """
+    for logged, outcome in zip(futures[:_AT_ONCE], outcomes[:_AT_ONCE], strict=True):
         if not logged.done():
             logged.set_result(outcome)
+    if len(futures) > _AT_ONCE:
+        loop = futures[0].get_loop()
+        loop.call_soon(_set_results, futures[_AT_ONCE:], outcomes[_AT_ONCE:])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.models.scheduling import FairTurns, ModelAccess
+from service.models.scheduling import EagerTask, FairTurns, ModelAccess
 from service.models.threads import Threads
 
 
@@ -176,3 +176,121 @@ def test_one_that_is_cancelled_holds_nobody_up() -> None:
         await asyncio.wait_for(waiting[2], 5)
 
     asyncio.run(main())
+
+
+class Work:
+    """Work of an `EagerTask`: moves numbers from one list to another; waits for a future if there is one."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.done: list[int] = []
+        self.todo: list[int] = []
+        self.waits: asyncio.Future[Any] | None = None
+        self.error: Exception | None = None
+        self.failures = 0
+        self.reported: list[BaseException] = []
+        self.loop.set_exception_handler(lambda _, context: self.reported.append(context["exception"]))
+        self.task = EagerTask(self._run, self._fail)
+
+    async def _run(self) -> None:
+        while self.todo:
+            if self.waits is not None:
+                try:
+                    await self.waits
+                except ValueError as error:
+                    self.reported.append(error)
+            if self.error is not None:
+                raise self.error
+            self.done.append(self.todo.pop(0))
+
+    def _fail(self) -> None:
+        self.failures += 1
+
+    def add(self, number: int) -> None:
+        self.todo.append(number)
+        self.task.wake()
+
+
+def with_work(test: Callable[[Work], Awaitable[None]]) -> None:
+    async def go() -> None:
+        async with asyncio.timeout(30.0):
+            await test(Work())
+
+    asyncio.run(go())
+
+
+def test_work_without_a_wait_runs_in_the_next_pass_and_no_task() -> None:
+    async def test(work: Work) -> None:
+        work.add(1)
+        work.add(2)
+        assert work.done == []
+        await asyncio.sleep(0)
+        assert work.done == [1, 2]
+        work.todo.append(3)
+        work.task.start()
+        assert work.done == [1, 2, 3]
+        assert len(asyncio.all_tasks()) == 1
+
+    with_work(test)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_work_that_waits_goes_on_in_a_task_and_is_woken_again_after_it(fails: bool) -> None:
+    async def test(work: Work) -> None:
+        work.waits = waited = work.loop.create_future()
+        work.add(1)
+        await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == 2
+        work.add(2)  # while it waits
+        await asyncio.sleep(0)
+        assert work.done == []
+        work.waits = None
+        if fails:
+            waited.set_exception(ValueError("of the future"))
+        else:
+            waited.set_result(None)
+        while len(work.done) < 2:
+            await asyncio.sleep(0)
+        assert [str(error) for error in work.reported] == ["of the future"] * fails
+        work.add(3)  # the work returned; its task may not have ended
+        await asyncio.sleep(0)
+        assert work.done == [1, 2, 3]
+        assert work.failures == 0
+
+    with_work(test)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_an_unexpected_error_is_reported_once(waits: bool) -> None:
+    async def test(work: Work) -> None:
+        work.error = ZeroDivisionError("a bug")
+        if waits:
+            work.waits = work.loop.create_future()
+            work.loop.call_soon(work.waits.set_result, None)
+        work.add(1)
+        while not work.reported:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert work.reported == [work.error]
+        assert work.failures == 1
+
+    with_work(test)
+
+
+@pytest.mark.parametrize("passes", [0, 1, 3])
+def test_work_that_is_stopped_never_goes_on(passes: int) -> None:
+    async def test(work: Work) -> None:
+        work.waits = work.loop.create_future()
+        work.add(1)
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        await work.task.stop()
+        work.waits = None
+        work.add(2)
+        work.task.start()
+        await asyncio.sleep(0)
+        assert work.done == []
+        assert work.failures == 0
+        assert len(asyncio.all_tasks()) == 1
+
+    with_work(test)
