@@ -321,7 +321,14 @@ def _recover(
 ) -> tuple[History, Recovery, HostedModel]:
     recovery = Recovery(history, checkpoints, settings)
     recovery.remove_tainted()
-    model = recovery.base()
+    try:
+        model = recovery.base()
+    except NotKeptError as error:
+        raise NotKeptError(
+            f"{error}. Put back the checkpoints that were stored with this log, in "
+            f"{checkpoints.folder(history.model)}. Or start without any model: "
+            "`bnp-online repair --from nothing` moves the log and all checkpoints to a folder aside-..."
+        ) from None
     start, left = model.step, recovery.left(model)
     with progress(f"replaying {model.name}", left) as advance:
         model = recovery.run_on(model, advance=advance)
