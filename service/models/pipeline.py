@@ -161,7 +161,8 @@ class Pipeline:
                 queue.answer([await self._operate(operation)])
             else:
                 self._add_group(await self._check_jobs(jobs))
-                await self._wait_for_groups(_AHEAD + 1)
+                if len(self._groups) > _AHEAD + 1:
+                    await self._wait_for_groups(_AHEAD + 1)
         if queue.closed or self.discarded:
             self._checked = True
             self._end()
@@ -172,10 +173,7 @@ class Pipeline:
         if group.last is None:
             self._apply.wake()
         else:
-            group.last.add_done_callback(self._apply_done, context=self._apply.context)
-
-    def _apply_done(self, _: asyncio.Future[int | StorageError]) -> None:
-        self._apply.start()
+            group.last.add_done_callback(self._apply.start, context=self._apply.context)
 
     async def _wait_for_groups(self, most: int) -> None:
         """Wait until at most `most` groups are not applied."""
@@ -212,8 +210,11 @@ class Pipeline:
         for start in range(0, len(requests), SLICE):
             if len(requests) > SLICE:
                 await self._fair_turns.next()
-            take = partial(validator.take, requests[start : start + SLICE])
-            entries += await self._access.run(take, short=short)
+            part = requests[start : start + SLICE]
+            if short and not self._access.locked():
+                entries += validator.take(part)
+            else:
+                entries += await self._access.run(partial(validator.take, part), short=short)
         events = [entry.event for entry in entries if isinstance(entry, PendingEvent)]
         return Logged(jobs, entries, self._append(events) if events else None)
 
@@ -304,7 +305,10 @@ class Pipeline:
         if drift.due and drift.ready(self.model.step) and SampleEvent in map(type, part):
             await self._access.run(self._checkpoint)
         if not self._careful:
-            applied = await self._access.run(partial(self._apply_now, part), short=self._learn_length.short)
+            if (short := self._learn_length.short) and not self._access.locked():
+                applied = self._apply_now(part)
+            else:
+                applied = await self._access.run(partial(self._apply_now, part), short=short)
             if applied is not None:
                 return applied
             restore = partial(self._restore, before)

@@ -33,16 +33,17 @@ class ModelAccess:
     ----------
     threads : Threads
         Threads of all models.
+
+    Attributes
+    ----------
+    locked : callable
+        Returns whether an operation runs. If not, the event loop may run a short one without `run`.
     """
 
     def __init__(self, threads: Threads) -> None:
         self._lock = asyncio.Lock()  # first come, first served
+        self.locked = self._lock.locked
         self.threads = threads
-
-    @property
-    def busy(self) -> bool:
-        """Whether an operation runs."""
-        return self._lock.locked()
 
     async def run(
         self, operation: Callable[[], T], *, short: bool = False, pool: Executor | None = None
@@ -61,7 +62,7 @@ class ModelAccess:
         if not short:
             running = self._run_in_thread(operation, pool or self.threads.steps)
             return await asyncio.shield(asyncio.create_task(running))
-        if not self._lock.locked():
+        if not self.locked():
             return operation()
         async with self._lock:
             return operation()
@@ -87,13 +88,18 @@ class EagerTask:
         Coroutine function. It does all work there is, and returns without a wait after it looked for more.
     failed : callable
         Called after an unexpected error, which the exception handler of the event loop reports.
+
+    Attributes
+    ----------
+    context : Context
+        Context variables of the work: none of a request.
     """
 
     def __init__(self, work: Callable[[], Coroutine[Any, Any, None]], failed: Callable[[], None]) -> None:
         self._work = work
         self._failed = failed
         self._loop = asyncio.get_running_loop()
-        self._context = Context()
+        self.context = Context()
         self._busy = self._stopped = False
         self._task: asyncio.Task[None] | None = None
 
@@ -101,18 +107,13 @@ class EagerTask:
         """Start in the next pass of the event loop, unless the work is running."""
         if not self._busy:
             self._busy = True
-            self._loop.call_soon(self._begin, context=self._context)
+            self._loop.call_soon(self._begin, context=self.context)
 
-    def start(self) -> None:
-        """Start now, unless the work is running; call it from the event loop, in the context of the work."""
+    def start(self, _: object = None) -> None:
+        """Start now, unless the work is running; as a callback of a future, in `context`."""
         if not self._busy:
             self._busy = True
             self._begin()
-
-    @property
-    def context(self) -> Context:
-        """Context variables of the work: none of a request."""
-        return self._context
 
     def _begin(self) -> None:
         if self._stopped:
@@ -127,7 +128,7 @@ class EagerTask:
             raise
         else:
             started = _Started(coroutine, awaited, self._done)
-            self._task = self._loop.create_task(started, context=self._context)
+            self._task = self._loop.create_task(started, context=self.context)
             self._task.add_done_callback(self._report)
 
     def _done(self) -> None:

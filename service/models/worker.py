@@ -181,7 +181,7 @@ class Worker:
     @property
     def idle(self) -> bool:
         """Whether a read would be answered at once."""
-        return self._refusal is None and not (self.diverged or self._access.busy)
+        return self._refusal is None and not (self.diverged or self._access.locked())
 
     async def ask(self, read: Callable[[HostedModel], T], *, short: bool = False) -> T:
         """Return the result of a function that reads the model between two steps.
