@@ -17,6 +17,7 @@ PROGRAMS = {
     "strings": ("speed.strings", "cost of a string feature, against a number"),
     "http": ("serving.throughput", "requests a second, against endpoints that do nothing (needs wrk)"),
     "load": ("serving.load", "one minute of mixed requests, then a crash and a recovery"),
+    "models": ("serving.models", "rate, memory, start and shutdown with 500 models, against a checkout"),
     "page": ("serving.page", "frames and blocking of the dashboard (needs Chromium)"),
     "paper": ("paper.main", "experiments of the paper, with a verdict on each claim"),
     "conditioning": ("paper.conditioning", "condition number of the Hessian during training"),
