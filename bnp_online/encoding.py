@@ -506,8 +506,8 @@ class LabelIndex:
             ``"invalid_label"``, ``"label_type"`` (another type than the labels before it) or
             ``"too_many_classes"``.
         """
-        if self.labels and type(y) is type(self.labels[0]) and y in self._classes:  # most often
-            return y
+        if (known := self.find(y)) is not None:  # most often
+            return self.labels[known]  # one object for all samples with the label
         label = _label(y)
         if self.labels and type(label) is not type(self.labels[0]):
             kind, first = type(label).__name__, self.labels[0]

@@ -247,7 +247,8 @@ class Pipeline:
             self._count(entries)  # a checkpoint before a drift action does not include the whole group
             if self._checkpointer.due:
                 await self._access.run(self._keep)
-            self._applied.append(group.entries)
+            if self._validator is not None and self._validator.remembers:
+                self._applied.append(group.entries)
             groups.popleft()
             if self._progress is not None:
                 settle(self._progress, None)

@@ -7,6 +7,7 @@ or without forgotten samples. `open_folder` opens the data folder and recovers a
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import time
@@ -305,7 +306,10 @@ def open_folder(settings: Settings) -> Opened:
         log = open_log(settings, checkpoints)
         made = log.models()
         with reported(settings.data_dir, checkpoints):
-            models = [_recover(History(log, record.model), checkpoints, settings) for record in made]
+            models = []
+        for record in made:
+            models.append(_recover(History(log, record.model), checkpoints, settings))
+            gc.freeze()  # later garbage collections would visit all models that are loaded
         unknown = set(checkpoints.models()) - {record.model for record in made}
         checkpoints.tidy(model for model in unknown if log.changes(model, "delete"))
     except BaseException:

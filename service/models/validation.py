@@ -184,10 +184,13 @@ class Validator:
         """
         self._known, self._forgotten = known, forgotten
 
+    @property
+    def remembers(self) -> bool:
+        """Whether `settle` may have events to remove: a request had an id."""
+        return bool(self._samples or self._labelled or self._predictions)
+
     def settle(self, entries: Iterable[Entry]) -> None:
         """Remove events that are applied or refused. From now on the log and the model contain them."""
-        if not (self._samples or self._labelled or self._predictions):
-            return  # the usual case: no request had an id
         for entry in entries:
             if isinstance(entry, SampleEvent) and entry.event.id is not None:
                 self._samples.pop(entry.event.id, None)

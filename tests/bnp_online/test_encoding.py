@@ -344,3 +344,8 @@ def test_a_copy_grows_by_itself() -> None:
     assert index.code("b") is None
     assert copy.labels == ["a", "b"]
     assert copy.max_classes == 3
+
+
+def test_equal_labels_share_one_object() -> None:
+    index = LabelIndex(3, ["cat", "dog"])
+    assert index.check("".join(["do", "g"])) is index.labels[1]

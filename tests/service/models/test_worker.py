@@ -4,6 +4,7 @@ diverges change, and what they leave."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
@@ -27,7 +28,7 @@ from service.models.hosted import HostedModel
 from service.models.pipeline import Pipeline
 from service.models.scheduling import FairTurns
 from service.models.threads import Threads
-from service.models.validation import Label, Learn, Predict
+from service.models.validation import Label, Learn, Predict, SampleEvent
 from service.models.worker import Worker
 from service.schemas import ModelSpec
 from service.settings import Settings
@@ -128,6 +129,15 @@ def test_a_sample_is_logged_before_it_is_learned() -> None:
         assert writer.worker.model.step == 0
         writer.log.open()
         assert steps(await waiting) == [1]
+
+    run(test)
+
+
+def test_learned_samples_leave_no_objects() -> None:
+    async def test(writer: Writer) -> None:
+        await writer.learn(*[({"a": float(i)}, "cat") for i in range(20)])
+        gc.collect()
+        assert not [each for each in gc.get_objects() if isinstance(each, SampleEvent)]
 
     run(test)
 
