@@ -137,7 +137,7 @@ def test_learned_samples_leave_no_objects() -> None:
     async def test(writer: Writer) -> None:
         await writer.learn(*[({"a": float(i)}, "cat") for i in range(20)])
         gc.collect()
-        assert not [each for each in gc.get_objects() if isinstance(each, SampleEvent)]
+        assert not [each for each in gc.get_objects() if type(each) is SampleEvent]
 
     run(test)
 
