@@ -44,10 +44,10 @@ def run(folder: Path, seed: int, seconds: float, prefix: str = "") -> None:
         chaos = Chaos(folder / str(number), seed + number, prefix)
         try:
             for _ in range(RUNS):
-                if time.monotonic() - begun > seconds:
-                    return
                 chaos.run()
                 print(f"{time.monotonic() - begun:4.0f} s {chaos.report()}", file=sys.stderr, flush=True)
+                if time.monotonic() - begun > seconds:
+                    return
         finally:
             chaos.server.kill()
 

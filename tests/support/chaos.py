@@ -51,9 +51,16 @@ class Chaos:
         while self._rng.random() < 0.3:
             self._interrupted_start()
         client = self._start()
-        self._compare(client)
-        self._expect(repeated(client, self.server.folder, self.record))
-        self._load(client)
+        try:
+            self._compare(client)
+            self._expect(repeated(client, self.server.folder, self.record))
+            self._load(client)
+        except httpx.TransportError:
+            if not self._crashes:
+                raise
+            self._story.append("killed during the comparison")
+            self.server.kill()
+            self.ends += 1
         self._expect(self.record.problems)
 
     def _compare(self, client: httpx.Client) -> None:
@@ -73,8 +80,9 @@ class Chaos:
         try:
             server.running.ready(rng.uniform(1.5, 4.0) if way == "kill" else 60.0)
         except StartError as error:
-            if way == "full disk" and (server.running.process.poll() != 1 or "Traceback" in str(error)):
-                self._expect([f"a start on a full disk: {error}"])
+            allowed = {"kill": (None,), "crash point": (-9,), "full disk": (1,)}[way]
+            if server.running.process.poll() not in allowed or "Traceback" in str(error):
+                self._expect([f"a start with {way}: {error}"])
         server.kill()
         self.ends += 1
 
@@ -101,7 +109,7 @@ class Chaos:
         try:
             client = self.server.ready()
         except StartError as error:
-            if not self._crashes:
+            if not self._crashes or self.server.running.process.poll() != -9:
                 self._expect([f"the server does not start: {error}"])
             self.ends += 1
             return self._start()

@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-#: Statements between which a server may be killed. The samples' own are too many.
+#: Statements before which a process may be killed. Those of samples are too many.
 _STATEMENTS = (
     "BEGIN",
     "COMMIT",
-    "DELETE",
-    "UPDATE",
-    "REPLACE",
     "CREATE",
-    "PRAGMA",
-    "VACUUM",
+    "DELETE",
     "INSERT OR",
-    "INSERT INTO p",
+    "INSERT INTO P",
+    "INSERT INTO U",
+    "PRAGMA",
+    "REPLACE",
+    "UPDATE",
+    "VACUUM",
 )
-_FILES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link")
+
+_FILES = ("os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate")
+_CALLS = ("fdatasync", "fsync", "pwrite")
 
 
 def install(count: int) -> None:
-    """Kill this process before its write number `count` to the log or to a folder of checkpoints."""
+    """Kill this process before its write number `count`, counted from the opening of the log."""
     left, opened = count, False
 
     def step() -> None:
         nonlocal left
-        left -= 1
+        left -= opened
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -37,12 +43,24 @@ def install(count: int) -> None:
         if statement.lstrip().upper().startswith(_STATEMENTS):
             step()
 
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+    def connect(
+        real: Callable[..., sqlite3.Connection], *arguments: Any, **options: Any
+    ) -> sqlite3.Connection:
         nonlocal opened
-        if event == "sqlite3.connect/handle":
-            opened = True
-            arguments[0].set_trace_callback(trace)
-        elif opened and event in _FILES:
+        opened = True
+        connection = real(*arguments, **options)
+        connection.set_trace_callback(trace)
+        return connection
+
+    def call(real: Callable[..., Any], *arguments: Any) -> Any:
+        step()
+        return real(*arguments)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in _FILES:
             step()
 
+    setattr(sqlite3, "connect", partial(connect, sqlite3.connect))  # noqa: B010 (mypy: an overloaded function)
+    for name in _CALLS:
+        setattr(os, name, partial(call, getattr(os, name)))
     sys.addaudithook(hook)
