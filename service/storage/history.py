@@ -174,9 +174,21 @@ class History:
         ]
 
     def tainted(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-        """Return the checkpoints that may include samples forgotten after they were taken."""
+        """Return the checkpoints that include samples forgotten after they were taken."""
         gone = self._gone()
-        return [kept for kept in checkpoints if any(w > kept.head and s <= kept.seq for w, _, s in gone)]
+        return [
+            kept
+            for kept in checkpoints
+            if (later := [(b, s) for w, b, s in gone if w > kept.head]) and self._include(kept, later)
+        ]
+
+    def _include(self, kept: Checkpoint, events: Sequence[tuple[int, int]]) -> bool:
+        """Return whether a checkpoint includes one of some events, given by branch and number."""
+        branches = [branch for branch in self.branches if branch.number <= kept.branch]
+        if branches[-1].number != kept.branch:  # a branch of a lost log
+            return any(seq <= kept.seq for _, seq in events)
+        segments = lineage(branches, upto=kept.seq)
+        return any(contains(segments, branch, seq) for branch, seq in events)
 
     def _gone(self) -> list[tuple[int, int, int]]:
         """Return, for each forgotten event, the number of the removal, its branch and its number."""

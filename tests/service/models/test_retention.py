@@ -116,6 +116,20 @@ def test_a_checkpoint_of_another_branch_is_not_counted(serve: Callable[..., Serv
     crashed(server, tmp_path)
 
 
+def test_unlearning_on_a_branch_that_was_left(serve: Callable[..., Server], tmp_path: Path) -> None:
+    """A checkpoint of the current branch does not include the sample, and is kept."""
+    server = serve(**{**TIGHT, "retain_events": 12})
+    learn(server, 0, 15)
+    server.post("/models/default/rollback", step=10).raise_for_status()
+    learn(server, 20, 30)
+    kept = server.client.post("/models/default/checkpoints").raise_for_status().json()
+    assert error(server.post("/models/default/forget", ids=["e9"]))[:2] == (410, "not_kept")
+    assert server.post("/models/default/forget", ids=["e13"]).status_code == 202
+    listed = server.get("/models/default/checkpoints")["checkpoints"]
+    assert [each["checkpoint"] for each in listed] == [kept["checkpoint"]]
+    crashed(server, tmp_path)
+
+
 def test_checkpoints_are_listed_while_they_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
