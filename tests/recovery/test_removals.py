@@ -87,7 +87,7 @@ def test_unlearning_beside_another_reader_is_completed_after_it(tmp_path: Path) 
             assert answer.status_code == 202
             wait_until(lambda: any("another process" in line for line in server.running.lines))
             assert client.get("/models/default").json()["state"] == "rebuilding"
-            assert client.get("/models/default").json()["step"] == 19
+            wait_until(lambda: client.get("/models/default").json()["step"] == 19)
             assert client.post("/learn", json={"x": {"a": 1}, "y": "cat"}).status_code == 200
         wait_until(lambda: client.get("/models/default").json()["state"] == "ready")
         assert b"Secret-5-" not in contents(server.folder)
