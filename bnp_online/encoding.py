@@ -1,4 +1,4 @@
-"""Encoding of samples: validation, and growing columns of features and classes.
+"""Encoding of samples: growing columns of features and classes.
 
 Two functions convert a dict to a vector, with the same bits. `RowReader` reads dicts with known keys, whose
 values are numbers and known strings. It has no loop in Python. `check_features` validates any other dict, and
@@ -11,23 +11,26 @@ import math
 import operator
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import SampleError
 from .jit import jit
+from .values import (
+    LARGEST,
+    Column,
+    Features,
+    Label,
+    Prediction,
+    Vector,
+    check_features,
+    check_label,
+    check_number,
+    given_twice,
+)
 
-Label: TypeAlias = bool | int | str
-Vector: TypeAlias = NDArray[np.float64]
-
-#: Greatest magnitude of a feature or target: the variance of such numbers stays finite in float64.
-LARGEST = 1e100
-
-_EXACT = frozenset({bool, int, float})
-_NUMBERS = (bool, int, float, np.bool_, np.integer, np.floating)
 #: Types that `RowReader` reads: strings, and types of which any value is a number, infinity or NaN.
 _READABLE = frozenset({bool, int, float, np.float64, np.float32, np.int64, np.int32, str})
 #: Kinds of arrays of which every number is one in float64 (a long double may be infinite there).
@@ -35,184 +38,9 @@ _DTYPES = "?bhilqBHILQefd"
 #: Types of which a value that equals a known label is that label.
 _LABEL_TYPES: dict[type, frozenset[type]] = {
     bool: frozenset({bool, np.bool_}),
-    int: frozenset({int, np.int64, np.int32, np.uint8}),
+    int: frozenset({int, np.int64, np.int32, np.uint8, float, np.float64}),
     str: frozenset({str, np.str_}),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
-    """Validated ``x`` in dict form.
-
-    Attributes
-    ----------
-    values : dict of str to float
-        Value by column; a string feature is the column ``name=value`` with the value 1.
-    missing : tuple of str
-        Names whose value was None.
-    """
-
-    values: dict[str, float]
-    missing: tuple[str, ...]
-
-
-@dataclass(slots=True, eq=False)
-class Array:
-    """Validated ``x`` as an array: of the input shape, or of the columns known during the check.
-
-    Attributes
-    ----------
-    values : array of float64
-        NaN where a value is missing.
-    """
-
-    values: Vector
-
-
-class Prediction(NamedTuple):
-    """Prediction of a model.
-
-    Attributes
-    ----------
-    value : label, number or None
-        The prediction; None before the first label.
-    probabilities : dict
-        Probability by label, in order of arrival; empty for a regression.
-    """
-
-    value: Label | float | None
-    probabilities: dict[Label, float]
-
-
-class Sample(NamedTuple):
-    """Validated sample: features, target, weight."""
-
-    features: Features | Array
-    target: Label | float
-    weight: float
-
-
-def check_features(x: object) -> Features:
-    """Validate a dict of numbers, booleans, strings and None.
-
-    Raises
-    ------
-    SampleError
-        ``"invalid_feature"`` or ``"non_finite_feature"``, naming the feature.
-    """
-    if not isinstance(x, Mapping):
-        raise SampleError("invalid_feature", "x", f"must be a dict of features, not {type(x).__name__}")
-    values: dict[str, float] = {}
-    missing: list[str] = []
-    for key, value in x.items():
-        name = key if isinstance(key, str) else _name(key)
-        if type(value) in _EXACT and -LARGEST <= value <= LARGEST:  # a third of the time of `_number`
-            number = float(value)
-        elif value is None:
-            missing.append(name)
-            continue
-        elif isinstance(value, str):
-            name, number = f"{name}={value}", 1.0
-        else:
-            number = _number(value, "feature", f"x.{name}")
-        if name in values:
-            raise SampleError(
-                "invalid_feature", f"x.{name}", "is given twice: rename one of the two features"
-            )
-        values[name] = number
-    return Features(values, tuple(missing))
-
-
-def check_array(x: object, shape: tuple[int, ...]) -> Array:
-    """Validate an array or nested list of the given shape; None stands for a missing value.
-
-    Raises
-    ------
-    SampleError
-        ``"wrong_shape"``, ``"invalid_feature"`` or ``"non_finite_feature"``, naming the position.
-    """
-    try:
-        array = np.asarray(x)
-    except ValueError:
-        raise SampleError("wrong_shape", "x", f"is ragged: its shape must be {shape}") from None
-    if array.shape != shape:
-        raise SampleError("wrong_shape", "x", f"has the shape {array.shape}: its shape must be {shape}")
-    if array.dtype == object:
-        numbers = [
-            math.nan if value is None else _number(value, "feature", f"x{_position(i, shape)}")
-            for i, value in enumerate(array.flat)
-        ]
-        return Array(np.array(numbers).reshape(shape))
-    if array.dtype.kind not in "biuf":
-        raise SampleError("invalid_feature", "x", f"must be an array of numbers, not of {array.dtype}")
-    with np.errstate(over="ignore"):  # a long double may be infinite in float64
-        result = array.astype(np.float64)
-    usable = np.abs(result) <= LARGEST
-    if not usable.all():
-        first = int(np.argmin(usable))
-        _number(result.flat[first], "feature", f"x{_position(first, shape)}")  # raises
-    return Array(result)
-
-
-def check_weight(w: object) -> float:
-    """Validate a sample weight: a finite number ≥ 0.
-
-    Raises
-    ------
-    SampleError
-        ``"invalid_weight"``.
-    """
-    if type(w) is float and 0.0 <= w < math.inf:  # most often
-        return w
-    if isinstance(w, int | float | np.integer | np.floating) and not isinstance(w, bool):
-        try:
-            weight = float(w)
-        except OverflowError:
-            weight = math.inf
-        if 0.0 <= weight < math.inf:
-            return weight
-    raise SampleError("invalid_weight", "w", f"must be a finite number ≥ 0, not {w!r:.40}")
-
-
-def check_number(y: object) -> float:
-    """Validate the target of a regression: a finite number.
-
-    Raises
-    ------
-    SampleError
-        ``"invalid_label"`` or ``"non_finite_label"``.
-    """
-    return _number(y, "label", "y")
-
-
-def _number(value: object, what: str, field: str) -> float:
-    if not isinstance(value, _NUMBERS):
-        allowed = "a number, boolean, string or None" if what == "feature" else "a number"
-        raise SampleError(f"invalid_{what}", field, f"must be {allowed}, not {type(value).__name__}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        remedy = "send a number, or None if it is missing" if what == "feature" else "send a number"
-        raise SampleError(f"non_finite_{what}", field, f"is not finite: {remedy}")
-    if abs(number) > LARGEST:
-        raise SampleError(f"invalid_{what}", field, f"is {number:g}: a number must lie within ±{LARGEST:g}")
-    return number
-
-
-def _name(key: object) -> str:
-    if isinstance(key, int | np.integer) and not isinstance(key, bool):
-        return str(key)
-    raise SampleError(
-        "invalid_feature",
-        f"x.{key!r:.40}",
-        f"a feature name must be a string, not {type(key).__name__}",
-    )
-
-
-def _position(flat: int, shape: tuple[int, ...]) -> str:
-    return "".join(f"[{i}]" for i in np.unravel_index(flat, shape))
 
 
 class RowReader:
@@ -222,14 +50,14 @@ class RowReader:
     ----------
     keys : sequence of str
         All keys of the dicts, at least two.
-    columns : dict of str to int
-        Column by name.
+    columns : dict of Column to int
+        Position by column.
     one_hot : dict of str to dict of str to int
-        Column by feature and value, of string features.
+        Position by feature and value, of string features.
     """
 
     def __init__(
-        self, keys: Sequence[str], columns: Mapping[str, int], one_hot: Mapping[str, Mapping[str, int]]
+        self, keys: Sequence[str], columns: Mapping[Column, int], one_hot: Mapping[str, Mapping[str, int]]
     ) -> None:
         self._keys = keys
         self._columns = columns
@@ -280,8 +108,7 @@ class RowReader:
             values_of = [(i, self._one_hot.get(self._keys[i], {})) for i in strings]
             for i in strings:
                 targets[i] = _ONE_HOT
-            # Two features may share the column "a=b" where a name has the sign: the check tells.
-            if -1 in targets or (strings and any("=" in key for key in self._keys)):
+            if -1 in targets:
                 return False
             self._strings, self._targets, self._values_of = strings, np.array(targets, np.int64), values_of
         self._types = types
@@ -294,10 +121,10 @@ _ONE_HOT = -2
 
 @jit
 def _place(numbers: Vector, targets: NDArray[np.int64], largest: float, row: Vector) -> bool:
-    """Write numbers to their columns; return whether all magnitudes are at most `largest`."""
+    """Write numbers to their columns, NaN included; return whether all magnitudes are at most `largest`."""
     usable = True
     for i in range(numbers.shape[0]):
-        usable &= abs(numbers[i]) <= largest
+        usable &= not abs(numbers[i]) > largest
         if targets[i] >= 0:
             row[targets[i]] = numbers[i]
         else:
@@ -307,10 +134,10 @@ def _place(numbers: Vector, targets: NDArray[np.int64], largest: float, row: Vec
 
 @jit
 def _within(row: Vector, largest: float) -> bool:
-    """Return whether all magnitudes are at most `largest`; takes a tenth of the time of NumPy."""
+    """Return whether no magnitude exceeds `largest`, NaN included; takes a tenth of the time of NumPy."""
     beyond = 0
     for i in range(row.shape[0]):
-        beyond += not abs(row[i]) <= largest
+        beyond += abs(row[i]) > largest
     return beyond == 0
 
 
@@ -329,51 +156,64 @@ def compile_encoding() -> None:
 
 
 class FeatureIndex:
-    """Columns of the features, in order of arrival; the new names of one sample are sorted.
+    """Columns of the features, in order of arrival; the new ones of one sample are sorted by name.
 
     Parameters
     ----------
     max_features : int
         Maximum number of columns. Further ones are ignored, and counted.
-    names : iterable of str
+    columns : iterable of Column
         Initial columns.
     ignored : int
         Initial count.
+    joined : int
+        Number of initial columns from a state of version 0.2 or earlier. Their names join feature and value:
+        the column ``a=b`` has both the number ``a=b`` and the value ``b`` of the feature ``a``.
 
     Attributes
     ----------
-    names : list of str
-        Name by column.
+    columns : list of Column
+        Columns by position.
     ignored : int
         Number of values that had no column because of `max_features`.
     row : callable
         Returns the vector of an ``x`` with the usual keys and nothing new (`RowReader`); None for any other.
     """
 
-    def __init__(self, max_features: int, names: Iterable[str] = (), ignored: int = 0) -> None:
+    def __init__(
+        self, max_features: int, columns: Iterable[Column] = (), ignored: int = 0, joined: int = 0
+    ) -> None:
         self.max_features = max_features
-        self.names: list[str] = []
+        self.columns: list[Column] = []
         self.ignored = ignored
-        self._columns: dict[str, int] = {}
+        self.joined = joined
+        self._positions: dict[Column, int] = {}
         self._one_hot: dict[str, dict[str, int]] = {}
         self._keys: tuple[Any, ...] = ()
         self._previous: tuple[Any, ...] = ()
         self.row: Callable[[object], Vector | None]
-        self.add(names)
+        self.add(columns)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns; that of a value is ``feature=value``."""
+        return [name_of(column) for column in self.columns]
 
     def copy(self) -> FeatureIndex:
         """Return an independent copy."""
-        copy = FeatureIndex(self.max_features, self.names, self.ignored)
+        copy = FeatureIndex(self.max_features, self.columns, self.ignored, self.joined)
         copy._expect(self._keys)
         return copy
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The reader of rows can be neither pickled nor copied.
-        return FeatureIndex, (self.max_features, self.names[:], self.ignored)
+        return FeatureIndex, (self.max_features, self.columns[:], self.ignored, self.joined)
 
     def check(self, x: object) -> Features:
         """Validate a dict, as `check_features`. After two dicts with equal keys, `row` reads such dicts."""
         features = check_features(x)
+        if self.joined:
+            features = Features(self._with_joined(features.values), features.missing)
         if type(x) is dict:
             keys = tuple(x)
             if keys == self._previous and keys != self._keys:
@@ -381,53 +221,134 @@ class FeatureIndex:
             self._previous = keys
         return features
 
+    def _with_joined(self, values: Mapping[Column, float]) -> dict[Column, float]:
+        """Replace the values that have a joined column by its name.
+
+        Raises
+        ------
+        SampleError
+            If a number and a value have the same joined column.
+        """
+        found: dict[Column, float] = {}
+        for column, value in values.items():
+            name = name_of(column)
+            key = name if self._positions.get(name, self.joined) < self.joined else column
+            if key in found:
+                raise given_twice(name)
+            found[key] = value
+        return found
+
     def _expect(self, keys: tuple[Any, ...]) -> None:
         """Prepare `row` for dicts with these keys, or with the names of all columns; the order is free."""
         self._keys = keys
-        keys = keys or tuple(self.names)
+        keys = keys or tuple(self.columns)
         readable = len(keys) > 1 and {*map(type, keys)} == {str}
-        self.row = RowReader(keys, self._columns, self._one_hot).read if readable else _no_row
+        if self.joined and any("=" in key for key in keys):
+            readable = False  # two features may share a joined column
+        self.row = RowReader(keys, self._positions, self._one_hot).read if readable else _no_row
 
-    def new(self, features: Features) -> list[str]:
-        """Return the names that `add` would append; nothing changes."""
-        if features.values.keys() <= self._columns.keys():
+    def new(self, features: Features) -> list[Column]:
+        """Return the columns that `add` would append; nothing changes."""
+        if features.values.keys() <= self._positions.keys():
             return []
-        free = self.max_features - len(self.names)
-        return sorted(features.values.keys() - self._columns.keys())[:free]
+        free = self.max_features - len(self.columns)
+        return sorted(features.values.keys() - self._positions.keys(), key=_order)[:free]
 
-    def add(self, names: Iterable[str]) -> None:
+    def add(self, columns: Iterable[Column]) -> None:
         """Append columns."""
-        for name in names:
-            column = self._columns[name] = len(self.names)
-            self.names.append(name)
-            feature, sign, value = name.partition("=")
+        for column in columns:
+            position = self._positions[column] = len(self.columns)
+            self.columns.append(column)
+            feature, sign, value = "", "", ""
+            if not isinstance(column, str):
+                (feature, value), sign = column, "="
+            elif position < self.joined:
+                feature, sign, value = column.partition("=")
             if sign:
-                self._one_hot.setdefault(feature, {})[value] = column
+                self._one_hot.setdefault(feature, {})[value] = position
         self._expect(self._keys)
 
     def vector(self, features: Features) -> Vector:
         """Return the values by column: 0 where absent, NaN where missing."""
-        vector = np.zeros(len(self.names))
-        columns = self._columns
-        for name, value in features.values.items():
-            column = columns.get(name)
-            if column is not None:
-                vector[column] = value
+        vector = np.zeros(len(self.columns))
+        positions = self._positions
+        for column, value in features.values.items():
+            position = positions.get(column)
+            if position is not None:
+                vector[position] = value
         for name in features.missing:
-            if name in columns:
-                vector[columns[name]] = math.nan
+            if name in positions:
+                vector[positions[name]] = math.nan
             vector[[*self._one_hot.get(name, {}).values()]] = math.nan
         return vector
 
     def widen(self, row: Vector) -> Vector:
         """Return a `row` of an earlier number of columns, with 0 in the columns added since."""
-        missing = len(self.names) - len(row)
+        missing = len(self.columns) - len(row)
         return np.concatenate([row, np.zeros(missing)]) if missing > 0 else row
 
     def count_ignored(self, features: Features) -> None:
         """Count the values that have no column."""
-        if len(self.names) >= self.max_features:
-            self.ignored += len(features.values.keys() - self._columns.keys())
+        if len(self.columns) >= self.max_features:
+            self.ignored += len(features.values.keys() - self._positions.keys())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the columns and the count, as JSON.
+
+        ``values`` has, for each column of a value, its position and the length of the feature's name.
+        """
+        values = [[i, len(column[0])] for i, column in enumerate(self.columns) if not isinstance(column, str)]
+        return {"features": self.names, "ignored": self.ignored, "values": values, "joined": self.joined}
+
+    def digested(self) -> dict[str, Any]:
+        """Return the columns and the count for a fingerprint.
+
+        It equals that of version 0.2, unless the name of a number has the sign ``=``.
+        """
+        digested: dict[str, Any] = {"features": self.names, "ignored": self.ignored}
+        signed = [
+            i
+            for i, column in enumerate(self.columns)
+            if i >= self.joined and isinstance(column, str) and "=" in column
+        ]
+        return {**digested, "numbers": signed} if signed else digested
+
+    @classmethod
+    def restored(cls, max_features: int, state: Mapping[str, Any]) -> FeatureIndex:
+        """Return the index with a state from `state_dict`, also of an earlier version.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If the state is damaged.
+        """
+        columns: list[Column] = [*state["features"]]
+        if not all(isinstance(name, str) for name in columns):
+            raise ValueError("the name of a feature is not a string")
+        for position, length in state.get("values", ()):
+            name = name_of(columns[position])
+            if name[length] != "=":
+                raise ValueError(f"the column {name!r:.40} has no value")
+            columns[position] = name[:length], name[length + 1 :]
+        joined = state.get("joined", len(columns))
+        if len({*columns}) != len(columns) or type(joined) is not int or not 0 <= joined <= len(columns):
+            raise ValueError("the columns are not distinct")
+        return cls(max_features, columns, state["ignored"], joined)
+
+
+def name_of(column: Column) -> str:
+    """Return the name of a column.
+
+    Examples
+    --------
+    >>> name_of("size"), name_of(("colour", "red"))
+    ('size', 'colour=red')
+    """
+    return column if isinstance(column, str) else "=".join(column)
+
+
+def _order(column: Column) -> tuple[str, bool]:
+    return name_of(column), isinstance(column, str)
 
 
 def _no_row(x: object) -> None:
@@ -508,7 +429,7 @@ class LabelIndex:
         """
         if (known := self.find(y)) is not None:  # most often
             return self.labels[known]  # one object for all samples with the label
-        label = _label(y)
+        label = check_label(y)
         if self.labels and type(label) is not type(self.labels[0]):
             kind, first = type(label).__name__, self.labels[0]
             raise SampleError(
@@ -572,21 +493,3 @@ class NumberTargets:
     def read(self, outputs: Vector) -> list[Prediction]:
         """Return the predictions in the outputs of an engine, of shape (N, 1)."""
         return [Prediction(value, {}) for value in outputs[:, 0].tolist()]
-
-
-def _label(y: object) -> Label:
-    if isinstance(y, bool | np.bool_):
-        return bool(y)
-    if isinstance(y, int | np.integer):
-        if -(2**63) <= y < 2**63:
-            return int(y)
-        raise SampleError("invalid_label", "y", "an integer label must fit in 64 bits")
-    if isinstance(y, str):
-        return str(y)
-    if isinstance(y, float | np.floating):
-        raise SampleError(
-            "invalid_label",
-            "y",
-            "a class must be bool, int or str, not float: create a regression model for numbers",
-        )
-    raise SampleError("invalid_label", "y", f"a class must be bool, int or str, not {type(y).__name__}")

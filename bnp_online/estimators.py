@@ -11,11 +11,12 @@ from river import base
 from torch import nn
 
 from . import checkpoint
-from .encoding import Label, LabelIndex, NumberTargets
+from .encoding import LabelIndex, NumberTargets
 from .engines.base import Task
 from .errors import CheckpointError, ConfigurationError, SampleError, StateError
 from .learner import OnlineLearner
 from .parameters import documented
+from .values import Label
 
 
 class _Estimator(OnlineLearner, base.Estimator):
@@ -102,8 +103,8 @@ class BNPClassifier(_Estimator, base.Classifier):
             raise ConfigurationError("max_classes", f"the model has {len(self._targets)} classes")
         self.max_classes = self._targets.max_classes = max_classes
 
-    def _state_of_learning(self) -> dict[str, Any]:
-        return {**super()._state_of_learning(), "labels": self._targets.labels[:]}
+    def _targets_state(self) -> dict[str, Any]:
+        return {"labels": self._targets.labels[:]}
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         labels = LabelIndex(self.max_classes)

@@ -41,9 +41,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .encoding import Vector
 from .errors import StateError
 from .jit import jit, jit_inline
+from .values import Vector
 
 _Reals = NDArray[np.float64]
 

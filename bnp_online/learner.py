@@ -15,25 +15,14 @@ from torch import Tensor, nn
 from . import checkpoint
 from .diagnostics import Diagnosis, diagnose
 from .drift_response import with_short_memory, with_slowest_reset
-from .encoding import (
-    Array,
-    FeatureIndex,
-    Features,
-    Label,
-    Prediction,
-    Sample,
-    Vector,
-    check_array,
-    check_weight,
-    compile_encoding,
-    read_array,
-)
+from .encoding import FeatureIndex, compile_encoding, name_of, read_array
 from .engines.base import LearnerSpec, Task
 from .engines.choice import make_engine
 from .engines.state import MOST, check_tensors
 from .errors import ConfigurationError, NonFiniteStateError, SampleError, StateError
 from .intervals import Intervals, split
 from .parameters import Parameters
+from .values import Array, Features, Label, Prediction, Sample, Vector, check_array, check_weight
 
 #: Prediction of an untrained model.
 NOTHING = Prediction(None, {})
@@ -333,18 +322,18 @@ class OnlineLearner(Parameters):
         except NonFiniteStateError as error:  # no member is finite on it, and none could learn it
             return error
         index, targets = self._features, self._targets.copy()
-        names = index.new(sample.features) if isinstance(sample.features, Features) else []
+        columns = index.new(sample.features) if isinstance(sample.features, Features) else []
         outputs = int(targets.code(sample.target) is None)
         targets.add(sample.target)
-        if names:
+        if columns:
             index = index.copy()
-            index.add(names)
+            index.add(columns)
         target, weight = np.array([targets.code(sample.target)], np.float64), np.array([sample.weight])
         row = self._vector(sample.features, index)[None]
         engine, learned = self._engine, 0
         before = engine.snapshot()
         try:
-            engine.grow(names, outputs)
+            engine.grow([*map(name_of, columns)], outputs)
             learned, _ = engine.learn(row, target, weight)
         finally:
             if not learned:
@@ -352,7 +341,7 @@ class OnlineLearner(Parameters):
         if not learned:
             return NonFiniteStateError(_REFUSED)
         if self._intervals is not None:
-            self._intervals.grow(len(names))
+            self._intervals.grow(len(columns))
             self._intervals.learn(row.reshape(1, -1), target, _UNKNOWN if given is None else given, weight)
         self._features, self._targets = index, targets
         self._step += 1
@@ -363,7 +352,7 @@ class OnlineLearner(Parameters):
         self, run: Sequence[Sample], targets: list[float], *, predict: bool
     ) -> list[Prediction | NonFiniteStateError]:
         """Learn samples without growth, up to the first refused sample."""
-        fixed, columns = self._shape is not None, len(self._features.names)
+        fixed, columns = self._shape is not None, len(self._features.columns)
         rows = [
             x.values if isinstance(x, Array) and (fixed or len(x.values) == columns) else self._vector(x)
             for x, _, _ in run
@@ -430,8 +419,8 @@ class OnlineLearner(Parameters):
         ConfigurationError
             If a limit is too low; nothing was changed.
         """
-        if max_features is not None and max_features < max(len(self._features.names), 1):
-            raise ConfigurationError("max_features", f"the model has {len(self._features.names)} features")
+        if max_features is not None and max_features < max(len(self._features.columns), 1):
+            raise ConfigurationError("max_features", f"the model has {len(self._features.columns)} features")
         if max_classes is not None:
             self._limit_classes(max_classes)
         if max_features is not None:
@@ -440,9 +429,9 @@ class OnlineLearner(Parameters):
     def _limit_classes(self, max_classes: int) -> None:
         raise ConfigurationError("max_classes", "a regression has no classes")
 
-    def _state_of_learning(self) -> dict[str, Any]:
-        """Return everything that learning changes except tensors, as JSON."""
-        return {"step": self._step, "features": self._features.names[:], "ignored": self._features.ignored}
+    def _targets_state(self) -> dict[str, Any]:
+        """Return the state of the targets, as JSON."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the parameters and everything that learning changes."""
@@ -451,7 +440,9 @@ class OnlineLearner(Parameters):
             "parameters": self._json_parameters(),
             "engine": self._engine.name,
             "device": self._engine.device,
-            **self._state_of_learning(),
+            "step": self._step,
+            **self._features.state_dict(),
+            **self._targets_state(),
             "tensors": self._tensors(),
         }
 
@@ -484,17 +475,17 @@ class OnlineLearner(Parameters):
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         try:
-            step, names, ignored = state["step"], list(state["features"]), state["ignored"]
-            columns = len(names) if self.input_shape is not None else len(state["tensors"]["inputs.mean"])
-        except (KeyError, TypeError) as error:
+            step, ignored = state["step"], state["ignored"]
+            features = FeatureIndex.restored(self.max_features, state)
+            columns = len(features.columns)
+            rows = columns if self.input_shape is not None else len(state["tensors"]["inputs.mean"])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             raise StateError(f"the state is damaged: {error!r}") from error
         for count in (step, ignored):
             if type(count) is not int or not 0 <= count < MOST:
                 raise StateError(f"the state is damaged: {count!r:.40} is not a count")
-        if not all(isinstance(name, str) for name in names):
-            raise StateError("the state is damaged: the name of a feature is not a string")
-        if len(set(names)) != columns or columns > self.max_features:
-            raise StateError(f"the state has {len(set(names))} features for {columns} columns")
+        if columns != rows or columns > self.max_features:
+            raise StateError(f"the state has {columns} features for {rows} columns")
         tensors, of_intervals = split(state["tensors"])
         if bool(of_intervals) != (self._intervals is not None):
             raise StateError("the state or the model has intervals, but not both")
@@ -504,7 +495,7 @@ class OnlineLearner(Parameters):
         self._engine.load_state_dict(tensors)
         self._intervals = intervals
         self._step = step
-        self._features = FeatureIndex(self.max_features, names, ignored)
+        self._features = features
 
     def forget_moments(self, weight: float = 10.0) -> None:
         """Shorten the memory of all running moments, for a change of the input distribution.
@@ -542,7 +533,8 @@ class OnlineLearner(Parameters):
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of everything that learning changes."""
-        return checkpoint.digest(self._state_of_learning(), self._tensors())
+        learned = {"step": self._step, **self._features.digested(), **self._targets_state()}
+        return checkpoint.digest(learned, self._tensors())
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters and state to one safetensors file, atomically; `bnp_online.load` reads it."""

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 from river.bandit.base import ArmID, ContextualPolicy, RewardObj
 
-from ..encoding import FeatureIndex, Vector, check_features, check_number
+from ..encoding import FeatureIndex
 from ..errors import ConfigurationError, SampleError
+from ..values import Column, Vector, check_features, check_number
 
 #: Standardized contexts are clipped to ± this.
 _CLIP = 5.0
@@ -173,12 +174,12 @@ class BNPThompsonSampling(ContextualPolicy):
     def _arm(self, arm_id: ArmID) -> _Arm:
         """Return an arm; a new one starts with a sample of the prior."""
         if arm_id not in self._arms:
-            self._arms[arm_id] = _Arm(self._prior(1 + len(self._features.names)))
+            self._arms[arm_id] = _Arm(self._prior(1 + len(self._features.columns)))
         return self._arms[arm_id]
 
     def _prior(self, count: int) -> Vector:
         """Return a sample of the prior."""
-        return math.sqrt(self.temperature / (1 + len(self._features.names))) * self._rng.standard_normal(
+        return math.sqrt(self.temperature / (1 + len(self._features.columns))) * self._rng.standard_normal(
             count
         )
 
@@ -190,14 +191,14 @@ class BNPThompsonSampling(ContextualPolicy):
         phi = self._context.standardize(x)
         return np.concatenate([np.ones((*x.shape[:-1], 1)), phi], axis=-1)
 
-    def _grow(self, names: list[str]) -> None:
+    def _grow(self, columns: list[Column]) -> None:
         """Append features; earlier contexts have 0 in them."""
-        if not names:
+        if not columns:
             return
-        self._features.add(names)
-        self._context.grow(len(names))
+        self._features.add(columns)
+        self._context.grow(len(columns))
         for arm in self._arms.values():
-            arm.z = np.concatenate([arm.z, self._prior(len(names))])
+            arm.z = np.concatenate([arm.z, self._prior(len(columns))])
             arm.contexts = [self._features.widen(x) for x in arm.contexts]
 
 

@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple, Self
 
 from torch import Tensor
 
-from ..encoding import Vector
 from ..errors import StateError
 from ..mixture import RATES, SINGLE_RATE
 from ..network import sizes_of_cnn
 from ..parameters import Parameters
+from ..values import Vector
 
 Task = Literal["classification", "regression"]
 

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..encoding import Vector
 from ..errors import ConfigurationError, NonFiniteStateError
 from ..jit import announced
 from ..network import entry_start, mlp_start
+from ..values import Vector
 from . import numba_step
 from .base import NOT_FINITE, Engine, LearnerSpec
 from .numba_kernels import GELU, NONE, NORM, PAPER, RELU, TANH, Reals

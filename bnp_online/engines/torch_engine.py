@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..encoding import Vector
 from ..errors import ConfigurationError, NonFiniteStateError
 from ..mixture import average_share, draw
+from ..values import Vector
 from . import torch_step
 from .base import NOT_FINITE, Engine, LearnerSpec
 from .cuda_graph import WARM_UPS, captured

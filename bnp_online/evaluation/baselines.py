@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..encoding import Label
 from ..engines.base import Task
 from ..errors import StateError
+from ..values import Label
 
 _Scored = tuple[float, float, float]
 _START = (0.0, 0.0, 0.0)

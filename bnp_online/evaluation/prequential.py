@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from ..encoding import Label
 from ..engines.base import Task
 from ..errors import StateError
+from ..values import Label
 
 Probabilities: TypeAlias = Mapping[Label, float]
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from bnp_online import BNPClassifier, BNPRegressor
-from bnp_online.encoding import Prediction, Sample
 from bnp_online.errors import ConfigurationError, NonFiniteStateError, SampleError
 from bnp_online.evaluation.baselines import Baselines
 from bnp_online.evaluation.prequential import PrequentialMetrics
 from bnp_online.learner import Preview
+from bnp_online.values import Prediction, Sample
 
 from ..schemas import DriftSpec, ModelSpec
 from ..settings import Settings

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from bnp_online.encoding import Sample
 from bnp_online.errors import NonFiniteStateError
 from bnp_online.learner import Preview
+from bnp_online.values import Sample
 
 from ..errors import REFUSALS, AlreadyLabelledError, ForgottenIdError, IdConflictError, code_of
 from ..storage import event_codec

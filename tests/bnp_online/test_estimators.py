@@ -397,7 +397,10 @@ def damaged() -> Iterator[tuple[str, Callable[[dict[str, Any]], object]]]:
     yield "a step in words", lambda state: state.update(step="three")
     yield "one feature more", lambda state: state["features"].append("more")
     yield "one feature less", lambda state: state["features"].pop()
-    yield "a feature twice", lambda state: state["features"].__setitem__(1, state["features"][0])
+    yield "a feature twice", lambda state: state.update(features=["a"] * len(state["features"]), values=[])
+    yield "a value that is no name", lambda state: state.update(values=[[0, 0]])
+    yield "a column that does not exist", lambda state: state.update(values=[[99, 0]])
+    yield "more joined columns than columns", lambda state: state.update(joined=99)
     yield "one class less", lambda state: state["labels"].pop()
     yield "labels that are lists", lambda state: state.update(labels=[[1], [2], [3]])
     yield "no tensors at all", lambda state: state.update(tensors={})
@@ -632,7 +635,7 @@ def test_arrays_of_any_kind_hold_rows() -> None:
 # --- bad input
 
 BAD: list[tuple[Any, Any, Any, str, str]] = [
-    ({"width": math.nan}, "c", 1.0, "non_finite_feature", "x.width"),
+    ({"width": math.inf}, "c", 1.0, "non_finite_feature", "x.width"),
     ({"new": math.inf}, "new", 1.0, "non_finite_feature", "x.new"),
     ({"new": 1.0, "width": 1e200}, "c", 1.0, "invalid_feature", "x.width"),
     ({"new": [1.0]}, "c", 1.0, "invalid_feature", "x.new"),
@@ -689,7 +692,7 @@ def test_a_bad_target_is_refused_and_changes_nothing(y: Any, code: str) -> None:
         ({"a": 1.0}, "wrong_shape"),
         ([1.0] * 36, "wrong_shape"),
         (np.zeros((6, 6)), "wrong_shape"),
-        (np.full((1, 6, 6), math.nan), "non_finite_feature"),
+        (np.full((1, 6, 6), math.inf), "non_finite_feature"),
         ([[["a"] * 6] * 6], "invalid_feature"),
         (np.full((1, 6, 6), 1e200), "invalid_feature"),
     ],

@@ -57,11 +57,11 @@ names = st.one_of(
 values = st.one_of(numbers, st.booleans(), st.none(), st.text(max_size=3))
 features = st.dictionaries(names, values, max_size=4)
 weights = st.sampled_from([1.0, 1.0, 0.5, 0.0, 3.0])
-bad_values = st.sampled_from([math.nan, math.inf, -math.inf, 10**400, 1e101, [], {}, b"", 1j, object()])
+bad_values = st.sampled_from([math.inf, -math.inf, 10**400, 1e101, [], {}, b"", 1j, object()])
 bad_features = st.one_of(
     st.builds(lambda x, name, bad: {**x, name: bad}, features, names, bad_values),
-    st.builds(lambda x, name: {**x, name: 1.0}, features, st.sampled_from([None, 1.5, ("a",), True])),
-    st.sampled_from([None, 3, "a", [1.0], {"a": "b", "a=b": 1.0}]),
+    st.builds(lambda x, name: {**x, name: 1.0}, features, st.sampled_from([None, 1.5, b"a", True])),
+    st.sampled_from([None, 3, "a", [1.0], {"1": "b", 1: 1.0}]),
 )
 bad_weights = st.sampled_from([-1.0, math.nan, math.inf, None, "1", True])
 

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnp_online import BNPClassifier, BNPRegressor, NonFiniteStateError, SampleError
-from bnp_online.encoding import LARGEST, Array, FeatureIndex, check_array, check_features, read_array
+from bnp_online.encoding import FeatureIndex, read_array
+from bnp_online.values import LARGEST, Array, check_array, check_features
 
 Model: TypeAlias = BNPClassifier | BNPRegressor
 
@@ -259,7 +260,7 @@ def test_a_bad_row_of_an_array_is_refused_with_all_of_them(bad: tuple[int, str])
     if part == "y":
         labels[row] = "text"
     else:
-        X[row, 2] = math.nan if part == "x" else 1e90
+        X[row, 2] = math.inf if part == "x" else 1e90
     preview = other.preview()
     expected = [outcome(preview.check, list(x), y) for x, y in zip(X, labels, strict=True)]
     before = model.fingerprint()

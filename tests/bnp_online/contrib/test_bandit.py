@@ -114,7 +114,7 @@ def test_features_and_arms_may_appear_at_any_time() -> None:
     ("context", "reward", "code"),
     [
         (None, 1.0, "invalid_feature"),
-        ({"a": float("nan")}, 1.0, "non_finite_feature"),
+        ({"a": float("inf")}, 1.0, "non_finite_feature"),
         ({"a": 1.0}, float("inf"), "non_finite_label"),
         ({"new": 1.0}, "much", "invalid_label"),
     ],

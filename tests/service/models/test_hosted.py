@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from bnp_online.encoding import Sample
 from bnp_online.errors import NonFiniteStateError
+from bnp_online.values import Sample
 from service.errors import AlreadyLabelledError, IdConflictError, UnknownIdError
 from service.models import report, snapshot
 from service.models.hosted import HostedModel

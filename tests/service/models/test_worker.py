@@ -13,8 +13,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from bnp_online import BNPClassifier
-from bnp_online.encoding import Array, Sample
 from bnp_online.errors import NonFiniteStateError
+from bnp_online.values import Array, Sample
 from service.errors import (
     ModelFailedError,
     QueueFullError,
