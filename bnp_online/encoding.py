@@ -25,6 +25,7 @@ from .values import (
     Label,
     Prediction,
     Vector,
+    at_row,
     check_features,
     check_label,
     check_number,
@@ -403,7 +404,7 @@ class LabelIndex:
         labels, new = self.copy(), dict[int, Label]()
         classes = [labels.find(y) for y in Y]
         for i in (i for i, known in enumerate(classes) if known is None):
-            label = labels.check(Y[i])
+            label = at_row(labels.check, i, Y[i])
             if label not in labels._classes:
                 new[i] = label
                 labels.add(label)
@@ -483,7 +484,7 @@ class NumberTargets:
 
     def codes(self, Y: Sequence[object]) -> tuple[Vector, dict[int, float]]:
         """Return the targets as an array, and the first by its position; raises as `check`."""
-        numbers = [check_number(y) for y in Y]
+        numbers = [at_row(check_number, i, y) for i, y in enumerate(Y)]
         return np.array(numbers, np.float64), dict(enumerate(numbers[: 0 if self.started else 1]))
 
     def add(self, target: object) -> None:

@@ -58,16 +58,23 @@ class SampleError(BNPError, ValueError):
         The part of the sample at fault: ``"x.temperature"``, ``"y"``, ``"w"``.
     message : str
         What is wrong and what to do.
+    row : int, optional
+        Number of the row, from 0, in a call with many samples.
     """
 
-    def __init__(self, code: str, field: str, message: str) -> None:
-        super().__init__(code, field, message)
+    def __init__(self, code: str, field: str, message: str, row: int | None = None) -> None:
+        super().__init__(code, field, message, row)
         self.code = code
         self.field = field
         self.message = message
+        self.row = row
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.message}"
+        return f"{'' if self.row is None else f'row {self.row}: '}{self.field}: {self.message}"
+
+    def at(self, row: int) -> "SampleError":
+        """Return the error with the number of its row."""
+        return SampleError(self.code, self.field, self.message, row)
 
 
 class NonFiniteStateError(BNPError, ArithmeticError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -14,9 +15,10 @@ from . import checkpoint
 from .encoding import LabelIndex, NumberTargets
 from .engines.base import Task
 from .errors import CheckpointError, ConfigurationError, SampleError, StateError
+from .frames import predictions, probabilities, rows_of
 from .learner import OnlineLearner
 from .parameters import documented
-from .values import Label
+from .values import Label, at_row
 
 
 class _Estimator(OnlineLearner, base.Estimator):
@@ -29,10 +31,36 @@ class _Estimator(OnlineLearner, base.Estimator):
             parameters["hidden"] = []
         return parameters
 
+    @abstractmethod
+    def predict_one(self, x: Any, **kwargs: Any) -> Any:
+        """Predict the target of a sample."""
+
+    def predict_many(self, X: Any) -> Any:
+        """Predict the targets of rows.
+
+        Parameters
+        ----------
+        X : data frame, dict of columns, sequence of dicts, or array of shape (N, *input_shape)
+            The samples.
+
+        Returns
+        -------
+        list or series
+            The predictions; for a data frame a series of its library, with its index.
+
+        Raises
+        ------
+        SampleError
+            If a feature is invalid; with the number of the row.
+        """
+        table = rows_of(X)
+        values = [at_row(self.predict_one, i, x) for i, x in enumerate(table.samples)]
+        return predictions(values, table.frame)
+
 
 @documented
 @dataclass(eq=False, repr=False)
-class BNPClassifier(_Estimator, base.Classifier):
+class BNPClassifier(_Estimator, base.MiniBatchClassifier):
     """Neural network for classification that learns one sample at a time.
 
     Features and classes may appear at any time. A new one does not change the existing logits when it
@@ -90,6 +118,28 @@ class BNPClassifier(_Estimator, base.Classifier):
         probabilities: dict[Label, float] = self.predict(x).probabilities
         return probabilities
 
+    def predict_proba_many(self, X: Any) -> Any:
+        """Return the probability of each class for rows.
+
+        Parameters
+        ----------
+        X : data frame, dict of columns, sequence of dicts, or array of shape (N, *input_shape)
+            The samples.
+
+        Returns
+        -------
+        list of dict, or data frame
+            For a data frame one of its library, with its index and a column per class.
+
+        Raises
+        ------
+        SampleError
+            If a feature is invalid; with the number of the row.
+        """
+        table = rows_of(X)
+        rows = [at_row(self.predict_proba_one, i, x) for i, x in enumerate(table.samples)]
+        return probabilities(rows, self.labels, table.frame)
+
     def predict_one(self, x: Any, **kwargs: Any) -> Label | None:
         """Return the most probable class (the earliest of equals); None before the first label.
 
@@ -122,7 +172,7 @@ class BNPClassifier(_Estimator, base.Classifier):
 
 @documented
 @dataclass(eq=False, repr=False)
-class BNPRegressor(_Estimator, base.Regressor):
+class BNPRegressor(_Estimator, base.MiniBatchRegressor):
     """Neural network for regression that learns one sample at a time.
 
     Targets are standardized with running moments. Errors are clipped to 5 standard deviations (Huber). The
@@ -158,13 +208,13 @@ class BNPRegressor(_Estimator, base.Regressor):
         super()._restore(state)
         self._targets = NumberTargets(started=self._step > 0)
 
-    def predict_one(self, x: Any, **kwargs: Any) -> float | None:  # type: ignore[override]  # None before the first target
-        """Return the prediction for a sample; None before the first target.
+    def predict_one(self, x: Any, **kwargs: Any) -> float:
+        """Return the prediction for a sample; 0.0 before the first target.
 
         Parameters and errors are those of `BNPClassifier.predict_proba_one`.
         """
         outputs = self._outputs(x)
-        return None if outputs is None else float(outputs[0])
+        return 0.0 if outputs is None else float(outputs[0])
 
     def predict_interval_one(self, x: Any, level: float = 0.9) -> tuple[float, float] | None:
         """Return a predictive interval for the target of a sample.

@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -20,9 +21,10 @@ from .engines.base import LearnerSpec, Task
 from .engines.choice import make_engine
 from .engines.state import MOST, check_tensors
 from .errors import ConfigurationError, NonFiniteStateError, SampleError, StateError
+from .frames import rows_of, values_of
 from .intervals import Intervals, split
 from .parameters import Parameters
-from .values import Array, Features, Label, Prediction, Sample, Vector, check_array, check_weight
+from .values import Array, Features, Label, Prediction, Sample, Vector, at_row, check_array, check_weight
 
 #: Prediction of an untrained model.
 NOTHING = Prediction(None, {})
@@ -259,22 +261,27 @@ class OnlineLearner(Parameters):
         """
         return self._learn(samples, predict=True)
 
-    def learn_many(self, X: Any, Y: Iterable[Any]) -> None:
+    def learn_many(self, X: Any, y: Any = None, *, Y: Any = None) -> None:
         """Learn rows in order, one step each: the state equals that of a loop of `learn_one`.
 
         Parameters
         ----------
-        X : sequence of dicts, DataFrame, or array of shape (N, *input_shape)
-            The samples.
-        Y : sequence
+        X : data frame, dict of columns, sequence of dicts, or array of shape (N, *input_shape)
+            The samples. A data frame is of pandas, polars or Arrow.
+        y : series or sequence
             Their targets.
+        Y : series or sequence
+            Deprecated name of `y`.
 
         Raises
         ------
         SampleError, NonFiniteStateError
-            As `learn_one`; no row was learned.
+            As `learn_one`, with the number of the row; no row was learned.
         """
-        rows, targets = _rows(X), _target_list(Y)
+        if Y is not None:
+            warnings.warn("the parameter Y is now named y", DeprecationWarning, stacklevel=2)
+            y = Y
+        rows, targets = rows_of(X).samples, values_of(y, "y")
         if len(rows) != len(targets):
             raise SampleError("wrong_shape", "y", f"has {len(targets)} targets for {len(rows)} samples")
         shape = self._shape
@@ -283,14 +290,15 @@ class OnlineLearner(Parameters):
         if block is not None:
             learn = functools.partial(self._learn_block, block, *self._targets.codes(targets))
         else:
-            preview = self.preview()
-            samples = [preview.check(x, y) for x, y in zip(rows, targets, strict=True)]
+            check = self.preview().check
+            samples = [at_row(check, i, *row) for i, row in enumerate(zip(rows, targets, strict=True))]
             learn = functools.partial(self._learn, samples, predict=False)
         before = self.state_dict()
         for outcome in learn():
             if isinstance(outcome, NonFiniteStateError):
+                row = self._step - before["step"]
                 self._restore(before)
-                raise outcome
+                raise NonFiniteStateError(f"row {row}: {outcome}")
 
     def _learn(self, samples: Sequence[Sample], *, predict: bool) -> list[Prediction | NonFiniteStateError]:
         """Learn samples in order. Consecutive samples without growth take one call of the engine."""
@@ -393,10 +401,6 @@ class OnlineLearner(Parameters):
             if stop < len(x):
                 yield self._learn_grown(Sample(Array(x[stop]), new[stop], 1.0), predict=False)
             start = stop + 1
-
-    def predict_many(self, X: Any) -> list[Any]:
-        """Predict the targets of rows; see `learn_many` for their form."""
-        return [self.predict(x).value for x in _rows(X)]
 
     def _vector(self, features: Features | Array, index: FeatureIndex | None = None) -> Vector:
         index = self._features if index is None else index
@@ -556,15 +560,3 @@ class OnlineLearner(Parameters):
             setattr(self, name, value)
         self._begin()
         self._restore(checkpoint.loads(state["state"]))
-
-
-def _rows(X: Any) -> Any:
-    """Return the rows of a DataFrame, an array or any iterable."""
-    if hasattr(X, "to_dict"):
-        return X.to_dict(orient="records")
-    return X if isinstance(X, np.ndarray) else list(X)
-
-
-def _target_list(Y: Iterable[Any]) -> list[Any]:
-    """Return targets as a list of Python objects, which are faster to read than elements of an array."""
-    return Y.tolist() if isinstance(Y, np.ndarray) and Y.dtype.kind in "biufU" else list(Y)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -314,6 +314,14 @@ def _name(key: object, x: Mapping[Any, Any]) -> str:
 def given_twice(name: str) -> SampleError:
     """Return the error for a feature that a sample has twice."""
     return SampleError("invalid_feature", f"x.{name}", "is given twice: rename one of the two features")
+
+
+def at_row(function: Callable[..., Any], row: int, *arguments: Any) -> Any:
+    """Call a function for one row; a `SampleError` gets the number of the row."""
+    try:
+        return function(*arguments)
+    except SampleError as error:
+        raise error.at(row) from None
 
 
 def _position(flat: int, shape: tuple[int, ...]) -> str:
