@@ -55,11 +55,13 @@ def rows_of(X: object) -> Rows:
 
 
 def _frame(X: object) -> nw.DataFrame[Any] | None:
-    columns = [*map(str, getattr(X, "column_names", getattr(X, "columns", ())))]
-    if len({*columns}) < len(columns):
+    try:
+        frame = nw.from_native(X, pass_through=True)
+    except nw.exceptions.DuplicateError:
+        columns = [*getattr(X, "column_names", getattr(X, "columns", ()))]
         twice = next(name for name in columns if columns.count(name) > 1)
-        raise SampleError("invalid_feature", f"x.{twice}", "is the name of two columns: rename one of them")
-    frame = nw.from_native(X, pass_through=True)
+        message = "is the name of two columns: rename one of them"
+        raise SampleError("invalid_feature", f"x.{twice}", message) from None
     if isinstance(frame, nw.LazyFrame):
         raise SampleError("wrong_shape", "X", "is a lazy frame: call .collect() first")
     return frame if isinstance(frame, nw.DataFrame) else None
@@ -99,6 +101,8 @@ def values_of(column: object, field: str = "X") -> list[Any]:
                 "wrong_shape", field, f"has {len(series.columns)} columns: it must be one series"
             )
         return series[series.columns[0]].to_list()
+    if hasattr(column, "to_pylist"):  # an array of Arrow, not chunked
+        return [*column.to_pylist()]
     if isinstance(column, str | bytes | Mapping) or not isinstance(column, Iterable):
         raise SampleError("wrong_shape", field, f"must be a sequence of values, not {type(column).__name__}")
     return [*column]
@@ -138,6 +142,8 @@ def name_of_label(label: Label) -> str:
     return label if isinstance(label, str) else str(label).lower()
 
 
-def _indexed(table: Any, frame: nw.DataFrame[Any]) -> Any:
-    index = nw.maybe_get_index(frame)
-    return (table if index is None else nw.maybe_set_index(table, index=index)).to_native()
+def _indexed(table: nw.DataFrame[Any] | nw.Series[Any], frame: nw.DataFrame[Any]) -> Any:
+    native, index = table.to_native(), nw.maybe_get_index(frame)
+    if index is not None:
+        native.index = index
+    return native
