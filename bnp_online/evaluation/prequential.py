@@ -410,13 +410,13 @@ def prequential(
         start = time.perf_counter()
         if y is None:
             probabilities = predict_proba(x) if predict_proba is not None else None
-            if task == "regression" and n == 0:
-                waiting[i] = None, None  # without a target yet, there is nothing to score
-            elif probabilities is None:
+            if probabilities is None:
                 waiting[i] = model.predict_one(x), None
             else:
-                best = max(probabilities, key=probabilities.__getitem__, default=None)
-                waiting[i] = best, probabilities
+                waiting[i] = (
+                    (max(probabilities, key=probabilities.get) if probabilities else None),
+                    probabilities,
+                )
             seconds += time.perf_counter() - start
             continue
         model.learn_one(x, y)
