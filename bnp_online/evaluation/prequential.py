@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ..engines.base import Task
 from ..errors import StateError
+from ..mixture import MAX_LOSS
 from ..values import Label
 
 Probabilities: TypeAlias = Mapping[Label, float]
@@ -35,15 +36,17 @@ class Learner(Protocol):
         """Predict the target of a sample, or None."""
 
 
-#: Distance of a probability from 0 and 1 in a logarithm, as in River.
-_CLAMP = 1e-15
+#: Least probability in a logarithm: the loss of a sample is at most 9.2 nats.
+_LEAST = math.exp(-MAX_LOSS)
+#: Greatest probability in a logarithm, as in River.
+_GREATEST = 1 - 1e-15
 #: Thresholds of ``river.metrics.ROCAUC``.
 _THRESHOLDS = (-1e-7, *(i / 9 for i in range(1, 9)), 1.0 + 1e-7)
 
 
 def log_loss(y: Label, probabilities: Probabilities) -> float:
-    """Return ``−log p(y)`` in nats, with p clamped to 1e-15; a class without a probability has p = 0."""
-    return -math.log(min(max(probabilities.get(y, 0.0), _CLAMP), 1 - _CLAMP))
+    """Return ``−log p(y)`` in nats, at most 9.2; a class without a probability has p = 0."""
+    return -math.log(min(max(probabilities.get(y, 0.0), _LEAST), _GREATEST))
 
 
 class _Classification:
@@ -205,8 +208,8 @@ class PrequentialMetrics:
     """Metrics of predictions made before their labels are learned: cumulative, and over a window.
 
     Classification: Accuracy, MacroF1, LogLoss and, while there are two classes, ROCAUC (the greater label is
-    the positive one). Regression: MAE, RMSE, R2. The values equal those of ``river.metrics``; a class without
-    a probability has 0, clamped to 1e-15. The state is plain numbers.
+    the positive one). Regression: MAE, RMSE, R2. The values equal those of ``river.metrics``, except that the
+    loss of a sample is at most 9.2 nats. The state is plain numbers.
 
     Parameters
     ----------

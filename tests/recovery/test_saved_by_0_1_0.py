@@ -187,4 +187,7 @@ def test_a_data_folder_opens_and_goes_on(folder: str, tmp_path: Path) -> None:
             for request in of_model["requests"]:
                 found = ask(server.client, request)
                 wrong = list(differences(found, request["answer"], rule_of(request, expected, model)))
+                if wrong and wrong[0].startswith(".window.LogLoss"):  # version 0.1 did not bound a loss
+                    assert found["window"]["LogLoss"] < request["answer"]["window"]["LogLoss"]
+                    del wrong[0]
                 assert not wrong, (request["method"], request["path"], request["body"], wrong)

@@ -152,15 +152,16 @@ def test_r2_of_a_constant_is_0() -> None:
 
 def test_a_class_that_was_not_predicted_had_the_probability_0() -> None:
     scores = PrequentialMetrics("classification")
-    assert scores.update("b", "a", {"a": 1.0}) == pytest.approx(-math.log(1e-15))
+    assert scores.update("b", "a", {"a": 1.0}) == pytest.approx(-math.log(1e-4))
     assert log_loss("a", {"a": 1.0}) == pytest.approx(0.0, abs=1e-14)
     assert log_loss("a", {"a": 0.25}) == math.log(4.0)
+    assert log_loss("a", {"a": 1e-9}) == log_loss("a", {}) == pytest.approx(9.2, abs=0.02)
 
 
 def test_without_probabilities_the_prediction_counts_as_certain() -> None:
     scores = PrequentialMetrics("classification")
     assert scores.update("a", "a") == pytest.approx(0.0, abs=1e-14)
-    assert scores.update("b", "a", {}) == pytest.approx(-math.log(1e-15))
+    assert scores.update("b", "a", {}) == pytest.approx(-math.log(1e-4))
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
