@@ -152,10 +152,10 @@ class RemoteRegressor(_Remote, base.Regressor):
 
     _task = "regression"
 
-    def predict_one(self, x: Any, **kwargs: Any) -> float | None:  # type: ignore[override]  # None before the first target
-        """Return the prediction for a sample; None before the first target."""
+    def predict_one(self, x: Any, **kwargs: Any) -> float:
+        """Return the prediction for a sample; 0.0 before the first target."""
         prediction = self.client.predict_one(x, model=self.name).prediction
-        return None if prediction is None else float(prediction)
+        return 0.0 if prediction is None else float(prediction)
 
     def predict_interval_one(self, x: Any, level: float = 0.9) -> tuple[float, float] | None:
         """Return a predictive interval (low, high); None before 20 errors have been observed.

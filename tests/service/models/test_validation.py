@@ -83,7 +83,7 @@ def test_the_body_of_a_request_is_logged_as_it_came(checked: Checked) -> None:
 
 def test_a_refused_sample_takes_no_step_and_is_counted(checked: Checked) -> None:
     entries = checked.take(
-        Learn({"a": 1.0}, "cat"), Learn({"a": 1.0}, 7), Learn({"a": float("nan")}, "cat"), Learn({}, "dog")
+        Learn({"a": 1.0}, "cat"), Learn({"a": 1.0}, 7), Learn({"a": float("inf")}, "cat"), Learn({}, "dog")
     )
     assert checked.kinds(entries) == [("learn", 1), ("learn", 2)]
     assert codes(checked.apply(entries)) == [1, "label_type", "non_finite_feature", 2]
@@ -146,7 +146,7 @@ def test_an_id_whose_sample_was_refused_when_it_was_applied_is_refused(checked: 
 
 
 def test_a_refused_sample_leaves_its_id_free(checked: Checked) -> None:
-    entries = checked.take(Learn({"a": float("nan")}, "cat", id="e-1"), Learn({"a": 1.0}, "cat", id="e-1"))
+    entries = checked.take(Learn({"a": float("inf")}, "cat", id="e-1"), Learn({"a": 1.0}, "cat", id="e-1"))
     outcomes = checked.apply(entries)
     assert codes(outcomes) == ["non_finite_feature", 1]
     assert outcomes[1]["duplicate"] is False
