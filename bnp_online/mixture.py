@@ -30,8 +30,10 @@ from numpy.typing import NDArray
 
 from .jit import jit
 
-#: Learning rates of the members with ``lr="auto"``.
+#: Learning rates of the members with ``lr="auto"``, of the first generation.
 RATES = (0.1, 0.3, 0.6)
+#: Learning rates of the second generation: networks without and with replay, and linear models.
+PLAIN_RATES, REPLAY_RATES, LINEAR_RATES = (0.1, 0.3, 1.0, 1.5), (0.3, 0.6), (0.1, 1.0)
 #: Rate of a single member, and of the member that averages without replay.
 SINGLE_RATE = 0.3
 #: Rate η of the weights.
@@ -46,6 +48,36 @@ ERROR_RETENTION, ERROR_FLOOR = 0.99, 1e-2
 AVERAGE_DECAY = 8.0
 #: Samples between two updates of the running means: more updates cost a sweep each, and gain nothing.
 AVERAGE_EVERY = 8
+
+
+# Nearest neighbours (`NEIGHBOURS`)
+#: Windows of the memory, in samples from the newest, and numbers of neighbours; each in two metrics.
+NEIGHBOURS = ((1500, 1), (1500, 10), (500, 5))
+#: Greatest number of values compared for a prediction: windows shrink beyond it, and below the least window
+#: there are no neighbours.
+NEIGHBOUR_VALUES, LEAST_WINDOW = 300_000, 50
+#: Samples between two renewals of the network's own metric, and its exponent in the squared distance.
+METRIC_EVERY, METRIC_POWER = 50, 3.0
+
+# Stack
+#: Retention of the curvature; bound of the trace of its inverse by coefficient, which is also its start.
+STACK_RETENTION, STACK_TRACE = 0.999, 1.0 / 30.0
+#: Added to probabilities before their logarithm; least scale of errors; bound of an error in scales.
+STACK_SMOOTHING, STACK_SCALE_FLOOR, STACK_ERROR_CLIP = 1e-3, 1e-3, 5.0
+#: Samples before a regression's first step.
+STACK_FROM = 20
+#: Above so many classes the stack leaves out those with a small probability.
+STACK_MOST_CLASSES, STACK_LEAST = 128, 1e-4
+
+# Bounds of values (`engines.numba_glitches`)
+FIRST_VALUES = 20
+BOUND_DEVIATIONS, BOUND_GROWTH, FIRST_DEVIATIONS = 10.0, 2.0, 15.0
+
+
+@jit
+def neighbour_window(inputs: int, window: int) -> int:
+    """Return the number of samples in a window for a number of inputs."""
+    return max(min(window, NEIGHBOUR_VALUES // max(inputs, 1)), min(window, LEAST_WINDOW))
 
 
 @jit

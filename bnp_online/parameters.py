@@ -88,6 +88,9 @@ class Parameters:
     intervals
         Regression: number of parameter samples of a small error model, for predictive intervals
         (`predict_interval_one`); 32 is a good number. 0: no intervals, at no cost.
+    learner
+        Generation of the learner with ``lr="auto"``: 2 is the latest. 1 is that of versions before 0.3, for
+        models made by them.
     """
 
     hidden: tuple[int, ...] = field(default=(100, 100), metadata={"ge": 1})
@@ -108,6 +111,7 @@ class Parameters:
     device: str = field(default="auto", metadata={"choices": ("auto", "cpu", "cuda")})
     seed: int = 0
     intervals: int = field(default=0, metadata={"ge": 0})
+    learner: int = field(default=1, metadata={"ge": 1, "le": 2})
 
     def __post_init__(self) -> None:
         if isinstance(self.hidden, list):  # as JSON and River give it

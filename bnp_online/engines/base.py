@@ -12,7 +12,16 @@ from typing import Any, Literal, NamedTuple, Self
 from torch import Tensor
 
 from ..errors import StateError
-from ..mixture import RATES, SINGLE_RATE
+from ..mixture import (
+    LEAST_WINDOW,
+    LINEAR_RATES,
+    NEIGHBOUR_VALUES,
+    NEIGHBOURS,
+    PLAIN_RATES,
+    RATES,
+    REPLAY_RATES,
+    SINGLE_RATE,
+)
 from ..network import sizes_of_cnn
 from ..parameters import Parameters
 from ..values import Vector
@@ -30,21 +39,50 @@ NOT_FINITE = "the network's outputs are not finite: use a smaller lr"
 
 
 class Member(NamedTuple):
-    """Settings of one member of the mixture: one network with its own learning rate.
+    """Settings of one network of the mixture, with its own learning rate.
 
     Attributes
     ----------
     rate : float
         Learning rate.
     replays : bool
-        Whether the member also learns samples from the replay buffer.
+        Whether the network also learns samples from the memory.
     averages : bool
-        Whether the member predicts with the running mean of its weights.
+        Whether the network predicts with the running mean of its weights.
+    latest : bool
+        Whether the network predicts with its latest weights.
     """
 
     rate: float
     replays: bool = False
     averages: bool = False
+    latest: bool = True
+
+
+class Expert(NamedTuple):
+    """One of the predictions that the mixture combines.
+
+    Attributes
+    ----------
+    kind : {"network", "linear", "neighbours"}
+        Kind of the model that predicts.
+    rate : float or None
+        Learning rate of a network or of a linear model.
+    replays, averages : bool
+        Whether a network replays, and whether the prediction is that of the running mean of its weights.
+    window, neighbours : int
+        Number of the newest samples, and of the nearest among them, that vote.
+    metric : {"inputs", "network"} or None
+        Metric of the neighbours: that of standardized inputs, or the network's own.
+    """
+
+    kind: str
+    rate: float | None = None
+    replays: bool = False
+    averages: bool = False
+    window: int = 0
+    neighbours: int = 0
+    metric: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -61,18 +99,77 @@ class LearnerSpec(Parameters):
 
     @property
     def members(self) -> list[Member]:
-        """Members of the mixture; those that replay come last."""
+        """Networks of the mixture; those that replay come last."""
         if not isinstance(self.lr, str):
             return [Member(self.lr)]
         if self.network != "mlp":
             return [Member(SINGLE_RATE)]
-        plain = [*map(Member, RATES), Member(SINGLE_RATE, averages=True)]
-        return plain + [Member(rate, replays=True, averages=True) for rate in RATES if self.replay > 0]
+        if self.learner == 1:
+            plain = [*map(Member, RATES), Member(SINGLE_RATE, averages=True, latest=False)]
+            return plain + [
+                Member(r, replays=True, averages=True, latest=False) for r in self._replaying(RATES)
+            ]
+        plain = [Member(rate, averages=rate == SINGLE_RATE) for rate in PLAIN_RATES]
+        return plain + [Member(rate, replays=True, averages=True) for rate in self._replaying(REPLAY_RATES)]
+
+    def _replaying(self, rates: tuple[float, ...]) -> tuple[float, ...]:
+        return rates if self.replay > 0 else ()
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the learner combines several networks."""
+        return len(self.members) > 1
+
+    @property
+    def linear(self) -> tuple[float, ...]:
+        """Learning rates of the linear models beside the networks."""
+        return LINEAR_RATES if self.stacks and self.hidden else ()
+
+    @property
+    def stacks(self) -> bool:
+        """Whether a stack combines the experts, beside the hedge."""
+        return self.learner == 2 and self.mixes
+
+    @property
+    def bounds(self) -> bool:
+        """Whether the learner bounds the values of features and targets."""
+        return self.learner == 2 and self.network == "mlp"
+
+    @property
+    def neighbours(self) -> bool:
+        """Whether nearest neighbours are among the experts."""
+        inputs = 0 if self.input_shape is None else math.prod(self.input_shape)
+        return self.stacks and inputs * LEAST_WINDOW <= NEIGHBOUR_VALUES
+
+    @property
+    def metric_of(self) -> int:
+        """Index of the network whose metric the neighbours use."""
+        rates = [member.rate for member in self.members]
+        return rates.index(SINGLE_RATE) if SINGLE_RATE in rates else 0
+
+    @property
+    def experts(self) -> list[Expert]:
+        """Predictions that the mixture combines, in order."""
+        found = list[Expert]()
+        for each in self.members:
+            averages = [False] * each.latest + [True] * each.averages
+            found += [Expert("network", each.rate, each.replays, average) for average in averages]
+        found += [Expert("linear", rate) for rate in self.linear]
+        for metric in ("inputs", "network") if self.neighbours else ():
+            found += [Expert("neighbours", None, False, False, *pair, metric) for pair in NEIGHBOURS]
+        return found
 
     @property
     def layers(self) -> list[str]:
         """Names of the layers of a multilayer perceptron."""
         return [*(f"body.{2 * i + 1}" for i in range(len(self.hidden))), "head"]
+
+    @property
+    def remembered(self) -> int:
+        """Greatest number of samples in the memory."""
+        if self.replayed:
+            return self.memory
+        return min(self.memory, max(window for window, _ in NEIGHBOURS)) if self.neighbours else 0
 
     @property
     def replayed(self) -> int:
@@ -94,7 +191,8 @@ class LearnerSpec(Parameters):
             inputs, convolutions = sizes_of_cnn(self.input_shape)
         sizes = [inputs, *self.hidden, outputs]
         dense = sum(n * m + m for n, m in itertools.pairwise(sizes))
-        return len(self.members) * (convolutions + dense)
+        linear = len(self.linear) * (sizes[0] * outputs + outputs)
+        return len(self.members) * (convolutions + dense) + linear
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,16 +14,62 @@ from torch import Tensor
 
 from ..errors import ConfigurationError, NonFiniteStateError
 from ..jit import announced
+from ..mixture import FIRST_VALUES, STACK_TRACE
 from ..network import entry_start, mlp_start
 from ..values import Vector
 from . import numba_step
 from .base import NOT_FINITE, Engine, LearnerSpec
-from .numba_kernels import GELU, NONE, NORM, PAPER, RELU, TANH, Reals
-from .numba_step import Buffers
+from .numba_buffers import (
+    ACTIVATION,
+    AVERAGE,
+    BOUNDED_VALUES,
+    CLASSES,
+    COEFFICIENTS,
+    ENTRY_PRIOR,
+    ENTRY_WEIGHT,
+    EPS_ABS,
+    EPS_REL,
+    ERROR_SCALE,
+    FIRST,
+    HIDDEN_PRIOR,
+    HIDDEN_WEIGHT,
+    INPUTS_WEIGHT,
+    INVERSE,
+    JOINED,
+    LARGEST,
+    LOST,
+    METRIC,
+    METRIC_OF,
+    NEIGHBOURS,
+    PREDICTED,
+    RATE,
+    RAW,
+    REGRESSION,
+    REMEMBERED,
+    REPLAY,
+    REPLAYS,
+    RHO,
+    SEED,
+    STANDARDIZED,
+    STEP,
+    STEP_SCALE,
+    TARGET_HIGH,
+    TARGET_LOW,
+    TARGET_WEIGHT,
+    VALUES,
+    VAR,
+    WEIGHT,
+    Buffers,
+)
+from .numba_kernels import GELU, NONE, NORM, PAPER, RELU, TANH, Reals, padded
 
 _ACTIVATIONS = {"relu": RELU, "tanh": TANH, "gelu": GELU}
 _STEP_SCALES = {"norm": NORM, "paper": PAPER, "none": NONE}
 _MOMENTS = ("inputs.", "target.", "moments.")
+#: Rows of the bounds of values, by their names in the state.
+_BOUNDS = {"values": VALUES, "largest": LARGEST, "joined": JOINED}
+#: Bytes of a cache line.
+_LINE = 64
 _NO_PREDICTIONS = np.zeros((0, 0))
 
 
@@ -47,7 +93,7 @@ class NumbaEngine(Engine):
         self.spec = spec
         self._real = np.dtype(np.float64 if dtype == torch.float64 else np.float32)
         self._members = spec.members
-        self._memory = spec.memory if spec.replayed else 0
+        self._memory = spec.remembered
         self._averaging = [k for k, each in enumerate(self._members) if each.averages]
         inputs = 0 if spec.input_shape is None else math.prod(spec.input_shape)
         self._allocate(inputs, 0)
@@ -62,60 +108,67 @@ class NumbaEngine(Engine):
         """Allocate the arrays of an untrained learner."""
         spec, real, count = self.spec, self._real, len(self._members)
         sizes = [inputs, *spec.hidden, outputs]
-        numbers = sum(n * m + m for n, m in itertools.pairwise(sizes))
-        regression = spec.task == "regression"
-        scalars = np.zeros(14)
-        settings = [numba_step.RHO, numba_step.EPS_REL, numba_step.EPS_ABS]
-        scalars[settings] = spec.rho, spec.eps_rel, spec.eps_abs
-        scalars[[numba_step.ENTRY_WEIGHT, numba_step.ENTRY_PRIOR, numba_step.ERROR_SCALE]] = 1.0
-        scalars[[numba_step.TARGET_LOW, numba_step.TARGET_HIGH]] = math.inf, -math.inf
-        scalars[numba_step.PREDICTED] = -1.0
-        rows = np.ones((7, count))
-        rows[numba_step.RATE] = [each.rate for each in self._members]
-        rows[numba_step.REPLAYS] = [each.replays for each in self._members]
-        rows[numba_step.AVERAGE] = -1.0
-        rows[numba_step.AVERAGE, self._averaging] = np.arange(len(self._averaging))
-        rows[numba_step.WEIGHT] = 1.0 / count
-        rows[numba_step.LOSS] = 0.0
-        config = [
-            regression,
-            _ACTIVATIONS[spec.activation],
-            _STEP_SCALES[spec.step_scale],
-            spec.standardize,
-            spec.replay,
-            spec.seed,
-        ]
+        numbers = sum(padded(n) * m + padded(m) for n, m in itertools.pairwise(sizes))
+        experts = len(spec.experts)
+        coefficients = experts + 1 if spec.stacks else 0
+        width = max(sum(sizes), padded(inputs))
         self._buffers = Buffers(
             sizes=np.array(sizes),
-            config=np.array(config, dtype=np.int64),
-            scalars=scalars,
-            members=rows,
-            params=np.zeros((count, numbers), real),
-            average=np.zeros((len(self._averaging), numbers), real),
+            config=self._config(),
+            scalars=_scalars(spec),
+            trajectories=self._trajectories(),
+            params=_aligned((count, numbers), real),
+            average=_aligned((len(self._averaging), numbers), real),
+            linear=_aligned((len(spec.linear), padded(inputs) * outputs + padded(outputs)), real),
             hidden=_moments((count, sum(spec.hidden)), real),
-            entry=_moments((inputs,), real),
-            inputs=np.zeros((2, inputs)),
-            target=np.zeros((2, 1)),
-            backup_entry=np.zeros((2, inputs), real),
-            backup_inputs=np.zeros((2, inputs)),
-            memory_x=np.zeros((0, inputs), real),
-            memory_y=np.zeros((0, 2)),
-            latest=np.zeros(inputs),
-            outputs=np.zeros((count, outputs)),
-            scratch=np.zeros((6, sum(sizes)), real),
-            live=np.zeros(sum(sizes), np.int64),
-            mixed=np.zeros(outputs),
+            entry=np.zeros((5, inputs), real),
+            inputs=np.zeros((FIRST + FIRST_VALUES if spec.bounds else FIRST, inputs)),
+            target=np.zeros((FIRST + FIRST_VALUES if spec.bounds else FIRST, 1)),
+            memory_x=_aligned((0, padded(inputs)), real),
+            memory_y=np.zeros((0, 4 if spec.neighbours else 2)),
+            hedge=np.zeros((2, experts + 2)),
+            stack=np.zeros((INVERSE + coefficients, coefficients)),
+            outputs=np.zeros((experts + coefficients + 3, outputs)),
+            nearest=np.zeros((4, 10)),
+            scratch=np.zeros((8, width), real),
+            live=np.zeros(width, np.int64),
         )
+        b = self._buffers
+        b.entry[[VAR, METRIC]] = 1.0
+        b.hedge[WEIGHT, :experts], b.hedge[WEIGHT, experts:] = 1.0 / experts, 0.5
+        np.fill_diagonal(b.stack[INVERSE:], STACK_TRACE)
+
+    def _config(self) -> NDArray[np.int64]:
+        spec = self.spec
+        config = np.zeros(9, np.int64)
+        config[REGRESSION] = spec.task == "regression"
+        config[ACTIVATION], config[STEP_SCALE] = _ACTIVATIONS[spec.activation], _STEP_SCALES[spec.step_scale]
+        config[STANDARDIZED], config[REPLAY], config[SEED] = spec.standardize, spec.replay, spec.seed
+        config[BOUNDED_VALUES], config[NEIGHBOURS] = spec.bounds, spec.neighbours
+        config[METRIC_OF] = spec.metric_of
+        return config
+
+    def _trajectories(self) -> NDArray[np.float64]:
+        members, linear = self._members, self.spec.linear
+        rows = np.ones((7, len(members) + len(linear)))
+        rows[RATE] = [*(each.rate for each in members), *linear]
+        rows[REPLAYS] = rows[LOST] = 0.0
+        rows[REPLAYS, : len(members)] = [each.replays for each in members]
+        rows[RAW, : len(members)] = [each.latest for each in members]
+        rows[AVERAGE] = -1.0
+        rows[AVERAGE, self._averaging] = np.arange(len(self._averaging))
+        return rows
 
     @property
     def num_parameters(self) -> int:
         """Number of weights and biases of all members, without the running means."""
-        return self._buffers.params.size
+        sizes = self._buffers.sizes.tolist()
+        return self.spec.parameters(sizes[0], sizes[-1])
 
     @property
     def mixture(self) -> NDArray[np.float64]:
-        """Weights of the members, with sum 1."""
-        weights: Vector = self._buffers.members[numba_step.WEIGHT].copy()
+        """Weights of the experts, with sum 1."""
+        weights: Vector = self._buffers.hedge[WEIGHT, :-2].copy()
         return weights
 
     def grow(self, inputs: Sequence[str], outputs: int) -> None:
@@ -125,7 +178,7 @@ class NumbaEngine(Engine):
         if inputs and self.spec.input_shape is not None:
             raise ConfigurationError("input_shape", "a network of fixed input shape cannot grow inputs")
         old, before = self._buffers, self._parameters()
-        n, c = len(old.inputs[0]), len(old.mixed)
+        n, c = old.inputs.shape[1], old.outputs.shape[1]
         self._allocate(n + len(inputs), c + outputs)
         new, parameters = self._buffers, self._parameters()
         for name, part in parameters.items():
@@ -139,11 +192,12 @@ class NumbaEngine(Engine):
                     parameters[f"network.{name}"][k] = drawn.numpy()
             new.average[:] = new.params[self._averaging]
         new.entry[:, :n], new.inputs[:, :n] = old.entry, old.inputs
-        new.scalars[:], new.members[:] = old.scalars, old.members
-        new.hidden[:], new.target[:] = old.hidden, old.target
-        new.scalars[numba_step.PREDICTED] = -1.0  # the latest prediction had other sizes
-        memory = np.zeros((len(old.memory_x), n + len(inputs)), self._real)
-        memory[:, :n] = old.memory_x
+        new.inputs[JOINED, n:] = old.scalars[INPUTS_WEIGHT]
+        for name in ("scalars", "trajectories", "hidden", "target", "hedge", "stack"):
+            getattr(new, name)[:] = getattr(old, name)
+        new.scalars[PREDICTED] = -1.0  # the latest prediction had other sizes
+        memory = _aligned((len(old.memory_x), new.memory_x.shape[1]), self._real)
+        memory[:, :n] = old.memory_x[:, :n]
         self._buffers = new._replace(memory_x=memory, memory_y=old.memory_y)
 
     def snapshot(self) -> Any:
@@ -156,7 +210,7 @@ class NumbaEngine(Engine):
 
     def predict(self, x: Vector) -> Vector:
         """Return probabilities of shape (outputs,), or the prediction, of shape (1,)."""
-        predictions = np.empty((1, len(self._buffers.mixed)))
+        predictions = np.empty((1, self._buffers.outputs.shape[1]))
         if numba_step.predict(x.reshape(1, -1), predictions, *self._buffers) == 0:
             raise NonFiniteStateError(NOT_FINITE)
         row: Vector = predictions[0]
@@ -166,7 +220,7 @@ class NumbaEngine(Engine):
         self, x: Vector, targets: Vector, weights: Vector, *, predict: bool = False
     ) -> tuple[int, Vector]:
         """Learn rows in order, one step each, up to the first refused row."""
-        predictions = np.empty((len(x), len(self._buffers.mixed))) if predict else _NO_PREDICTIONS
+        predictions = np.empty((len(x), self._buffers.outputs.shape[1])) if predict else _NO_PREDICTIONS
         if self._memory:
             self._extend_memory(len(x))
         rows = x if x.ndim == 2 else x.reshape(len(x), -1)
@@ -183,23 +237,50 @@ class NumbaEngine(Engine):
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that learning changes, on the CPU."""
         b, count = self._buffers, len(self._members)
-        state = _moments_state("inputs", b.inputs, b.scalars[numba_step.INPUTS_WEIGHT], 0.0)
+        n = b.inputs.shape[1]
+        state = _moments_state("inputs", b.inputs, b.scalars[INPUTS_WEIGHT], 0.0)
         if self.spec.task == "regression":
-            state |= _moments_state("target", b.target, b.scalars[numba_step.TARGET_WEIGHT], 0.0)
-            state["target.range"] = b.scalars[[numba_step.TARGET_LOW, numba_step.TARGET_HIGH]]
+            state |= _moments_state("target", b.target, b.scalars[TARGET_WEIGHT], 0.0)
+            state["target.range"] = b.scalars[[TARGET_LOW, TARGET_HIGH]]
         for layer, moments, weight, prior in self._layer_moments():
             full = np.broadcast_to(moments, (2, count, moments.shape[-1]))
             state |= _moments_state(f"moments.{layer}", full, weight, prior)
-        state |= self._parameters()
-        if count > 1:
-            state["mixture.weights"] = b.members[numba_step.WEIGHT]
-            state["mixture.error_scale"] = b.scalars[numba_step.ERROR_SCALE]
+        state |= self._parameters() | self._experts_state() | self._bounds_state()
         if self._memory:
-            rows = min(int(b.scalars[numba_step.REMEMBERED]), self._memory)
-            count_ = np.array(b.scalars[numba_step.REMEMBERED], np.int64)
-            state |= {"memory.x": b.memory_x[:rows], "memory.y": b.memory_y[:rows], "memory.count": count_}
-        state["step"] = np.array(b.scalars[numba_step.STEP], np.int64)
+            rows = min(int(b.scalars[REMEMBERED]), self._memory)
+            count_ = np.array(b.scalars[REMEMBERED], np.int64)
+            state |= {
+                "memory.x": b.memory_x[:rows, :n],
+                "memory.y": b.memory_y[:rows],
+                "memory.count": count_,
+            }
+        state["step"] = np.array(b.scalars[STEP], np.int64)
         return {name: torch.from_numpy(np.array(value, order="C")) for name, value in state.items()}
+
+    def _experts_state(self) -> dict[str, NDArray[Any]]:
+        """Return the state of the mixture by name."""
+        b, state = self._buffers, dict[str, NDArray[Any]]()
+        if self.spec.mixes:
+            state["mixture.weights"] = b.hedge[WEIGHT, :-2]
+            state["mixture.error_scale"] = b.scalars[ERROR_SCALE]
+        if self.spec.stacks:
+            state["mixture.shares"] = b.hedge[WEIGHT, -2:]
+            state["stack.coefficients"], state["stack.inverse"] = b.stack[COEFFICIENTS], b.stack[INVERSE:]
+        if self.spec.neighbours:
+            state["neighbours.metric"] = b.entry[METRIC]
+        return state
+
+    def _bounds_state(self) -> dict[str, NDArray[Any]]:
+        """Return the state of the bounds of values by name."""
+        state = dict[str, NDArray[Any]]()
+        kinds = ("inputs", "target") if self.spec.task == "regression" else ("inputs",)
+        for kind in kinds if self.spec.bounds else ():
+            columns = getattr(self._buffers, kind)
+            counted = np.arange(FIRST_VALUES)[:, None] < columns[VALUES]
+            state[f"bounds.{kind}.first"] = np.where(counted, columns[FIRST:], 0.0)
+            for name, row in _BOUNDS.items():
+                state[f"bounds.{kind}.{name}"] = columns[row]
+        return state
 
     def _untrained(self) -> Self:
         dtype = torch.float64 if self._real == np.float64 else torch.float32
@@ -218,12 +299,12 @@ class NumbaEngine(Engine):
                 raise ValueError(f"{name} is negative")
         self._allocate(len(state["inputs.mean"]), state["network.head.bias"].shape[1])
         b = self._buffers
-        b.inputs[:] = state["inputs.mean"], state["inputs.var"]
-        b.scalars[numba_step.INPUTS_WEIGHT] = state["inputs.weight"]
+        b.inputs[:2] = state["inputs.mean"], state["inputs.var"]
+        b.scalars[INPUTS_WEIGHT] = state["inputs.weight"]
         if self.spec.task == "regression":
-            b.target[:] = state["target.mean"], state["target.var"]
-            b.scalars[numba_step.TARGET_WEIGHT] = state["target.weight"]
-            b.scalars[[numba_step.TARGET_LOW, numba_step.TARGET_HIGH]] = state["target.range"]
+            b.target[:2] = state["target.mean"], state["target.var"]
+            b.scalars[TARGET_WEIGHT] = state["target.weight"]
+            b.scalars[[TARGET_LOW, TARGET_HIGH]] = state["target.range"]
         for name, part in self._parameters().items():
             part[:] = state[name]
         for i, (layer, moments, weight, prior) in enumerate(self._layer_moments()):
@@ -231,58 +312,98 @@ class NumbaEngine(Engine):
             moments[:] = stacked[:, : moments.shape[1]]  # one set where the members share them
             weight[:], prior[:] = state[f"moments.{layer}.weight"], state[f"moments.{layer}.prior_weight"]
             if i == 0:
-                b.scalars[[numba_step.ENTRY_WEIGHT, numba_step.ENTRY_PRIOR]] = weight[0], prior[0]
-        if len(self._members) > 1:
-            b.members[numba_step.WEIGHT] = state["mixture.weights"]
-            b.scalars[numba_step.ERROR_SCALE] = state["mixture.error_scale"]
+                b.scalars[[ENTRY_WEIGHT, ENTRY_PRIOR]] = weight[0], prior[0]
+        self._copy_experts(state)
+        b.scalars[STEP] = state["step"]
+        b.scalars[CLASSES] = b.outputs.shape[1] if self.spec.task == "classification" else 0.0
+
+    def _copy_experts(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Copy the state of the mixture, of the bounds of values and of the memory into the arrays."""
+        b = self._buffers
+        if self.spec.mixes:
+            b.hedge[WEIGHT, :-2] = state["mixture.weights"]
+            b.scalars[ERROR_SCALE] = state["mixture.error_scale"]
+        if self.spec.stacks:
+            b.hedge[WEIGHT, -2:] = state["mixture.shares"]
+            b.stack[COEFFICIENTS], b.stack[INVERSE:] = state["stack.coefficients"], state["stack.inverse"]
+        if self.spec.neighbours:
+            b.entry[METRIC] = state["neighbours.metric"]
+        kinds = ("inputs", "target") if self.spec.task == "regression" else ("inputs",)
+        for kind in kinds if self.spec.bounds else ():
+            columns = getattr(b, kind)
+            columns[FIRST:] = state[f"bounds.{kind}.first"]
+            for name, row in _BOUNDS.items():
+                columns[row] = state[f"bounds.{kind}.{name}"]
         if self._memory:
-            b.scalars[numba_step.REMEMBERED] = state["memory.count"]
-            memory_x, memory_y = state["memory.x"].astype(self._real), state["memory.y"].astype(np.float64)
+            b.scalars[REMEMBERED] = state["memory.count"]
+            x, memory_y = state["memory.x"], np.array(state["memory.y"], np.float64)
+            memory_x = _aligned((len(x), b.memory_x.shape[1]), self._real)
+            memory_x[:, : x.shape[1]] = x
             self._buffers = b._replace(memory_x=memory_x, memory_y=memory_y)
-        b.scalars[numba_step.STEP] = state["step"]
 
     def _layer_moments(self) -> Iterator[tuple[str, Reals, NDArray[np.float64], NDArray[np.float64]]]:
         """Yield the name of each layer, its moments (2, M or 1, n), and their weights by member."""
         b, count = self._buffers, len(self._members)
         first, *later = self.spec.layers
-        weight, prior = (
-            np.full(count, b.scalars[i]) for i in (numba_step.ENTRY_WEIGHT, numba_step.ENTRY_PRIOR)
-        )
-        yield first, b.entry[:, None], weight, prior
+        weight, prior = (np.full(count, b.scalars[i]) for i in (ENTRY_WEIGHT, ENTRY_PRIOR))
+        yield first, b.entry[:2, None], weight, prior
         start = 0
         for layer, width in zip(later, self.spec.hidden, strict=True):
             part = b.hidden[:, :, start : start + width]
-            yield layer, part, b.members[numba_step.HIDDEN_WEIGHT], b.members[numba_step.HIDDEN_PRIOR]
+            yield layer, part, b.trajectories[HIDDEN_WEIGHT, :count], b.trajectories[HIDDEN_PRIOR, :count]
             start += width
 
     def _extend_memory(self, rows: int) -> None:
         """Extend the replay buffer for `rows` more samples, by a quarter at least, up to its capacity."""
         old = self._buffers
-        have, need = len(old.memory_y), int(old.scalars[numba_step.REMEMBERED]) + rows
+        have, need = len(old.memory_y), int(old.scalars[REMEMBERED]) + rows
         if have < min(need, self._memory):
             size = min(max(need, have + have // 4), self._memory)
-            memory_x, memory_y = np.zeros((size, old.memory_x.shape[1]), self._real), np.zeros((size, 2))
+            memory_x = _aligned((size, old.memory_x.shape[1]), self._real)
+            memory_y = np.zeros((size, old.memory_y.shape[1]))
             memory_x[:have], memory_y[:have] = old.memory_x, old.memory_y
             self._buffers = old._replace(memory_x=memory_x, memory_y=memory_y)
 
     def _parameters(self) -> dict[str, Reals]:
         """Return views of the parameters and of their running means, by their names in the state."""
-        named = self._views("network", self._buffers.params)
+        sizes = self._buffers.sizes.tolist()
+        layers = list(zip(self.spec.layers, itertools.pairwise(sizes), strict=True))
+        named = _views("network", self._buffers.params, layers)
         if self._averaging:
-            named |= self._views("average", self._buffers.average)
+            named |= _views("average", self._buffers.average, layers)
+        if self.spec.linear:
+            named |= _views("linear", self._buffers.linear, [("head", (sizes[0], sizes[-1]))])
         return named
 
-    def _views(self, prefix: str, rows: Reals) -> dict[str, Reals]:
-        """Return views of weights, (M, outputs, inputs), and biases, (M, outputs), in rows of parameters."""
-        views: dict[str, Reals] = {}
-        offset = 0
-        for layer, (n, m) in zip(
-            self.spec.layers, itertools.pairwise(self._buffers.sizes.tolist()), strict=True
-        ):
-            weight, offset = rows[:, offset : offset + n * m], offset + n * m
-            views[f"{prefix}.{layer}.weight"] = weight.reshape(len(rows), m, n)
-            views[f"{prefix}.{layer}.bias"], offset = rows[:, offset : offset + m], offset + m
-        return views
+
+def _views(prefix: str, rows: Reals, layers: Sequence[tuple[str, tuple[int, int]]]) -> dict[str, Reals]:
+    """Return views of weights, (M, outputs, inputs), and biases, (M, outputs), in rows of parameters."""
+    views: dict[str, Reals] = {}
+    offset = 0
+    for layer, (n, m) in layers:
+        width = padded(n)
+        weight, offset = rows[:, offset : offset + width * m], offset + width * m
+        views[f"{prefix}.{layer}.weight"] = weight.reshape(len(rows), m, width)[:, :, :n]
+        views[f"{prefix}.{layer}.bias"], offset = rows[:, offset : offset + m], offset + padded(m)
+    return views
+
+
+def _scalars(spec: LearnerSpec) -> NDArray[np.float64]:
+    scalars = np.zeros(15)
+    scalars[[RHO, EPS_REL, EPS_ABS]] = spec.rho, spec.eps_rel, spec.eps_abs
+    scalars[[ENTRY_WEIGHT, ENTRY_PRIOR, ERROR_SCALE]] = 1.0
+    scalars[[TARGET_LOW, TARGET_HIGH]] = math.inf, -math.inf
+    scalars[PREDICTED] = -1.0
+    return scalars
+
+
+def _aligned(shape: tuple[int, int], real: np.dtype[Any]) -> Reals:
+    """Return zeros that begin at a cache line."""
+    size = shape[0] * shape[1]
+    extra = _LINE // real.itemsize
+    zeros = np.zeros(size + extra, real)
+    start = -zeros.ctypes.data // real.itemsize % extra
+    return zeros[start : start + size].reshape(shape)
 
 
 #: Precisions whose kernels this process has compiled.
@@ -292,7 +413,7 @@ _COMPILED: set[np.dtype[Any]] = set()
 def _compile(b: Buffers) -> None:
     """Compile the kernels, or load them from the cache, by a call without rows."""
     if b.params.dtype not in _COMPILED:
-        rows, column = np.zeros((0, len(b.entry[0]))), np.zeros(0)
+        rows, column = np.zeros((0, b.inputs.shape[1])), np.zeros(0)
         with announced():
             numba_step.learn(rows, column, column, _NO_PREDICTIONS, *b)
             numba_step.predict(rows, _NO_PREDICTIONS, *b)

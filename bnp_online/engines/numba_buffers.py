@@ -1,0 +1,108 @@
+"""State of the numba engine in flat arrays, and the names of their entries."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .numba_kernels import Reals
+
+# Entries of `Buffers.config`.
+REGRESSION, ACTIVATION, STEP_SCALE, STANDARDIZED, REPLAY, SEED = range(6)
+BOUNDED_VALUES, NEIGHBOURS, METRIC_OF = range(6, 9)
+# Entries of `Buffers.scalars`.
+RHO, EPS_REL, EPS_ABS, STEP, INPUTS_WEIGHT, ENTRY_WEIGHT, ENTRY_PRIOR = range(7)
+TARGET_WEIGHT, TARGET_LOW, TARGET_HIGH, ERROR_SCALE, OWN_ERROR, REMEMBERED, PREDICTED, CLASSES = range(7, 15)
+# Rows of `Buffers.trajectories`.
+RATE, REPLAYS, HIDDEN_WEIGHT, HIDDEN_PRIOR, RAW, AVERAGE, LOST = range(7)
+# Rows of `Buffers.inputs` and `Buffers.target`; the first values follow.
+MEAN, VAR, MEAN_BEFORE, VAR_BEFORE, BOUNDED, LATEST, VALUES, LARGEST, JOINED, FIRST = range(10)
+# Rows of `Buffers.entry`, after mean and variance.
+METRIC, ENTRY_BEFORE = 2, 3
+# Rows of `Buffers.hedge`. The last two columns are the hedge and the stack.
+WEIGHT, LOSS = range(2)
+# Rows of `Buffers.outputs`, counted from the end.
+HEDGED, STACKED, MIXED = -3, -2, -1
+# Rows of `Buffers.stack`; the inverse follows.
+COEFFICIENTS, GRADIENT, DIRECTION, INVERSE = range(4)
+# Rows of `Buffers.nearest`, for each metric: squared distances and places in the memory.
+DISTANCE, PLACE = range(2)
+# Columns of `Buffers.memory_y`.
+GOAL, SAMPLE_WEIGHT, RAW_TARGET, MISSING = range(4)
+# Rows of `Buffers.scratch`.
+ACTS, PRE, ENTRY_U, U, DELTA, BACK, QUERY, SCALES = range(8)
+
+
+class Buffers(NamedTuple):
+    """State of a learner in flat arrays.
+
+    ``real`` is float32, or float64 for tests of exactness. There are T trajectories, the last L of them
+    linear, K experts, n inputs, H hidden units, and C outputs. D is K + 1 with a stack, else 0. Rows of
+    weights and of the memory are padded (`numba_kernels.padded`).
+
+    Attributes
+    ----------
+    sizes : int64 (layers + 1,)
+        n, widths of the hidden layers, C.
+    config : int64 (9,)
+        Integer settings.
+    scalars : float64 (15,)
+        Scalar settings and state.
+    trajectories : float64 (7, T)
+        Learning rate, whether it replays, weight of the hidden moments and the rest of their pseudo-sample's
+        weight, whether it predicts with its weights, row of `average` (−1 without running means), whether it
+        has diverged.
+    params : real (T − L, P)
+        W of each layer, row by row, then b.
+    average : real (A, P)
+        Running means of the parameters of the trajectories that average.
+    linear : real (L, P')
+        Parameters of the linear trajectories.
+    hidden : real (2, T − L, H)
+        Mean and variance of the inputs of the second and later layers.
+    entry : real (5, n)
+        Mean and variance of the inputs of the first layer, common to all trajectories; weight of each input
+        in the network's own metric; mean and variance before the step.
+    inputs, target : float64 (29, n), (29, 1)
+        Mean and variance of the raw inputs, and before the step; the sample's values, bounded; the values
+        predicted last; number of values, largest deviation, number of samples before the first value; the
+        first values. The same of the target.
+    memory_x : real (S, padded n)
+        Memory: standardized inputs; NaN marks a missing value.
+    memory_y : float64 (S, 2 or 4)
+        Goals and weights; with neighbours, raw targets and the numbers of missing values as well.
+    hedge : float64 (2, K + 2)
+        Weight and latest loss of each expert, of the hedge and of the stack.
+    stack : float64 (D + 3, D)
+        Coefficients of the experts and of the hedge; gradient and direction of the latest step; inverse of
+        the curvature.
+    outputs : float64 (K + D + 3, C)
+        Prediction of each expert for the values predicted last (NaN if it is not sound); features of the
+        stack; predictions of the hedge, of the stack, and of both.
+    nearest : float64 (4, 10)
+        Nearest neighbours, for each metric.
+    scratch, live : real (8, n + H + C), int64 (n + H + C,)
+        Working space.
+    """
+
+    sizes: NDArray[np.int64]
+    config: NDArray[np.int64]
+    scalars: NDArray[np.float64]
+    trajectories: NDArray[np.float64]
+    params: Reals
+    average: Reals
+    linear: Reals
+    hidden: Reals
+    entry: Reals
+    inputs: NDArray[np.float64]
+    target: NDArray[np.float64]
+    memory_x: Reals
+    memory_y: NDArray[np.float64]
+    hedge: NDArray[np.float64]
+    stack: NDArray[np.float64]
+    outputs: NDArray[np.float64]
+    nearest: NDArray[np.float64]
+    scratch: Reals
+    live: NDArray[np.int64]

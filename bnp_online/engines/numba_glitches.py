@@ -1,0 +1,113 @@
+"""Bounds of values: one absurd value of a feature or of the target does not ruin a model.
+
+From its 20th value, a feature with a spread is clipped to ``μ ± max(10 σ, 2 L)``, where L is the largest
+deviation from the mean that was admitted. The bound grows with what it admits, so a change of level
+and a heavy tail are followed. At the 20th value the moments are computed anew from the first 20 values, clipped to the
+median ± 15 median absolute deviations (not clipped where these are 0).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..jit import jit
+from ..mixture import BOUND_DEVIATIONS, BOUND_GROWTH, FIRST_DEVIATIONS, FIRST_VALUES
+from .numba_buffers import BOUNDED, FIRST, JOINED, LARGEST, MEAN, MEAN_BEFORE, VALUES, VAR
+
+
+@jit
+def bound(columns: NDArray[np.float64], x: NDArray[np.float64]) -> None:
+    """Write the bounded values of a sample to ``columns[BOUNDED]``; NaN stays NaN.
+
+    Parameters
+    ----------
+    columns : float64 (29, n)
+        `Buffers.inputs` or `Buffers.target`.
+    x : float64 (n,)
+        The values.
+    """
+    for j in range(x.shape[0]):
+        value, var = x[j], columns[VAR, j]
+        if columns[VALUES, j] >= FIRST_VALUES and var > 0.0 and not math.isnan(value):
+            most = max(BOUND_DEVIATIONS * math.sqrt(var), BOUND_GROWTH * columns[LARGEST, j])
+            value = min(max(value, columns[MEAN, j] - most), columns[MEAN, j] + most)
+        columns[BOUNDED, j] = value
+
+
+@jit
+def revise(columns: NDArray[np.float64], order: NDArray[np.float64]) -> None:
+    """Compute the moments of each column anew at its 20th value, which they have just counted.
+
+    Parameters
+    ----------
+    columns : float64 (29, n)
+        `Buffers.inputs` or `Buffers.target`.
+    order : float64 (≥ 20,)
+        Working space.
+    """
+    for j in range(columns.shape[1]):
+        if columns[VALUES, j] != FIRST_VALUES - 1 or math.isnan(columns[BOUNDED, j]):
+            continue
+        columns[FIRST + FIRST_VALUES - 1, j] = columns[BOUNDED, j]
+        low, high = _limits(columns, j, order)
+        total = FIRST_VALUES + columns[JOINED, j]  # and a 0 for each sample before the first value
+        mean, square = 0.0, 0.0
+        for i in range(FIRST_VALUES):
+            mean += min(max(columns[FIRST + i, j], low), high) / total
+        for i in range(FIRST_VALUES):
+            difference = min(max(columns[FIRST + i, j], low), high) - mean
+            square += difference * difference / total
+        columns[MEAN, j] = mean
+        columns[VAR, j] = square + columns[JOINED, j] / total * mean * mean
+
+
+@jit
+def _limits(columns: NDArray[np.float64], j: int, order: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the median ± 15 median absolute deviations of the first values of a column."""
+    for i in range(FIRST_VALUES):
+        _place_in_order(order, i, columns[FIRST + i, j])
+    half = FIRST_VALUES // 2
+    median = (order[half - 1] + order[half]) / 2.0
+    for i in range(FIRST_VALUES):
+        _place_in_order(order, i, abs(columns[FIRST + i, j] - median))
+    most = FIRST_DEVIATIONS * (order[half - 1] + order[half]) / 2.0
+    return (median - most, median + most) if most > 0.0 else (-math.inf, math.inf)
+
+
+@jit
+def _place_in_order(order: NDArray[np.float64], count: int, value: float) -> None:
+    """Insert a value into an ascending list of `count` values."""
+    at = count
+    while at > 0 and order[at - 1] > value:
+        order[at] = order[at - 1]
+        at -= 1
+    order[at] = value
+
+
+@jit
+def admit(columns: NDArray[np.float64], order: NDArray[np.float64]) -> None:
+    """Count the bounded values of a sample that was learned.
+
+    Parameters
+    ----------
+    columns, order
+        As for `revise`.
+    """
+    for j in range(columns.shape[1]):
+        value = columns[BOUNDED, j]
+        if math.isnan(value):
+            continue
+        count = int(columns[VALUES, j])
+        if count < FIRST_VALUES - 1:
+            columns[FIRST + count, j] = value
+        elif count == FIRST_VALUES - 1:
+            low, high = _limits(columns, j, order)
+            for i in range(FIRST_VALUES):
+                deviation = abs(min(max(columns[FIRST + i, j], low), high) - columns[MEAN, j])
+                columns[LARGEST, j] = max(columns[LARGEST, j], deviation)
+        else:
+            columns[LARGEST, j] = max(columns[LARGEST, j], abs(value - columns[MEAN_BEFORE, j]))
+        columns[VALUES, j] = count + 1
