@@ -468,6 +468,7 @@ class OnlineLearner(Parameters):
         ours, theirs = self._json_parameters(), dict(state.get("parameters") or {})
         if "intervals" in ours:
             theirs.setdefault("intervals", 0)  # earlier versions had none
+        theirs.setdefault("learner", 1)
         differ = sorted(
             name
             for name in ours.keys() | theirs.keys()

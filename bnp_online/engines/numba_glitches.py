@@ -1,9 +1,9 @@
 """Bounds of values: one absurd value of a feature or of the target does not ruin a model.
 
 From its 20th value, a feature with a spread is clipped to ``μ ± max(10 σ, 2 L)``, where L is the largest
-deviation from the mean that was admitted. The bound grows with what it admits, so a change of level
-and a heavy tail are followed. At the 20th value the moments are computed anew from the first 20 values, clipped to the
-median ± 15 median absolute deviations (not clipped where these are 0).
+deviation from the mean that was admitted. The bound grows with what it admits, so a change of level and a
+heavy tail are followed. At the 20th value the moments are computed anew from the first 20 values, clipped to
+the median ± 15 median absolute deviations (not clipped where these are 0).
 """
 
 from __future__ import annotations
