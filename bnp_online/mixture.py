@@ -52,7 +52,7 @@ AVERAGE_EVERY = 8
 
 # Nearest neighbours (`NEIGHBOURS`)
 #: Windows of the memory, in samples from the newest, and numbers of neighbours; each in two metrics.
-NEIGHBOURS = ((1500, 1), (1500, 10), (500, 5))
+NEIGHBOURS = ((500, 5), (5000, 1), (5000, 10))
 #: Greatest number of values compared for a prediction: windows shrink beyond it, and below the least window
 #: there are no neighbours.
 NEIGHBOUR_VALUES, LEAST_WINDOW = 300_000, 50

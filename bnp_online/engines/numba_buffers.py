@@ -11,10 +11,11 @@ from .numba_kernels import Reals
 
 # Entries of `Buffers.config`.
 REGRESSION, ACTIVATION, STEP_SCALE, STANDARDIZED, REPLAY, SEED = range(6)
-BOUNDED_VALUES, NEIGHBOURS, METRIC_OF = range(6, 9)
+BOUNDED_VALUES, NEIGHBOURS, METRIC_OF, CAPACITY = range(6, 10)
 # Entries of `Buffers.scalars`.
 RHO, EPS_REL, EPS_ABS, STEP, INPUTS_WEIGHT, ENTRY_WEIGHT, ENTRY_PRIOR = range(7)
-TARGET_WEIGHT, TARGET_LOW, TARGET_HIGH, ERROR_SCALE, OWN_ERROR, REMEMBERED, PREDICTED, CLASSES = range(7, 15)
+TARGET_WEIGHT, TARGET_LOW, TARGET_HIGH, ERROR_SCALE, OWN_ERROR, REMEMBERED, PREDICTED = range(7, 14)
+CLASSES, MISSING_VALUES = range(14, 16)
 # Rows of `Buffers.trajectories`.
 RATE, REPLAYS, HIDDEN_WEIGHT, HIDDEN_PRIOR, RAW, AVERAGE, LOST = range(7)
 # Rows of `Buffers.inputs` and `Buffers.target`; the first values follow.
@@ -32,7 +33,7 @@ DISTANCE, PLACE = range(2)
 # Columns of `Buffers.memory_y`.
 GOAL, SAMPLE_WEIGHT, RAW_TARGET, MISSING = range(4)
 # Rows of `Buffers.scratch`.
-ACTS, PRE, ENTRY_U, U, DELTA, BACK, QUERY, SCALES = range(8)
+ACTS, PRE, ENTRY_U, U, DELTA, BACK = range(6)
 
 
 class Buffers(NamedTuple):
@@ -46,9 +47,9 @@ class Buffers(NamedTuple):
     ----------
     sizes : int64 (layers + 1,)
         n, widths of the hidden layers, C.
-    config : int64 (9,)
+    config : int64 (10,)
         Integer settings.
-    scalars : float64 (15,)
+    scalars : float64 (16,)
         Scalar settings and state.
     trajectories : float64 (7, T)
         Learning rate, whether it replays, weight of the hidden moments and the rest of their pseudo-sample's
@@ -69,8 +70,8 @@ class Buffers(NamedTuple):
         Mean and variance of the raw inputs, and before the step; the sample's values, bounded; the values
         predicted last; number of values, largest deviation, number of samples before the first value; the
         first values. The same of the target.
-    memory_x : real (S, padded n)
-        Memory: standardized inputs; NaN marks a missing value.
+    memory_x : real (n, S)
+        Memory: standardized inputs, one column for each sample; NaN marks a missing value.
     memory_y : float64 (S, 2 or 4)
         Goals and weights; with neighbours, raw targets and the numbers of missing values as well.
     hedge : float64 (2, K + 2)
@@ -81,9 +82,11 @@ class Buffers(NamedTuple):
     outputs : float64 (K + D + 3, C)
         Prediction of each expert for the values predicted last (NaN if it is not sound); features of the
         stack; predictions of the hedge, of the stack, and of both.
+    distances : real (3, S or 0)
+        Squared distances of the remembered samples in each metric, and the numbers of inputs present in both.
     nearest : float64 (4, 10)
         Nearest neighbours, for each metric.
-    scratch, live : real (8, n + H + C), int64 (n + H + C,)
+    scratch, live : real (6, n + H + C), int64 (n + H + C,)
         Working space.
     """
 
@@ -103,6 +106,7 @@ class Buffers(NamedTuple):
     hedge: NDArray[np.float64]
     stack: NDArray[np.float64]
     outputs: NDArray[np.float64]
+    distances: Reals
     nearest: NDArray[np.float64]
     scratch: Reals
     live: NDArray[np.int64]

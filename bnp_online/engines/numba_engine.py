@@ -23,6 +23,7 @@ from .numba_buffers import (
     ACTIVATION,
     AVERAGE,
     BOUNDED_VALUES,
+    CAPACITY,
     CLASSES,
     COEFFICIENTS,
     ENTRY_PRIOR,
@@ -40,6 +41,8 @@ from .numba_buffers import (
     LOST,
     METRIC,
     METRIC_OF,
+    MISSING,
+    MISSING_VALUES,
     NEIGHBOURS,
     PREDICTED,
     RATE,
@@ -111,7 +114,7 @@ class NumbaEngine(Engine):
         numbers = sum(padded(n) * m + padded(m) for n, m in itertools.pairwise(sizes))
         experts = len(spec.experts)
         coefficients = experts + 1 if spec.stacks else 0
-        width = max(sum(sizes), padded(inputs))
+        width = sum(sizes)
         self._buffers = Buffers(
             sizes=np.array(sizes),
             config=self._config(),
@@ -124,13 +127,14 @@ class NumbaEngine(Engine):
             entry=np.zeros((5, inputs), real),
             inputs=np.zeros((FIRST + FIRST_VALUES if spec.bounds else FIRST, inputs)),
             target=np.zeros((FIRST + FIRST_VALUES if spec.bounds else FIRST, 1)),
-            memory_x=_aligned((0, padded(inputs)), real),
+            memory_x=_aligned((inputs, 0), real),
             memory_y=np.zeros((0, 4 if spec.neighbours else 2)),
             hedge=np.zeros((2, experts + 2)),
             stack=np.zeros((INVERSE + coefficients, coefficients)),
             outputs=np.zeros((experts + coefficients + 3, outputs)),
+            distances=np.zeros((3, 0), real),
             nearest=np.zeros((4, 10)),
-            scratch=np.zeros((8, width), real),
+            scratch=np.zeros((6, width), real),
             live=np.zeros(width, np.int64),
         )
         b = self._buffers
@@ -140,12 +144,12 @@ class NumbaEngine(Engine):
 
     def _config(self) -> NDArray[np.int64]:
         spec = self.spec
-        config = np.zeros(9, np.int64)
+        config = np.zeros(10, np.int64)
         config[REGRESSION] = spec.task == "regression"
         config[ACTIVATION], config[STEP_SCALE] = _ACTIVATIONS[spec.activation], _STEP_SCALES[spec.step_scale]
         config[STANDARDIZED], config[REPLAY], config[SEED] = spec.standardize, spec.replay, spec.seed
         config[BOUNDED_VALUES], config[NEIGHBOURS] = spec.bounds, spec.neighbours
-        config[METRIC_OF] = spec.metric_of
+        config[METRIC_OF], config[CAPACITY] = spec.metric_of, self._memory
         return config
 
     def _trajectories(self) -> NDArray[np.float64]:
@@ -196,9 +200,9 @@ class NumbaEngine(Engine):
         for name in ("scalars", "trajectories", "hidden", "target", "hedge", "stack"):
             getattr(new, name)[:] = getattr(old, name)
         new.scalars[PREDICTED] = -1.0  # the latest prediction had other sizes
-        memory = _aligned((len(old.memory_x), new.memory_x.shape[1]), self._real)
-        memory[:, :n] = old.memory_x[:, :n]
-        self._buffers = new._replace(memory_x=memory, memory_y=old.memory_y)
+        memory = _aligned((n + len(inputs), old.memory_x.shape[1]), self._real)
+        memory[:n] = old.memory_x
+        self._buffers = new._replace(memory_x=memory, memory_y=old.memory_y, distances=old.distances)
 
     def snapshot(self) -> Any:
         """Return what `restore` needs to undo growth; valid until a row is learned."""
@@ -237,7 +241,6 @@ class NumbaEngine(Engine):
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that learning changes, on the CPU."""
         b, count = self._buffers, len(self._members)
-        n = b.inputs.shape[1]
         state = _moments_state("inputs", b.inputs, b.scalars[INPUTS_WEIGHT], 0.0)
         if self.spec.task == "regression":
             state |= _moments_state("target", b.target, b.scalars[TARGET_WEIGHT], 0.0)
@@ -248,12 +251,8 @@ class NumbaEngine(Engine):
         state |= self._parameters() | self._experts_state() | self._bounds_state()
         if self._memory:
             rows = min(int(b.scalars[REMEMBERED]), self._memory)
-            count_ = np.array(b.scalars[REMEMBERED], np.int64)
-            state |= {
-                "memory.x": b.memory_x[:rows, :n],
-                "memory.y": b.memory_y[:rows],
-                "memory.count": count_,
-            }
+            state |= {"memory.x": b.memory_x[:, :rows].T, "memory.y": b.memory_y[:rows]}
+            state["memory.count"] = np.array(b.scalars[REMEMBERED], np.int64)
         state["step"] = np.array(b.scalars[STEP], np.int64)
         return {name: torch.from_numpy(np.array(value, order="C")) for name, value in state.items()}
 
@@ -336,10 +335,11 @@ class NumbaEngine(Engine):
                 columns[row] = state[f"bounds.{kind}.{name}"]
         if self._memory:
             b.scalars[REMEMBERED] = state["memory.count"]
-            x, memory_y = state["memory.x"], np.array(state["memory.y"], np.float64)
-            memory_x = _aligned((len(x), b.memory_x.shape[1]), self._real)
-            memory_x[:, : x.shape[1]] = x
-            self._buffers = b._replace(memory_x=memory_x, memory_y=memory_y)
+            x, y = state["memory.x"], state["memory.y"]
+            self._reserve(len(y))
+            self._buffers.memory_x[:, : len(y)], self._buffers.memory_y[: len(y)] = x.T, y
+            if self.spec.neighbours:
+                b.scalars[MISSING_VALUES] = self._buffers.memory_y[:, MISSING].sum()
 
     def _layer_moments(self) -> Iterator[tuple[str, Reals, NDArray[np.float64], NDArray[np.float64]]]:
         """Yield the name of each layer, its moments (2, M or 1, n), and their weights by member."""
@@ -354,15 +354,19 @@ class NumbaEngine(Engine):
             start += width
 
     def _extend_memory(self, rows: int) -> None:
-        """Extend the replay buffer for `rows` more samples, by a quarter at least, up to its capacity."""
-        old = self._buffers
-        have, need = len(old.memory_y), int(old.scalars[REMEMBERED]) + rows
+        """Extend the memory for `rows` more samples, by a quarter at least, up to its capacity."""
+        have, need = len(self._buffers.memory_y), int(self._buffers.scalars[REMEMBERED]) + rows
         if have < min(need, self._memory):
-            size = min(max(need, have + have // 4), self._memory)
-            memory_x = _aligned((size, old.memory_x.shape[1]), self._real)
-            memory_y = np.zeros((size, old.memory_y.shape[1]))
-            memory_x[:have], memory_y[:have] = old.memory_x, old.memory_y
-            self._buffers = old._replace(memory_x=memory_x, memory_y=memory_y)
+            self._reserve(min(max(need, have + have // 4), self._memory))
+
+    def _reserve(self, size: int) -> None:
+        """Allocate the memory for `size` samples."""
+        old, have = self._buffers, len(self._buffers.memory_y)
+        memory_x = _aligned((old.memory_x.shape[0], padded(size)), self._real)
+        memory_y = np.zeros((size, old.memory_y.shape[1]))
+        memory_x[:, :have], memory_y[:have] = old.memory_x[:, :have], old.memory_y
+        distances = _aligned((3, padded(size) if self.spec.neighbours else 0), self._real)
+        self._buffers = old._replace(memory_x=memory_x, memory_y=memory_y, distances=distances)
 
     def _parameters(self) -> dict[str, Reals]:
         """Return views of the parameters and of their running means, by their names in the state."""
@@ -389,7 +393,7 @@ def _views(prefix: str, rows: Reals, layers: Sequence[tuple[str, tuple[int, int]
 
 
 def _scalars(spec: LearnerSpec) -> NDArray[np.float64]:
-    scalars = np.zeros(15)
+    scalars = np.zeros(16)
     scalars[[RHO, EPS_REL, EPS_ABS]] = spec.rho, spec.eps_rel, spec.eps_abs
     scalars[[ENTRY_WEIGHT, ENTRY_PRIOR, ERROR_SCALE]] = 1.0
     scalars[[TARGET_LOW, TARGET_HIGH]] = math.inf, -math.inf

@@ -23,31 +23,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..jit import jit
-from ..mixture import METRIC_EVERY, METRIC_POWER, neighbour_window
+from ..mixture import METRIC_EVERY, METRIC_POWER, NEIGHBOURS, neighbour_window
 from .numba_buffers import (
     ACTS,
+    CAPACITY,
     CLASSES,
     DISTANCE,
     METRIC,
     METRIC_OF,
-    MISSING,
+    MISSING_VALUES,
     PLACE,
-    QUERY,
     RAW_TARGET,
     REGRESSION,
     REMEMBERED,
     SAMPLE_WEIGHT,
-    SCALES,
     STEP,
     Buffers,
 )
-from .numba_kernels import padded
+from .numba_kernels import Real, Reals, padded
 
-#: Windows and numbers of neighbours; `mixture.NEIGHBOURS` documents them.
-_LONG, _SHORT, _MOST, _SOME, _ONE = 1500, 500, 10, 5, 1
-_EXPERTS = 3
-#: Numbers compared before an early end is considered.
-_BLOCK = 64
+#: Remembered samples whose distances are added together, so that their sums stay in the cache.
+_BLOCK = 1024
 
 
 @jit
@@ -63,114 +59,124 @@ def predict_neighbours(b: Buffers, x: NDArray[np.float64], row: int) -> None:
     row : int
         Row of the first expert.
     """
-    missing = _place_query(b, x)
-    size = b.memory_x.shape[0]
-    remembered = int(b.scalars[REMEMBERED])
-    count = min(min(remembered, size), neighbour_window(b.sizes[0], _LONG))
-    short = min(count, neighbour_window(b.sizes[0], _SHORT))
-    b.nearest[:] = math.inf
-    for i in range(count):
-        place = (remembered - 1 - i) % size
-        if missing or b.memory_y[place, MISSING] > 0.0:
-            _compare_present(b, place)
-        else:
-            _compare(b, place)
-        if i == short - 1:
-            for metric in range(2):
-                _vote(b, metric, _SOME, row + _EXPERTS * metric + 2)
+    size, remembered = b.distances.shape[1], int(b.scalars[REMEMBERED])
+    capacity = b.config[CAPACITY]
+    count = min(remembered, capacity)
+    _measure(b, x, min(count, size))
     for metric in range(2):
-        _vote(b, metric, _ONE, row + _EXPERTS * metric)
-        _vote(b, metric, _MOST, row + _EXPERTS * metric + 1)
-        if count == 0:
-            _vote(b, metric, _SOME, row + _EXPERTS * metric + 2)
+        distances, best = b.distances[metric], b.nearest[2 * metric : 2 * metric + 2]
+        for i in range(best.shape[1]):
+            best[DISTANCE, i] = math.inf
+        begin = 0
+        for e in range(len(NEIGHBOURS)):
+            window = min(count, neighbour_window(b.sizes[0], NEIGHBOURS[e][0]))
+            _select(distances, best, (remembered - 1) % capacity, capacity, begin, window)
+            begin = window
+            _vote(b, best, NEIGHBOURS[e][1], row + len(NEIGHBOURS) * metric + e)
 
 
 @jit
-def _place_query(b: Buffers, x: NDArray[np.float64]) -> bool:
-    """Copy the standardized input to ``b.scratch[QUERY]``; return whether values are missing (NaN)."""
-    n, missing = b.sizes[0], 0
-    query, scales = b.scratch[QUERY], b.scratch[SCALES]
-    acts, metric = b.scratch[ACTS], b.entry[METRIC]
-    for j in range(b.memory_x.shape[1]):
-        query[j] = 0.0
-        scales[j] = 0.0
-    for j in range(n):
-        query[j] = acts[j]
-        scales[j] = metric[j]
+def _measure(b: Buffers, x: NDArray[np.float64], count: int) -> None:
+    """Write the squared distances of the remembered samples to ``b.distances``, in both metrics."""
+    missing = b.scalars[MISSING_VALUES] > 0.0
+    for j in range(x.shape[0]):
         if math.isnan(x[j]):
-            query[j] = math.nan
-            missing += 1
-    return missing > 0
+            missing = True
+    for start in range(0, count, _BLOCK):
+        block = b.distances[:, start : min(start + _BLOCK, count)]
+        for i in range(block.shape[0]):
+            sums = block[i]
+            for k in range(sums.shape[0]):
+                sums[k] = 0.0
+        for j in range(x.shape[0]):
+            others = b.memory_x[j, start : start + block.shape[1]]
+            if not missing:
+                _add(b.scratch[ACTS, j], b.entry[METRIC, j], others, block[0], block[1])
+            elif not math.isnan(x[j]):
+                _add_present(b.scratch[ACTS, j], b.entry[METRIC, j], others, block)
+        if missing:
+            _scale_present(block, x.shape[0])
 
 
 @jit
-def _compare(b: Buffers, place: int) -> None:
-    """Compare a remembered sample without missing values."""
-    z, scales, other = b.scratch[QUERY], b.scratch[SCALES], b.memory_x[place]
-    width = other.shape[0]
-    worst, worst_own = b.nearest[DISTANCE, _MOST - 1], b.nearest[2 + DISTANCE, _MOST - 1]
-    total, own = 0.0, 0.0
-    for start in range(0, width, _BLOCK):
-        end = min(start + _BLOCK, width)
-        part, part_own = z.dtype.type(0.0), z.dtype.type(0.0)
-        for j in range(start, end):
-            square = (z[j] - other[j]) * (z[j] - other[j])
-            part += square
-            part_own += square * scales[j]
-        total += part
-        own += part_own
-        if total >= worst and own >= worst_own:
-            return
-    _insert(b.nearest[:2], total, place)
-    _insert(b.nearest[2:], own, place)
+def _add(z: Real, scale: Real, others: Reals, sums: Reals, own: Reals) -> None:
+    """Add the squared differences in one input."""
+    for k in range(others.shape[0]):
+        square = (z - others[k]) * (z - others[k])
+        sums[k] += square
+        own[k] += square * scale
 
 
 @jit
-def _compare_present(b: Buffers, place: int) -> None:
-    """Compare a remembered sample by the inputs present in both; the distance is scaled to all of them."""
-    z, scales, other = b.scratch[QUERY], b.scratch[SCALES], b.memory_x[place]
-    n = b.sizes[0]
-    total, own, present = 0.0, 0.0, 0
-    for j in range(n):
-        difference = z[j] - other[j]
-        if not math.isnan(difference):
-            total += difference * difference
-            own += difference * difference * scales[j]
-            present += 1
-    if present > 0:
-        _insert(b.nearest[:2], total * n / present, place)
-        _insert(b.nearest[2:], own * n / present, place)
+def _add_present(z: Real, scale: Real, others: Reals, block: Reals) -> None:
+    """Add the squared differences in one input where it is present, and count it there."""
+    sums, own, present = block[0], block[1], block[2]
+    zero, one = block.dtype.type(0.0), block.dtype.type(1.0)
+    for k in range(others.shape[0]):
+        square = (z - others[k]) * (z - others[k])
+        known = square == square
+        sums[k] += square if known else zero
+        own[k] += square * scale if known else zero
+        present[k] += one if known else zero
 
 
 @jit
-def _insert(best: NDArray[np.float64], distance: float, place: int) -> None:
-    """Insert a sample into a list of the nearest if it is nearer than the last: of ties the newest stays."""
+def _scale_present(block: Reals, inputs: int) -> None:
+    """Scale the distances by the share of inputs present in both; without any it is not a number."""
+    for k in range(block.shape[1]):
+        scale = inputs / block[2, k] if block[2, k] > 0.0 else math.nan
+        block[0, k] *= scale
+        block[1, k] *= scale
+
+
+@jit
+def _select(
+    distances: Reals, best: NDArray[np.float64], newest: int, capacity: int, begin: int, end: int
+) -> None:
+    """Insert samples into the list of the nearest, from the newest; of ties the newest stays.
+
+    Parameters
+    ----------
+    distances : real (S,)
+        Distances by place in the memory; NaN marks a sample that is no neighbour.
+    best : float64 (2, 10)
+        Distances and places of the nearest.
+    newest : int
+        Place of the newest sample.
+    capacity : int
+        Number of places.
+    begin, end : int
+        Samples to insert, counted from the newest.
+    """
     last = best.shape[1] - 1
-    if not distance < best[DISTANCE, last]:
-        return
-    at = last
-    while at > 0 and best[DISTANCE, at - 1] > distance:
-        best[DISTANCE, at] = best[DISTANCE, at - 1]
-        best[PLACE, at] = best[PLACE, at - 1]
-        at -= 1
-    best[DISTANCE, at] = distance
-    best[PLACE, at] = place
+    worst = best[DISTANCE, last]
+    for i in range(begin, end):
+        place = newest - i if newest >= i else newest - i + capacity
+        distance = distances[place]
+        if not distance < worst:
+            continue
+        at = last
+        while at > 0 and best[DISTANCE, at - 1] > distance:
+            best[DISTANCE, at] = best[DISTANCE, at - 1]
+            best[PLACE, at] = best[PLACE, at - 1]
+            at -= 1
+        best[DISTANCE, at] = distance
+        best[PLACE, at] = place
+        worst = best[DISTANCE, last]
 
 
 @jit
-def _vote(b: Buffers, metric: int, k: int, row: int) -> None:
+def _vote(b: Buffers, best: NDArray[np.float64], k: int, row: int) -> None:
     """Write the prediction of the k nearest to a row of `outputs`; NaN if a regression has none."""
-    best, out = b.nearest[2 * metric : 2 * metric + 2], b.outputs[row]
-    regression = b.config[REGRESSION]
+    out, regression = b.outputs[row], b.config[REGRESSION]
     radius = 0.0
     for i in range(k):
         if best[DISTANCE, i] < math.inf:
             radius = best[DISTANCE, i]
+    classes = max(b.scalars[CLASSES], 1.0)
     total = 0.0 if regression else 0.5
     for c in range(out.shape[0]):
-        out[c] = total / max(b.scalars[CLASSES], 1.0) if c < b.scalars[CLASSES] else 0.0
-    if regression:
-        out[0] = 0.0
+        out[c] = total / classes if c < classes else 0.0
     for i in range(k):
         if not best[DISTANCE, i] < math.inf:
             break

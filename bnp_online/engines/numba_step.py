@@ -17,6 +17,7 @@ from .numba_buffers import (
     BACK,
     BOUNDED,
     BOUNDED_VALUES,
+    CAPACITY,
     CLASSES,
     DELTA,
     ENTRY_BEFORE,
@@ -33,6 +34,7 @@ from .numba_buffers import (
     MEAN,
     MEAN_BEFORE,
     MISSING,
+    MISSING_VALUES,
     MIXED,
     NEIGHBOURS,
     PRE,
@@ -95,6 +97,7 @@ def predict(
     hedge: NDArray[np.float64],
     stack: NDArray[np.float64],
     outputs: NDArray[np.float64],
+    distances: Reals,
     nearest: NDArray[np.float64],
     scratch: Reals,
     live: NDArray[np.int64],
@@ -121,6 +124,7 @@ def predict(
         hedge,
         stack,
         outputs,
+        distances,
         nearest,
         scratch,
         live,
@@ -154,6 +158,7 @@ def learn(
     hedge: NDArray[np.float64],
     stack: NDArray[np.float64],
     outputs: NDArray[np.float64],
+    distances: Reals,
     nearest: NDArray[np.float64],
     scratch: Reals,
     live: NDArray[np.int64],
@@ -186,6 +191,7 @@ def learn(
         hedge,
         stack,
         outputs,
+        distances,
         nearest,
         scratch,
         live,
@@ -256,7 +262,7 @@ def _learn_row(b: Buffers, x: NDArray[np.float64], y: float, weight: float) -> b
             admit(b.target, order)
     else:
         s[CLASSES] = max(s[CLASSES], y + 1.0)
-    if b.memory_x.shape[0] > 0:
+    if b.config[CAPACITY] > 0:
         _remember(b, values, goal, y, weight)
         _replay(b)
     _average(b)
@@ -387,25 +393,26 @@ def _gain(delta: Reals, last: Real) -> Real:
 @jit
 def _remember(b: Buffers, x: NDArray[np.float64], goal: float, y: float, weight: float) -> None:
     """Write the standardized sample to the memory, in the place of the oldest."""
-    slot, n = int(b.scalars[REMEMBERED]) % b.memory_x.shape[0], b.sizes[0]
-    row = b.memory_x[slot, :n]
-    assign(row, b.scratch[ACTS])
+    slot = int(b.scalars[REMEMBERED]) % b.config[CAPACITY]
+    for j in range(b.sizes[0]):
+        b.memory_x[j, slot] = b.scratch[ACTS, j]
     b.memory_y[slot, GOAL], b.memory_y[slot, SAMPLE_WEIGHT] = goal, weight
     b.scalars[REMEMBERED] += 1.0
     if not b.config[NEIGHBOURS]:
         return
     missing = 0
-    for j in range(n):
+    for j in range(b.sizes[0]):
         if math.isnan(x[j]):
-            row[j] = math.nan
+            b.memory_x[j, slot] = math.nan
             missing += 1
+    b.scalars[MISSING_VALUES] += missing - b.memory_y[slot, MISSING]
     b.memory_y[slot, RAW_TARGET], b.memory_y[slot, MISSING] = y, missing
 
 
 @jit
 def _replay(b: Buffers) -> None:
     """Step the trajectories that replay on samples of the memory, the same for all of them."""
-    remembered = min(int(b.scalars[REMEMBERED]), b.memory_x.shape[0])
+    remembered = min(int(b.scalars[REMEMBERED]), b.config[CAPACITY])
     for k in range(b.params.shape[0]):  # trajectories outside: their parameters stay in the cache
         if b.trajectories[REPLAYS, k] == 0.0:
             continue
@@ -418,14 +425,11 @@ def _replay(b: Buffers) -> None:
 
 
 @jit
-def _recall(b: Buffers, j: int) -> None:
+def _recall(b: Buffers, slot: int) -> None:
     """Copy a remembered input to ``b.scratch[ACTS]``; a missing value is at the mean."""
-    z, row = b.scratch[ACTS, : b.sizes[0]], b.memory_x[j]
-    assign(z, row)
-    if b.config[NEIGHBOURS] and b.memory_y[j, MISSING] > 0.0:
-        for i in range(z.shape[0]):
-            if math.isnan(z[i]):
-                z[i] = 0.0
+    for j in range(b.sizes[0]):
+        z = b.memory_x[j, slot]
+        b.scratch[ACTS, j] = b.params.dtype.type(0.0) if math.isnan(z) else z
 
 
 @jit
