@@ -160,6 +160,14 @@ class ReferenceLearner:
             goal = float(self.targets.standardized(y, 10.0)[0])
         self._step(self.entry(x), goal, weight, first=True)
 
+    def outputs(self, z: Array) -> list[Array]:
+        """Output of each layer before its activation, for a standardized input; the head's is the last."""
+        return self._forward(z)[1]
+
+    def learn_standardized(self, z: Array, goal: float, weight: float) -> None:
+        """Learn a new sample that was standardized with moments kept elsewhere."""
+        self._step(z, goal, weight, first=True)
+
     def relearn(self, z: Array, goal: float, weight: float) -> None:
         """Learn a remembered sample, as it was standardized: the moments of the first layer stay."""
         self._step(z, goal, weight, first=False)
