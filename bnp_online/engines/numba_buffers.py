@@ -70,8 +70,8 @@ class Buffers(NamedTuple):
         Mean and variance of the raw inputs, and before the step; the sample's values, bounded; the values
         predicted last; number of values, largest deviation, number of samples before the first value; the
         first values. The same of the target.
-    memory_x : real (n, S)
-        Memory: standardized inputs, one column for each sample; NaN marks a missing value.
+    memory_x : real (S / BLOCK, n, BLOCK)
+        Memory: standardized inputs; NaN marks a missing value.
     memory_y : float64 (S, 2 or 4)
         Goals and weights; with neighbours, raw targets and the numbers of missing values as well.
     hedge : float64 (2, K + 2)

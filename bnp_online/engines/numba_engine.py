@@ -64,7 +64,7 @@ from .numba_buffers import (
     WEIGHT,
     Buffers,
 )
-from .numba_kernels import GELU, NONE, NORM, PAPER, RELU, TANH, Reals, padded
+from .numba_kernels import BLOCK, GELU, NONE, NORM, PAPER, RELU, TANH, Reals, padded
 
 _ACTIVATIONS = {"relu": RELU, "tanh": TANH, "gelu": GELU}
 _STEP_SCALES = {"norm": NORM, "paper": PAPER, "none": NONE}
@@ -127,7 +127,7 @@ class NumbaEngine(Engine):
             entry=np.zeros((5, inputs), real),
             inputs=np.zeros((FIRST + FIRST_VALUES if spec.bounds else FIRST, inputs)),
             target=np.zeros((FIRST + FIRST_VALUES if spec.bounds else FIRST, 1)),
-            memory_x=_aligned((inputs, 0), real),
+            memory_x=_aligned((0, inputs, BLOCK), real),
             memory_y=np.zeros((0, 4 if spec.neighbours else 2)),
             hedge=np.zeros((2, experts + 2)),
             stack=np.zeros((INVERSE + coefficients, coefficients)),
@@ -200,8 +200,8 @@ class NumbaEngine(Engine):
         for name in ("scalars", "trajectories", "hidden", "target", "hedge", "stack"):
             getattr(new, name)[:] = getattr(old, name)
         new.scalars[PREDICTED] = -1.0  # the latest prediction had other sizes
-        memory = _aligned((n + len(inputs), old.memory_x.shape[1]), self._real)
-        memory[:n] = old.memory_x
+        memory = _aligned((len(old.memory_x), n + len(inputs), BLOCK), self._real)
+        memory[:, :n] = old.memory_x
         self._buffers = new._replace(memory_x=memory, memory_y=old.memory_y, distances=old.distances)
 
     def snapshot(self) -> Any:
@@ -251,7 +251,7 @@ class NumbaEngine(Engine):
         state |= self._parameters() | self._experts_state() | self._bounds_state()
         if self._memory:
             rows = min(int(b.scalars[REMEMBERED]), self._memory)
-            state |= {"memory.x": b.memory_x[:, :rows].T, "memory.y": b.memory_y[:rows]}
+            state |= {"memory.x": _rows_of(b.memory_x, rows), "memory.y": b.memory_y[:rows]}
             state["memory.count"] = np.array(b.scalars[REMEMBERED], np.int64)
         state["step"] = np.array(b.scalars[STEP], np.int64)
         return {name: torch.from_numpy(np.array(value, order="C")) for name, value in state.items()}
@@ -337,7 +337,10 @@ class NumbaEngine(Engine):
             b.scalars[REMEMBERED] = state["memory.count"]
             x, y = state["memory.x"], state["memory.y"]
             self._reserve(len(y))
-            self._buffers.memory_x[:, : len(y)], self._buffers.memory_y[: len(y)] = x.T, y
+            self._buffers.memory_y[:] = y
+            for start in range(0, len(x), BLOCK):
+                part = x[start : start + BLOCK]
+                self._buffers.memory_x[start // BLOCK, :, : len(part)] = part.T
             if self.spec.neighbours:
                 b.scalars[MISSING_VALUES] = self._buffers.memory_y[:, MISSING].sum()
 
@@ -361,11 +364,11 @@ class NumbaEngine(Engine):
 
     def _reserve(self, size: int) -> None:
         """Allocate the memory for `size` samples."""
-        old, have = self._buffers, len(self._buffers.memory_y)
-        memory_x = _aligned((old.memory_x.shape[0], padded(size)), self._real)
+        old, blocks = self._buffers, -(-size // BLOCK)
+        memory_x = _aligned((blocks, old.memory_x.shape[1], BLOCK), self._real)
         memory_y = np.zeros((size, old.memory_y.shape[1]))
-        memory_x[:, :have], memory_y[:have] = old.memory_x[:, :have], old.memory_y
-        distances = _aligned((3, padded(size) if self.spec.neighbours else 0), self._real)
+        memory_x[: len(old.memory_x)], memory_y[: len(old.memory_y)] = old.memory_x, old.memory_y
+        distances = _aligned((3, blocks * BLOCK if self.spec.neighbours else 0), self._real)
         self._buffers = old._replace(memory_x=memory_x, memory_y=memory_y, distances=distances)
 
     def _parameters(self) -> dict[str, Reals]:
@@ -401,9 +404,15 @@ def _scalars(spec: LearnerSpec) -> NDArray[np.float64]:
     return scalars
 
 
-def _aligned(shape: tuple[int, int], real: np.dtype[Any]) -> Reals:
+def _rows_of(memory: Reals, count: int) -> Reals:
+    """Return the samples at the first places of a memory, of shape (count, n)."""
+    rows: Reals = memory.transpose(0, 2, 1).reshape(len(memory) * BLOCK, memory.shape[1])[:count]
+    return rows
+
+
+def _aligned(shape: tuple[int, ...], real: np.dtype[Any]) -> Reals:
     """Return zeros that begin at a cache line."""
-    size = shape[0] * shape[1]
+    size = math.prod(shape)
     extra = _LINE // real.itemsize
     zeros = np.zeros(size + extra, real)
     start = -zeros.ctypes.data // real.itemsize % extra

@@ -23,8 +23,11 @@ Real: TypeAlias = float | np.floating[Any]
 LARGEST = 1e18
 RELU, TANH, GELU = range(3)
 NORM, PAPER, NONE = range(3)
-#: Rows of weights and of remembered samples begin at multiples of so many numbers.
+#: Rows of weights begin at multiples of so many numbers.
 GRAIN = 16
+#: Samples in a block of the memory. Within a block each input is a row, so distances are added for all
+#: samples of the block at once.
+BLOCK = 128
 
 
 @jit

@@ -40,10 +40,7 @@ from .numba_buffers import (
     STEP,
     Buffers,
 )
-from .numba_kernels import Real, Reals, padded
-
-#: Remembered samples whose distances are added together, so that their sums stay in the cache.
-_BLOCK = 1024
+from .numba_kernels import BLOCK, Reals, padded
 
 
 @jit
@@ -59,10 +56,14 @@ def predict_neighbours(b: Buffers, x: NDArray[np.float64], row: int) -> None:
     row : int
         Row of the first expert.
     """
-    size, remembered = b.distances.shape[1], int(b.scalars[REMEMBERED])
-    capacity = b.config[CAPACITY]
+    remembered, capacity = int(b.scalars[REMEMBERED]), b.config[CAPACITY]
     count = min(remembered, capacity)
-    _measure(b, x, min(count, size))
+    newest = (remembered - 1) % capacity
+    longest = min(count, neighbour_window(b.sizes[0], NEIGHBOURS[-1][0]))
+    oldest = newest - longest + 1
+    _measure(b, x, max(oldest, 0), newest + 1)
+    if oldest < 0:
+        _measure(b, x, max(oldest + capacity, newest + 1), capacity)
     for metric in range(2):
         distances, best = b.distances[metric], b.nearest[2 * metric : 2 * metric + 2]
         for i in range(best.shape[1]):
@@ -70,63 +71,71 @@ def predict_neighbours(b: Buffers, x: NDArray[np.float64], row: int) -> None:
         begin = 0
         for e in range(len(NEIGHBOURS)):
             window = min(count, neighbour_window(b.sizes[0], NEIGHBOURS[e][0]))
-            _select(distances, best, (remembered - 1) % capacity, capacity, begin, window)
+            _select(distances, best, newest, capacity, begin, window)
             begin = window
             _vote(b, best, NEIGHBOURS[e][1], row + len(NEIGHBOURS) * metric + e)
 
 
 @jit
-def _measure(b: Buffers, x: NDArray[np.float64], count: int) -> None:
-    """Write the squared distances of the remembered samples to ``b.distances``, in both metrics."""
+def _measure(b: Buffers, x: NDArray[np.float64], start: int, stop: int) -> None:
+    """Write the squared distances of the samples at places from `start` to `stop`, in both metrics.
+
+    Blocks of samples are measured as a whole.
+    """
+    z, metric, n = b.scratch[ACTS], b.entry[METRIC], x.shape[0]
     missing = b.scalars[MISSING_VALUES] > 0.0
-    for j in range(x.shape[0]):
+    for j in range(n):
         if math.isnan(x[j]):
             missing = True
-    for start in range(0, count, _BLOCK):
-        block = b.distances[:, start : min(start + _BLOCK, count)]
-        for i in range(block.shape[0]):
-            sums = block[i]
-            for k in range(sums.shape[0]):
-                sums[k] = 0.0
-        for j in range(x.shape[0]):
-            others = b.memory_x[j, start : start + block.shape[1]]
-            if not missing:
-                _add(b.scratch[ACTS, j], b.entry[METRIC, j], others, block[0], block[1])
-            elif not math.isnan(x[j]):
-                _add_present(b.scratch[ACTS, j], b.entry[METRIC, j], others, block)
+    for number in range(start // BLOCK, (stop + BLOCK - 1) // BLOCK):
+        block, first = b.memory_x[number], number * BLOCK
+        sums, own = b.distances[0, first : first + BLOCK], b.distances[1, first : first + BLOCK]
+        for k in range(BLOCK):
+            sums[k] = 0.0
+            own[k] = 0.0
         if missing:
-            _scale_present(block, x.shape[0])
+            _measure_present(block, x, z, metric, sums, own, b.distances[2, first : first + BLOCK])
+            continue
+        whole = n // 4 * 4
+        for j in range(0, whole, 4):
+            z0, z1, z2, z3 = z[j], z[j + 1], z[j + 2], z[j + 3]
+            s0, s1, s2, s3 = metric[j], metric[j + 1], metric[j + 2], metric[j + 3]
+            m0, m1, m2, m3 = block[j], block[j + 1], block[j + 2], block[j + 3]
+            for k in range(BLOCK):
+                q0, q1 = (z0 - m0[k]) * (z0 - m0[k]), (z1 - m1[k]) * (z1 - m1[k])
+                q2, q3 = (z2 - m2[k]) * (z2 - m2[k]), (z3 - m3[k]) * (z3 - m3[k])
+                sums[k] += (q0 + q1) + (q2 + q3)
+                own[k] += (q0 * s0 + q1 * s1) + (q2 * s2 + q3 * s3)
+        for j in range(whole, n):
+            others, z0, s0 = block[j], z[j], metric[j]
+            for k in range(BLOCK):
+                q0 = (z0 - others[k]) * (z0 - others[k])
+                sums[k] += q0
+                own[k] += q0 * s0
 
 
 @jit
-def _add(z: Real, scale: Real, others: Reals, sums: Reals, own: Reals) -> None:
-    """Add the squared differences in one input."""
-    for k in range(others.shape[0]):
-        square = (z - others[k]) * (z - others[k])
-        sums[k] += square
-        own[k] += square * scale
-
-
-@jit
-def _add_present(z: Real, scale: Real, others: Reals, block: Reals) -> None:
-    """Add the squared differences in one input where it is present, and count it there."""
-    sums, own, present = block[0], block[1], block[2]
-    zero, one = block.dtype.type(0.0), block.dtype.type(1.0)
-    for k in range(others.shape[0]):
-        square = (z - others[k]) * (z - others[k])
-        known = square == square
-        sums[k] += square if known else zero
-        own[k] += square * scale if known else zero
-        present[k] += one if known else zero
-
-
-@jit
-def _scale_present(block: Reals, inputs: int) -> None:
-    """Scale the distances by the share of inputs present in both; without any it is not a number."""
-    for k in range(block.shape[1]):
-        scale = inputs / block[2, k] if block[2, k] > 0.0 else math.nan
-        block[0, k] *= scale
-        block[1, k] *= scale
+def _measure_present(
+    block: Reals, x: NDArray[np.float64], z: Reals, metric: Reals, sums: Reals, own: Reals, present: Reals
+) -> None:
+    """Write the distances of a block by the inputs present in both, scaled to all; NaN if there is none."""
+    zero, one = sums.dtype.type(0.0), sums.dtype.type(1.0)
+    for k in range(BLOCK):
+        present[k] = 0.0
+    for j in range(x.shape[0]):
+        if math.isnan(x[j]):
+            continue
+        others, z0, s0 = block[j], z[j], metric[j]
+        for k in range(BLOCK):
+            square = (z0 - others[k]) * (z0 - others[k])
+            known = square == square
+            sums[k] += square if known else zero
+            own[k] += square * s0 if known else zero
+            present[k] += one if known else zero
+    for k in range(BLOCK):
+        scale = x.shape[0] / present[k] if present[k] > 0.0 else math.nan
+        sums[k] *= scale
+        own[k] *= scale
 
 
 @jit

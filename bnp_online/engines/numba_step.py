@@ -60,6 +60,7 @@ from .numba_buffers import (
 from .numba_experts import first_logit, judge, place, predict_row, run, run_linear, update_experts
 from .numba_glitches import admit, bound, revise
 from .numba_kernels import (
+    BLOCK,
     Real,
     Reals,
     assign,
@@ -394,8 +395,9 @@ def _gain(delta: Reals, last: Real) -> Real:
 def _remember(b: Buffers, x: NDArray[np.float64], goal: float, y: float, weight: float) -> None:
     """Write the standardized sample to the memory, in the place of the oldest."""
     slot = int(b.scalars[REMEMBERED]) % b.config[CAPACITY]
+    block, column = slot // BLOCK, slot % BLOCK
     for j in range(b.sizes[0]):
-        b.memory_x[j, slot] = b.scratch[ACTS, j]
+        b.memory_x[block, j, column] = b.scratch[ACTS, j]
     b.memory_y[slot, GOAL], b.memory_y[slot, SAMPLE_WEIGHT] = goal, weight
     b.scalars[REMEMBERED] += 1.0
     if not b.config[NEIGHBOURS]:
@@ -403,7 +405,7 @@ def _remember(b: Buffers, x: NDArray[np.float64], goal: float, y: float, weight:
     missing = 0
     for j in range(b.sizes[0]):
         if math.isnan(x[j]):
-            b.memory_x[j, slot] = math.nan
+            b.memory_x[block, j, column] = math.nan
             missing += 1
     b.scalars[MISSING_VALUES] += missing - b.memory_y[slot, MISSING]
     b.memory_y[slot, RAW_TARGET], b.memory_y[slot, MISSING] = y, missing
@@ -427,8 +429,9 @@ def _replay(b: Buffers) -> None:
 @jit
 def _recall(b: Buffers, slot: int) -> None:
     """Copy a remembered input to ``b.scratch[ACTS]``; a missing value is at the mean."""
+    block, column = slot // BLOCK, slot % BLOCK
     for j in range(b.sizes[0]):
-        z = b.memory_x[j, slot]
+        z = b.memory_x[block, j, column]
         b.scratch[ACTS, j] = b.params.dtype.type(0.0) if math.isnan(z) else z
 
 
