@@ -14,6 +14,8 @@ from .numba_buffers import (
     ACTIVATION,
     ACTS,
     AVERAGE,
+    BOUNDED,
+    BOUNDED_VALUES,
     CLASSES,
     DELTA,
     ERROR_SCALE,
@@ -40,6 +42,7 @@ from .numba_buffers import (
     WEIGHT,
     Buffers,
 )
+from .numba_glitches import bound
 from .numba_kernels import Reals, assign, forward, multiply, padded, same, softmax, sound, standardize
 from .numba_neighbours import predict_neighbours
 from .numba_stack import stack, update_stack
@@ -115,7 +118,11 @@ def predict_row(b: Buffers, x: NDArray[np.float64]) -> bool:
     """
     if b.scalars[PREDICTED] == b.scalars[STEP] and same(x, b.inputs[LATEST]):
         return True
-    place(b, x)
+    values = b.inputs[BOUNDED]
+    assign(values, x)
+    if b.config[BOUNDED_VALUES]:
+        bound(b.inputs, x, b.nearest.reshape(b.nearest.size))
+    place(b, values)
     row, networks = 0, b.params.shape[0]
     for k in range(networks):
         if b.trajectories[RAW, k] != 0.0:
@@ -214,6 +221,8 @@ def update_experts(b: Buffers, y: float, weight: float) -> None:
         _restart(b)
         return
     if b.config[REGRESSION] and b.scalars[OWN_ERROR] < 0.0:  # the targets have no spread yet
+        if b.stack.shape[1] > 0:
+            _restart(b)
         return
     if b.stack.shape[1] > 0:
         update_stack(b, y)

@@ -19,7 +19,7 @@ from .numba_buffers import BOUNDED, FIRST, JOINED, LARGEST, MEAN, MEAN_BEFORE, V
 
 
 @jit
-def bound(columns: NDArray[np.float64], x: NDArray[np.float64]) -> None:
+def bound(columns: NDArray[np.float64], x: NDArray[np.float64], order: NDArray[np.float64]) -> None:
     """Write the bounded values of a sample to ``columns[BOUNDED]``; NaN stays NaN.
 
     Parameters
@@ -28,12 +28,19 @@ def bound(columns: NDArray[np.float64], x: NDArray[np.float64]) -> None:
         `Buffers.inputs` or `Buffers.target`.
     x : float64 (n,)
         The values.
+    order : float64 (≥ 20,)
+        Working space.
     """
     for j in range(x.shape[0]):
-        value, var = x[j], columns[VAR, j]
-        if columns[VALUES, j] >= FIRST_VALUES and var > 0.0 and not math.isnan(value):
-            most = max(BOUND_DEVIATIONS * math.sqrt(var), BOUND_GROWTH * columns[LARGEST, j])
-            value = min(max(value, columns[MEAN, j] - most), columns[MEAN, j] + most)
+        value, var, seen = x[j], columns[VAR, j], columns[VALUES, j]
+        if not math.isnan(value):
+            if seen >= FIRST_VALUES and var > 0.0:
+                most = max(BOUND_DEVIATIONS * math.sqrt(var), BOUND_GROWTH * columns[LARGEST, j])
+                value = min(max(value, columns[MEAN, j] - most), columns[MEAN, j] + most)
+            elif seen == FIRST_VALUES - 1:
+                columns[FIRST + FIRST_VALUES - 1, j] = value
+                low, high = _limits(columns, j, order)
+                value = min(max(value, low), high)
         columns[BOUNDED, j] = value
 
 
@@ -43,25 +50,20 @@ def revise(columns: NDArray[np.float64], order: NDArray[np.float64]) -> None:
 
     Parameters
     ----------
-    columns : float64 (29, n)
-        `Buffers.inputs` or `Buffers.target`.
-    order : float64 (≥ 20,)
-        Working space.
+    columns, order
+        As for `bound`, which comes before.
     """
     for j in range(columns.shape[1]):
         if columns[VALUES, j] != FIRST_VALUES - 1 or math.isnan(columns[BOUNDED, j]):
             continue
-        columns[FIRST + FIRST_VALUES - 1, j] = columns[BOUNDED, j]
         low, high = _limits(columns, j, order)
-        total = FIRST_VALUES + columns[JOINED, j]  # and a 0 for each sample before the first value
-        mean, square = 0.0, 0.0
+        mean, var = 0.0, 0.0  # of the samples before the first value: each counts as 0
         for i in range(FIRST_VALUES):
-            mean += min(max(columns[FIRST + i, j], low), high) / total
-        for i in range(FIRST_VALUES):
+            share = 1.0 / (columns[JOINED, j] + i + 1.0)
             difference = min(max(columns[FIRST + i, j], low), high) - mean
-            square += difference * difference / total
-        columns[MEAN, j] = mean
-        columns[VAR, j] = square + columns[JOINED, j] / total * mean * mean
+            var = (1.0 - share) * (var + share * difference * difference)
+            mean += share * difference
+        columns[MEAN, j], columns[VAR, j] = mean, var
 
 
 @jit
@@ -94,7 +96,7 @@ def admit(columns: NDArray[np.float64], order: NDArray[np.float64]) -> None:
     Parameters
     ----------
     columns, order
-        As for `revise`.
+        As for `bound`.
     """
     for j in range(columns.shape[1]):
         value = columns[BOUNDED, j]
@@ -106,7 +108,8 @@ def admit(columns: NDArray[np.float64], order: NDArray[np.float64]) -> None:
         elif count == FIRST_VALUES - 1:
             low, high = _limits(columns, j, order)
             for i in range(FIRST_VALUES):
-                deviation = abs(min(max(columns[FIRST + i, j], low), high) - columns[MEAN, j])
+                columns[FIRST + i, j] = min(max(columns[FIRST + i, j], low), high)
+                deviation = abs(columns[FIRST + i, j] - columns[MEAN, j])
                 columns[LARGEST, j] = max(columns[LARGEST, j], deviation)
         else:
             columns[LARGEST, j] = max(columns[LARGEST, j], abs(value - columns[MEAN_BEFORE, j]))

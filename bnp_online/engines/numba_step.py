@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..jit import jit
-from ..mixture import average_share, draw
+from ..mixture import FIRST_VALUES, average_share, draw
 from .base import ERROR_CLIP, TARGET_CLIP
 from .numba_buffers import (
     ACTIVATION,
@@ -26,6 +26,8 @@ from .numba_buffers import (
     ENTRY_WEIGHT,
     EPS_ABS,
     EPS_REL,
+    ERROR_SCALE,
+    FIRST,
     GOAL,
     HIDDEN_PRIOR,
     HIDDEN_WEIGHT,
@@ -53,6 +55,7 @@ from .numba_buffers import (
     TARGET_HIGH,
     TARGET_LOW,
     TARGET_WEIGHT,
+    VALUES,
     VAR,
     Buffers,
     U,
@@ -218,8 +221,8 @@ def _bound_target(b: Buffers, y: float) -> float:
     """Return the target, bounded if the learner bounds values."""
     if not (b.config[REGRESSION] and b.config[BOUNDED_VALUES]):
         return y
-    b.nearest[0, 0] = y
-    bound(b.target, b.nearest[0, :1])
+    b.target[BOUNDED, 0] = y
+    bound(b.target, b.target[BOUNDED], b.nearest.reshape(b.nearest.size))
     return float(b.target[BOUNDED, 0])
 
 
@@ -231,14 +234,12 @@ def _learn_row(b: Buffers, x: NDArray[np.float64], y: float, weight: float) -> b
         assign(b.inputs[MEAN_BEFORE + i], b.inputs[MEAN + i])
         assign(b.entry[ENTRY_BEFORE + i], b.entry[MEAN + i])
         assign(b.target[MEAN_BEFORE + i], b.target[MEAN + i])
-    bounded = b.config[BOUNDED_VALUES] and b.config[STANDARDIZED]
-    values = x
-    if bounded:
-        bound(b.inputs, x)
-        values = b.inputs[BOUNDED]
+    order, values = b.nearest.reshape(b.nearest.size), b.inputs[BOUNDED]
+    assign(values, x)
+    if b.config[BOUNDED_VALUES]:
+        bound(b.inputs, x, order)
     count(b.inputs[MEAN], b.inputs[VAR], values, s[INPUTS_WEIGHT] + 1.0)
-    order = b.nearest.reshape(b.nearest.size)
-    if bounded:
+    if b.config[BOUNDED_VALUES]:
         revise(b.inputs, order)
     place(b, values)
     entry_weight = _next_weight(s[ENTRY_WEIGHT], s[RHO])
@@ -252,7 +253,7 @@ def _learn_row(b: Buffers, x: NDArray[np.float64], y: float, weight: float) -> b
         return False
     s[ENTRY_PRIOR] *= (entry_weight - 1.0) / s[ENTRY_WEIGHT]
     s[INPUTS_WEIGHT], s[ENTRY_WEIGHT], s[STEP] = s[INPUTS_WEIGHT] + 1.0, entry_weight, s[STEP] + 1.0
-    if bounded:
+    if b.config[BOUNDED_VALUES]:
         admit(b.inputs, order)
     if b.hedge.shape[1] > 3:
         update_experts(b, y, weight)
@@ -260,7 +261,7 @@ def _learn_row(b: Buffers, x: NDArray[np.float64], y: float, weight: float) -> b
         s[TARGET_WEIGHT] += 1.0
         s[TARGET_LOW], s[TARGET_HIGH] = min(s[TARGET_LOW], y), max(s[TARGET_HIGH], y)
         if b.config[BOUNDED_VALUES]:
-            admit(b.target, order)
+            _admit_target(b, order)
     else:
         s[CLASSES] = max(s[CLASSES], y + 1.0)
     if b.config[CAPACITY] > 0:
@@ -270,6 +271,24 @@ def _learn_row(b: Buffers, x: NDArray[np.float64], y: float, weight: float) -> b
     if b.config[NEIGHBOURS]:
         renew_metric(b)
     return True
+
+
+@jit
+def _admit_target(b: Buffers, order: NDArray[np.float64]) -> None:
+    """Count the bounded target; at the 20th, bound what an absurd one among the first may have changed."""
+    s, before = b.scalars, b.target[VALUES, 0]
+    admit(b.target, order)
+    if before != FIRST_VALUES - 1:
+        return
+    s[TARGET_LOW], s[TARGET_HIGH] = math.inf, -math.inf
+    for i in range(FIRST_VALUES):
+        s[TARGET_LOW] = min(s[TARGET_LOW], b.target[FIRST + i, 0])
+        s[TARGET_HIGH] = max(s[TARGET_HIGH], b.target[FIRST + i, 0])
+    s[ERROR_SCALE] = min(s[ERROR_SCALE], 1.0)
+    if b.config[NEIGHBOURS]:
+        for slot in range(min(int(s[REMEMBERED]), b.config[CAPACITY])):
+            y = b.memory_y[slot, RAW_TARGET]
+            b.memory_y[slot, RAW_TARGET] = min(max(y, s[TARGET_LOW]), s[TARGET_HIGH])
 
 
 @jit
@@ -432,7 +451,9 @@ def _recall(b: Buffers, slot: int) -> None:
     block, column = slot // BLOCK, slot % BLOCK
     for j in range(b.sizes[0]):
         z = b.memory_x[block, j, column]
-        b.scratch[ACTS, j] = b.params.dtype.type(0.0) if math.isnan(z) else z
+        if math.isnan(z):
+            z = b.params.dtype.type(0.0 if b.config[STANDARDIZED] else b.inputs[MEAN, j])
+        b.scratch[ACTS, j] = z
 
 
 @jit
