@@ -3,8 +3,7 @@
 Networks, linear members and neighbours predict; a hedge and a stack combine them; a hedge of both is the
 output. The modules beside this one contain the parts. The specification leaves these points open:
 
-- A class is new until a sample of it was learned. For a new class, all losses are the greatest (of the hedge
-  and of the hedge of both), so the weights only take the fixed share; a and R do not change.
+- A class is new until a sample of it was learned. A sample of a new class changes neither hedge nor stack.
 - The first sample changes neither hedge nor stack. The stack of a regression learns from the 21st sample on:
   the first whose target is clipped one by one.
 - With w = 0, E does not change either. Moments, range and memory do.
@@ -13,7 +12,7 @@ output. The modules beside this one contain the parts. The specification leaves 
   (after this update) among those of the same shape that do not restart. Its weights and moments are copied,
   and the running mean starts from the weights. A network's own start is its start at random, with zeros for
   later columns and classes, and with new moments but those of the first layer, which are common to all.
-- A sample that no network can learn is refused: `FloatingPointError`, and nothing changed.
+- A sample that no trajectory can learn is refused: `FloatingPointError`, and nothing changed.
 - Learning uses the clipped values of the input in all places; a prediction uses the input as it is.
 - At the 20th target, the range of targets becomes that of the 20 clipped ones, and the remembered raw targets
   are clipped to it. That target is judged (losses, E) as clipped with the first 20.
@@ -248,7 +247,7 @@ class ReferenceExperts:
             each.learner.lr * weight < LARGEST_RATE and finite_output(each.learner, z) is not None
             for each in self.networks
         ]
-        if not any(able):
+        if not any(able[: len(self.trajectories)]):
             raise FloatingPointError("no network can learn the sample")
         lost = [network for network, can in zip(self.networks, able, strict=True) if not can]
         if self.step > 0:
@@ -284,11 +283,10 @@ class ReferenceExperts:
             return
         label = int(target)
         if label >= self.seen:
-            losses, both = np.full(len(p), MOST), np.full(2, MOST)
-        else:
-            losses = np.array([log_loss(each) for each in p[:, label]])
-            both = np.array([log_loss(q[label]), log_loss(s[label])])
-            self.stack.learn_class(p, q, label)
+            return
+        losses = np.array([log_loss(each) for each in p[:, label]])
+        both = np.array([log_loss(q[label]), log_loss(s[label])])
+        self.stack.learn_class(p, q, label)
         self.weights = hedge(self.weights, np.where(absent, math.inf, losses))
         self.shares = hedge(self.shares, both)
 
@@ -323,6 +321,7 @@ class ReferenceExperts:
             return
         self.low, self.high = min(self.low, target), max(self.high, target)
         if self.step == FIRST:
+            self.error_scale = min(self.error_scale, 1.0)  # an absurd target among them may have raised it
             self.low, self.high = min(self.targets.first[0]), max(self.targets.first[0])
             for row in self.remembered:
                 row.raw = float(np.clip(row.raw, self.low, self.high))

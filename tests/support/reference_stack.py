@@ -96,14 +96,14 @@ class Stack:
 
     def _softmax(self, p: Array, q: Array, shared: NDArray[np.bool_]) -> Array:
         f = _log_features(p, q)[:, shared]
-        logits = f[0] + self.coefficients @ f
+        logits = f[-1] + self.coefficients @ f
         raised = np.exp(logits - logits.max())
         return np.asarray(raised / raised.sum())
 
 
 def _log_features(p: Array, q: Array) -> Array:
-    """Return f of shape (D, C): that of the hedge, then that of each member."""
-    return np.log(np.vstack([q, p]) + 1e-3)
+    """Return f of shape (D, C): that of each member, then that of the hedge."""
+    return np.log(np.vstack([p, q]) + 1e-3)
 
 
 def _scaled_features(p: Array, q: float, scale: float) -> Array:
