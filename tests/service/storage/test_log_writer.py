@@ -120,7 +120,7 @@ def test_groups_of_one_pass_of_the_event_loop_are_one_commit() -> None:
         first = under_test.submit(b"1", model=1)
         time.sleep(0.01)  # the thread could begin a commit
         second = under_test.submit(b"2", model=2)
-        assert await asyncio.gather(first, second) == [1, 2]
+        assert [await first, await second] == [1, 2]
         assert await under_test.submit(b"3") == 3
         assert under_test.log.commits == [[b"1", b"2"], [b"3"]]
 
