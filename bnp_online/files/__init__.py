@@ -5,7 +5,8 @@ River's streams do. The package imports neither PyTorch nor the server, and pyar
 and zstd.
 """
 
-from .samples import Format, Row, Samples, iter_samples, read_samples
+from .choices import Format
+from .samples import Row, Samples, iter_samples, read_samples
 from .source import FileError
 
 __all__ = ["FileError", "Format", "Row", "Samples", "iter_samples", "read_samples"]
