@@ -88,7 +88,10 @@ def _values(pa: Any, column: Any) -> list[Any]:
     elif pa.types.is_time(kind):
         make = _time
     else:
-        return list(column.to_pylist())
+        values: list[Any] = column.to_pylist()
+        if pa.types.is_floating(kind):
+            return [value if value == value else None for value in values]
+        return values
     width = pa.int32() if kind.bit_width == 32 else pa.int64()
     units = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
     times, by = units[kind.unit]

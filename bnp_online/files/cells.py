@@ -70,6 +70,10 @@ class Options:
         numbers = (self.number(word) for word in self.na)
         object.__setattr__(self, "na_numbers", frozenset(n for n in numbers if n is not None))
 
+    def may_leave_out(self, name: str) -> bool:
+        """Return whether a column that looks like an id is left out: a prediction ignores unknown values."""
+        return self.labelled and name not in self.keep
+
     def number(self, text: str) -> float | None:
         """Return the number in a text, None if it has another form."""
         if self.decimal == ",":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from typing import Any, TypeAlias
@@ -16,12 +17,13 @@ from .source import FileError
 Converter: TypeAlias = Callable[[Any], Any]
 
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
+_JSON = frozenset({int, float, bool, str})
 _TRUTH = {"true": True, "false": False}
 
-#: A column with so many distinct values, one per row, is an id.
-IDS = 200
-#: New values within so many rows that show an id later in the file.
-_NEW, _WITHIN = 243, 256
+#: A column with so many values, of which such a share are distinct, is an id.
+IDS, SHARE = 200, 0.95
+#: So many new values within so many rows show an id later in the file.
+_NEW, _WITHIN = 95, 100
 #: Distinct values that are remembered for a column of strings.
 _REMEMBERED = 100_000
 
@@ -70,7 +72,11 @@ class Columns:
     def features(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the features of a row."""
         converters = self._converters
-        x = {name: convert(value) for name, value in row.items() if (convert := converters[name]) is not None}
+        x = {
+            name: value if convert is _as_is else convert(value)  # a third of the time for NDJSON
+            for name, value in row.items()
+            if (convert := converters[name]) is not None
+        }
         for calendar in self._calendars:
             calendar.add(x)
         return x
@@ -173,7 +179,7 @@ class Columns:
         cells = [(row, cell) for row, cell in cells if not self._is_absent(cell)]
         if not cells:
             return self.undecided(name)
-        values = [value for _, value in cells]
+        options, values = self._options, [value for _, value in cells]
         nested = next(((row, v) for row, v in cells if isinstance(v, NESTED)), None)
         if nested is not None:
             raise FileError(_nested(name, *nested))
@@ -185,7 +191,9 @@ class Columns:
             return self._string(name, cells)
         if all(type(value) is int for value in values):
             self._report_integer_id(name, values)
-        return self._value
+        if options.na:
+            return self._value
+        return _as_is if all(type(value) in _JSON for value in values) else plain
 
     def _value(self, value: Any) -> Any:
         value = plain(value)
@@ -221,9 +229,10 @@ class Columns:
         odd, remedy = self._number_with_word(cells), ""
         if odd is not None:
             remedy = f"; if {odd[1]!r:.80} (row {odd[0]}) is a missing value, give --na {quoted(odd[1])}"
-        if len(words) == len(cells) >= IDS and name not in options.keep:
+        if len(cells) >= IDS and len(words) >= SHARE * len(cells) and options.may_leave_out(name):
+            each = "each" if len(words) == len(cells) else "almost each"
             options.notice(
-                f"column {name!r} is left out, because each row has another value{remedy}; "
+                f"column {name!r} is left out, because {each} row has another value{remedy}; "
                 f"--keep {quoted(name)} keeps it, --drop {quoted(name)} ends this message"
             )
             return None
@@ -245,11 +254,10 @@ class Columns:
         options = self._options
         known: dict[str, str | None] = {}
         unseen = object()
-        new, since = 0, self.row
+        new: deque[int] = deque(maxlen=_NEW)  # rows with a new value
         words = MISSING if options.text else frozenset[str]()
 
         def convert(cell: Any) -> Any:
-            nonlocal new, since
             if not isinstance(cell, str):
                 return self._value(cell)
             value = known.get(cell, unseen)
@@ -259,11 +267,10 @@ class Columns:
             value = None if options.is_missing(word, words) else word
             if len(known) < _REMEMBERED:
                 known[cell] = value
-            new += 1
-            if new == _NEW:
-                if self.row - since <= _WITHIN and name not in options.keep:
-                    self._leave_out_id(name)
-                new, since = 0, self.row
+            new.append(self.row)
+            if len(new) == _NEW and self.row - new[0] < _WITHIN and options.may_leave_out(name):
+                self._leave_out_id(name)
+                new.clear()
             return value
 
         return convert
@@ -277,7 +284,7 @@ class Columns:
 
     def _report_integer_id(self, name: str, values: list[Any]) -> None:
         options = self._options
-        if len(values) < IDS or name in options.keep or len({*values}) < len(values):
+        if len(values) < IDS or not options.may_leave_out(name) or len({*values}) < len(values):
             return
         if not options.text or all(_INTEGER.fullmatch(value) for value in values):
             options.notice(
@@ -296,6 +303,10 @@ class _Converters(dict[str, "Converter | None"]):
     def __missing__(self, name: str) -> Converter:
         converter = self[name] = self._columns.undecided(name)
         return converter
+
+
+def _as_is(value: Any) -> Any:
+    return value
 
 
 def _is_number(value: Any) -> bool:

@@ -38,7 +38,9 @@ def read_json_lines(lines: Iterator[str]) -> Iterator[dict[str, Any] | InvalidRo
 
 def _parsed(line: str) -> dict[str, Any] | InvalidRow:
     try:
-        row = json.loads(line, object_pairs_hook=_unique)
+        row = _DECODER.decode(line)
+        if line.count(":") != _keys(row):  # a key is there twice, or a string has a colon
+            row = _UNIQUE.decode(line)
     except _RepeatedKeyError as error:
         return InvalidRow(f"has the key {error.args[0]!r} twice: rename or remove one of them", {})
     except ValueError as error:
@@ -46,6 +48,13 @@ def _parsed(line: str) -> dict[str, Any] | InvalidRow:
     except RecursionError:
         return InvalidRow("is not a sample: it is nested too deeply", {})
     return row if isinstance(row, dict) else InvalidRow("is not a JSON object", {})
+
+
+def _keys(row: Any) -> int:
+    """Return the number of keys of an object and of the objects in it."""
+    if not isinstance(row, dict):
+        return -1
+    return len(row) + sum(len(value) for value in row.values() if isinstance(value, dict))
 
 
 def _document(line: str) -> bool:
@@ -59,3 +68,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise _RepeatedKeyError(next(name for name in names if names.count(name) > 1))
     return value
+
+
+def _constant(word: str) -> float | None:
+    """Return the number of a word that JSON does not have; NaN is a missing value."""
+    return None if word == "NaN" else float(word)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_constant)
+_UNIQUE = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)

@@ -112,8 +112,6 @@ class Samples(Iterator[Row]):
             rows = self._numbered(read_json_lines(self._lines()))
             if target is None:
                 return self._lines_with_x(rows)
-        elif target is None and self._choices.labelled:
-            raise FileError("has several columns: which is the target? Give --target NAME")
         elif self._options.text:
             expected = "\t" if self._form == "tsv" else ","
             table = read_delimited(self._lines(), self._choices.sep, expected, self._options.notice)
@@ -199,6 +197,8 @@ class Samples(Iterator[Row]):
     def _check_names(self, names: list[str], *, all_names: bool = True) -> None:
         """Refuse names that the file does not have."""
         target = self._choices.target
+        if target is None and self._choices.labelled:
+            raise FileError(f"needs --target NAME: the column with the target{nearest('', names)}")
         if target is not None and self._choices.labelled and target not in names:
             hint = ""
             if len(names) == 1 and any(sign in names[0] for sign in ",;\t|"):

@@ -59,10 +59,14 @@ class Source:
 
     def __init__(self, file: str | Path | IO[bytes]) -> None:
         self._close = False
-        if isinstance(file, str | Path):
-            self.name = "standard input" if str(file) == "-" else str(file)
-            self._file: IO[bytes] = sys.stdin.buffer if str(file) == "-" else open(file, "rb")  # noqa: SIM115
-            self._close = str(file) != "-"
+        self._file: IO[bytes]
+        if str(file) == "-":
+            self.name = "standard input"
+            self._file = sys.stdin.buffer
+        elif isinstance(file, str | Path):
+            self.name = str(file)
+            self._file = open(file, "rb")  # noqa: SIM115 (`close` closes it)
+            self._close = True
         else:
             named = getattr(file, "name", None)
             self.name = named if isinstance(named, str) else "the file"
@@ -127,7 +131,7 @@ class Source:
 
     def _remaining(self) -> int | None:
         """Return the number of bytes, None for a pipe."""
-        if not self._file.seekable():
+        if not (hasattr(self._file, "seekable") and self._file.seekable()):
             return None
         here = self._file.tell()
         size = self._file.seek(0, io.SEEK_END) - here
