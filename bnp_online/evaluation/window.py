@@ -55,7 +55,7 @@ class Window:
         """Latest target and its prediction; None before the first."""
         return (self._entries[-3], self._entries[-2]) if self._entries else None
 
-    def add(self, y: Any, prediction: Any, probabilities: Mapping[Label, float]) -> None:
+    def add(self, y: Any, prediction: Any, probabilities: Mapping[Any, float]) -> None:
         """Add a prediction. The oldest one leaves a window that is full."""
         if self.size == 0:
             return
