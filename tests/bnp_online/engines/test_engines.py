@@ -462,7 +462,7 @@ def test_a_spec_tells_the_number_of_parameters_before_there_are_any(
 
 @pytest.mark.parametrize("hidden", [(), (64, 64)])
 def test_a_learner_takes_memory_with_its_first_sample(hidden: tuple[int, ...]) -> None:
-    spec = replace(SPEC, hidden=hidden, lr="mixture", replay=1)
+    spec = replace(SPEC, hidden=hidden, lr="auto", replay=1)
     make_engine(spec).state_dict()
     tracemalloc.start()
     try:
