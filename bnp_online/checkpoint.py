@@ -152,6 +152,11 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     OSError
         If the file cannot be read.
     """
+    with open(path, "rb") as opened:  # safetensors reports every failure as a missing file
+        try:
+            os.fsencode(path).decode()
+        except UnicodeDecodeError:  # safetensors does not find this name
+            return loads(opened.read())
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

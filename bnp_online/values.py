@@ -103,14 +103,14 @@ def check_features(x: object) -> Features:
     values: dict[Column, float] = {}
     missing: list[str] = []
     for key, value in x.items():
-        name = key if type(key) is str else _name(key, x)
+        name = key if type(key) is str else feature_name(key, x)
         column: Column = name
-        if type(value) in _EXACT and -LARGEST <= value <= LARGEST:  # a third of the time of `_read`
+        if type(value) in _EXACT and -LARGEST <= value <= LARGEST:  # a third of the time of `read_value`
             number = float(value)
         elif type(value) is str:
             column, number = (name, value), 1.0
         else:
-            read = _read(value, "feature", f"x.{name}")
+            read = read_value(value, "feature", f"x.{name}")
             if read is None:
                 missing.append(name)
                 continue
@@ -150,7 +150,7 @@ def check_array(x: object, shape: tuple[int, ...]) -> Array:
 
 
 def _element(value: object, field: str) -> float:
-    read = _read(value, "feature", field)
+    read = read_value(value, "feature", field)
     if isinstance(read, str):
         raise SampleError("invalid_feature", field, "must be a number or None, not str")
     return math.nan if read is None else read
@@ -188,7 +188,7 @@ def check_number(y: object) -> float:
         return y
     if isinstance(y, str | date | time | timedelta | np.datetime64 | np.timedelta64):
         raise SampleError("invalid_label", "y", f"must be a number, not {type(y).__name__}")
-    read = _read(y, "label", "y")
+    read = read_value(y, "label", "y")
     if read is None:
         code = "invalid_label" if y is None else "non_finite_label"
         raise SampleError(code, "y", "is missing: leave out samples without a target")
@@ -204,7 +204,7 @@ def check_label(y: object) -> Label:
     SampleError
         ``"invalid_label"``.
     """
-    y = _scalar(y)
+    y = scalar(y)
     if isinstance(y, bool | np.bool_):
         return bool(y)
     if isinstance(y, float) and y.is_integer():
@@ -226,7 +226,7 @@ def check_label(y: object) -> Label:
     raise SampleError("invalid_label", "y", f"a class must be bool, int or str, not {type(y).__name__}")
 
 
-def _read(value: object, what: str, field: str) -> float | str | None:
+def read_value(value: object, what: str, field: str) -> float | str | None:
     """Return a value as a number or a string; None if it is missing.
 
     Raises
@@ -234,7 +234,7 @@ def _read(value: object, what: str, field: str) -> float | str | None:
     SampleError
         If the value is infinite or too large, or of another type.
     """
-    plain = _scalar(value)
+    plain = scalar(value)
     if plain is None or isinstance(plain, str):
         return plain if plain is None else str(plain)
     if isinstance(plain, bool | int | float):
@@ -254,7 +254,7 @@ def _read(value: object, what: str, field: str) -> float | str | None:
     raise SampleError(f"invalid_{what}", field, f"must be {allowed}, not {type(value).__name__}")
 
 
-def _scalar(value: object) -> object:
+def scalar(value: object) -> object:
     """Return a scalar as a Python bool, int, float or str, None if it is missing, and others unchanged."""
     if isinstance(value, np.datetime64 | np.timedelta64):
         value = value - np.datetime64(0, "s") if isinstance(value, np.datetime64) else value
@@ -292,12 +292,12 @@ def seconds(value: date | time | timedelta) -> float:
     return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
 
 
-def _name(key: object, x: Mapping[Any, Any]) -> str:
+def feature_name(key: object, x: Mapping[Any, Any]) -> str:
     """Return a key that is not a plain string as the name of a feature."""
     if isinstance(key, str):
         return str(key)
     if isinstance(key, tuple):
-        name = str(tuple(part if isinstance(part, str) else _name(part, {}) for part in key))
+        name = str(tuple(part if isinstance(part, str) else feature_name(part, {}) for part in key))
     elif isinstance(key, int | np.integer) and not isinstance(key, bool):
         name = str(key)
     else:

@@ -5,11 +5,15 @@ They match those of `service.http.requests.check`, and use the terms of JSON.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel
 
 from bnp_online.client.schemas import NAME_PATTERN
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
 _INTEGER, _NUMBER, _BOOLEAN = "must be an integer", "must be a number", "must be true or false"
@@ -75,3 +79,43 @@ def explain(problem: ErrorDetails, name: str | None) -> str:
         return f"{subject} {_NAME}"
     words = _WORDS.get(problem["type"])
     return f"{subject}: {problem['msg']}" if words is None else f"{subject} {words.format(**context)}"
+
+
+def first_problem(error: ValidationError, model: type[BaseModel]) -> tuple[str, str | None]:
+    """Return the message for the first error of a pydantic model, and the field that it is about.
+
+    Parameters
+    ----------
+    error : ValidationError
+        Error of the model.
+    model : type of BaseModel
+        The model.
+
+    Examples
+    --------
+    >>> from pydantic import ValidationError
+    >>> from bnp_online.client.schemas import ModelSpec
+    >>> try:
+    ...     ModelSpec(hiden=(64,))
+    ... except ValidationError as error:
+    ...     print(first_problem(error, ModelSpec)[0])
+    hiden is not a known field: did you mean hidden?
+    """
+    first = error.errors(include_url=False, include_input=False)[0]
+    # The location includes the types of a union, which are no part of the field's name.
+    start, *rest = first["loc"] or ("",)
+    named = _holds_model(model, start)
+    where = [start, *(part for part in rest if named or isinstance(part, int))]
+    field = ".".join(map(str, where)) or None
+    message = explain(first, field)
+    if first["type"] == "extra_forbidden" and not rest:
+        near = get_close_matches(str(start), model.model_fields, 1)
+        message += f": did you mean {near[0]}?" if near else ""
+    return message, field
+
+
+def _holds_model(model: type[BaseModel], name: Any) -> bool:
+    """Return whether the value of a field is a pydantic model, or such a model or None."""
+    field = model.model_fields.get(name)
+    kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+    return any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds)

@@ -1,17 +1,18 @@
-"""Learning of many samples: requests of NDJSON lines, in which unanswered lines are sent again."""
+"""Many samples: requests of NDJSON lines, in which unanswered lines are sent again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from .calls import learn_body
-from .errors import ServerError, UnavailableError, UnexpectedAnswerError, server_error
+from .errors import InvalidSampleError, ServerError, UnavailableError, UnexpectedAnswerError, server_error
 from .exchange import Patience, Reply, Request, Steps, encode, read_json, refusal
-from .schemas import LearnAnswer
+from .schemas import LearnAnswer, PredictAnswer
+
+M = TypeVar("M", bound=BaseModel)
 
 NDJSON = "application/x-ndjson"
 #: Largest number of lines, and approximate number of bytes, of one request.
@@ -20,6 +21,7 @@ LINES, BYTES = 1000, 2**22
 KEPT = 100
 
 Outcome: TypeAlias = LearnAnswer | ServerError
+Predicted: TypeAlias = PredictAnswer | ServerError
 
 
 class Sample(NamedTuple):
@@ -43,7 +45,7 @@ class LearnSummary:
         Number of samples that the server had learned before: their id was known, or the response to an
         earlier attempt was lost.
     refused : int
-        Number of samples that the server refused.
+        Number of samples that the server refused, or that the client could not send.
     refusals : list of (int, ServerError)
         Indices (from 0) and errors of the first hundred refused samples.
     step : int or None
@@ -73,39 +75,72 @@ class LearnSummary:
                 self.step = outcome.step
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Samples of one request.
+
+    Attributes
+    ----------
+    first : int
+        Number of the first sample, from 0, among all samples.
+    lines : list of bytes or InvalidSampleError
+        The samples as JSON; an error for each that cannot be sent.
+    """
+
+    first: int
+    lines: list[bytes | InvalidSampleError]
+
+
 class Lines:
     """Collection of samples into requests of bounded size.
 
     Parameters
     ----------
-    model : str
-        Name of the model.
+    body : callable
+        Returns the JSON of a sample; raises InvalidSampleError if it cannot be sent.
     size : int
         Largest number of lines in one request.
     """
 
-    def __init__(self, model: str, size: int = LINES) -> None:
+    def __init__(self, body: Callable[[Any], dict[str, Any]], size: int = LINES) -> None:
         if not 1 <= size <= LINES:
             raise ValueError(f"size is 1 to {LINES}, not {size}")
-        self._model = model
+        self._body = body
         self._size = size
+        self._first = 0
         self._bytes = 0
-        self._lines: list[bytes] = []
+        self._lines: list[bytes | InvalidSampleError] = []
 
-    def add(self, sample: Sample | tuple[Any, Any]) -> bool:
-        """Add a sample or a pair (x, y); return whether the request is full."""
-        x, y, id, w = Sample(*sample)
-        self._lines.append(encode(learn_body(x, y, self._model, id, w)))
-        self._bytes += len(self._lines[-1])
+    def add(self, sample: Any) -> bool:
+        """Add a sample; return whether the request is full."""
+        try:
+            line = encode(self._body(sample))
+        except InvalidSampleError as error:
+            self._lines.append(error)
+        else:
+            self._lines.append(line)
+            self._bytes += len(line)
         return len(self._lines) >= self._size or self._bytes >= BYTES
 
-    def take(self) -> list[bytes]:
-        """Return the collected lines, and start a new collection."""
-        lines, self._lines, self._bytes = self._lines, [], 0
-        return lines
+    def take(self) -> Batch:
+        """Return the collected samples, and start a new collection."""
+        batch = Batch(self._first, self._lines)
+        self._first += len(self._lines)
+        self._lines, self._bytes = [], 0
+        return batch
 
 
-def learn_lines(lines: Sequence[bytes], patience: float) -> Steps[list[Outcome]]:
+def learn_lines(batch: Batch, patience: float) -> Steps[list[LearnAnswer | ServerError]]:
+    """Learn the samples of a batch; see `_send_lines`."""
+    return _send_lines("/learn", LearnAnswer, batch, patience)
+
+
+def predict_lines(batch: Batch, patience: float) -> Steps[list[PredictAnswer | ServerError]]:
+    """Predict the samples of a batch; see `_send_lines`."""
+    return _send_lines("/predict", PredictAnswer, batch, patience)
+
+
+def _send_lines(path: str, answer: type[M], batch: Batch, patience: float) -> Steps[list[M | ServerError]]:
     """Send lines until every line has an answer, and return the outcomes in order.
 
     Raises
@@ -119,24 +154,33 @@ def learn_lines(lines: Sequence[bytes], patience: float) -> Steps[list[Outcome]]
     -----
     A line that the server could not process at the time is sent again after the lines that followed it.
     """
-    outcomes: dict[int, Outcome] = {}
+    lines = {i: line for i, line in enumerate(batch.lines) if isinstance(line, bytes)}
+    outcomes: dict[int, M | ServerError] = {
+        i: line for i, line in enumerate(batch.lines) if not isinstance(line, bytes)
+    }
     attempts = Patience(patience)
-    while left := [i for i in range(len(lines)) if i not in outcomes]:
-        reply = yield Request("POST", "/learn", b"\n".join(lines[i] for i in left), NDJSON)
+    while left := [i for i in lines if i not in outcomes]:
+        before = len(outcomes)
+        reply = yield Request("POST", path, b"\n".join(lines[i] for i in left), NDJSON)
         assert reply is not None  # noqa: S101 (the protocol of the generator)
-        late = _take_in(reply, left, outcomes)
-        if len(outcomes) == len(lines):
+        late = _take_in(reply, answer, left, outcomes)
+        if len(outcomes) == len(batch.lines):
             break
-        if len(outcomes) > len(lines) - len(left):
+        if len(outcomes) > before:
             attempts.renew()
         wait = attempts.pause(reply)
         if wait is None:
             raise late or refusal(reply)
         yield wait
-    return [outcomes[i] for i in range(len(lines))]
+    for i, outcome in outcomes.items():
+        if isinstance(outcome, ServerError):
+            outcome.row = batch.first + i
+    return [outcomes[i] for i in range(len(batch.lines))]
 
 
-def _take_in(reply: Reply, sent: Sequence[int], outcomes: dict[int, Outcome]) -> ServerError | None:
+def _take_in(
+    reply: Reply, answer: type[M], sent: Sequence[int], outcomes: dict[int, M | ServerError]
+) -> ServerError | None:
     """Store the outcomes of sent lines; return the error of a line that must be sent again, if any."""
     if reply.status != 200:
         error = refusal(reply)
@@ -146,7 +190,7 @@ def _take_in(reply: Reply, sent: Sequence[int], outcomes: dict[int, Outcome]) ->
             raise error
         return None
     late = None
-    for i, outcome in zip(sent, _outcomes(reply.body), strict=False):
+    for i, outcome in zip(sent, _outcomes(reply.body, answer), strict=False):
         if isinstance(outcome, UnavailableError):
             late = outcome
         else:
@@ -156,10 +200,10 @@ def _take_in(reply: Reply, sent: Sequence[int], outcomes: dict[int, Outcome]) ->
     return late
 
 
-def _outcomes(body: bytes) -> Iterator[Outcome]:
+def _outcomes(body: bytes, answer: type[M]) -> Iterator[M | ServerError]:
     """Yield the complete answers; a broken connection cuts off the last one."""
     for line in body.split(b"\n")[:-1]:
         try:
-            yield LearnAnswer.model_validate_json(line)
+            yield answer.model_validate_json(line)
         except ValidationError:
             yield server_error(0, read_json(line))

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from . import schemas
+from .errors import unsendable
 from .exchange import Call, Request, encode, reader
 from .schemas import DEFAULT_MODEL
 
@@ -29,7 +30,8 @@ def learn_one(
     Parameters
     ----------
     x : dict, or nested list or array
-        Features.
+        Features, as an estimator accepts them: NaN, NaT, NA and None are missing values, dates and durations
+        are seconds.
     y : bool, int, str or float
         Class or number.
     model : str
@@ -38,6 +40,12 @@ def learn_one(
         Id of the sample. The server learns an id once, however often it is sent; random by default.
     w : float
         Factor of the step, ≥ 0.
+
+    Raises
+    ------
+    InvalidSampleError
+        If the sample is invalid; with the name of the field. A value that JSON does not have, such as
+        infinity, is not sent.
 
     Notes
     -----
@@ -49,9 +57,18 @@ def learn_one(
 
 
 def learn_body(x: Any, y: Any, model: str, id: str | None, w: float) -> dict[str, Any]:
-    """Return the body of a request that learns a sample, with an id."""
-    body = {"x": x, "y": y, "model": model, "id": new_id() if id is None else id}
-    return body if w == 1.0 else {**body, "w": w}
+    """Return the body of a request that learns a sample, with an id.
+
+    Raises
+    ------
+    InvalidSampleError
+        If the sample cannot be sent.
+    """
+    from . import values  # on first use: it loads NumPy, and the command line starts without it
+
+    with unsendable():
+        body = {"x": values.features(x), "y": values.target(y), "model": model}
+        return body | dict(values.fields(id=new_id() if id is None else id, w=w))
 
 
 def predict_one(
@@ -70,9 +87,17 @@ def predict_one(
     interval : float
         Level, in (0, 1), of a predictive interval; for a regression model with ``intervals``.
     """
-    given = {"id": id, "interval": interval}
-    body = {"x": x, "model": model, **{name: value for name, value in given.items() if value is not None}}
+    body = predict_body(x, model, id, interval)
     return Call(_post("/predict", body), reader(schemas.PredictAnswer))
+
+
+def predict_body(x: Any, model: str, id: str | None = None, interval: float | None = None) -> dict[str, Any]:
+    """Return the body of a request that predicts a sample; raises as `learn_body`."""
+    from . import values  # see `learn_body`
+
+    with unsendable():
+        body = {"x": values.features(x), "model": model, **dict(values.fields(id=id))}
+    return body if interval is None else {**body, "interval": interval}
 
 
 def predict_proba_one(x: Any, *, model: str = DEFAULT_MODEL) -> Call[dict[Label, float]]:
@@ -111,7 +136,11 @@ def label(id: str, y: Any, *, model: str = DEFAULT_MODEL) -> Call[schemas.LearnA
     AlreadyLabelledError
         If the label was learned before, by another client or by an attempt with a lost response.
     """
-    return Call(_post("/label", {"id": id, "y": y, "model": model}), reader(schemas.LearnAnswer))
+    from . import values  # see `learn_body`
+
+    with unsendable():
+        body = {"id": id, "y": values.target(y), "model": model}
+    return Call(_post("/label", body), reader(schemas.LearnAnswer))
 
 
 def models() -> Call[schemas.ModelList]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
 from . import calls
-from .bulk import LINES, LearnSummary, Lines, Outcome, Sample, learn_lines
+from .bulk import LINES, Batch, LearnSummary, Lines, Outcome, Predicted, Sample, learn_lines, predict_lines
 from .exchange import Call, Reply, Request, Steps, exchange
 from .schemas import DEFAULT_MODEL
 
@@ -52,6 +52,18 @@ class _Settings:
 
 def _reply(response: httpx.Response, body: bytes) -> Reply:
     return Reply(response.status_code, body, retry_after=response.headers.get("retry-after"))
+
+
+def _to_learn(model: str, size: int) -> Lines:
+    def body(sample: Sample | tuple[Any, Any]) -> dict[str, Any]:
+        x, y, id, w = Sample(*sample)
+        return calls.learn_body(x, y, model, id, w)
+
+    return Lines(body, size)
+
+
+def _to_predict(model: str, interval: float | None, size: int) -> Lines:
+    return Lines(lambda x: calls.predict_body(x, model, interval=interval), size)
 
 
 def _blocking(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
@@ -137,7 +149,7 @@ class Client(_Settings):
         LearnSummary
             Numbers of learned and refused samples. Learning continues after a refused sample.
         """
-        summary, lines = LearnSummary(), Lines(model, size)
+        summary, lines = LearnSummary(), _to_learn(model, size)
         for sample in samples:
             if lines.add(sample):
                 self._learn(lines.take(), summary, progress)
@@ -145,9 +157,41 @@ class Client(_Settings):
         return summary
 
     def _learn(
-        self, lines: list[bytes], summary: LearnSummary, progress: Callable[[Sequence[Outcome]], None] | None
+        self, batch: Batch, summary: LearnSummary, progress: Callable[[Sequence[Outcome]], None] | None
     ) -> None:
-        summary.tell(self._run(learn_lines(lines, self.patience)), progress)
+        summary.tell(self._run(learn_lines(batch, self.patience)), progress)
+
+    def predict_many(
+        self,
+        xs: Iterable[Any],
+        *,
+        model: str = DEFAULT_MODEL,
+        interval: float | None = None,
+        size: int = LINES,
+    ) -> Iterator[Predicted]:
+        """Predict samples in order, in successive requests; each is sent when its predictions are needed.
+
+        Parameters
+        ----------
+        xs : iterable of dict, nested list or array
+            Features of samples, in any number: memory holds those of one request.
+        model : str
+            Name of the model.
+        interval : float
+            As for `predict_one`.
+        size : int
+            Largest number of samples in one request, 1 to 1,000.
+
+        Yields
+        ------
+        PredictAnswer or ServerError
+            The prediction of each sample, or the error of an invalid sample.
+        """
+        lines = _to_predict(model, interval, size)
+        for x in xs:
+            if lines.add(x):
+                yield from self._run(predict_lines(lines.take(), self.patience))
+        yield from self._run(predict_lines(lines.take(), self.patience))
 
     def _run(self, steps: Steps[T]) -> T:
         reply: Reply | None = None  # the first value that a generator takes; ignored after a pause
@@ -219,7 +263,7 @@ class AsyncClient(_Settings):
         progress: Callable[[Sequence[Outcome]], None] | None = None,
     ) -> LearnSummary:
         """Learn samples in order, from an iterable or asynchronous iterable. See `Client.learn_many`."""
-        summary, lines = LearnSummary(), Lines(model, size)
+        summary, lines = LearnSummary(), _to_learn(model, size)
         async for sample in samples if isinstance(samples, AsyncIterable) else _aiter(samples):
             if lines.add(sample):
                 await self._learn(lines.take(), summary, progress)
@@ -227,9 +271,26 @@ class AsyncClient(_Settings):
         return summary
 
     async def _learn(
-        self, lines: list[bytes], summary: LearnSummary, progress: Callable[[Sequence[Outcome]], None] | None
+        self, batch: Batch, summary: LearnSummary, progress: Callable[[Sequence[Outcome]], None] | None
     ) -> None:
-        summary.tell(await self._run(learn_lines(lines, self.patience)), progress)
+        summary.tell(await self._run(learn_lines(batch, self.patience)), progress)
+
+    async def predict_many(
+        self,
+        xs: Iterable[Any] | AsyncIterable[Any],
+        *,
+        model: str = DEFAULT_MODEL,
+        interval: float | None = None,
+        size: int = LINES,
+    ) -> AsyncIterator[Predicted]:
+        """Predict samples in order, from an iterable or asynchronous iterable. See `Client.predict_many`."""
+        lines = _to_predict(model, interval, size)
+        async for x in xs if isinstance(xs, AsyncIterable) else _aiter(xs):
+            if lines.add(x):
+                for outcome in await self._run(predict_lines(lines.take(), self.patience)):
+                    yield outcome
+        for outcome in await self._run(predict_lines(lines.take(), self.patience)):
+            yield outcome
 
     async def _run(self, steps: Steps[T]) -> T:
         reply: Reply | None = None  # the first value that a generator takes; ignored after a pause

@@ -5,9 +5,10 @@
     ClientError
     ├── NoAnswerError             no answer within `patience`
     ├── UnexpectedAnswerError     an answer that is not from this server
+    ├── SharedModelError          a clone of an estimator that would learn into the same model
     └── ServerError               a refused request: status, code, message, field
         ├── InvalidRequestError       an invalid request (400, 405, 408, 413, 415, 422)
-        │   ├── InvalidSampleError        an invalid sample
+        │   ├── InvalidSampleError        an invalid sample (also a `bnp_online.SampleError`)
         │   ├── InvalidSpecError          an invalid specification of a model
         │   └── InvalidFileError          a file that is not a model
         ├── AccessError               (401, 403)
@@ -32,7 +33,11 @@ The class follows from the ``code`` in the response; a code that this version do
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from ..errors import SampleError
 
 
 class ClientError(Exception):
@@ -47,38 +52,50 @@ class UnexpectedAnswerError(ClientError):
     """Answer that is not one of this server's API."""
 
 
+class SharedModelError(ClientError):
+    """Clone or copy of an estimator with a given model: both would learn into that model."""
+
+
 class ServerError(ClientError):
-    """Request that the server refused; it changed nothing.
+    """Request that the server refused, or that the client did not send; it changed nothing.
 
     Attributes
     ----------
     status : int
-        HTTP status; 0 for a line of a stream, which has none.
+        HTTP status; 0 for a line of a stream, and for a sample that the client did not send.
     code : str
         Error code, for programs.
     message : str
         Reason and remedy.
     field : str or None
         Invalid part of the request.
+    row : int or None
+        Number of the sample, from 0, in a call with many samples.
     """
 
-    def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
-        super().__init__(status, code, message, field)
+    def __init__(
+        self, status: int, code: str, message: str, field: str | None = None, row: int | None = None
+    ) -> None:
+        Exception.__init__(self, status, code, message, field, row)  # `SampleError` has other arguments
         self.status = status
         self.code = code
         self.message = message
         self.field = field
+        self.row = row
 
     def __str__(self) -> str:
-        return self.message
+        return self.message if self.row is None else f"row {self.row}: {self.message}"
 
 
 class InvalidRequestError(ServerError):
     """Invalid or too large request."""
 
 
-class InvalidSampleError(InvalidRequestError):
-    """Invalid sample."""
+class InvalidSampleError(InvalidRequestError, SampleError):
+    """Invalid sample: the server refused it, or the client did not send it."""
+
+    field: str
+    row: int | None
 
 
 class InvalidSpecError(InvalidRequestError):
@@ -162,7 +179,7 @@ _CODES: dict[type[ServerError], str] = {
     ),
     InvalidSampleError: (
         "invalid_feature non_finite_feature wrong_shape invalid_label non_finite_label label_type "
-        "too_many_classes too_many_features string_too_long invalid_weight non_finite_state"
+        "too_many_classes too_many_features string_too_long invalid_weight invalid_level non_finite_state"
     ),
     InvalidSpecError: "invalid_spec unsupported_layer",
     InvalidFileError: "invalid_checkpoint invalid_state",
@@ -205,7 +222,7 @@ def server_error(status: int, body: Any) -> ServerError:
     Examples
     --------
     >>> server_error(429, {"error": {"code": "queue_full", "message": "later", "field": None}})
-    QueueFullError(429, 'queue_full', 'later', None)
+    QueueFullError(429, 'queue_full', 'later', None, None)
     """
     try:
         code, message = str(body["error"]["code"]), str(body["error"]["message"])
@@ -214,3 +231,13 @@ def server_error(status: int, body: Any) -> ServerError:
         raise UnexpectedAnswerError(f"the answer with status {status} is not one of this API") from None
     cls = _BY_CODE.get(code) or _BY_STATUS.get(status, ServerError)
     return cls(status, code, message, field)
+
+
+@contextmanager
+def unsendable() -> Iterator[None]:
+    """Raise the `SampleError` of the block as an `InvalidSampleError`."""
+    try:
+        yield
+    except SampleError as error:
+        message = f"{error.field}: {error.message}"
+        raise InvalidSampleError(0, error.code, message, error.field, error.row) from None

@@ -177,7 +177,8 @@ def reader(model: type[M]) -> Callable[[bytes], M]:
 def encode(value: Any) -> bytes:
     """Return a value as JSON; NumPy scalars and arrays are converted.
 
-    NaN and infinity are written as Python writes them; the server refuses them and names the field.
+    NaN and infinity, in a specification of a model, are written as Python writes them; the server refuses
+    them and names the field.
     """
     return json.dumps(value, separators=(",", ":"), default=_plain).encode()
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import uuid
 import weakref
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self, cast
 
 from pydantic import SecretStr
 from river import base
 
-from .calls import Label, new_id
+from ..errors import SampleError
+from ..frames import predictions, probabilities, rows_of, values_of
+from ..values import at_row, check_label, check_number
+from . import calls, values
+from .calls import Label
 from .clients import DEFAULT_URL, Client
+from .errors import ServerError, SharedModelError, unsendable
+from .schemas import PredictAnswer
 
 
 class _Remote(base.Estimator):
@@ -62,7 +70,85 @@ class _Remote(base.Estimator):
 
     def learn_one(self, x: Any, y: Any, w: float = 1.0, **kwargs: Any) -> None:
         """Learn a sample; `w` is a factor of the step."""
-        self.client.learn_one(x, y, model=self.name, id=new_id(), w=w)
+        with unsendable():
+            target = self._check(y)
+        self.client.learn_one(x, target, model=self.name, w=w)
+
+    def learn_many(self, X: Any, y: Any) -> None:
+        """Learn rows in order, one step each, in requests of up to 1,000 rows.
+
+        Parameters
+        ----------
+        X : data frame, dict of columns, sequence of dicts, or array of shape (N, *input_shape)
+            The samples. A data frame is of pandas, polars or Arrow.
+        y : series or sequence
+            Their targets.
+
+        Raises
+        ------
+        InvalidSampleError
+            If a row cannot be sent; with its number. No row was sent.
+        ServerError
+            If the server refused a row, e.g. because the type of its label is not that of the model; with the
+            number of the row. The other rows are learned.
+        """
+        with unsendable():
+            rows, targets = rows_of(X).samples, values_of(y, "y")
+            if len(rows) != len(targets):
+                raise SampleError("wrong_shape", "y", f"has {len(targets)} targets for {len(rows)} samples")
+            samples = [
+                (at_row(values.features, i, x), at_row(self._check, i, target))
+                for i, (x, target) in enumerate(zip(rows, targets, strict=True))
+            ]
+        for _, error in self.client.learn_many(samples, model=self.name).refusals:
+            raise error
+
+    @abstractmethod
+    def predict_one(self, x: Any, **kwargs: Any) -> Any:
+        """Predict the target of a sample."""
+
+    def predict_many(self, X: Any) -> Any:
+        """Predict the targets of rows.
+
+        Parameters
+        ----------
+        X : data frame, dict of columns, sequence of dicts, or array of shape (N, *input_shape)
+            The samples.
+
+        Returns
+        -------
+        list or series
+            The predictions; for a data frame a series of its library, with its index.
+
+        Raises
+        ------
+        ServerError
+            If a row is invalid; with its number.
+        """
+        answers, frame = self._predict_rows(X)
+        return predictions([self._prediction(answer) for answer in answers], frame)
+
+    def _predict_rows(self, X: Any) -> tuple[list[PredictAnswer], Any]:
+        """Return the answers for rows, and the data frame from which the rows come."""
+        with unsendable():
+            table = rows_of(X)
+            xs = [at_row(values.features, i, x) for i, x in enumerate(table.samples)]
+        answers = []
+        for answer in self.client.predict_many(xs, model=self.name):
+            if isinstance(answer, ServerError):
+                raise answer
+            answers.append(answer)
+        return answers, table.frame
+
+    @staticmethod
+    @abstractmethod
+    def _check(y: object) -> Any:
+        """Return a target as an estimator reads it; raises SampleError."""
+
+    @staticmethod
+    @abstractmethod
+    def _prediction(answer: PredictAnswer) -> Any:
+        """Return the prediction in an answer."""
 
     def delete(self) -> None:
         """Delete the model that this estimator created on the server; a given model stays."""
@@ -76,20 +162,43 @@ class _Remote(base.Estimator):
             self._client.close()
             self._client = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        # A copy learns independently, so it gets a model of its own unless the model was given.
-        twin = self.clone()
-        if self._own is not None:
+    def clone(self, new_params: dict[str, Any] | None = None, include_attributes: bool = False) -> Self:
+        """Return an estimator with the same parameters, which creates a model of its own.
+
+        Parameters
+        ----------
+        new_params : dict
+            Other parameters of the clone.
+        include_attributes : bool
+            Whether the model of the clone begins as a copy of this one's.
+
+        Raises
+        ------
+        SharedModelError
+            If `model` was given, and is not replaced: the clone would learn into the same model.
+        """
+        given = {**self._get_params(), **(new_params or {})}["model"]
+        if given is not None and given == self.model:
+            raise SharedModelError(
+                f"a clone or copy of this estimator would learn into the same model {self.model!r}: leave "
+                "out `model`, so that each clone creates a model of its own (`spec` has its parameters), or "
+                'give the clone another model: clone({"model": NAME})'
+            )
+        twin = super().clone(new_params)
+        if include_attributes and self._own is not None and given is None:
             twin._own = twin._make()
             twin.client.import_(self.client.export(self._own), model=twin._own)
         return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self.clone(include_attributes=True)  # a copy learns independently
 
     def __getstate__(self) -> dict[str, Any]:
         # Without connections.
         return {**self.__dict__, "_client": None}
 
 
-class RemoteClassifier(_Remote, base.Classifier):
+class RemoteClassifier(_Remote, base.MiniBatchClassifier):
     """River classifier with a model on a server.
 
     Parameters
@@ -97,9 +206,10 @@ class RemoteClassifier(_Remote, base.Classifier):
     url : str
         URL of the server.
     model : str
-        Name of an existing model, which clones and copies share. By default a new model is created at the
-        first sample, and each clone and copy creates its own; this needs a key with the scope admin.
-        `delete` removes such a model.
+        Name of an existing model. By default a new model is created at the first sample, and each clone and
+        copy creates its own; this needs a key with the scope admin, and `delete` removes such a model. An
+        estimator with a given model cannot be cloned, so that no two estimators learn into one model. Most
+        of River's ensembles clone.
     key : str or SecretStr
         API key, if the server requires one.
     timeout, patience : float
@@ -120,14 +230,48 @@ class RemoteClassifier(_Remote, base.Classifier):
 
     def predict_one(self, x: Any, **kwargs: Any) -> Label | None:
         """Return the most probable class; None before the first label."""
-        return cast(Label | None, self.client.predict_one(x, model=self.name).prediction)
+        return self._prediction(self.client.predict_one(x, model=self.name))
 
     def predict_proba_one(self, x: Any, **kwargs: Any) -> dict[Label, float]:
         """Return the probability of each class, in order of arrival; empty before the first label."""
         return self.client.predict_proba_one(x, model=self.name)
 
+    def predict_proba_many(self, X: Any) -> Any:
+        """Return the probability of each class for rows.
 
-class RemoteRegressor(_Remote, base.Regressor):
+        Parameters
+        ----------
+        X : data frame, dict of columns, sequence of dicts, or array of shape (N, *input_shape)
+            The samples.
+
+        Returns
+        -------
+        list of dict, or data frame
+            For a data frame one of its library, with its index and a column per class.
+
+        Raises
+        ------
+        ServerError
+            If a row is invalid; with its number.
+        """
+        answers, frame = self._predict_rows(X)
+        rows = [calls.probabilities(answer) for answer in answers]
+        # Others may learn meanwhile: later answers have at least the classes of earlier ones.
+        labels: Sequence[Label] = [*rows[-1]] if rows else self.client.describe(self.name).classes
+        return probabilities(
+            [{label: row.get(label, 0.0) for label in labels} for row in rows], labels, frame
+        )
+
+    @staticmethod
+    def _check(y: object) -> Label:
+        return check_label(y)
+
+    @staticmethod
+    def _prediction(answer: PredictAnswer) -> Label | None:
+        return cast(Label | None, answer.prediction)
+
+
+class RemoteRegressor(_Remote, base.MiniBatchRegressor):
     """River regressor with a model on a server.
 
     Parameters
@@ -135,9 +279,10 @@ class RemoteRegressor(_Remote, base.Regressor):
     url : str
         URL of the server.
     model : str
-        Name of an existing model, which clones and copies share. By default a new model is created at the
-        first sample, and each clone and copy creates its own; this needs a key with the scope admin.
-        `delete` removes such a model.
+        Name of an existing model. By default a new model is created at the first sample, and each clone and
+        copy creates its own; this needs a key with the scope admin, and `delete` removes such a model. An
+        estimator with a given model cannot be cloned, so that no two estimators learn into one model. Most
+        of River's ensembles clone.
     key : str or SecretStr
         API key, if the server requires one.
     timeout, patience : float
@@ -154,8 +299,15 @@ class RemoteRegressor(_Remote, base.Regressor):
 
     def predict_one(self, x: Any, **kwargs: Any) -> float:
         """Return the prediction for a sample; 0.0 before the first target."""
-        prediction = self.client.predict_one(x, model=self.name).prediction
-        return 0.0 if prediction is None else float(prediction)
+        return self._prediction(self.client.predict_one(x, model=self.name))
+
+    @staticmethod
+    def _check(y: object) -> float:
+        return check_number(y)
+
+    @staticmethod
+    def _prediction(answer: PredictAnswer) -> float:
+        return 0.0 if answer.prediction is None else float(answer.prediction)
 
     def predict_interval_one(self, x: Any, level: float = 0.9) -> tuple[float, float] | None:
         """Return a predictive interval (low, high); None before 20 errors have been observed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,37 +86,49 @@ class NumbaEngine(Engine):
         Settings of the learner; ``spec.network`` is ``"mlp"``.
     dtype : torch.dtype
         float32, or float64 for tests of exactness.
-    draw : bool
-        Whether to draw the initial parameters. A state that is loaded replaces them.
     """
 
     name = "numba"
     device = "cpu"
 
-    def __init__(self, spec: LearnerSpec, dtype: torch.dtype = torch.float32, *, draw: bool = True) -> None:
+    def __init__(self, spec: LearnerSpec, dtype: torch.dtype = torch.float32) -> None:
         self.spec = spec
         self._real = np.dtype(np.float64 if dtype == torch.float64 else np.float32)
         self._members = spec.members
         self._memory = spec.remembered
         self._averaging = [k for k, each in enumerate(self._members) if each.averages]
-        inputs = 0 if spec.input_shape is None else math.prod(spec.input_shape)
-        self._allocate(inputs, 0)
-        parameters = self._parameters()
-        for k in range(len(self._members) if draw else 0):
-            for name, drawn in mlp_start(spec.hidden, (spec.seed, k), inputs):
-                parameters[f"network.{name}"][k] = drawn.numpy()
-        self._buffers.average[:] = self._buffers.params[self._averaging]
-        _compile(self._buffers)
+        self._inputs = 0 if spec.input_shape is None else math.prod(spec.input_shape)
+        if self._real not in _COMPILED:
+            _compile(self._buffers)
 
-    def _allocate(self, inputs: int, outputs: int) -> None:
-        """Allocate the arrays of an untrained learner."""
+    @functools.cached_property
+    def _buffers(self) -> Buffers:
+        """Return the arrays of an untrained learner, with initial parameters.
+
+        The first sample, or a state, replaces them by larger ones. A learner that is never used has none.
+        """
+        made = self._allocate(self._inputs, 0)
+        parameters = self._parameters(made)
+        for k in range(len(self._members)):
+            for name, drawn in mlp_start(self.spec.hidden, (self.spec.seed, k), self._inputs):
+                parameters[f"network.{name}"][k] = drawn.numpy()
+        made.average[:] = made.params[self._averaging]
+        return made
+
+    @property
+    def _used(self) -> bool:
+        """Whether the arrays exist."""
+        return "_buffers" in vars(self)
+
+    def _allocate(self, inputs: int, outputs: int) -> Buffers:
+        """Return the arrays of an untrained learner, with zeros in place of its parameters."""
         spec, real, count = self.spec, self._real, len(self._members)
         sizes = [inputs, *spec.hidden, outputs]
         numbers = sum(padded(n) * m + padded(m) for n, m in itertools.pairwise(sizes))
         experts = len(spec.experts)
         coefficients = experts + 1 if spec.stacks else 0
         width = sum(sizes)
-        self._buffers = Buffers(
+        b = Buffers(
             sizes=np.array(sizes),
             config=self._config(),
             scalars=_scalars(spec),
@@ -137,10 +150,10 @@ class NumbaEngine(Engine):
             scratch=np.zeros((6, width), real),
             live=np.zeros(width, np.int64),
         )
-        b = self._buffers
         b.entry[[VAR, METRIC]] = 1.0
         b.hedge[WEIGHT, :experts], b.hedge[WEIGHT, experts:] = 1.0 / experts, 0.5
         np.fill_diagonal(b.stack[INVERSE:], STACK_TRACE)
+        return b
 
     def _config(self) -> NDArray[np.int64]:
         spec = self.spec
@@ -166,14 +179,14 @@ class NumbaEngine(Engine):
     @property
     def num_parameters(self) -> int:
         """Number of weights and biases of all members, without the running means."""
-        sizes = self._buffers.sizes.tolist()
+        sizes = self._buffers.sizes.tolist() if self._used else [0]
         return self.spec.parameters(sizes[0], sizes[-1])
 
     @property
     def mixture(self) -> NDArray[np.float64]:
         """Weights of the experts, with sum 1."""
-        weights: Vector = self._buffers.hedge[WEIGHT, :-2].copy()
-        return weights
+        count = len(self.spec.experts)
+        return self._buffers.hedge[WEIGHT, :-2].copy() if self._used else np.full(count, 1.0 / count)
 
     def grow(self, inputs: Sequence[str], outputs: int) -> None:
         """Append inputs (by name) and outputs; no existing output changes."""
@@ -181,10 +194,10 @@ class NumbaEngine(Engine):
             return
         if inputs and self.spec.input_shape is not None:
             raise ConfigurationError("input_shape", "a network of fixed input shape cannot grow inputs")
-        old, before = self._buffers, self._parameters()
+        old = self._buffers
         n, c = old.inputs.shape[1], old.outputs.shape[1]
-        self._allocate(n + len(inputs), c + outputs)
-        new, parameters = self._buffers, self._parameters()
+        new = self._allocate(n + len(inputs), c + outputs)
+        before, parameters = self._parameters(old), self._parameters(new)
         for name, part in parameters.items():
             part[tuple(slice(size) for size in before[name].shape)] = before[name]
             if outputs and c and name.endswith("head.bias"):
@@ -248,7 +261,7 @@ class NumbaEngine(Engine):
         for layer, moments, weight, prior in self._layer_moments():
             full = np.broadcast_to(moments, (2, count, moments.shape[-1]))
             state |= _moments_state(f"moments.{layer}", full, weight, prior)
-        state |= self._parameters() | self._experts_state() | self._bounds_state()
+        state |= self._parameters(b) | self._experts_state() | self._bounds_state()
         if self._memory:
             rows = min(int(b.scalars[REMEMBERED]), self._memory)
             state |= {"memory.x": _rows_of(b.memory_x, rows), "memory.y": b.memory_y[:rows]}
@@ -283,7 +296,7 @@ class NumbaEngine(Engine):
 
     def _untrained(self) -> Self:
         dtype = torch.float64 if self._real == np.float64 else torch.float32
-        return type(self)(self.spec, dtype, draw=False)
+        return type(self)(self.spec, dtype)
 
     def _adopt(self, fresh: Self) -> None:
         self._buffers = fresh._buffers
@@ -296,15 +309,14 @@ class NumbaEngine(Engine):
         for name, value in state.items():
             if name.startswith(_MOMENTS) and name.endswith("weight") and not (value >= 0.0).all():
                 raise ValueError(f"{name} is negative")
-        self._allocate(len(state["inputs.mean"]), state["network.head.bias"].shape[1])
-        b = self._buffers
+        b = self._buffers = self._allocate(len(state["inputs.mean"]), state["network.head.bias"].shape[1])
         b.inputs[:2] = state["inputs.mean"], state["inputs.var"]
         b.scalars[INPUTS_WEIGHT] = state["inputs.weight"]
         if self.spec.task == "regression":
             b.target[:2] = state["target.mean"], state["target.var"]
             b.scalars[TARGET_WEIGHT] = state["target.weight"]
             b.scalars[[TARGET_LOW, TARGET_HIGH]] = state["target.range"]
-        for name, part in self._parameters().items():
+        for name, part in self._parameters(b).items():
             part[:] = state[name]
         for i, (layer, moments, weight, prior) in enumerate(self._layer_moments()):
             stacked = np.stack([state[f"moments.{layer}.mean"], state[f"moments.{layer}.var"]])
@@ -371,15 +383,15 @@ class NumbaEngine(Engine):
         distances = _aligned((3, blocks * BLOCK if self.spec.neighbours else 0), self._real)
         self._buffers = old._replace(memory_x=memory_x, memory_y=memory_y, distances=distances)
 
-    def _parameters(self) -> dict[str, Reals]:
+    def _parameters(self, b: Buffers) -> dict[str, Reals]:
         """Return views of the parameters and of their running means, by their names in the state."""
-        sizes = self._buffers.sizes.tolist()
+        sizes = b.sizes.tolist()
         layers = list(zip(self.spec.layers, itertools.pairwise(sizes), strict=True))
-        named = _views("network", self._buffers.params, layers)
+        named = _views("network", b.params, layers)
         if self._averaging:
-            named |= _views("average", self._buffers.average, layers)
+            named |= _views("average", b.average, layers)
         if self.spec.linear:
-            named |= _views("linear", self._buffers.linear, [("head", (sizes[0], sizes[-1]))])
+            named |= _views("linear", b.linear, [("head", (sizes[0], sizes[-1]))])
         return named
 
 
@@ -425,12 +437,11 @@ _COMPILED: set[np.dtype[Any]] = set()
 
 def _compile(b: Buffers) -> None:
     """Compile the kernels, or load them from the cache, by a call without rows."""
-    if b.params.dtype not in _COMPILED:
-        rows, column = np.zeros((0, b.inputs.shape[1])), np.zeros(0)
-        with announced():
-            numba_step.learn(rows, column, column, _NO_PREDICTIONS, *b)
-            numba_step.predict(rows, _NO_PREDICTIONS, *b)
-        _COMPILED.add(b.params.dtype)
+    rows, column = np.zeros((0, b.inputs.shape[1])), np.zeros(0)
+    with announced():
+        numba_step.learn(rows, column, column, _NO_PREDICTIONS, *b)
+        numba_step.predict(rows, _NO_PREDICTIONS, *b)
+    _COMPILED.add(b.params.dtype)
 
 
 def _moments(shape: tuple[int, ...], real: np.dtype[Any]) -> Reals:

@@ -54,7 +54,7 @@ class Baselines:
         self._majority: Any = None
         self._mean = 0.0
         self._sums = _START
-        self._latest = array("d")  # three numbers for each sample, of up to two windows
+        self._latest = array("d")  # three numbers for each sample, of up to 1.25 windows
 
     def update(self, y: Any) -> None:
         """Score the predictions of a label or target, then learn it."""
@@ -76,8 +76,8 @@ class Baselines:
     def _keep(self, scored: _Scored) -> None:
         """Add scores to the window."""
         self._latest.extend(scored)
-        if len(self._latest) > 2 * 3 * self.window:
-            del self._latest[: -3 * self.window]
+        if len(self._latest) > 3 * (self.window + self.window // 4):
+            del self._latest[: len(self._latest) - 3 * self.window]
 
     def _scored(self) -> list[float]:
         """Return the scores in the window: three numbers for each sample."""

@@ -10,18 +10,17 @@ import bisect
 import copy
 import itertools
 import math
-import operator
-import struct
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from ..engines.base import Task
 from ..errors import StateError
 from ..mixture import MAX_LOSS
 from ..values import Label
+from .window import Window
 
 Probabilities: TypeAlias = Mapping[Label, float]
 
@@ -162,44 +161,6 @@ class _Regression:
         vars(self).update({name: type(value)(state[name]) for name, value in vars(self).items()})
 
 
-class _Scored(NamedTuple):
-    """A prediction in the window. It takes a third of the memory of a dict.
-
-    Attributes
-    ----------
-    y, prediction : label or number
-        Target and prediction.
-    labels : tuple of label
-        Labels with a probability. Predictions in a row share it if they have the same labels.
-    packed : bytes
-        The probabilities, as float64.
-    """
-
-    y: Any
-    prediction: Any
-    labels: tuple[Label, ...]
-    packed: bytes
-
-    @property
-    def values(self) -> tuple[float, ...]:
-        """The probabilities."""
-        return struct.unpack(f"{len(self.labels)}d", self.packed)
-
-    @property
-    def probabilities(self) -> dict[Label, float]:
-        """Probability by label."""
-        return dict(zip(self.labels, self.values, strict=True))
-
-
-def _same(labels: tuple[Label, ...], others: tuple[Label, ...]) -> bool:
-    """Return whether labels are equal and of equal types: ``True == 1``."""
-    if len(labels) != len(others):
-        return False
-    if all(map(operator.is_, labels, others)):  # most often
-        return True
-    return labels == others and [*map(type, labels)] == [*map(type, others)]
-
-
 def _counts(task: Task) -> _Classification | _Regression:
     return _Classification() if task == "classification" else _Regression()
 
@@ -231,7 +192,7 @@ class PrequentialMetrics:
         self.task = task
         self.window = window
         self._all = _counts(task)
-        self._latest: deque[_Scored] = deque(maxlen=window)
+        self._latest = Window(window)
 
     @property
     def n(self) -> int:
@@ -247,7 +208,7 @@ class PrequentialMetrics:
     @property
     def latest(self) -> tuple[Any, Any] | None:
         """Latest target and its prediction; None before the first."""
-        return self._latest[-1][:2] if self._latest else None
+        return self._latest.latest
 
     def update(self, y: Any, prediction: Any, probabilities: Probabilities | None = None) -> float | None:
         """Score a prediction.
@@ -271,16 +232,8 @@ class PrequentialMetrics:
         if self.task == "classification" and not probabilities:
             probabilities = {prediction: 1.0}
         probabilities = probabilities or {}
-        self._keep(y, prediction, probabilities)
+        self._latest.add(y, prediction, probabilities)
         return self._all.update(y, prediction, probabilities)
-
-    def _keep(self, y: Any, prediction: Any, probabilities: Probabilities) -> None:
-        """Add a prediction to the window."""
-        labels, latest = tuple(probabilities), self._latest
-        if latest and _same(labels, shared := latest[-1].labels):
-            labels = shared
-        packed = struct.pack(f"{len(labels)}d", *probabilities.values())
-        latest.append(_Scored(y, prediction, labels, packed))
 
     def confusion(self, most: int) -> dict[str, Any]:
         """Return the confusion matrix of the window.
@@ -296,7 +249,7 @@ class PrequentialMetrics:
             ``labels``; ``counts``, of shape (labels, labels), by target and prediction; ``other``, the
             number of samples of other classes.
         """
-        pairs = Counter((each.y, each.prediction) for each in self._latest)
+        pairs = Counter((y, prediction) for y, prediction, _, _ in self._latest)
         frequency: Counter[Label] = Counter()
         for (y, prediction), count in pairs.items():
             frequency[y] += count
@@ -312,8 +265,8 @@ class PrequentialMetrics:
     def report(self) -> dict[str, Any]:
         """Return ``{"n", "cumulative": {...}, "window": {"size", "n", ...}}``."""
         windowed = _counts(self.task)
-        for scored in self._latest:
-            windowed.update(scored.y, scored.prediction, scored.probabilities)
+        for y, prediction, labels, values in self._latest:
+            windowed.update(y, prediction, dict(zip(labels, values, strict=True)))
         return {
             "n": self.n,
             "cumulative": self._all.get(),
@@ -329,7 +282,7 @@ class PrequentialMetrics:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, as JSON."""
-        latest = [[each.y, each.prediction, [*each.labels], [*each.values]] for each in self._latest]
+        latest = [[y, prediction, [*labels], values] for y, prediction, labels, values in self._latest]
         return {"task": self.task, "window": self.window, "all": self._all.state_dict(), "latest": latest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -343,11 +296,11 @@ class PrequentialMetrics:
         if (state.get("task"), state.get("window")) != (self.task, self.window):
             raise StateError("the metrics are of another task or window")
         self._all.load_state_dict(state["all"])
-        self._latest.clear()
+        self._latest = Window(self.window)
         for y, prediction, *kept in state["latest"]:
             # An earlier version stored pairs of a label and its probability.
             pairs = kept[0] if len(kept) == 1 else zip(*kept, strict=True)
-            self._keep(y, prediction, dict(pairs))
+            self._latest.add(y, prediction, dict(pairs))
 
 
 @dataclass(frozen=True)

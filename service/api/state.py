@@ -134,15 +134,15 @@ async def download(models: Models, name: str) -> Response:
     summary="Import a model",
     response_model=schemas.ModelDescription,
 )
-@needs("admin", *_CHANGE, Layer.READ, Layer.IMPORT, takes=(BYTES,))
+@needs("admin", Layer.CREATION, Layer.EXCLUSIVE, Layer.WRITE, Layer.READ, Layer.IMPORT, takes=(BYTES,))
 async def import_model(request: Request, m: str) -> Response:
-    """Replace the model by that of a file, which export or `save` in Python wrote.
+    """Replace the model by that of a file, which export or `save` in Python wrote, or create it.
 
     Its specification becomes that of the file; its prequential metrics start again.
     """
     registry = models_of(request.scope)
     body = await read_body(request.scope, request.receive, registry.settings.max_import_bytes)
-    return json_response(await registry.operations(m).import_(body))
+    return json_response(await registry.import_(m, body))
 
 
 @router.patch(

@@ -94,7 +94,7 @@ def add_key(key: Key, path: Path, show: Callable[[], object] = lambda: None, *, 
             raise KeysError(f"{path}: not a regular file")
         temporary = target.with_name(f"{target.name}.new")
         with _locked(temporary) as file:
-            keys = read_keys(target) if target.exists() else []
+            keys = read_keys(path) if target.exists() else []
             if first and keys:
                 return
             if any(known.name == key.name for known in keys):

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from .options import DEFAULT_MODEL, DEFAULT_URL, AsJson, Key, ModelArgument, ServerUrl, connected
-from .output import CommandError, show, show_rows, written
+from bnp_online.client.errors import InvalidFileError
+
+from .options import DEFAULT_MODEL, DEFAULT_URL, AsJson, Key, ModelArgument, ServerModel, ServerUrl, connected
+from .output import CommandError, file_errors, show, show_rows, written
 
 
 def models(
@@ -65,27 +67,31 @@ def rollback(
 
 def export(
     file: Annotated[Path, typer.Argument(help="File to write; an existing file is replaced.")],
-    name: Annotated[str, typer.Option("--model", "-m", help="Name of the model.")] = DEFAULT_MODEL,
+    name: ServerModel = DEFAULT_MODEL,
     url: ServerUrl = DEFAULT_URL,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a model of a server to a file, for `learn --load`, `import` and `bnp_online.load`."""
-    with connected(url, key) as client:
+    with written(file) as sink, connected(url, key) as client:
         body = client.export(name)
-    with written(file) as sink:
         sink.write(body)
     show({"file": str(file), "bytes": len(body)}, as_json=as_json)
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Written by export or --save.")],
-    name: Annotated[str, typer.Option("--model", "-m", help="Name of the model.")] = DEFAULT_MODEL,
+    file: Annotated[Path, typer.Argument(help="Written by export or --save.")],
+    name: ServerModel = DEFAULT_MODEL,
     url: ServerUrl = DEFAULT_URL,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Replace a model of a server by the model in a file."""
+    """Replace a model of a server by the model in a file, or create it."""
+    with file_errors(file):
+        body = file.read_bytes()
     with connected(url, key) as client:
-        described = client.import_(file.read_bytes(), model=name)
+        try:
+            described = client.import_(body, model=name)
+        except InvalidFileError as error:
+            raise CommandError(f"{file} is not a model file, or is damaged: {error}") from None
     show({"model": described.name, "step": described.step}, as_json=as_json)

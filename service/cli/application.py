@@ -6,14 +6,19 @@ import sys
 from collections.abc import Callable
 
 import typer
+from pydantic import ValidationError
 
-from bnp_online.client import ClientError, errors
+from bnp_online.client import ClientError
+from bnp_online.errors import BNPError
 
-from . import administration, bench, demo, doctor, keys, learning, repair, serve
-from .output import CommandError, note
+from ..problems import explain
+from . import administration, bench, demo, doctor, keys, learning, predicting, repair, serve
+from .output import CommandError, failure, note
 
 #: Exit code of typer after Ctrl-C.
 _INTERRUPTED = 130
+#: Base of the errors of usage. Versions of typer have it in packages of different names.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="bnp-online",
@@ -25,7 +30,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     serve.serve,
     demo.demo,
     learning.learn,
-    learning.predict,
+    predicting.predict,
     learning.replay,
     administration.models,
     administration.checkpoint,
@@ -43,27 +48,48 @@ app.add_typer(keys.app, name="keys")
 
 
 def run() -> int:
-    """Run the command of `sys.argv`, and return its exit code."""
+    """Run the command of `sys.argv`, and return its exit code. An error is one line on standard error."""
+    if sys.stdout is not None:
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # it is a text file
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except SystemExit as end:
-        if end.code == _INTERRUPTED:
-            return _fail("Interrupted: no file was changed; a server keeps what it has learned.")
         return end.code if isinstance(end.code, int) else 0
-    except CommandError as failure:
-        return _fail(str(failure), failure.code)
-    except errors.AccessError as error:
-        return _fail(f"{error} Give a key with --key, or in BNP_API_KEY.")
-    except ClientError as error:
+    except (typer.Abort, KeyboardInterrupt):
+        code = _INTERRUPTED
+    except _UsageError as error:
+        return _fail(_usage(error), 2)
+    except CommandError as error:
+        return _fail(str(error), error.code)
+    except (ClientError, BNPError) as error:
         return _fail(str(error))
-    except BrokenPipeError:  # the reader of the output has closed it
-        sys.stdout = None  # so that nothing is flushed at exit
-        return 1
     except OSError as error:
-        return _fail(f"{error.filename or ''}: {error.strerror}".lstrip(": "))
-    return 0
+        sys.stdout = None  # so that nothing is flushed at exit
+        if isinstance(error, BrokenPipeError):  # the reader of the output has closed it
+            return 1
+        named = error.filename is not None
+        return _fail(str(failure(str(error.filename) if named else "standard output", error)))
+    if code == _INTERRUPTED:
+        return _fail("Interrupted: no file was changed; a server keeps what it has learned.")
+    return code if isinstance(code, int) else 0
 
 
 def _fail(message: str, code: int = 1) -> int:
     note(message)
     return code
+
+
+def _usage(error: Exception) -> str:
+    """Return the message for wrong options or arguments."""
+    context, option = getattr(error, "ctx", None), getattr(error, "param", None)
+    if not str(error) or "NoArgsIsHelp" in type(error).__name__:  # the help is the message
+        return str(error)
+    if isinstance(error.__cause__, ValidationError) and option is not None:
+        text = explain(error.__cause__.errors(include_url=False)[0], option.opts[0])
+    else:
+        text = error.format_message()  # type: ignore[attr-defined]  # all of them have it
+    command = context.command_path if context is not None else app.info.name
+    end = "" if text.endswith("?") else "."
+    return f"{text.rstrip('.')}{end} See `{command} --help`."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import os
 import platform
@@ -64,7 +65,9 @@ def _log(settings: Settings, problems: list[str]) -> str:
 
     folder = settings.data_dir
     try:
-        if not folder.is_dir():
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not folder.exists():
             return _try(
                 next(parent for parent in folder.absolute().parents if parent.exists()), "can be made"
             )
@@ -75,7 +78,10 @@ def _log(settings: Settings, problems: list[str]) -> str:
     except FolderInUseError:
         return "in use by a running server"
     except (OSError, StorageError) as error:
-        problems.append(f"the log in {folder} cannot be written: {error}; set BNP_DATA_DIR to another folder")
+        reason = getattr(error, "strerror", None) or error  # the file of an OSError may be a temporary one
+        problems.append(
+            f"the log in {folder} cannot be written: {reason}; set BNP_DATA_DIR to another folder"
+        )
         return "cannot be written"
     return "can be written"
 
@@ -89,6 +95,6 @@ def _server(url: str, key: str | None, problems: list[str]) -> str:
     try:
         with connected(url, key, patience=0.0) as client:
             return client.ready().status
-    except ClientError as error:
+    except (ClientError, CommandError) as error:
         problems.append(f"the server at {url} is not ready: {error}")
         return "not ready"

@@ -38,6 +38,8 @@ def new(
     ] = None,
 ) -> None:
     """Create a key: print it once, and add its hash to the file of keys."""
+    if unknown := sorted(set(scopes.split(",")) - set(SCOPES)):
+        raise CommandError(f"--scopes: {unknown[0]!r} is no scope: choose from {', '.join(SCOPES)}", 2)
     path = file or file_of(read_settings())
     secret = new_secret()
     words = [name, scopes, secret]

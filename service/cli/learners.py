@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import bnp_online as bnp
 from bnp_online.client import Client, Sample, ServerError
-from bnp_online.client.bulk import KEPT, LINES, Outcome
+from bnp_online.client.bulk import LINES, Outcome
 from bnp_online.client.errors import (
     AlreadyLabelledError,
     ConflictError,
@@ -24,8 +22,11 @@ from bnp_online.client.schemas import ModelSpec
 from bnp_online.errors import BNPError, NonFiniteStateError, SampleError
 from bnp_online.evaluation.prequential import PrequentialMetrics
 
-from .output import CommandError
-from .samples import Line
+from .output import CommandError, file_errors
+from .report import Report
+
+if TYPE_CHECKING:
+    from bnp_online.files import Row
 
 Estimator: TypeAlias = bnp.BNPClassifier | bnp.BNPRegressor
 #: Takes the number of samples learned so far.
@@ -33,45 +34,6 @@ Advance: TypeAlias = Callable[[int], None]
 
 #: Errors about one sample, after which learning goes on.
 _SAMPLE_ERRORS = (SampleError, NonFiniteStateError, InvalidRequestError, ConflictError, UnknownIdError)
-
-
-@dataclass
-class Report:
-    """Result of learning a stream.
-
-    Attributes
-    ----------
-    learned, refused : int
-        Numbers of samples.
-    refusals : list of str
-        The first refusals, at most `KEPT`.
-    seconds : float
-        Duration.
-    metrics : dict
-        Prequential scores.
-    """
-
-    learned: int = 0
-    refused: int = 0
-    refusals: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-    metrics: dict[str, float | None] = field(default_factory=dict)
-
-    def refuse(self, number: int, reason: object) -> None:
-        """Count a sample that was not learned."""
-        self.refused += 1
-        if self.refused <= KEPT:
-            self.refusals.append(f"sample {number} {reason}")
-
-    def result(self) -> dict[str, Any]:
-        """Return the result as a command prints it."""
-        return {
-            "learned": self.learned,
-            "refused": self.refused,
-            "seconds": self.seconds,
-            "samples_per_second": self.learned / self.seconds,
-            "metrics": self.metrics,
-        }
 
 
 class Local:
@@ -82,15 +44,16 @@ class Local:
         self.scores = PrequentialMetrics(estimator.task)
         self._predictions: dict[int, Any] = {}
 
-    def predict(self, line: Line) -> None:
+    def predict(self, row: Row) -> None:
         """Predict a sample."""
-        self._predictions[line.number] = self._estimator.predict(line.x)
+        self._predictions[row.number] = self._estimator.predict(row.x)
 
-    def learn(self, line: Line) -> None:
-        """Score the prediction of a sample, and learn the sample."""
-        prediction = self._predictions.pop(line.number)
-        self._estimator.learn_one(line.x, line.y, w=line.w)
-        self.scores.update(line.y, *prediction)
+    def learn(self, row: Row) -> Any:
+        """Learn a sample, score its prediction, and return the prediction."""
+        prediction = self._predictions.pop(row.number)
+        self._estimator.learn_one(row.x, row.y, w=row.w)
+        self.scores.update(row.y, *prediction)
+        return prediction[0]
 
 
 class Remote:
@@ -101,132 +64,136 @@ class Remote:
         self._model = model
         self._run = uuid.uuid4().hex
 
-    def _id(self, line: Line) -> str:
-        return line.id or f"{self._run}-{line.number}"
+    def _id(self, row: Row) -> str:
+        return row.id or f"{self._run}-{row.number}"
 
-    def predict(self, line: Line) -> None:
+    def predict(self, row: Row) -> None:
         """Predict a sample; the server keeps the prediction."""
-        self._client.predict_one(line.x, model=self._model, id=self._id(line))
+        self._client.predict_one(row.x, model=self._model, id=self._id(row))
 
-    def learn(self, line: Line) -> None:
-        """Send the label of a sample."""
+    def learn(self, row: Row) -> Any:
+        """Send the label of a sample, and return the prediction that was made for it."""
         try:
-            self._client.label(self._id(line), line.y, model=self._model)
+            return self._client.label(self._id(row), row.y, model=self._model).prediction
         except AlreadyLabelledError:
-            if line.id is not None:
+            if row.id is not None:
                 raise
-            # The id was generated here: an earlier attempt was learned, and its response was lost.
+            return None  # the id was generated here: an earlier attempt was learned, its response was lost
 
 
-def make_estimator(spec: ModelSpec, load: Path | None) -> Estimator:
-    """Return the estimator in a file, or a new one."""
-    with library_errors():
-        if load is not None:
-            return bnp.load(load)
-        make = bnp.BNPClassifier if spec.task == "classification" else bnp.BNPRegressor
-        return make(**spec.options())
-
-
-@contextlib.contextmanager
-def library_errors() -> Iterator[None]:
-    """Report an error of the library as an error of the command."""
+def make_estimator(spec: ModelSpec) -> Estimator:
+    """Return a new estimator."""
+    make = bnp.BNPClassifier if spec.task == "classification" else bnp.BNPRegressor
     try:
-        yield
+        return make(**spec.options())
     except BNPError as error:
-        raise CommandError(str(error)) from None
+        raise CommandError(f"--spec: {error}", 2) from None
 
 
-def learn_here(lines: Iterable[Line], estimator: Estimator, delay: int | None, advance: Advance) -> Report:
+def load_estimator(file: Path) -> Estimator:
+    """Return the estimator in a file."""
+    with file_errors(file):
+        try:
+            return bnp.load(file)
+        except BNPError:
+            raise CommandError(
+                f"{file} is not a model file, or is damaged: give a file that --save or `export` wrote"
+            ) from None
+
+
+def learn_here(
+    rows: Iterable[Row], estimator: Estimator, report: Report, delay: int | None, advance: Advance
+) -> None:
     """Learn a stream with an estimator in this process; each label arrives `delay` samples late."""
     learner = Local(estimator)
-    report = _learn(lines, learner, delay, advance)
+    _learn(rows, learner, report, delay, advance)
     report.metrics = learner.scores.report()["cumulative"]
-    return report
 
 
 def learn_at_server(
-    lines: Iterable[Line],
+    rows: Iterable[Row],
     client: Client,
     model: str,
+    report: Report,
     delay: int | None,
     advance: Advance,
     size: int = LINES,
-) -> Report:
+) -> None:
     """Learn a stream with a model of a server.
 
     Without a delay, each request has up to `size` samples with their labels. With a delay, each label arrives
     `delay` samples after its sample.
     """
     if delay is None:
-        report = _learn_requests(lines, client, model, advance, size)
+        _learn_requests(rows, client, model, report, advance, size)
     else:
-        report = _learn(lines, Remote(client, model), delay, advance)
+        _learn(rows, Remote(client, model), report, delay, advance)
     report.metrics = client.metrics(model).cumulative
-    return report
 
 
-def _learn(lines: Iterable[Line], learner: Local | Remote, delay: int | None, advance: Advance) -> Report:
-    report, start = Report(), time.perf_counter()
+def _learn(
+    rows: Iterable[Row], learner: Local | Remote, report: Report, delay: int | None, advance: Advance
+) -> None:
+    start = time.perf_counter()
     unpredicted: set[int] = set()
-    for line, labelled in _events(_valid(lines, report), delay):
-        if labelled and line.number in unpredicted:
-            unpredicted.remove(line.number)
+    for row, labelled in _events(_valid(rows, report), delay):
+        if labelled and row.number in unpredicted:
+            unpredicted.remove(row.number)
             continue
         try:
             if labelled:
-                learner.learn(line)
-                report.learned += 1
+                report.count(row.y, learner.learn(row))
                 advance(report.learned)
             else:
-                learner.predict(line)
+                learner.predict(row)
         except _SAMPLE_ERRORS as error:
-            report.refuse(line.number, error)
+            report.refuse(row.number, f"is invalid: {error}")
             if not labelled:
-                unpredicted.add(line.number)
+                unpredicted.add(row.number)
     report.seconds = time.perf_counter() - start
-    return report
 
 
-def _learn_requests(lines: Iterable[Line], client: Client, model: str, advance: Advance, size: int) -> Report:
-    report, start = Report(), time.perf_counter()
-    sent: deque[int] = deque()  # numbers of the samples without an answer yet
+def _learn_requests(
+    rows: Iterable[Row], client: Client, model: str, report: Report, advance: Advance, size: int
+) -> None:
+    start = time.perf_counter()
+    sent: deque[tuple[int, Any]] = deque()  # numbers and targets of the rows without an answer yet
 
     def samples() -> Iterator[Sample]:
-        for line in _valid(lines, report):
-            sent.append(line.number)
-            yield Sample(line.x, line.y, line.id, line.w)
+        for row in _valid(rows, report):
+            sent.append((row.number, row.y))
+            yield Sample(row.x, row.y, row.id, row.w)
 
     def count(outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
-            number = sent.popleft()
+            number, y = sent.popleft()
             if isinstance(outcome, ServerError):
-                report.refuse(number, outcome)
+                report.refuse(number, f"is invalid: {outcome}")
             else:
-                report.learned += 1
+                report.count(y, outcome.prediction)
         advance(report.learned)
 
     client.learn_many(samples(), model=model, size=size, progress=count)
     report.seconds = time.perf_counter() - start
-    return report
 
 
-def _valid(lines: Iterable[Line], report: Report) -> Iterator[Line]:
-    for line in lines:
-        if line.error is None:
-            yield line
+def _valid(rows: Iterable[Row], report: Report) -> Iterator[Row]:
+    for row in rows:
+        if row.error is None:
+            yield row
         else:
-            report.refuse(line.number, line.error)
+            report.refuse(row.number, row.error)
 
 
-def _events(lines: Iterable[Line], delay: int | None) -> Iterator[tuple[Line, bool]]:
+def _events(rows: Iterable[Row], delay: int | None) -> Iterator[tuple[Row, bool]]:
     """Yield each sample twice: on arrival with False, and when its label arrives with True."""
     if delay is None:
-        for line in lines:
-            yield line, False
-            yield line, True
+        for row in rows:
+            yield row, False
+            yield row, True
         return
     from river import stream  # late: it imports pandas and scikit-learn
 
-    pairs: Any = ((line, line.y) for line in lines)  # it takes any type for x
-    for _, line, y in stream.simulate_qa(pairs, moment=None, delay=delay, copy=False):
-        yield line, y is not None
+    pairs: Any = ((row, row.y) for row in rows)  # it takes any type for x
+    for _, row, y in stream.simulate_qa(pairs, moment=None, delay=delay, copy=False):
+        yield row, y is not None

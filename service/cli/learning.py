@@ -1,47 +1,54 @@
-"""``learn``, ``replay`` and ``predict``: streams of samples, in this process or at a server."""
+"""``learn`` and ``replay``: streams of samples, in this process or at a server."""
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
 from bnp_online.client import Client
 from bnp_online.client.bulk import LINES
-from bnp_online.client.calls import probabilities
-from bnp_online.client.errors import ModelExistsError
+from bnp_online.client.errors import ModelExistsError, UnknownModelError
 from bnp_online.client.schemas import ModelSpec, Task
 
-from ..problems import explain
+from ..problems import first_problem
 from ..telemetry.progress import progress
-from .options import DEFAULT_MODEL, AsJson, Key, Load, Model, Url, connected
-from .output import CommandError, show, written
-from .samples import Format, Line, format_of, opened, plain
+from .options import (
+    DEFAULT_MODEL,
+    AsJson,
+    Key,
+    Load,
+    Model,
+    SampleFile,
+    Url,
+    connected,
+    nearest,
+    reads_samples,
+)
+from .output import CommandError, file_errors, note, require_writable, show
+from .report import Report
 
 if TYPE_CHECKING:
     from river.datasets.base import Dataset
 
-    from .learners import Report
+    from bnp_online.files import Row
 
-File = Annotated[str, typer.Argument(help="CSV, Parquet or NDJSON file; - is standard input.")]
-FileFormat = Annotated[Format | None, typer.Option("--format", help="Default: by the name of the file.")]
-Target = Annotated[str | None, typer.Option(help="Column with the target; lines with x and y need none.")]
+    from .learners import Estimator
+
 Delay = Annotated[int | None, typer.Option(min=0, help="Delay of each label, in samples.")]
 Save = Annotated[Path | None, typer.Option(help="File for the model; an existing file is replaced.")]
-TaskOption = Annotated[Task, typer.Option(help="Task of a new model.")]
+TaskOption = Annotated[Task | None, typer.Option(help="Task of a new model; default: classification.")]
 Spec = Annotated[str, typer.Option(help='Parameters of a new model as JSON: {"hidden": [64], "lr": 0.3}.')]
 Size = Annotated[
     int, typer.Option("--lines", min=1, max=LINES, help="Most samples per request; few for a slow stream.")
 ]
 
-#: Refusals that are printed.
+#: Reasons of refusals that are printed.
 _SHOWN = 5
 _TASKS: dict[str, Task] = {
     "Binary classification": "classification",
@@ -50,48 +57,139 @@ _TASKS: dict[str, Task] = {
 }
 
 
+@reads_samples
 def learn(
-    file: File,
-    target: Target = None,
+    source: SampleFile,
     delay: Delay = None,
     save: Save = None,
     load: Load = None,
-    task: TaskOption = "classification",
+    task: TaskOption = None,
     spec: Spec = "{}",
     url: Url = None,
-    model: Model = DEFAULT_MODEL,
+    model: Model = None,
     key: Key = None,
-    form: FileFormat = None,
     size: Size = LINES,
     as_json: AsJson = False,
 ) -> None:
     """Learn a file, sample by sample; each sample is predicted before it is learned, and scored.
 
-    With --save the model learns in this process; the file is written after the last sample, and Ctrl-C leaves
-    it unchanged. With --url a model of a server learns, and the server stores it. A bad sample is reported
-    and skipped.
+    The model learns in this process, and is lost at the end without --save. The file of --save is written
+    after the last sample, and Ctrl-C leaves it unchanged. With --url a model of a server learns, and the
+    server stores it; --task creates it if it does not exist. A bad sample is reported and skipped.
     """
-    if (url is None) == (save is None):
-        raise CommandError("Where should the model be saved? Give --save FILE, or --url of a server.", 2)
-    if url is not None and load is not None:
-        raise CommandError("--load needs --save. To load a file into a server: `bnp-online import`.", 2)
     new = _read_spec(spec, task)
-    source = opened(file, format_of(file, form), target, labelled=True)
-    from .learners import learn_at_server, learn_here, make_estimator  # late: torch
-
-    with source as lines, progress(f"learning {file}", None) as done:
-        if url is None:
-            estimator = make_estimator(new, load)
-            report = learn_here(lines, estimator, delay, done)
-        else:
-            with connected(url, key, patience=10.0) as client:
-                report = learn_at_server(lines, client, model, delay, done, size)
-    if save is not None:
-        if not report.learned:
-            reason = report.refusals[0] if report.refusals else "the file is empty"
-            raise CommandError(f"No sample was learned: {reason}")
-        estimator.save(save)
+    _check_place(url, save, load, model)
+    if url is not None:
+        report = _learn_at_server(source, new, url, model or DEFAULT_MODEL, key, delay, size)
+    else:
+        report = _learn_here(source, new, load, save, delay)
+    if url is None and save is None:
+        note("The model was not saved: give --save FILE, or --url of a server.")
     _finish(report.result(), report, as_json=as_json)
+
+
+def _check_place(url: str | None, save: Path | None, load: Path | None, model: str | None) -> None:
+    """Check the options that say where the model is, before the file is read."""
+    if url is None and model is not None:
+        raise CommandError("--model is the name of a model of a server: give its --url too.", 2)
+    if url is not None and load is not None:
+        raise CommandError(
+            "--load is for learning in this process: `bnp-online import` loads a file into a server.", 2
+        )
+    if url is not None and save is not None:
+        raise CommandError(
+            "With --url the server keeps the model: leave out --save, and use `bnp-online export`.", 2
+        )
+    if save is not None:
+        require_writable(save)
+
+
+def _learn_here(
+    source: SampleFile, new: ModelSpec, load: Path | None, save: Path | None, delay: int | None
+) -> Report:
+    loaded = None if load is None else _loaded(load, new)
+    report = Report(new.task if loaded is None else loaded.task)
+    with (
+        source.rows(labelled=True, task=report.task) as rows,
+        progress(f"learning {source.name}", None, fraction=lambda: rows.fraction, score=report.score) as done,
+    ):
+        from .learners import learn_here, make_estimator  # late: torch
+
+        estimator = make_estimator(new) if loaded is None else loaded
+        learn_here(rows, estimator, report, delay, done)
+    report.require_learned()
+    if save is not None:
+        with file_errors(save):
+            estimator.save(save)
+    return report
+
+
+def _loaded(file: Path, new: ModelSpec) -> Estimator:
+    """Return the estimator in a file; the options of a new model must not contradict it."""
+    from .learners import load_estimator  # late: torch
+
+    estimator = load_estimator(file)
+    if "task" in new.model_fields_set and new.task != estimator.task:
+        raise CommandError(
+            f"{file} is a model for {estimator.task}, not {new.task}: leave out --task, or load another.", 2
+        )
+    if new.model_fields_set - {"task"}:
+        raise CommandError("--spec is for a new model: leave it out, or leave out --load.", 2)
+    return estimator
+
+
+def _learn_at_server(
+    source: SampleFile, new: ModelSpec, url: str, model: str, key: str | None, delay: int | None, size: int
+) -> Report:
+    with connected(url, key, patience=10.0) as client:
+        exists, task = _find(client, model, new)
+        report = Report(task)
+        with (
+            source.rows(labelled=True, task=task) as rows,
+            progress(
+                f"learning {source.name}", None, fraction=lambda: rows.fraction, score=report.score
+            ) as done,
+        ):
+            from .learners import learn_at_server  # late: torch
+
+            if not exists:
+                _create(client, model, new)
+            learn_at_server(rows, client, model, report, delay, done, size)
+    report.require_learned()
+    return report
+
+
+def _find(client: Client, model: str, new: ModelSpec) -> tuple[bool, Task]:
+    """Return whether a model exists at a server, and its task; the task of a new model must be given."""
+    asked = new.task if "task" in new.model_fields_set else None
+    try:
+        task = client.describe(model).spec.task
+    except UnknownModelError:
+        if asked is not None:
+            return False, asked
+        names = [each.name for each in client.models().models]
+        near = nearest(model, names)
+        raise CommandError(
+            f"There is no model {model!r} at {client.url}: create it with --task classification or "
+            f"--task regression{', or ' + near if 'mean' in near else ''}",
+            2,
+        ) from None
+    if asked not in (None, task):
+        raise CommandError(
+            f"The model {model} is for {task}, not {asked}: choose another --model, or leave out --task.", 2
+        )
+    if new.model_fields_set - {"task"}:
+        note(f"The model {model} exists: --spec is not used.")
+    return True, task
+
+
+def _create(client: Client, model: str, spec: ModelSpec) -> None:
+    options = spec.model_dump(mode="json", exclude_unset=True, exclude={"name", "task"})
+    try:
+        client.create(model, spec.task, **options)
+        note(f"Created the model {model} ({spec.task}).")
+    except ModelExistsError:  # another client has created it since
+        _find(client, model, spec)
 
 
 def replay(
@@ -101,7 +199,7 @@ def replay(
     save: Save = None,
     spec: Spec = "{}",
     url: Url = None,
-    model: Model = DEFAULT_MODEL,
+    model: Model = None,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
@@ -113,55 +211,26 @@ def replay(
     if name.lower() not in known:
         names = ", ".join(type(make()).__name__ for make in known.values())
         raise CommandError(f"There is no data set {name!r}. The data sets are {names}.", 2)
-    if url is not None and save is not None:
-        raise CommandError("With --url the server keeps the model: use `bnp-online export` for --save.", 2)
+    _check_place(url, save, None, model)
+    stream = known[name.lower()]()
+    new = _read_spec(spec, _TASKS[stream.task])
     from .learners import learn_at_server, learn_here, make_estimator  # late: torch
 
-    stream = known[name.lower()]()
     total = stream.n_samples if limit is None else min(limit, stream.n_samples)
-    lines, new = _lines(stream, total), _read_spec(spec, _TASKS[stream.task])
-    with progress(f"replaying {type(stream).__name__}", total) as done:
+    rows, report = _rows(stream, total), Report(new.task)
+    with progress(f"replaying {type(stream).__name__}", total, score=report.score) as done:
         if url is None:
-            estimator = make_estimator(new, None)
-            report = learn_here(lines, estimator, delay, done)
+            estimator = make_estimator(new)
+            learn_here(rows, estimator, report, delay, done)
             if save is not None:
-                estimator.save(save)
+                with file_errors(save):
+                    estimator.save(save)
         else:
             with connected(url, key, patience=10.0) as client:
-                _make(client, model, new)
-                report = learn_at_server(lines, client, model, delay, done)
+                if not _find(client, model or DEFAULT_MODEL, new)[0]:
+                    _create(client, model or DEFAULT_MODEL, new)
+                learn_at_server(rows, client, model or DEFAULT_MODEL, report, delay, done)
     _finish({"dataset": type(stream).__name__, **report.result()}, report, as_json=as_json)
-
-
-def predict(
-    file: File,
-    load: Load = None,
-    url: Url = None,
-    model: Model = DEFAULT_MODEL,
-    key: Key = None,
-    target: Annotated[str | None, typer.Option(help="Column with the target, which is no feature.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File for the predictions.")] = None,
-    form: FileFormat = None,
-) -> None:
-    """Predict each sample of a file: one line of JSON per sample, in order. The model does not change."""
-    if (url is None) == (load is None):
-        raise CommandError("Which model should predict? Give --load FILE, or --url of a server.", 2)
-    source = opened(file, format_of(file, form), target, labelled=False)
-    with source as lines, _sink(output) as sink, _predictor(load, url, key, model) as answer:
-        bad = 0
-        with progress(f"predicting {file}", None) as done:
-            for n, line in enumerate(lines, 1):
-                if line.error is None:
-                    said = answer(line)
-                else:
-                    said = {"error": f"sample {line.number} {line.error}"}
-                    bad += 1
-                sink.write(json.dumps(said).encode() + b"\n")
-                done(n)
-        if output is None:
-            sink.flush()
-    if bad:
-        raise CommandError(f"{bad} samples are invalid: their lines in the output give the reasons")
 
 
 def _data_sets() -> dict[str, Callable[[], Dataset]]:
@@ -184,70 +253,32 @@ def _task(kind: Callable[[], Dataset]) -> str:
     return str(kind().task)
 
 
-def _lines(stream: Dataset, total: int) -> Iterator[Line]:
+def _rows(stream: Dataset, total: int) -> Iterator[Row]:
+    from bnp_online.files import Row
+
     for number, (x, y) in enumerate(stream.take(total), 1):
-        yield Line(number, {str(name): plain(value) for name, value in x.items()}, y)
+        yield Row(number, {str(name): value for name, value in x.items()}, y)
 
 
-def _make(client: Client, model: str, spec: ModelSpec) -> None:
-    """Create a model; an existing model of the same task is used as it is."""
-    options = spec.model_dump(mode="json", exclude_unset=True, exclude={"name", "task"})
-    with contextlib.suppress(ModelExistsError):
-        client.create(model, spec.task, **options)
-    task = client.describe(model).spec.task
-    if task != spec.task:
-        raise CommandError(f"The task of {model} is {task}, not {spec.task}: choose another --model.", 2)
-
-
-def _read_spec(text: str, task: Task) -> ModelSpec:
+def _read_spec(text: str, task: Task | None) -> ModelSpec:
     try:
-        return ModelSpec.model_validate_json(json.dumps({"task": task, **json.loads(text)}))
+        given = json.loads(text)
+    except ValueError as error:
+        raise CommandError(
+            f'--spec is not JSON ({error}): write {{"hidden": [64]}} between single quotes', 2
+        ) from None
+    if not isinstance(given, dict):
+        raise CommandError('--spec must be a JSON object, such as {"hidden": [64]}', 2)
+    if task is not None and given.setdefault("task", task) != task:
+        raise CommandError(f"--task is {task}, and --spec has another task: leave out one of the two", 2)
+    try:
+        return ModelSpec.model_validate_json(json.dumps(given))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise CommandError(f"--spec: {explain(first, where)}", 2) from None
-    except (ValueError, TypeError) as error:
-        raise CommandError(f"--spec is not a JSON object: {error}", 2) from None
+        raise CommandError(f"--spec: {first_problem(error, ModelSpec)[0]}", 2) from None
 
 
 def _finish(result: dict[str, Any], report: Report, *, as_json: bool) -> None:
     """Print the result; refused samples make the command fail."""
     show({**result, "refusals": report.refusals} if as_json else result, as_json=as_json)
     if report.refused:
-        more = report.refused - min(report.refused, _SHOWN)
-        rest = [f"and {more} more"] if more else []
-        raise CommandError("\n".join(["Not learned:", *report.refusals[:_SHOWN], *rest]))
-
-
-@contextlib.contextmanager
-def _sink(output: Path | None) -> Iterator[IO[bytes]]:
-    if output is None:
-        yield sys.stdout.buffer
-    else:
-        with written(output) as file:
-            yield file
-
-
-@contextlib.contextmanager
-def _predictor(
-    load: Path | None, url: str | None, key: str | None, model: str
-) -> Iterator[Callable[[Line], dict[str, Any]]]:
-    if url is not None:
-        with connected(url, key) as client:
-            yield lambda line: _answer(
-                (said := client.predict_one(line.x, model=model)).prediction, probabilities(said)
-            )
-    else:
-        from .learners import library_errors, make_estimator
-
-        estimator = make_estimator(ModelSpec(), load)
-        with library_errors():
-            yield lambda line: _answer(*estimator.predict(line.x))
-
-
-def _answer(prediction: Any, by_class: dict[Any, float]) -> dict[str, Any]:
-    if not by_class:
-        return {"prediction": prediction}
-    # By name, as the server writes them.
-    named = {name if isinstance(name, str) else json.dumps(name): p for name, p in by_class.items()}
-    return {"prediction": prediction, "probabilities": named}
+        raise CommandError("\n".join(f"Not learned: {each}" for each in report.refused_rows(_SHOWN)))

@@ -32,7 +32,7 @@ from ..errors import (
     TooManyFeaturesError,
     UnknownFieldError,
 )
-from ..problems import explain
+from ..problems import first_problem
 from ..schemas import MAX_ID_LENGTH
 from ..settings import Settings
 
@@ -327,17 +327,4 @@ async def read_model(request: Request, model: type[M]) -> M:
     except ValidationError as error:
         if (count := error.error_count()) > _MOST_ERRORS:  # their description would take seconds
             raise InvalidSpecError(f"the body has {count} invalid or unknown values") from None
-        first = error.errors(include_url=False, include_input=False)[0]
-        # The location includes the types of a union, which are no part of the field's name.
-        start, *rest = first["loc"] or ("",)
-        named = _holds_model(model, start)
-        where = [start, *(part for part in rest if named or isinstance(part, int))]
-        field = ".".join(map(str, where)) or None
-        raise InvalidSpecError(explain(first, field), field) from None
-
-
-def _holds_model(model: type[BaseModel], name: Any) -> bool:
-    """Return whether the value of a field is a pydantic model, or such a model or None."""
-    field = model.model_fields.get(name)
-    kinds = () if field is None else (field.annotation, *get_args(field.annotation))
-    return any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds)
+        raise InvalidSpecError(*first_problem(error, model)) from None

@@ -305,10 +305,10 @@ def open_folder(settings: Settings) -> Opened:
         checkpoints = CheckpointFiles(settings.data_dir / FOLDER)
         log = open_log(settings, checkpoints)
         made = log.models()
-        with reported(settings.data_dir, checkpoints):
-            models = []
+        models = []
         for record in made:
-            models.append(_recover(History(log, record.model), checkpoints, settings))
+            with reported(settings.data_dir, checkpoints):
+                models.append(_recover(History(log, record.model), checkpoints, settings))
             gc.freeze()  # later garbage collections would visit all models that are loaded
         unknown = set(checkpoints.models()) - {record.model for record in made}
         checkpoints.tidy(model for model in unknown if log.changes(model, "delete"))

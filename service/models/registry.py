@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from starlette.types import Scope
 from ..auth.guard import require_model
 from ..auth.keys import Key
 from ..errors import ModelExistsError, TooManyModelsError, UnknownModelError
-from ..schemas import DEFAULT_MODEL, ModelSpec
+from ..schemas import DEFAULT_MODEL, DriftSpec, ModelSpec
 from ..settings import Settings
 from ..storage.history import History
 from ..storage.interfaces import Checkpoint, Checkpoints, Event, EventLog
@@ -26,7 +26,7 @@ from .feed import Feed, Listener
 from .hosted import HostedModel
 from .operations import Operations
 from .readiness import Readiness
-from .recovery import Recovery
+from .recovery import Recovery, imported
 from .removals import Removals
 from .scheduling import FairTurns
 from .score_history import ScoreHistory
@@ -115,6 +115,26 @@ class Registry:
             if len(self._workers) >= self.settings.max_models:
                 raise TooManyModelsError(f"the server has {len(self._workers)} models (BNP_MAX_MODELS)")
             return self.serve(*await asyncio.to_thread(self._make, complete(spec, self.settings)))
+
+    async def import_(self, name: str, body: bytes) -> dict[str, Any]:
+        """Replace a model by the estimator in a file, or create it, and return its description.
+
+        Raises
+        ------
+        CheckpointError, StateError, InvalidSpecError
+            If the file is damaged, has no estimator, or has one that the server cannot create.
+        TooManyModelsError, StorageError
+            As `create`.
+        """
+        if name not in self._workers:
+            admit = partial(complete, settings=self.settings)
+            read = partial(imported, body, name, DriftSpec(), self.settings, self._log.now, admit)
+            model = await self._threads.maintain(
+                partial(read, untrusted=True)
+            )  # an invalid file creates none
+            with suppress(ModelExistsError):  # created since
+                await self.create(model.spec)
+        return await self.operations(name).import_(body)
 
     def _make(self, spec: ModelSpec) -> tuple[History, Recovery, HostedModel]:
         model = HostedModel(spec, self.settings, self._log.now)  # before the log: the library may refuse it
@@ -272,6 +292,11 @@ class Models:
         """Create a model; raises as `Registry.create`, and `ForbiddenError`."""
         self._authorize(spec.name)
         return await self._registry.create(spec)
+
+    async def import_(self, name: str, body: bytes) -> dict[str, Any]:
+        """Replace or create a model, as `Registry.import_`; raises also `ForbiddenError`."""
+        self._authorize(name)
+        return await self._registry.import_(name, body)
 
     async def delete(self, name: str) -> bool:
         """Delete a model, as `Registry.delete`; raises also `ForbiddenError`."""

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from contextvars import Context
+from functools import partial
+from types import coroutine
 from typing import Any, TypeVar
 
 from .threads import Threads
@@ -86,6 +88,7 @@ class EagerTask:
     ----------
     work : callable
         Coroutine function. It does all work there is, and returns without a wait after it looked for more.
+        Before its first wait it has no current task: it cannot use `asyncio.timeout` there.
     failed : callable
         Called after an unexpected error, which the exception handler of the event loop reports.
 
@@ -102,6 +105,7 @@ class EagerTask:
         self.context = Context()
         self._busy = self._stopped = False
         self._task: asyncio.Task[None] | None = None
+        self._started: Coroutine[Any, Any, None]  # of the task
 
     def wake(self) -> None:
         """Start in the next pass of the event loop, unless the work is running."""
@@ -127,11 +131,13 @@ class EagerTask:
             self._failed()
             raise
         else:
-            started = _Started(coroutine, awaited, self._done)
-            self._task = self._loop.create_task(started, context=self.context)
+            self._started = coroutine
+            self._task = self._loop.create_task(self._finish(coroutine, awaited), context=self.context)
             self._task.add_done_callback(self._report)
 
-    def _done(self) -> None:
+    async def _finish(self, coroutine: Coroutine[Any, Any, None], awaited: Any) -> None:
+        """Run the rest of the work."""
+        await _rest(coroutine, awaited)
         self._busy, self._task = False, None
 
     def _report(self, task: asyncio.Task[None]) -> None:
@@ -146,49 +152,21 @@ class EagerTask:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+            self._started.close()  # the task may not have begun
 
 
-class _Started(Coroutine[Any, Any, None]):
-    """A coroutine that was started and waits, for a task.
-
-    Parameters
-    ----------
-    coroutine : coroutine
-        The coroutine.
-    awaited : Future or None
-        What it yielded: the future that it waits for.
-    done : callable
-        Called when it returns.
-    """
-
-    def __init__(self, coroutine: Coroutine[Any, Any, None], awaited: Any, done: Callable[[], None]) -> None:
-        self._coroutine = coroutine
-        self._yielded: list[Any] = [awaited]
-        self._done = done
-
-    def send(self, value: Any) -> Any:
-        """Return what the coroutine waits for."""
-        return self._yielded.pop() if self._yielded else self._resume(self._coroutine.send, value)
-
-    def throw(self, *error: Any) -> Any:
-        """Raise an error in the coroutine, for example that of the future that it waits for."""
-        self._yielded.clear()
-        return self._resume(self._coroutine.throw, *error)
-
-    def _resume(self, resume: Callable[..., Any], *arguments: Any) -> Any:
+@coroutine
+def _rest(started: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, Any, None]:
+    """Run a coroutine that waits to its end; `awaited` is what it yielded to the event loop."""
+    while True:
         try:
-            return resume(*arguments)
+            resume = partial(started.send, (yield awaited))
+        except BaseException as error:  # noqa: BLE001 (of the future, or a cancellation: the coroutine gets it)
+            resume = partial(started.throw, error)
+        try:
+            awaited = resume()
         except StopIteration:
-            self._done()
-            raise
-
-    def close(self) -> None:
-        """End the coroutine."""
-        self._coroutine.close()
-
-    def __await__(self) -> Generator[Any, None, None]:
-        """Return an iterator, as a coroutine must; a task uses the other methods."""
-        raise NotImplementedError
+            return
 
 
 class CallLength:

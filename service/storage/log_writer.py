@@ -42,21 +42,30 @@ class LogWriter:
         self._metrics = metrics
         self._waiting: deque[tuple[Group, Logged]] = deque()
         self._changed = threading.Condition()
-        self._closing = False
+        self._closing = self._waking = False
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
     def submit(self, group: Group) -> Logged:
         """Queue a group; return the future of its commit, on the running event loop."""
-        logged: Logged = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        logged: Logged = loop.create_future()
         with self._changed:
             if not self._closing:
                 self._waiting.append((group, logged))
-                self._changed.notify()
+                if not self._waking:  # in the next pass of the event loop: groups of one pass are one commit
+                    self._waking = True
+                    loop.call_soon(self._wake)
                 return logged
         logged.set_result(StorageFailedError("the event log is closed"))
         return logged
+
+    def _wake(self) -> None:
+        """Wake the thread."""
+        with self._changed:
+            self._waking = False
+            self._changed.notify()
 
     def close(self) -> None:
         """Commit the groups that wait, and end the thread."""

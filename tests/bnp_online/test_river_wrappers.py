@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -80,9 +80,8 @@ def classifies(kind: type) -> bool:
     return issubclass(kind, base.Classifier | base.MultiLabelClassifier)
 
 
-def made(kind: type) -> Any:
-    """Return the wrapper around our estimators, with its other parameters as small as they may be."""
-    make: Make = classifier if classifies(kind) else regressor
+def made(kind: type, make: Make) -> Any:
+    """Return the wrapper around estimators, with its other parameters as small as they may be."""
     arguments: dict[str, Any] = {}
     for parameter in parameters_of(kind):
         name, required = parameter.name, parameter.default is parameter.empty
@@ -107,11 +106,8 @@ def stream(kind: type) -> Iterator[tuple[dict[Any, Any], Any]]:
             yield x, ("a" if x["a"] > 0 else "b") if classifies(kind) else x["a"]
 
 
-@pytest.mark.parametrize("kind", [*wrappers()])
-@pytest.mark.filterwarnings("ignore")  # of the wrappers themselves
-def test_a_wrapper_learns_with_our_estimators(kind: type) -> None:
-    wrapper = made(kind)
-    for x, y in stream(kind):
+def learn(wrapper: Any, samples: Iterable[tuple[dict[Any, Any], Any]]) -> None:
+    for x, y in samples:
         if isinstance(wrapper, time_series.base.Forecaster):
             wrapper.learn_one(y, x)
         elif hasattr(wrapper, "score_one"):
@@ -120,7 +116,14 @@ def test_a_wrapper_learns_with_our_estimators(kind: type) -> None:
         else:
             wrapper.predict_one(x)
             wrapper.learn_one(x, y)
+
+
+@pytest.mark.parametrize("kind", [*wrappers()])
+@pytest.mark.filterwarnings("ignore")  # of the wrappers themselves
+def test_a_wrapper_learns_with_our_estimators(kind: type) -> None:
+    wrapper = made(kind, classifier if classifies(kind) else regressor)
+    learn(wrapper, stream(kind))
     if isinstance(wrapper, base.Classifier):
-        prediction = wrapper.predict_one(x)
+        prediction = wrapper.predict_one({"a": 1.0, "b": 1.0})
         label = prediction[0] if isinstance(prediction, tuple) else prediction  # a sampler adds a question
         assert label in ("a", "b")

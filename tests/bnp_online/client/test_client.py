@@ -20,6 +20,7 @@ import pytest
 from pydantic import SecretStr
 
 import bnp_online as bnp
+from bnp_online import SampleError
 from bnp_online.client import (
     AsyncClient,
     Client,
@@ -50,10 +51,11 @@ class Blocking:
         self._client = AsyncClient(url, **options)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        method: Callable[..., Awaitable[Any]] = getattr(self._client, name)
+        method: Callable[..., Awaitable[Any] | AsyncIterator[Any]] = getattr(self._client, name)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            return await method(*args, **kwargs)
+            result = method(*args, **kwargs)
+            return [each async for each in result] if isinstance(result, AsyncIterator) else await result
 
         return lambda *args, **kwargs: self._runner.run(call(*args, **kwargs))
 
@@ -170,15 +172,40 @@ def test_no_more_of_a_stream_is_read_than_is_sent(client: Any, model: str) -> No
 
 
 def test_what_is_refused_is_told_and_the_rest_is_learned(client: Any, model: str) -> None:
-    bad = [float("nan"), {"nested": 1}, [1]]
+    bad = [float("inf"), {"nested": 1}, [1]]
     stream = [({"a": bad[i % 3] if i % 5 == 4 else float(i)}, i % 2) for i in range(1200)]
     summary = client.learn_many(stream, model=model)
     assert (summary.learned, summary.refused, summary.step) == (960, 240, 960)
     assert [i for i, _ in summary.refusals] == list(range(4, 500, 5))
-    assert {type(error) for _, error in summary.refusals} == {
-        errors.InvalidRequestError,
-        errors.InvalidSampleError,
-    }
+    assert [error.row for _, error in summary.refusals] == [i for i, _ in summary.refusals]
+    assert {type(error) for _, error in summary.refusals} == {errors.InvalidSampleError}
+    assert str(summary.refusals[0][1]).startswith("row 4: x.a: ")
+
+
+def test_many_samples_are_predicted_in_requests_of_bounded_size(client: Any, model: str) -> None:
+    samples = [({"a": float(i % 7), "b": "red"}, i % 2) for i in range(40)]
+    client.learn_many(samples, model=model)
+    read = 0
+
+    def xs() -> Iterator[dict[str, Any]]:
+        nonlocal read
+        for i in range(1500):
+            read += 1
+            yield {"a": math.inf} if i == 1200 else {"a": float(i % 7), "b": "red"}
+
+    answers = client.predict_many(xs(), model=model)
+    if isinstance(answers, Iterator):  # of the blocking client
+        first = next(answers)
+        assert read == 1000
+        answers = [first, *answers]
+    assert len(answers) == 1500
+    assert answers[3] == client.predict_one({"a": 3.0, "b": "red"}, model=model)
+    assert [(i, each.field, each.row) for i, each in enumerate(answers) if isinstance(each, ServerError)] == [
+        (1200, "x.a", 1200)
+    ]
+    assert [*client.predict_many([], model=model)] == []
+    with pytest.raises(errors.InvalidSampleError, match="interval"):
+        raise next(iter(client.predict_many([{"a": 1.0}], model=model, interval=2.0)))
 
 
 def test_a_stream_may_bring_ids_and_weights(client: Any, model: str) -> None:
@@ -251,8 +278,8 @@ def test_both_forms_have_the_same_calls() -> None:
     assert [n for n in vars(AsyncClient) if not n.startswith("_") and n != "aclose"] == NAMES
     for name in NAMES:
         one, other = getattr(Client, name), getattr(AsyncClient, name)
-        assert inspect.iscoroutinefunction(other)
-        if name != "learn_many":  # which takes an asynchronous stream as well
+        assert inspect.iscoroutinefunction(other) or inspect.isasyncgenfunction(other)
+        if name not in ("learn_many", "predict_many"):  # which take an asynchronous stream as well
             assert inspect.signature(one) == inspect.signature(other)
 
 
@@ -260,6 +287,9 @@ def test_every_code_of_the_server_has_a_class() -> None:
     known = {code for codes in errors._CODES.values() for code in codes.split()}
     codes = {row.code for row in TABLE.values()} | set(HTTP_CODES.values())
     assert codes - known == {None, "internal_error", "pickled_model"}  # the last one of /api/ alone
+    samples = set(re.findall(r'``"(\w+)"``', inspect.getdoc(SampleError) or ""))
+    samples -= {"y", "w"}  # fields
+    assert {errors._BY_CODE.get(code) for code in samples} == {errors.InvalidSampleError}
     assert isinstance(
         errors.server_error(500, {"error": {"code": "internal_error", "message": "x"}}), ServerError
     )
@@ -403,15 +433,13 @@ def test_nobody_there_and_nobody_in_time(connect: Callable[..., Any]) -> None:
     assert issubclass(NoAnswerError, ClientError)
 
 
-def test_a_sample_that_cannot_be_written_is_named(client: Any) -> None:
-    with pytest.raises(TypeError, match="object"):
-        client.learn_one({"a": object()}, 1)
-
-
-def test_the_client_needs_no_server_installed() -> None:
+@pytest.mark.parametrize(
+    ("names", "others"), [("AsyncClient, Client, Sample", {"numpy", "river"}), ("RemoteClassifier", set())]
+)
+def test_the_client_needs_no_server_and_no_torch(names: str, others: set[str]) -> None:
     code = (
-        "import sys; from bnp_online.client import AsyncClient, Client, Sample; "
-        "print(*{'fastapi', 'numba', 'starlette', 'torch', 'river', 'service', 'uvicorn'} & set(sys.modules))"
+        f"import sys; from bnp_online.client import {names}; others = {others}; "
+        "print(*{'fastapi', 'numba', 'starlette', 'torch', 'service', 'uvicorn', *others} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

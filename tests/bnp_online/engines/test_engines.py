@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -457,3 +458,20 @@ def test_a_spec_tells_the_number_of_parameters_before_there_are_any(
     engine = make_engine(replace(spec, device="cpu"))
     engine.grow([] if spec.input_shape else ["a", "b", "c"], outputs)
     assert spec.parameters(3, outputs) == engine.num_parameters
+
+
+@pytest.mark.parametrize("hidden", [(), (64, 64)])
+def test_a_learner_takes_memory_with_its_first_sample(hidden: tuple[int, ...]) -> None:
+    spec = replace(SPEC, hidden=hidden, lr="auto", replay=1)
+    make_engine(spec).state_dict()
+    tracemalloc.start()
+    try:
+        engines = [make_engine(spec) for _ in range(10)]
+        shown = [(engine.num_parameters, engine.mixture.tolist()) for engine in engines]
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size < 10 * 5_000
+    for engine, before in zip(engines, shown, strict=True):
+        engine.state_dict()
+        assert (engine.num_parameters, engine.mixture.tolist()) == before

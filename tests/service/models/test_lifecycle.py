@@ -6,8 +6,10 @@ import http.client
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -237,3 +239,23 @@ def test_stopping_answers_what_was_taken(serve: Callable[..., Server]) -> None:
             server.wait_for_queue(6)
             server.ask_to_stop()
         assert sorted(future.result()["step"] for future in learning) == [1, 2, 3, 4, 5]
+
+
+def test_an_import_creates_a_model(serve: Callable[..., Server], tmp_path: Path) -> None:
+    """It has the task and the state of the file; a file that is none, or a wrong name, creates nothing."""
+    server = serve()
+    regressor = BNPRegressor(hidden=(4,), replay=0, device="cpu")
+    for i in range(5):
+        regressor.learn_one({"a": i}, 2.0 * i)
+    regressor.save(tmp_path / "file")
+
+    def send(name: str, content: bytes) -> httpx.Response:
+        headers = {"content-type": "application/octet-stream"}
+        return server.client.put(f"/models/{name}/import", content=content, headers=headers)
+
+    assert error(send("new", b"no file"))[:2] == (422, "invalid_checkpoint")
+    assert error(send("a%20b", (tmp_path / "file").read_bytes()))[:2] == (422, "invalid_spec")
+    assert names(server) == ["default"]
+    created = send("new", (tmp_path / "file").read_bytes()).json()
+    assert (created["name"], created["spec"]["task"], created["step"]) == ("new", "regression", 5)
+    assert server.fingerprint("new")["model_sha256"] == regressor.fingerprint()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -188,6 +192,7 @@ class Work:
         self.waits: asyncio.Future[Any] | None = None
         self.error: Exception | None = None
         self.failures = 0
+        self.lock = asyncio.Lock()
         self.reported: list[BaseException] = []
         self.loop.set_exception_handler(lambda _, context: self.reported.append(context["exception"]))
         self.task = EagerTask(self._run, self._fail)
@@ -196,7 +201,8 @@ class Work:
         while self.todo:
             if self.waits is not None:
                 try:
-                    await self.waits
+                    async with self.lock:
+                        await self.waits
                 except ValueError as error:
                     self.reported.append(error)
             if self.error is not None:
@@ -278,13 +284,14 @@ def test_an_unexpected_error_is_reported_once(waits: bool) -> None:
 
 
 @pytest.mark.parametrize("passes", [0, 1, 3])
-def test_work_that_is_stopped_never_goes_on(passes: int) -> None:
+def test_work_that_is_stopped_never_goes_on_and_holds_nothing(passes: int) -> None:
     async def test(work: Work) -> None:
         work.waits = work.loop.create_future()
         work.add(1)
         for _ in range(passes):
             await asyncio.sleep(0)
         await work.task.stop()
+        assert not work.lock.locked()
         work.waits = None
         work.add(2)
         work.task.start()
@@ -294,3 +301,109 @@ def test_work_that_is_stopped_never_goes_on(passes: int) -> None:
         assert len(asyncio.all_tasks()) == 1
 
     with_work(test)
+
+
+def test_a_cancelled_future_cancels_the_work_that_waits_for_it() -> None:
+    async def test(work: Work) -> None:
+        work.waits = waited = work.loop.create_future()
+        work.add(1)
+        await asyncio.sleep(0)
+        waited.cancel()
+        while work.lock.locked():
+            await asyncio.sleep(0)
+        await work.task.stop()
+        assert work.done == []
+
+    with_work(test)
+
+
+async def pause() -> None:
+    """Wait for a pass of the event loop: the task yields None instead of a future."""
+    await asyncio.sleep(0)
+
+
+async def timed_out() -> None:
+    """Wait for a pass, and then longer than a timeout: the task has become the current one."""
+    await asyncio.sleep(0)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.001):
+            await asyncio.sleep(30)
+
+
+@pytest.mark.parametrize("wait", [pause, timed_out])
+def test_the_first_wait_may_be_a_pass_and_later_ones_may_have_timeouts(
+    wait: Callable[[], Awaitable[None]],
+) -> None:
+    async def go() -> None:
+        done: list[asyncio.Task[Any] | None] = []
+
+        async def work() -> None:
+            assert asyncio.current_task() is None
+            for _ in range(3):
+                await wait()
+                done.append(asyncio.current_task())
+
+        task = EagerTask(work, pytest.fail)
+        task.wake()
+        async with asyncio.timeout(30.0):
+            while len(done) < 3:
+                await asyncio.sleep(0.001)
+        assert None not in done
+        assert len(set(done)) == 1
+
+    asyncio.run(go())
+
+
+def test_work_has_no_context_variables_of_those_who_wake_it() -> None:
+    request = ContextVar("request", default="none")
+
+    async def go() -> None:
+        seen: list[str] = []
+
+        async def work() -> None:
+            seen.append(request.get())
+            await asyncio.sleep(0)
+            seen.append(request.get())
+
+        request.set("of a request")
+        task = EagerTask(work, pytest.fail)
+        task.wake()
+        while len(seen) < 2:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        future = asyncio.get_running_loop().create_future()
+        future.add_done_callback(task.start, context=task.context)
+        future.set_result(None)
+        while len(seen) < 4:
+            await asyncio.sleep(0)
+        assert seen == ["none"] * 4
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_work_that_ended_leaves_no_object(waits: bool) -> None:
+    class Held:
+        """An object that only the work refers to."""
+
+    async def go() -> None:
+        held: list[weakref.ref[Held]] = []
+
+        async def work() -> None:
+            local = Held()
+            held.append(weakref.ref(local))
+            if waits:
+                await asyncio.sleep(0)
+
+        task = EagerTask(work, pytest.fail)
+        gc.disable()
+        try:
+            for count in range(1, 4):
+                task.wake()
+                while len(held) < count or len(asyncio.all_tasks()) > 1:
+                    await asyncio.sleep(0)
+            assert [each() for each in held] == [None] * 3
+        finally:
+            gc.enable()
+
+    asyncio.run(go())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
@@ -110,6 +111,18 @@ def test_groups_that_wait_are_one_commit_in_order() -> None:
         assert await asyncio.gather(first, *waiting) == [1, 2, 4, 5]
         assert under_test.log.commits == [[b"first"], [b"2", b"3", b"4", b"5"]]
         assert under_test.value("bnp_log_commit_duration_seconds_count") == 2
+
+    run(test)
+
+
+def test_groups_of_one_pass_of_the_event_loop_are_one_commit() -> None:
+    async def test(under_test: Writer) -> None:
+        first = under_test.submit(b"1", model=1)
+        time.sleep(0.01)  # the thread could begin a commit
+        second = under_test.submit(b"2", model=2)
+        assert [await first, await second] == [1, 2]
+        assert await under_test.submit(b"3") == 3
+        assert under_test.log.commits == [[b"1", b"2"], [b"3"]]
 
     run(test)
 
