@@ -18,7 +18,7 @@ output. The modules beside this one contain the parts. The specification leaves 
   are clipped to it. That target is judged (losses, E) as clipped with the first 20.
 - Columns that join are present, with 0, in the remembered samples, and count 1 in the network's own metric up
   to its next renewal.
-- Neighbours whose window becomes less than 50 are left out; the other weights keep their proportions.
+- A window has at most 100,000 values, and at least 50 samples.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ class ReferenceExperts:
     memory: int
     draw: Draw
     flags: Sequence[bool] = ()
+    measure: float = 0.3  # rate of the trajectory whose first layer is the network's own metric
     error_scale: float = 1.0
     step: int = 0
     seen: int = 0  # number of classes that a sample had
@@ -127,7 +128,6 @@ class ReferenceExperts:
         self.inputs = Admission(self.flags or [False] * width)
         self.targets = Admission([False])
         self.metric = np.ones(width)
-        self.voters = self._voters()
         members = len(self._owners())
         self.weights, self.shares = np.full(members, 1.0 / members), np.full(2, 0.5)
         self.stack = Stack(members)
@@ -156,28 +156,14 @@ class ReferenceExperts:
         for row in self.remembered:
             row.z = np.append(row.z, np.zeros(columns))
             row.missing = np.append(row.missing, np.zeros(columns, bool))
-        self._leave_out_neighbours()
 
     def _window(self, stated: int) -> int:
-        return min(stated, 300_000 // max(len(self.metric), 1))
-
-    def _voters(self) -> list[tuple[int, int, str]]:
-        return [each for each in self.neighbours if self._window(each[0]) >= 50]
+        return max(min(stated, 100_000 // max(len(self.metric), 1)), min(stated, 50))
 
     def _owners(self) -> list[Network | None]:
         """The network of each member; None for the neighbours."""
         owners: list[Network | None] = [each for each in self.networks for _ in each.predictors]
-        return owners + [None] * len(self.voters)
-
-    def _leave_out_neighbours(self) -> None:
-        before, self.voters = self.voters, self._voters()
-        if before == self.voters:
-            return
-        networks = len(self._owners()) - len(self.voters)
-        kept = [*range(networks), *(networks + i for i, each in enumerate(before) if each in self.voters)]
-        constant = len(self.weights)
-        self.stack.keep([0, *(k + 1 for k in kept)] if self.task == "classification" else [*kept, constant])
-        self.weights = self.weights[kept] / self.weights[kept].sum()
+        return owners + [None] * len(self.neighbours)
 
     def predict(self, x: Array) -> Array:
         q, s, _ = self._combined(self.members(x))
@@ -187,7 +173,7 @@ class ReferenceExperts:
         """Return the prediction of each member, (K, C); NaN where it has none."""
         z, missing = self._standardized(self.inputs, x), np.isnan(x)
         made = [self._made(by, z) for network in self.networks for by in network.predictors]
-        return np.array(made + [self._voted(each, z, missing) for each in self.voters])
+        return np.array(made + [self._voted(each, z, missing) for each in self.neighbours])
 
     def _standardized(self, inputs: Admission, x: Array) -> Array:
         filled = np.where(np.isnan(x), inputs.moments.mean, x)
@@ -339,8 +325,8 @@ class ReferenceExperts:
                     network.learner.relearn(row.z, row.goal, row.weight)
 
     def _measure(self) -> ReferenceLearner:
-        """Network whose first layer is the metric: the first plain one with rate 0.3, else the first."""
+        """Network whose first layer is the metric: the first plain one with that rate, else the first."""
         for learner, replays, _ in self.trajectories:
-            if not replays and learner.lr == 0.3:
+            if not replays and learner.lr == self.measure:
                 return learner
         return self.networks[0].learner

@@ -50,12 +50,6 @@ class Stack:
         self.coefficients = np.zeros(self.members + 1)
         self.inverse = np.eye(self.members + 1) / 30.0
 
-    def keep(self, places: list[int]) -> None:
-        """Leave out all other coefficients."""
-        self.members = len(places) - 1
-        self.coefficients = self.coefficients[places]
-        self.inverse = self.inverse[np.ix_(places, places)]
-
     def classes(self, p: Array, q: Array) -> Array:
         """Return the probabilities s of a classification."""
         shared = self._shared(q)

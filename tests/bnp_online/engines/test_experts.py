@@ -1,0 +1,170 @@
+"""The second generation of the learner: the engines against the float64 reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from bnp_online import mixture
+from bnp_online.engines import base
+from bnp_online.engines.base import Engine, LearnerSpec
+from bnp_online.engines.numba_engine import NumbaEngine
+from bnp_online.mixture import draw
+from tests.support.reference_experts import ReferenceExperts
+from tests.support.reference_learner import Layer, ReferenceLearner
+
+Vector = NDArray[np.float64]
+TASKS = ("classification", "regression")
+ENGINES: list[Callable[..., Engine]] = [NumbaEngine]
+
+
+@pytest.fixture(autouse=True)
+def _slow_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates that do not amplify rounding."""
+    monkeypatch.setattr(base, "PLAIN_RATES", (0.03, 0.1, 0.2))
+    monkeypatch.setattr(base, "REPLAY_RATES", (0.05, 0.1))
+    monkeypatch.setattr(base, "SINGLE_RATE", 0.1)
+    monkeypatch.setattr(base, "LINEAR_RATES", (0.05, 0.2))
+
+
+def spec_of(task: base.Task, **changes: object) -> LearnerSpec:
+    settings: dict[str, object] = {
+        "hidden": (6, 5),
+        "activation": "tanh",
+        "replay": 2,
+        "memory": 60,
+        "seed": 4,
+    }
+    return LearnerSpec(task=task, learner=2, **(settings | changes))  # type: ignore[arg-type]  # checked by it
+
+
+def stream(
+    task: str, length: int, seed: int = 0, missing: float = 0.05
+) -> Iterator[tuple[Vector, float, float]]:
+    """Three classes or a line, with noise, missing values, weights, and absurd values."""
+    rng = np.random.default_rng(seed)
+    for t in range(length):
+        x = rng.normal(size=4) * [1.0, 5.0, 0.2, 1.0]
+        x[3] = float(rng.random() < 0.1)
+        line = 3.0 * x[0] - x[1] + 7.0 + 0.3 * rng.normal()
+        y = float(min(t, np.digitize(line, [5.0, 9.0]), 2)) if task == "classification" else line
+        x[rng.random(4) < missing] = math.nan
+        if t in (7, 33):
+            x[1] = 1e6
+        if t in (9, 41) and task == "regression":
+            y = 99999.0
+        yield x, y, float(rng.choice([0.0, 0.5, 1.0, 1.0]))
+
+
+def reference_for(engine: Engine, spec: LearnerSpec) -> ReferenceExperts:
+    state = engine.state_dict()
+    names = [f"network.{name}" for name in spec.layers]
+
+    def learner(layers: list[Layer], rate: float) -> ReferenceLearner:
+        return ReferenceLearner(
+            task=spec.task,
+            layers=layers,
+            activation=spec.activation,
+            lr=rate,
+            rho=spec.rho,
+            eps_rel=spec.eps_rel,
+            eps_abs=spec.eps_abs,
+            step_scale=spec.step_scale,
+            standardize=spec.standardize,
+        )
+
+    def layers(k: int) -> list[Layer]:
+        return [Layer(state[f"{n}.weight"][k].numpy(), state[f"{n}.bias"][k].numpy()) for n in names]
+
+    kinds = {"inputs": "standardized", "network": "network"}
+    return ReferenceExperts(
+        task=spec.task,
+        trajectories=[
+            (
+                learner(layers(k), each.rate),
+                each.replays,
+                (("raw",) if each.latest else ()) + (("mean",) if each.averages else ()),
+            )
+            for k, each in enumerate(spec.members)
+        ],
+        linear=[
+            learner([Layer(w.numpy(), b.numpy())], rate)
+            for w, b, rate in zip(
+                state["linear.head.weight"], state["linear.head.bias"], spec.linear, strict=True
+            )
+        ]
+        if spec.linear
+        else [],
+        neighbours=[
+            (each.window, each.neighbours, kinds[each.metric])
+            for each in spec.experts
+            if each.metric is not None
+        ],
+        replay=spec.replayed,
+        memory=spec.remembered,
+        measure=base.SINGLE_RATE,
+        draw=lambda step, turn, n: draw(spec.seed, step, turn, n),
+    )
+
+
+def assert_equal(engine: Engine, spec: LearnerSpec, reference: ReferenceExperts, at: int) -> None:
+    state = {name: value.numpy() for name, value in engine.state_dict().items()}
+    pairs = {
+        "mixture.weights": reference.weights,
+        "mixture.shares": reference.shares,
+        "mixture.error_scale": reference.error_scale,
+        "stack.coefficients": reference.coefficients,
+        "stack.inverse": reference.inverse,
+        "inputs.mean": reference.inputs.moments.mean,
+        "inputs.var": reference.inputs.moments.var,
+    }
+    if spec.neighbours:
+        weights = reference.metric**2
+        pairs["neighbours.metric"] = weights
+    for name, expected in pairs.items():
+        np.testing.assert_allclose(state[name], expected, rtol=1e-6, atol=1e-9, err_msg=f"{name} after {at}")
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("make", ENGINES)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"replay": 0}, {"hidden": ()}, {"hidden": (7,), "activation": "relu"}, {"memory": 30}],
+    ids=str,
+)
+def test_follows_the_float64_reference(
+    make: Callable[..., Engine],
+    task: base.Task,
+    changes: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = spec_of(task, **changes)
+    engine = make(spec, dtype=torch.float64)
+    engine.grow(["a", "b", "c", "d"], 1)
+    reference = reference_for(engine, spec)
+    outputs = 1
+    for t, (x, y, weight) in enumerate(stream(task, 130)):
+        expected = reference.predict(x) if t > 0 else None
+        if task == "classification" and y >= outputs:
+            engine.grow([], 1)
+            reference.grow(0, 1)
+            outputs, expected = outputs + 1, None
+        done, predictions = engine.learn(x[None], np.array([y]), np.array([weight]), predict=True)
+        assert done == 1
+        if expected is not None:
+            np.testing.assert_allclose(predictions[0], expected, rtol=1e-6, atol=1e-9, err_msg=f"step {t}")
+        reference.learn(x, y, weight)
+        assert_equal(engine, spec, reference, t)
+    assert len(spec.experts) == len(reference.weights)
+
+
+def test_constants_are_those_of_the_definition() -> None:
+    """Of the paper's neighbours: a window bounded by the number of values compared."""
+    assert mixture.neighbour_window(5, 5000) == 5000
+    assert mixture.neighbour_window(100, 5000) == 1000
+    assert mixture.neighbour_window(4096, 5000) == 50
