@@ -233,7 +233,7 @@ class ReferenceExperts:
             each.learner.lr * weight < LARGEST_RATE and finite_output(each.learner, z) is not None
             for each in self.networks
         ]
-        if not any(able[: len(self.trajectories)]):
+        if not any(able[: len(self.trajectories) or len(able)]):
             raise FloatingPointError("no network can learn the sample")
         lost = [network for network, can in zip(self.networks, able, strict=True) if not can]
         if self.step > 0:
