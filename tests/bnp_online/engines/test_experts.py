@@ -114,7 +114,7 @@ def reference_for(engine: Engine, spec: LearnerSpec) -> ReferenceExperts:
 
 def assert_equal(engine: Engine, spec: LearnerSpec, reference: ReferenceExperts, at: int) -> None:
     state = {name: value.numpy() for name, value in engine.state_dict().items()}
-    pairs = {
+    pairs: dict[str, Vector | float] = {
         "mixture.weights": reference.weights,
         "mixture.shares": reference.shares,
         "mixture.error_scale": reference.error_scale,
