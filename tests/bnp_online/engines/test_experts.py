@@ -107,7 +107,7 @@ def reference_for(engine: Engine, spec: LearnerSpec) -> ReferenceExperts:
         ],
         replay=spec.replayed,
         memory=spec.remembered,
-        measure=base.SINGLE_RATE,
+        measure=0.1,
         draw=lambda step, turn, n: draw(spec.seed, step, turn, n),
     )
 
