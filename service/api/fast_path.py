@@ -85,7 +85,7 @@ class HotRoute(ApiRoute):
         (body,) = get_args(parameter.annotation)
         self._shape = Shape.of(body)
         if lines is not None:
-            options |= lines_of(body, options["response_model"])
+            options |= lines_of(options["response_model"])
         super().__init__(path, endpoint, layers=_layers(self._shape), methods=["POST"], **options)
         self.app = self.serve  # in place of FastAPI's
         self._lines = lines
