@@ -168,6 +168,7 @@ class ModelPatch(Body):
 
 def _document_forms(schema: JsonDict) -> None:
     """Replace the optional fields of a body, of which one is given, by a form for each of them."""
+    del schema["additionalProperties"]  # each form has its own
     fields: Any = schema.pop("properties")
     schema["oneOf"] = [_form(fields, name) for name in fields]
 
