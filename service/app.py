@@ -121,7 +121,7 @@ class _App(FastAPI):
             stack = CORSMiddleware(
                 stack,
                 allow_origins=settings.cors_origins,
-                allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
+                allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
                 allow_headers=("Authorization", "X-Request-ID"),
                 expose_headers=("X-Request-ID", "Retry-After"),
             )
@@ -169,7 +169,8 @@ def _explained(request: Request, error: HTTPException) -> HTTPException:
         return HTTPException(404, f"there is no route {path!r}: {remedy}", error.headers)
     if error.status_code == 405:  # the router names the methods of one route; a path may have several
         matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-        methods = ", ".join(sorted({method for route in matching for method in route.methods}))
+        allowed = {method for route in matching for method in route.methods}
+        methods = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
         return HTTPException(405, f"{path} does not take {request.method}: use {methods}", {"Allow": methods})
     return error
 

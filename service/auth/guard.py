@@ -15,7 +15,7 @@ from typing import Any
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import ForbiddenError, ForeignOriginError, UnauthorizedError, UnknownHostError
@@ -146,12 +146,23 @@ def _guarded(app: ASGIApp, access: Access) -> ASGIApp:
 
 
 class GuardedRoute(APIRoute):
-    """A FastAPI route behind the guard: a ``route_class`` for routers."""
+    """A FastAPI route behind the guard: a ``route_class`` for routers. It answers HEAD as GET."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
         self.access = access_of(endpoint)
         self.app = _guarded(self.app, self.access)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match a request; HEAD where GET matches."""
+        return super().matches({**scope, "method": "GET"} if scope.get("method") == "HEAD" else scope)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request; HEAD as GET, whose body the protocol leaves out."""
+        if scope["method"] == "HEAD" and "GET" in self.methods:
+            await self.app(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
 
 
 class PlainRoute(Route):

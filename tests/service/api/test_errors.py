@@ -273,9 +273,9 @@ def test_a_parameter_that_is_wrong_is_named(server: Server, query: str, field: s
     ("path", "methods"),
     [
         ("/learn", ["POST"]),
-        ("/models", ["GET", "POST"]),
-        ("/models/default", ["DELETE", "GET", "PATCH"]),
-        ("/models/nobody/checkpoints", ["GET", "POST"]),
+        ("/models", ["GET", "HEAD", "POST"]),
+        ("/models/default", ["DELETE", "GET", "HEAD", "PATCH"]),
+        ("/models/nobody/checkpoints", ["GET", "HEAD", "POST"]),
         ("/openapi.json", ["GET", "HEAD"]),
     ],
 )
