@@ -159,7 +159,7 @@ class GuardedRoute(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request; HEAD as GET, whose body the protocol leaves out."""
-        if scope["method"] == "HEAD" and "GET" in self.methods:
+        if scope["method"] == "HEAD" and "GET" in (self.methods or ()):
             await self.app(scope, receive, send)
         else:
             await super().handle(scope, receive, send)
