@@ -205,7 +205,7 @@ def _remote(client: Client, model: str, rows: Iterable[Row]) -> Iterator[tuple[R
         while (row := waiting.popleft()).error is not None:
             yield row, Prediction(error=row.error)
         if isinstance(answer, ServerError):
-            yield row, Prediction(error=f"is invalid: {answer}")
+            yield row, Prediction(error=f"is invalid: {answer.message}")
         else:
             yield row, Prediction(answer.prediction, answer.probabilities or {})
     for row in waiting:
