@@ -301,11 +301,12 @@ class PrequentialMetrics:
         if (state.get("task"), state.get("window")) != (self.task, self.window):
             raise StateError("the metrics are of another task or window")
         self._all.load_state_dict(state["all"])
-        self._latest = Window(self.window)
-        for y, prediction, *kept in state["latest"]:
-            # An earlier version stored pairs of a label and its probability.
-            pairs = kept[0] if len(kept) == 1 else zip(*kept, strict=True)
-            self._latest.add(y, prediction, dict(pairs))
+        self._latest.load((y, prediction, *_unpaired(*kept)) for y, prediction, *kept in state["latest"])
+
+
+def _unpaired(labels: Any, values: Any = None) -> tuple[Any, Any]:
+    """Return labels and their probabilities. An earlier version stored pairs of them."""
+    return (labels, values) if values is not None else ([y for y, _ in labels], [p for _, p in labels])
 
 
 @dataclass(frozen=True)
