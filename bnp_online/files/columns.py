@@ -255,6 +255,7 @@ class Columns:
         known: dict[str, str | None] = {}
         unseen = object()
         new: deque[int] = deque(maxlen=_NEW)  # rows with a new value
+        first = self.row + IDS
         words = MISSING if options.text else frozenset[str]()
 
         def convert(cell: Any) -> Any:
@@ -268,7 +269,7 @@ class Columns:
             if len(known) < _REMEMBERED:
                 known[cell] = value
             new.append(self.row)
-            if len(new) == _NEW and self.row - new[0] < _WITHIN and options.may_leave_out(name):
+            if self.row >= first and self.row - new[0] < _WITHIN and len(new) == _NEW:
                 self._leave_out_id(name)
                 new.clear()
             return value
@@ -276,6 +277,8 @@ class Columns:
         return convert
 
     def _leave_out_id(self, name: str) -> None:
+        if not self._options.may_leave_out(name):
+            return
         self._options.notice(
             f"row {self.row}: column {name!r} is left out from here on: almost each row has a new value; "
             f"--keep {quoted(name)} keeps it, --drop {quoted(name)} leaves it out of all rows"

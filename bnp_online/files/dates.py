@@ -69,7 +69,7 @@ def recognise(texts: Sequence[str]) -> tuple[Parser, str | None] | None:
     (True, None)
     """
     first = texts[0]
-    if not first[:1].isalnum() or not any(sign in first for sign in "-/. "):
+    if not first[:1].isalnum() or not any(sign in first for sign in "-/. T"):
         return None
     parsers: list[Parser] = [iso, *(functools.partial(_parsed, pattern) for pattern in _NAMED)]
     for parser in parsers:

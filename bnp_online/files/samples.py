@@ -111,7 +111,7 @@ class Samples(Iterator[Row]):
         if self._form == "ndjson":
             rows = self._numbered(read_json_lines(self._lines()))
             if target is None:
-                return self._lines_with_x(rows)
+                return self._lines_with_x(self._first_lines(rows))
         elif self._options.text:
             expected = "\t" if self._form == "tsv" else ","
             table = read_delimited(self._lines(), self._choices.sep, expected, self._options.notice)
@@ -162,6 +162,21 @@ class Samples(Iterator[Row]):
             if y is None and labelled and error is None:
                 error = "has no target"
             yield Row(number, columns.features(row), y, None, 1.0, error, row)
+
+    def _first_lines(self, rows: Iterator[tuple[int, _Cells]]) -> Iterator[tuple[int, _Cells]]:
+        """Determine the columns by the first lines of a file, and return all lines.
+
+        A pipe is not read ahead: the first value of each column determines its type.
+        """
+        head = list(itertools.islice(rows, 1 if self.fraction is None else HEAD))
+        valid = [(number, row) for number, row in head if not isinstance(row, InvalidRow)]
+        if valid and self._choices.labelled and "x" not in valid[0][1]:
+            names = list(valid[0][1])
+            raise FileError(f'has no "x" in its rows: give --target NAME{nearest("", names)}')
+        if self.fraction is not None:
+            x = ((number, row.get("x", row)) for number, row in valid)
+            self._columns.decide((number, row) for number, row in x if isinstance(row, dict))
+        return itertools.chain(head, rows)
 
     def _lines_with_x(self, rows: Iterator[tuple[int, _Cells]]) -> Iterator[Row]:
         """Yield the rows of NDJSON without a target column as they arrive: with an "x", or features alone."""

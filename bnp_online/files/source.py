@@ -276,7 +276,8 @@ def _lines(chunks: Iterator[bytes], encoding: str) -> Iterator[str]:
             text = rest + error.object[: error.start].decode(encoding, "replace")
             fault = _undecodable(error)
         # The end of the last line may be cut in two: \r\n.
-        end = 1 + max(text.rfind("\n"), text.rfind("\r", 0, -1)) if chunk else len(text)
+        whole = not chunk and fault is None
+        end = len(text) if whole else 1 + max(text.rfind("\n"), text.rfind("\r", 0, -1))
         yield from io.StringIO(text[:end], newline="")
         if fault is not None:
             raise fault

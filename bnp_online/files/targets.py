@@ -84,7 +84,7 @@ def _present(cell: Any, options: Options) -> Any:
     if isinstance(cell, date | time | timedelta):
         value: Any = str(cell)
     else:
-        value = cell.strip() if options.text else plain(cell)
+        value = cell.strip() if options.text and isinstance(cell, str) else plain(cell)
     if value is None or value == "" or isinstance(value, NESTED) or not options.na:
         return None if value == "" else value
     number = options.number(value) if isinstance(value, str) else value
