@@ -52,18 +52,26 @@ class Columns:
         self._names: frozenset[str] = frozenset()
         self._reported: set[str] = set()
 
-    def decide(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+    def decide(self, rows: Iterable[tuple[int, Mapping[str, Any]]], *, nested: bool = False) -> None:
         """Determine the type of each column from the first rows.
 
         Parameters
         ----------
         rows : iterable of (int, mapping)
             Number and cells of each row.
+        nested : bool
+            Whether rows may have lists and objects, for the learner to refuse.
+
+        Raises
+        ------
+        FileError
+            If a column does not fit the options, or has lists or objects.
         """
         cells: dict[str, list[tuple[int, Any]]] = {}
         for number, row in rows:
             for name, value in row.items():
-                cells.setdefault(name, []).append((number, value))
+                if not (nested and isinstance(value, NESTED)):
+                    cells.setdefault(name, []).append((number, value))
         self._names = frozenset(cells)
         for name, values in cells.items():
             if name not in self._converters:
@@ -92,7 +100,7 @@ class Columns:
             if self._is_absent(cell):
                 return None
             if isinstance(cell, NESTED):
-                return cell  # the learner refuses it, and names the feature
+                return cell  # refused by the learner
             converter = self._converters[name] = self._converter(name, [(self.row, cell)])
             return None if converter is None else converter(cell)
 

@@ -175,7 +175,7 @@ class Samples(Iterator[Row]):
             raise FileError(f'has no "x" in its rows: give --target NAME{nearest("", names)}')
         if self.fraction is not None:
             x = ((number, row.get("x", row)) for number, row in valid)
-            self._columns.decide((number, row) for number, row in x if isinstance(row, dict))
+            self._columns.decide([(number, row) for number, row in x if isinstance(row, dict)], nested=True)
         return itertools.chain(head, rows)
 
     def _lines_with_x(self, rows: Iterator[tuple[int, _Cells]]) -> Iterator[Row]:

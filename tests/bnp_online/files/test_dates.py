@@ -118,6 +118,11 @@ def test_calendar_features_before_1970() -> None:
     assert (round(x["t.hour_sin"], 9), round(x["t.month_cos"], 9), x["t.weekday_sin"]) == (-1, -1, 0)
 
 
+def test_times_outside_of_the_years_of_python_have_no_calendar_features() -> None:
+    text = "t,y\n2026-01-01,1\n9999-12-31T23:59:59-12:00,1\n0001-01-01T00:00:00+12:00,1\n"
+    assert [x.get("t.hour_sin") for x in Read(text).x] == [None, None, None]
+
+
 def test_a_prediction_has_calendar_features_from_the_first_row() -> None:
     assert len(Read("t\n2026-01-01\n", None, labelled=False).x[0]) == 7
 
