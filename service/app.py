@@ -34,7 +34,7 @@ from .http.responses import error_response
 from .http.uvicorn_protocol import uvicorn_config
 from .models.metrics import StoreCollector
 from .models.queue import Capacity
-from .models.recovery import START_ERRORS, Opened, open_folder
+from .models.recovery import START_ERRORS, Opened, open_folder, start_failure
 from .models.registry import Registry
 from .models.threads import Threads
 from .settings import Settings
@@ -181,7 +181,7 @@ def serve(settings: Settings, keyring: Keyring) -> int:
     try:
         opened = open_folder(settings)
     except START_ERRORS as error:
-        print(f"The server cannot start: {error}", file=sys.stderr)
+        print(f"The server cannot start: {start_failure(error, settings)}", file=sys.stderr)
         return 1
     server = uvicorn.Server(uvicorn_config(create_app(settings, opened, keyring), settings))
     server.run()

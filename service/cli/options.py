@@ -26,7 +26,7 @@ from bnp_online.client.errors import (
 )
 from bnp_online.client.schemas import DEFAULT_MODEL, Task
 
-from .output import CommandError, note
+from .output import CommandError, file_errors, note
 
 if TYPE_CHECKING:
     from bnp_online.files import Samples
@@ -103,22 +103,23 @@ class SampleFile:
         """Open the file, and return its rows in order."""
         from bnp_online.files import read_samples  # late: pyarrow
 
-        return read_samples(
-            self.file,
-            self.target,
-            labelled=labelled,
-            format=self.form,
-            sep=self.sep,
-            decimal=self.decimal,
-            na=tuple(self.na or ()),
-            drop=tuple(self.drop or ()),
-            keep=tuple(self.keep or ()),
-            labels=self.labels,
-            encoding=self.encoding,
-            dates=self.dates,
-            task=task,
-            notice=note,
-        )
+        with file_errors(self.file):
+            return read_samples(
+                self.file,
+                self.target,
+                labelled=labelled,
+                format=self.form,
+                sep=self.sep,
+                decimal=self.decimal,
+                na=tuple(self.na or ()),
+                drop=tuple(self.drop or ()),
+                keep=tuple(self.keep or ()),
+                labels=self.labels,
+                encoding=self.encoding,
+                dates=self.dates,
+                task=task,
+                notice=note,
+            )
 
 
 def reads_samples(command: Callable[..., None]) -> Callable[..., None]:
@@ -153,6 +154,8 @@ def connected(url: str, key: str | None, patience: float = 2.0) -> Iterator[Clie
     """Yield a client for the server at a URL; errors that concern the connection name the remedy."""
     if not url.startswith(("http://", "https://")):
         raise CommandError(f"{url} is not the URL of a server: it must begin with http:// or https://", 2)
+    if not url.partition("://")[2].strip("/"):
+        raise CommandError(f"{url} is not the URL of a server: it has no host", 2)
     key = None if key is None else key.strip()
     if key is not None and not (key.isascii() and key.isprintable()):
         raise CommandError("The key has a character that no key has: check --key, or BNP_API_KEY", 2)
