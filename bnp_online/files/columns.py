@@ -126,6 +126,8 @@ class Columns:
         words = [word for _, word in cells if not options.is_missing(word, MISSING_NUMBER)]
         if not words:
             return self.undecided(name)
+        if name in options.strings:
+            return self._string(name, cells)
         if all(options.number(word) is not None for word in words):
             self._report_integer_id(name, words)
             return self._number(name)

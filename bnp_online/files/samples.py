@@ -238,6 +238,7 @@ def read_samples(
     na: Collection[str] = (),
     drop: Collection[str] = (),
     keep: Collection[str] = (),
+    strings: Collection[str] = (),
     labels: LabelType | None = None,
     encoding: str | None = None,
     dates: Dates = "calendar",
@@ -266,6 +267,8 @@ def read_samples(
         Columns to leave out.
     keep : collection of str
         Columns that are read although each row has another value.
+    strings : collection of str
+        Columns of CSV whose values are strings although they look like numbers, such as codes.
     labels : {"str", "int"}, optional
         Type of the labels. Default: by the column.
     encoding : str, optional
@@ -301,6 +304,7 @@ def read_samples(
         decimal=decimal,
         na=frozenset(na),
         keep=frozenset(keep),
+        strings=frozenset(strings),
         dates=dates,
         labelled=labelled,
     )

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -99,8 +99,20 @@ class SampleFile:
         """Name of the file, without its folder."""
         return "standard input" if self.file == "-" else Path(self.file).name
 
-    def rows(self, *, labelled: bool, task: Task = "classification") -> Samples:
-        """Open the file, and return its rows in order."""
+    def rows(
+        self, *, labelled: bool, task: Task = "classification", features: Collection[str] = ()
+    ) -> Samples:
+        """Open the file, and return its rows in order.
+
+        Parameters
+        ----------
+        labelled : bool
+            Whether a row without a target is invalid.
+        task : {"classification", "regression"}
+            Task of the model.
+        features : collection of str
+            Columns of the model so far: a feature with columns ``name=value`` is read as strings again.
+        """
         from bnp_online.files import read_samples  # late: pyarrow
 
         with file_errors(self.file):
@@ -114,12 +126,26 @@ class SampleFile:
                 na=tuple(self.na or ()),
                 drop=tuple(self.drop or ()),
                 keep=tuple(self.keep or ()),
+                strings=string_features(features),
                 labels=self.labels,
                 encoding=self.encoding,
                 dates=self.dates,
                 task=task,
                 notice=note,
             )
+
+
+def string_features(columns: Collection[str]) -> set[str]:
+    """Return the names of the string features among the columns of a model.
+
+    Examples
+    --------
+    >>> sorted(string_features(["age", "zip=02139", "zip=94305"]))
+    ['zip']
+    """
+    # A name may have "=" itself: each part before one may be a name.
+    parts = ((name, name.split("=")) for name in columns)
+    return {"=".join(words[:i]) for _, words in parts for i in range(1, len(words))}.difference(columns)
 
 
 def reads_samples(command: Callable[..., None]) -> Callable[..., None]:
