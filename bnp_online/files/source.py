@@ -126,6 +126,8 @@ class Source:
 
     def lines(self, encoding: str | None) -> Iterator[str]:
         """Return the lines of the text, with their ends; None finds the encoding by the first bytes."""
+        if encoding is None and b"\0" in self.head and _encoding(self.head, None) == "utf-8":
+            raise FileError("is no text: give a file of the format CSV, TSV, NDJSON, Parquet or Arrow")
         encoding = _encoding(self.head, encoding)
         return _without_bom(_lines(self._chunks, encoding))
 
