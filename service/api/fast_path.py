@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..auth.scopes import NDJSON
 from ..errors import TABLE, Layer, QueueFullError
-from ..http.requests import HEADERS, Shape, media_type, read_body, read_fields
+from ..http.content import decompressed, media_type, without_mark
+from ..http.requests import HEADERS, Shape, read_body, read_fields
 from ..http.responses import encode, error_response
 from ..models.queue import Capacity
 from ..models.registry import models_of
@@ -95,11 +96,15 @@ class HotRoute(ApiRoute):
         """Serve a request; raise the error of a refused request."""
         state, headers = scope["app"].state, scope[HEADERS]  # the telemetry middleware has read them
         scope["caller"] = state.guard.admit(headers, self.access)
+        if b"content-encoding" in headers:
+            receive = decompressed(headers, receive)
         if self._lines is not None and media_type(headers.get(b"content-type", b"")) == NDJSON:
             await self._serve_lines(scope, receive, send, *self._lines)
             return
         settings: Settings = state.settings
         raw = await read_body(scope, receive, settings.max_body_bytes)
+        if raw[:1] != b"{":  # rarely
+            raw = without_mark(raw)
         bodies: Capacity = state.bodies
         if bodies.taken >= bodies.limit:
             raise QueueFullError(f"{bodies.taken} bytes of requests wait (BNP_QUEUE_BYTES): try again later")
@@ -127,8 +132,9 @@ class HotRoute(ApiRoute):
     ) -> None:
         models = models_of(scope)
 
-        def take(raw: bytes) -> tuple[Worker, Any]:
-            fields = read_fields(raw, self._shape, models.settings)
+        def take(line: bytes) -> tuple[Worker, Any]:
+            raw = without_mark(line)
+            fields = read_fields(raw, self._shape, models.settings, "line")
             worker = models.get(fields.get("model"))
             return worker, item(FastRequest(worker=worker, fields=fields, raw=raw))
 

@@ -17,8 +17,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from ..auth.scopes import NDJSON
-from ..errors import REFUSALS, BodyTooLargeError, RequestError, ShuttingDownError, StreamTimeoutError
+from ..errors import (
+    REFUSALS,
+    BodyTooLargeError,
+    InvalidEncodingError,
+    RequestError,
+    ShuttingDownError,
+    StreamTimeoutError,
+)
 from ..http.connection import connection_of
+from ..http.content import is_blank
 from ..http.requests import incomplete_body
 from ..http.responses import encode_line, envelope
 from ..models.queue import Capacity, Outcomes
@@ -83,10 +91,10 @@ class LineSplitter:
         while (stop := chunk.find(b"\n", start)) >= 0:
             raw = self._end(chunk[start:stop])
             start = stop + 1
-            if raw is None or raw.strip():
+            if raw is None or not is_blank(raw):
                 yield Line(self._number, raw)
         self._begin(chunk[start:])
-        if last and ((raw := self._end(b"")) is None or raw.strip()):
+        if last and ((raw := self._end(b"")) is None or not is_blank(raw)):
             yield Line(self._number, raw)
 
     def _begin(self, part: bytes) -> None:
@@ -238,8 +246,8 @@ class LineStream(Generic[T]):
 
         Raises
         ------
-        ClientDisconnect
-            If the body ends early, before the first answer.
+        ClientDisconnect, InvalidEncodingError
+            If the body ends early, or cannot be decompressed, before the first answer.
         """
         reader = asyncio.create_task(self._read())
         try:
@@ -315,7 +323,7 @@ class LineStream(Generic[T]):
 
     async def _write_end(self) -> None:
         if self._end is not None:
-            if isinstance(self._end, ClientDisconnect) and not self._started:
+            if isinstance(self._end, ClientDisconnect | InvalidEncodingError) and not self._started:
                 raise self._end
             self._connection.close_after_response()
             await self._send_body(error_line(self._end, self._line + 1))

@@ -9,7 +9,6 @@ import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
@@ -35,6 +34,7 @@ from ..errors import (
 from ..problems import first_problem
 from ..schemas import MAX_ID_LENGTH
 from ..settings import Settings
+from .content import JSON, NDJSON, Gunzip, without_mark
 
 HEADERS = "bnp.headers"
 """Key of the ASGI scope for the headers by name, once `headers_of` has read them."""
@@ -64,31 +64,21 @@ def headers_of(scope: Scope) -> Mapping[bytes, bytes]:
     return cast(Mapping[bytes, bytes], found)
 
 
-@lru_cache(32)  # clients repeat few different values
-def media_type(content_type: bytes) -> str:
-    """Return the media type in a Content-Type header, without its parameters.
-
-    Examples
-    --------
-    >>> media_type(b"Application/JSON; charset=utf-8")
-    'application/json'
-    """
-    return content_type.partition(b";")[0].strip().lower().decode("latin-1")
-
-
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """Return the body of a request.
 
     Raises
     ------
     BodyTooLargeError
-        As soon as more than `limit` bytes were announced or received.
+        As soon as more than `limit` bytes were announced, received or decompressed.
     BodyTimeoutError
         If the body is incomplete after `BNP_RECEIVE_TIMEOUT` seconds.
     ClientDisconnect
         If the client ended the connection before the whole body was received.
+    InvalidEncodingError
+        If the body cannot be decompressed.
     """
-    if (body := scope.get(BODY)) is not None:  # the common case
+    if (body := scope.get(BODY)) is not None and type(receive) is not Gunzip:  # the common case
         if len(body) > limit:
             raise _too_large(limit)
         return cast(bytes, body)
@@ -103,7 +93,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
 
 async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
-    announced = int(headers_of(scope).get(b"content-length", 0))
+    announced = 0 if type(receive) is Gunzip else int(headers_of(scope).get(b"content-length", 0))
     chunks: list[bytes] = []
     size, more = 0, announced <= limit
     while more:
@@ -127,8 +117,10 @@ def incomplete_body() -> ClientDisconnect:
     return ClientDisconnect("the connection ended before the whole body was received: send the request again")
 
 
-def decode(raw: bytes, sample: str = "x") -> Any:
+def decode(raw: bytes, sample: str = "x", part: str = "body") -> Any:
     """Return the JSON value in `raw`; an object whose field `sample` has plain values is decoded faster.
+
+    `part` names the bytes in messages: ``"body"`` or ``"line"``.
 
     Raises
     ------
@@ -167,12 +159,35 @@ def decode(raw: bytes, sample: str = "x") -> Any:
         message = str(error)
         if message.startswith("Detected duplicate key"):
             raise DuplicateKeyError(message) from None
-        field = None
-        if b"NaN" in raw or b"Infinity" in raw:
-            field = _first_non_finite(raw)
-            message = f"{field} is NaN or infinite" if field else message
-            message += "; JSON has no NaN and no Infinity: send null for a missing value"
-        raise InvalidJsonError(f"the body is not valid JSON: {message}", field) from None
+        raise _not_json(raw, message, part) from None
+
+
+def _not_json(raw: bytes, message: str, part: str) -> InvalidJsonError:
+    """Return the error for bytes that are not JSON, with a remedy where the mistake is a known one."""
+    field = None
+    if not raw.strip():
+        message = "it is empty"
+    elif raw[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in raw[:4]:
+        message = "it is in UTF-16 or UTF-32: send it in UTF-8"
+    elif b"NaN" in raw or b"Infinity" in raw:
+        field = _first_non_finite(raw)
+        message = f"{field} is NaN or infinite" if field else message
+        message += "; JSON has no NaN and no Infinity: send null for a missing value"
+    elif part == "line" and message.startswith("EOF"):
+        message += f"; a line of {NDJSON} has a whole JSON value: send others with Content-Type: {JSON}"
+    elif part == "body" and message.startswith("trailing characters") and _has_lines(raw):
+        message += f"; send one JSON value per line with Content-Type: {NDJSON}"
+    return InvalidJsonError(f"the {part} is not valid JSON: {message}", field)
+
+
+def _has_lines(raw: bytes) -> bool:
+    """Return whether the first line is a JSON value and another one follows."""
+    line, _, rest = raw.strip().partition(b"\n")
+    try:
+        jiter.from_json(line)
+    except ValueError:
+        return False
+    return bool(rest)
 
 
 def _first_non_finite(raw: bytes) -> str | None:
@@ -186,13 +201,20 @@ def _first_non_finite(raw: bytes) -> str | None:
         name, value = waiting.pop()
         if isinstance(value, float) and not math.isfinite(value):
             return name or None
-        inner = dict(enumerate(value)) if isinstance(value, list) else value
-        if isinstance(inner, dict):
+        if isinstance(value, list):
+            waiting += reversed([(f"{name}[{i}]", each) for i, each in enumerate(value)])
+        elif isinstance(value, dict):
             prefix = f"{name}." if name else ""
-            waiting += reversed([(f"{prefix}{key}", each) for key, each in inner.items()])
+            waiting += reversed([(f"{prefix}{key}", each) for key, each in value.items()])
     return None
 
 
+#: What a part of a request must be, instead of an object.
+_NOT_AN_OBJECT = {
+    "body": "the body must be a JSON object",
+    "line": f"a line must be a JSON object: send an array with Content-Type: {JSON}",
+    "item": "an item of the array must be a JSON object",
+}
 _NAMES = {
     dict: "an object",
     list: "nested lists",
@@ -252,15 +274,15 @@ def _types(annotation: Any) -> tuple[type, ...]:
     return (int, float) if origin is float else (origin,)
 
 
-def read_fields(raw: bytes, shape: Shape, settings: Settings) -> dict[str, Any]:
+def read_fields(raw: bytes, shape: Shape, settings: Settings, part: str = "body") -> dict[str, Any]:
     """Return the JSON object in `raw` if it has the given shape; raises as `decode` and `check`."""
-    body = check(decode(raw, shape.x), shape, settings)
+    body = check(decode(raw, shape.x, part), shape, settings, part)
     if len(raw) > settings.max_string_length:  # otherwise no string in it can be too long
         _check_lengths(body, shape, settings.max_string_length)
     return body
 
 
-def check(body: Any, shape: Shape, settings: Settings) -> dict[str, Any]:
+def check(body: Any, shape: Shape, settings: Settings, part: str = "body") -> dict[str, Any]:
     """Return `body` if it has the given shape; the model checks the values of the features itself.
 
     Raises
@@ -269,7 +291,7 @@ def check(body: Any, shape: Shape, settings: Settings) -> dict[str, Any]:
         With the name of the field.
     """
     if type(body) is not dict:
-        raise InvalidTypeError("the body must be a JSON object")
+        raise InvalidTypeError(_NOT_AN_OBJECT[part])
     for name, value in body.items():
         types = shape.fields.get(name)
         if types is None:
@@ -320,7 +342,8 @@ async def read_model(request: Request, model: type[M]) -> M:
     InvalidSpecError
         If a field is invalid or missing; with its name.
     """
-    raw = await read_body(request.scope, request.receive, request.app.state.settings.max_body_bytes)
+    limit = request.app.state.settings.max_body_bytes
+    raw = without_mark(await read_body(request.scope, request.receive, limit))
     decode(raw)  # pydantic accepts duplicate keys
     try:
         return model.model_validate_json(raw)

@@ -38,7 +38,7 @@ HOT: list[Case] = [
         for body, field in (
             (b'{"x": {"a": NaN}}', "x.a"),
             (b'{"x": {"a": 1, "b": -Infinity, "c": NaN}}', "x.b"),
-            (b'{"x": [[1, 2], [3, Infinity]]}', "x.1.1"),
+            (b'{"x": [[1, 2], [3, Infinity]]}', "x[1][1]"),
             (b'{"x": {}, "y": NaN}', "y"),
             (b"NaN", None),
         )
@@ -158,7 +158,8 @@ CASES = HOT + SAMPLES + SPECS + CHANGES
 # These are shown elsewhere, for they need more than one request, or a server in trouble.
 ELSEWHERE = {
     "already_labelled", "body_timeout", "client_disconnected", "forbidden", "foreign_origin",
-    "id_conflict", "id_forgotten", "invalid_checkpoint", "invalid_request", "model_failed", "not_kept",
+    "id_conflict", "id_forgotten", "invalid_checkpoint", "invalid_encoding", "invalid_request", "model_failed",
+    "not_kept", "unsupported_encoding",
     "not_ready", "out_of_descriptors", "pickled_model", "queue_full", "rebuilding", "shutting_down",
     "storage_failed", "storage_full", "stream_timeout", "string_too_long", "too_many_connections",
     "too_many_models",
