@@ -158,8 +158,8 @@ CASES = HOT + SAMPLES + SPECS + CHANGES
 # These are shown elsewhere, for they need more than one request, or a server in trouble.
 ELSEWHERE = {
     "already_labelled", "body_timeout", "client_disconnected", "forbidden", "foreign_origin",
-    "id_conflict", "id_forgotten", "invalid_checkpoint", "invalid_encoding", "invalid_request", "model_failed",
-    "not_kept", "unsupported_encoding",
+    "id_conflict", "id_forgotten", "invalid_checkpoint", "invalid_encoding", "model_failed",
+    "invalid_request", "not_kept", "unsupported_encoding",
     "not_ready", "out_of_descriptors", "pickled_model", "queue_full", "rebuilding", "shutting_down",
     "storage_failed", "storage_full", "stream_timeout", "string_too_long", "too_many_connections",
     "too_many_models",
