@@ -170,7 +170,7 @@ class Columns:
                 if not options.is_missing(word, MISSING_NUMBER):
                     changed(name, word, kind)
                 return None
-            return None if value in options.na_numbers else value
+            return None if _is_number(value) and value in options.na_numbers else value
 
         return convert
 

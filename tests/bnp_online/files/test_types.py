@@ -24,6 +24,10 @@ def test_words_that_python_or_others_take_for_numbers_are_strings(word: str) -> 
     assert column(["1", word]) == ["1", word]
 
 
+def test_a_column_of_codes_is_given() -> None:
+    assert column(["02139", "NA", "94305"], strings=["a"]) == ["02139", None, "94305"]
+
+
 def test_booleans() -> None:
     assert column(["true", "FALSE", "True", ""]) == [True, False, True, None]
     assert column(["true", "maybe"]) == ["true", "maybe"]
@@ -71,6 +75,7 @@ def test_none_alone_is_a_value() -> None:
 def test_further_words_are_missing_values() -> None:
     assert column(["1", "unknown", "-999"], na=["unknown", "-999"]) == [1, None, None]
     assert column(["1", "-999.0"], na=["-999"]) == [1, None]
+    assert column(["true", "false"], na=["0"]) == [True, False]
     assert column(["red", "unknown"], na=["unknown"]) == ["red", None]
     assert Read('{"a": -999, "b": "unknown", "y": 0}', na=["-999", "unknown"]).x == [{"a": None, "b": None}]
 
