@@ -82,7 +82,8 @@ class ApiRoute(GuardedRoute):
         if access.takes == (BYTES,):
             described["requestBody"] = {"required": True, "content": _FILE_CONTENT}
         options["openapi_extra"] = described | (options.get("openapi_extra") or {})
-        super().__init__(path, endpoint, **options | {"operation_id": endpoint.__name__})
+        options["operation_id"] = options.get("operation_id") or endpoint.__name__
+        super().__init__(path, endpoint, **options)
         if access.body is not None:  # for the document only: the endpoint reads its body itself
             kind = Form if FORM in access.takes else Body
             self.body_field = create_model_field("body", access.body, field_info=kind(annotation=access.body))
@@ -122,7 +123,8 @@ def lines_of(answer: type[BaseModel]) -> dict[str, Any]:
     """Return the options of a FastAPI route that takes and answers its JSON in lines, too.
 
     The document has the lines of the response. Those of the request are in the descriptions only: generators
-    of clients know no media type of lines, and warn.
+    of clients know no media type of lines, and warn. Arrays are there only, too: with them, the answer to one
+    sample would have a type that its reader must narrow.
     """
     given = [{"$ref": REF.format(model=model.__name__)} for model in (answer, LineError)]
     return {"responses": {200: {"content": {NDJSON: {"schema": {"anyOf": given}}}}}}

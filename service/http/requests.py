@@ -6,7 +6,6 @@ The hot routes use this module in place of FastAPI's body parsing, which costs s
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
@@ -21,9 +20,7 @@ from starlette.types import Receive, Scope
 from ..errors import (
     BodyTimeoutError,
     BodyTooLargeError,
-    DuplicateKeyError,
     InvalidIdError,
-    InvalidJsonError,
     InvalidSpecError,
     InvalidTypeError,
     MissingFieldError,
@@ -34,7 +31,8 @@ from ..errors import (
 from ..problems import first_problem
 from ..schemas import MAX_ID_LENGTH
 from ..settings import Settings
-from .content import JSON, NDJSON, Gunzip, without_mark
+from .content import JSON, Gunzip, without_mark
+from .json_errors import not_json
 
 HEADERS = "bnp.headers"
 """Key of the ASGI scope for the headers by name, once `headers_of` has read them."""
@@ -153,60 +151,36 @@ def decode(raw: bytes, sample: str = "x", part: str = "body") -> Any:
         and b"[" not in raw
     ):
         return body
+    return _decode_strictly(raw, part)
+
+
+def _decode_strictly(raw: bytes, part: str) -> Any:
     try:
         return jiter.from_json(raw, allow_inf_nan=False, catch_duplicate_keys=True)
     except ValueError as error:
-        message = str(error)
-        if message.startswith("Detected duplicate key"):
-            raise DuplicateKeyError(message) from None
-        raise _not_json(raw, message, part) from None
+        raise not_json(raw, str(error), part) from None
 
 
-def _not_json(raw: bytes, message: str, part: str) -> InvalidJsonError:
-    """Return the error for bytes that are not JSON, with a remedy where the mistake is a known one."""
-    field = None
-    if not raw.strip():
-        message = "it is empty"
-    elif raw[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in raw[:4]:
-        message = "it is in UTF-16 or UTF-32: send it in UTF-8"
-    elif b"NaN" in raw or b"Infinity" in raw:
-        field = _first_non_finite(raw)
-        message = f"{field} is NaN or infinite" if field else message
-        message += "; JSON has no NaN and no Infinity: send null for a missing value"
-    elif part == "line" and message.startswith("EOF"):
-        message += f"; a line of {NDJSON} has a whole JSON value: send others with Content-Type: {JSON}"
-    elif part == "body" and message.startswith("trailing characters") and _has_lines(raw):
-        message += f"; send one JSON value per line with Content-Type: {NDJSON}"
-    return InvalidJsonError(f"the {part} is not valid JSON: {message}", field)
-
-
-def _has_lines(raw: bytes) -> bool:
-    """Return whether the first line is a JSON value and another one follows."""
-    line, _, rest = raw.strip().partition(b"\n")
+def decode_items(raw: bytes, sample: str) -> list[Any]:
+    """Return the items of the JSON array in `raw`, each as `decode` returns it; raises as `decode`."""
     try:
-        jiter.from_json(line)
-    except ValueError:
-        return False
-    return bool(rest)
+        items = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        items = None
+    if type(items) is list and raw.count(b"[") == 1 and raw.count(b":") == _count_keys(items, sample):
+        return items
+    value: list[Any] = _decode_strictly(raw, "body")
+    return value
 
 
-def _first_non_finite(raw: bytes) -> str | None:
-    """Return the name of the first field that is NaN or infinite; None if there is none."""
-    try:
-        value = jiter.from_json(raw)
-    except ValueError:
-        return None
-    waiting = [("", value)]
-    while waiting:
-        name, value = waiting.pop()
-        if isinstance(value, float) and not math.isfinite(value):
-            return name or None
-        if isinstance(value, list):
-            waiting += reversed([(f"{name}[{i}]", each) for i, each in enumerate(value)])
-        elif isinstance(value, dict):
-            prefix = f"{name}." if name else ""
-            waiting += reversed([(f"{prefix}{key}", each) for key, each in value.items()])
-    return None
+def _count_keys(items: list[Any], sample: str) -> int:
+    """Return the number of keys in items and their samples; -1 if there is another item."""
+    count = 0
+    for item in items:
+        if type(item) is not dict or type(x := item.get(sample)) is not dict:
+            return -1
+        count += len(item) + len(x)
+    return count
 
 
 #: What a part of a request must be, instead of an object.
@@ -279,6 +253,13 @@ def read_fields(raw: bytes, shape: Shape, settings: Settings, part: str = "body"
     body = check(decode(raw, shape.x, part), shape, settings, part)
     if len(raw) > settings.max_string_length:  # otherwise no string in it can be too long
         _check_lengths(body, shape, settings.max_string_length)
+    return body
+
+
+def read_item(item: Any, shape: Shape, settings: Settings) -> dict[str, Any]:
+    """Return an item of an array if it has the given shape; raises as `check`."""
+    body = check(item, shape, settings, "item")
+    _check_lengths(body, shape, settings.max_string_length)
     return body
 
 
