@@ -51,11 +51,7 @@ HOT: list[Case] = [
     ("/learn", b'{"x": {"a": 1, "a": 1}, "y": 1}', 400, "duplicate_key", None),
     ("/predict", b'{"x": {"a": 1, "\\u0061": 2}}', 400, "duplicate_key", None),
     ("/models", b'{"name": "a", "name": "b"}', 400, "duplicate_key", None),
-    *[
-        (path, body, 422, "invalid_type", None)
-        for path in ("/learn", "/predict")
-        for body in (b"1", b"null")
-    ],
+    *[(path, body, 422, "invalid_type", None) for path in ("/learn", "/predict") for body in (b"1", b"null")],
     ("/learn", {"x": X}, 422, "missing_field", "y"),
     ("/learn", {"y": 1}, 422, "missing_field", "x"),
     ("/predict", {}, 422, "missing_field", "x"),
