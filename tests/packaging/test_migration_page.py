@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.support.programs import ROOT
 from tests.service.conftest import server as server  # the fixture
+from tests.support.programs import ROOT
 from tests.support.running import Server
 
 PAGE = ROOT / "docs" / "how-to" / "migrate-from-river.md"
