@@ -58,7 +58,7 @@ def installed(page: str) -> set[str]:
 
 
 def environment(folder: Path, names: set[str]) -> Path:
-    """Create an environment with these distributions of this one, linked, and the checkout; return its Python."""
+    """Create an environment with these distributions, linked, and the checkout; return its Python."""
     venv.create(folder, with_pip=False, symlinks=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     for name in names:
