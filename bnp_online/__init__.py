@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         UnsupportedLayerError,
     )
     from .estimators import BNPClassifier, BNPRegressor, load
+    from .files import iter_samples, read_samples
     from .moments import RunningMoments
     from .preconditioner import BNP
 
@@ -41,7 +42,9 @@ __all__ = [
     "StateError",
     "UnobservedLayerError",
     "UnsupportedLayerError",
+    "iter_samples",
     "load",
+    "read_samples",
 ]
 
 #: Modules of the public names, where it is not `errors`.
@@ -52,6 +55,8 @@ _MODULES = {
     "BNPRegressor": "estimators",
     "load": "estimators",
     "RunningMoments": "moments",
+    "iter_samples": "files",
+    "read_samples": "files",
 }
 
 if not TYPE_CHECKING:  # for a type checker, a name that is not listed above is an error

@@ -34,7 +34,7 @@ from .http.responses import error_response
 from .http.uvicorn_protocol import uvicorn_config
 from .models.metrics import StoreCollector
 from .models.queue import Capacity
-from .models.recovery import START_ERRORS, Opened, open_folder
+from .models.recovery import START_ERRORS, Opened, open_folder, start_failure
 from .models.registry import Registry
 from .models.threads import Threads
 from .settings import Settings
@@ -121,7 +121,7 @@ class _App(FastAPI):
             stack = CORSMiddleware(
                 stack,
                 allow_origins=settings.cors_origins,
-                allow_methods=("GET", "POST", "PUT", "PATCH", "DELETE"),
+                allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
                 allow_headers=("Authorization", "X-Request-ID"),
                 expose_headers=("X-Request-ID", "Retry-After"),
             )
@@ -169,7 +169,8 @@ def _explained(request: Request, error: HTTPException) -> HTTPException:
         return HTTPException(404, f"there is no route {path!r}: {remedy}", error.headers)
     if error.status_code == 405:  # the router names the methods of one route; a path may have several
         matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-        methods = ", ".join(sorted({method for route in matching for method in route.methods}))
+        allowed = {method for route in matching for method in route.methods}
+        methods = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
         return HTTPException(405, f"{path} does not take {request.method}: use {methods}", {"Allow": methods})
     return error
 
@@ -180,7 +181,7 @@ def serve(settings: Settings, keyring: Keyring) -> int:
     try:
         opened = open_folder(settings)
     except START_ERRORS as error:
-        print(f"The server cannot start: {error}", file=sys.stderr)
+        print(f"The server cannot start: {start_failure(error, settings)}", file=sys.stderr)
         return 1
     server = uvicorn.Server(uvicorn_config(create_app(settings, opened, keyring), settings))
     server.run()

@@ -77,6 +77,14 @@ class UnsupportedMediaTypeError(RequestError):
     """The route does not accept the media type of the body."""
 
 
+class UnsupportedEncodingError(RequestError):
+    """The body is compressed with another method than gzip."""
+
+
+class InvalidEncodingError(RequestError):
+    """The body is not valid gzip, or is incomplete."""
+
+
 class PickledModelError(RequestError):
     """A pickled model, as the River API Spec sends it: unpickling would execute code of the client."""
 
@@ -238,6 +246,7 @@ class Row:
 TABLE: dict[type[Exception], Row] = {
     InvalidJsonError: Row(400, "invalid_json"),
     DuplicateKeyError: Row(400, "duplicate_key"),
+    InvalidEncodingError: Row(400, "invalid_encoding"),
     PickledModelError: Row(400, "pickled_model"),
     ClientDisconnect: Row(400, "client_disconnected"),
     UnauthorizedError: Row(401, "unauthorized", headers={"www-authenticate": 'Bearer realm="bnp-online"'}),
@@ -258,6 +267,8 @@ TABLE: dict[type[Exception], Row] = {
     NotKeptError: Row(410, "not_kept"),
     BodyTooLargeError: Row(413, "body_too_large"),
     UnsupportedMediaTypeError: Row(415, "unsupported_media_type"),
+    # RFC 9110, section 12.5.3: the encodings that a server accepts.
+    UnsupportedEncodingError: Row(415, "unsupported_encoding", headers={"accept-encoding": "gzip"}),
     RequestError: Row(422, "invalid_request"),
     RequestValidationError: Row(422, "invalid_request"),
     InvalidTypeError: Row(422, "invalid_type"),
@@ -297,7 +308,7 @@ class Layer(Enum):
 
     HOST = (UnknownHostError, ForeignOriginError)
     KEY = (UnauthorizedError, ForbiddenError)
-    BODY = (BodyTimeoutError, BodyTooLargeError)
+    BODY = (BodyTimeoutError, BodyTooLargeError, UnsupportedEncodingError, InvalidEncodingError)
     JSON = (InvalidJsonError, DuplicateKeyError)
     FORM = (DuplicateKeyError, MissingFieldError, UnknownFieldError)
     FIELDS = (InvalidTypeError, MissingFieldError, UnknownFieldError)

@@ -166,18 +166,33 @@ class ModelPatch(Body):
     """The whole drift setting; omitted fields have their defaults."""
 
 
+def _document_forms(schema: JsonDict) -> None:
+    """Replace the optional fields of a body, of which one is given, by a form for each of them."""
+    del schema["additionalProperties"]  # each form has its own
+    fields: Any = schema.pop("properties")
+    schema["oneOf"] = [_form(fields, name) for name in fields]
+
+
+def _form(fields: dict[str, Any], given: str) -> JsonDict:
+    """Return the schema of a body with one field; the others may be null."""
+    properties: JsonDict = {}
+    for name, field in fields.items():
+        value, null = field["anyOf"]
+        about = {key: text for key, text in field.items() if key != "anyOf"}
+        properties[name] = about | (value if name == given else null)
+    return {
+        "type": "object",
+        "title": f"RollbackTo{given.title()}",
+        "properties": properties,
+        "required": [given],
+        "additionalProperties": False,
+    }
+
+
 class RollbackBody(Body):
     """Target of a rollback: a step or a checkpoint."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"step": 900}],
-            "oneOf": [
-                {"required": ["step"], "properties": {"step": {"type": "integer"}}},
-                {"required": ["checkpoint"], "properties": {"checkpoint": {"type": "string"}}},
-            ],
-        }
-    )
+    model_config = ConfigDict(json_schema_extra=_document_forms)
 
     step: Count | None = None
     """Number of samples learned in that state."""

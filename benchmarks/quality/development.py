@@ -115,7 +115,7 @@ def score(stream: Generated, seed: int, length: int, replay: int) -> float:
     model = kind(replay=replay, seed=seed)
     samples = itertools.islice(stream.samples(seed), length)
     model.learn_one(*next(samples))
-    metrics = prequential(samples, model, stream.task).metrics
+    metrics: dict[str, float] = prequential(samples, model, stream.task).metrics
     return 100.0 * metrics["Accuracy"] if stream.task == "classification" else metrics["MAE"]
 
 

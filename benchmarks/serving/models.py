@@ -3,6 +3,10 @@
 Four servers run side by side: one with many models and one with a single model, of this checkout and of the
 other. Rounds of requests alternate between them. Each request learns one sample; on the server with many
 models, successive requests, or lines of a stream, go to successive models.
+
+For comparison, the library alone learns the same samples. A server cannot avoid this part of the difference
+between many models and one: the state of the next model is not in the processor's caches, and one call cannot
+learn samples of several models.
 """
 
 from __future__ import annotations
@@ -10,8 +14,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +31,9 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.progress import Progress
 
+from bnp_online import BNPClassifier
 from service.cli.launch import ServerProcess
+from service.models.scheduling import SLICE
 
 from ..common.program import Blocks, Content, arguments_of, run
 from ..common.report import ROOT, Cell, Table
@@ -36,10 +45,14 @@ SPECS: dict[str, dict[str, Any]] = {
     "default": {},
 }
 HERE, OTHER = "here", "other"
+KINDS = {"single": "JSON request", "lines": "line"}
 #: Connections that send JSON requests, and lines in a request of a stream.
 _CONNECTIONS, _LINES = 8, 1000
+#: Samples that the library learns in one call, alone: of one model, as the server does.
+_CALLS = {"single": 1, "lines": SLICE}
 _FIGURES = (
     ("memory of a used model beyond its parameters", "MB", "memory"),
+    ("start, the imports alone", "s", "imports"),
     ("start, with checkpoints", "s", "start"),
     ("start, with a replay", "s", "replay"),
     ("shutdown on SIGTERM, all models changed", "s", "stop"),
@@ -101,6 +114,22 @@ class Side:
     def memory(self) -> int:
         """Return the resident bytes of the server."""
         return 0 if self.server is None else self.server.memory()
+
+    def processor_time(self) -> float:
+        """Return the seconds of processor time that the server has taken (Linux)."""
+        if self.server is None:
+            return 0.0
+        threads = Path(f"/proc/{self.server.process.pid}/task").glob("*/schedstat")
+        return sum(int(each.read_text().split()[0]) for each in threads) / 1e9
+
+    def imports(self) -> float:
+        """Return the seconds that a process takes to import the server."""
+        begun = time.perf_counter()
+        environment = {**os.environ, "PYTHONPATH": str(self.checkout)}
+        subprocess.run(
+            [sys.executable, "-c", "import service.app"], cwd=self.checkout, env=environment, check=True
+        )
+        return time.perf_counter() - begun
 
     def bodies(self, count: int) -> list[bytes]:
         """Return the next samples, each for the next model."""
@@ -189,7 +218,7 @@ def _ends(side: Side) -> dict[str, float]:
     start = side.start()
     asyncio.run(side.lines(20 * side.count))
     side.stop(kill=True)
-    return {"stop": stop, "start": start, "replay": side.start()}
+    return {"stop": stop, "start": start, "imports": side.imports(), "replay": side.start()}
 
 
 def _compare(
@@ -222,25 +251,67 @@ def _compare(
 
 def _rates(
     sides: dict[str, tuple[Side, Side]], effort: argparse.Namespace, tick: Any
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Return for each checkout and kind of request the rates, and the median of their ratios."""
-    rounds: dict[tuple[str, str], list[tuple[float, float]]] = {}
+) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Return for each checkout and kind of request the rates, and the processor times of a sample."""
+    rounds: dict[tuple[str, str], list[list[tuple[float, float]]]] = {}
     for _ in range(effort.rounds):
-        for kind in ("single", "lines"):
+        for kind in KINDS:
             for name, pair in sides.items():
-                many, one = (asyncio.run(getattr(side, kind)(effort.samples)) for side in pair)
-                rounds.setdefault((name, kind), []).append((many, one))
+                measured = [_rate(side, kind, effort.samples) for side in pair]
+                rounds.setdefault((name, kind), []).append(measured)
         for _ in sides:
             tick()
             tick()
-    rates: dict[str, dict[str, dict[str, float]]] = {name: {} for name in sides}
-    for (name, kind), pairs in rounds.items():
-        rates[name][kind] = {
-            "many": statistics.median(many for many, _ in pairs),
-            "one": statistics.median(one for _, one in pairs),
-            "ratio": statistics.median(many / one for many, one in pairs),
+    return {
+        name: {
+            kind: {
+                what: _medians([(many[i], one[i]) for many, one in rounds[name, kind]])
+                for i, what in enumerate(("rate", "time"))
+            }
+            for kind in KINDS
         }
-    return rates
+        for name in sides
+    }
+
+
+def _rate(side: Side, kind: str, samples: int) -> tuple[float, float]:
+    """Return the samples per second, and the processor time of a sample in microseconds."""
+    before = side.processor_time()
+    rate = asyncio.run(getattr(side, kind)(samples))
+    return rate, (side.processor_time() - before) * 1e6 / samples
+
+
+def _medians(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Return the medians of many models, of one, and of their ratios."""
+    return {
+        "many": statistics.median(many for many, _ in pairs),
+        "one": statistics.median(one for _, one in pairs),
+        "ratio": statistics.median(many / one for many, one in pairs),
+    }
+
+
+def _alone(spec: dict[str, Any], effort: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Return the processor time of a sample in the library alone, in microseconds, by kind of request."""
+    samples = [json.loads(_body(number, 0)) for number in range(effort.samples)]
+    models = [BNPClassifier(**spec) for _ in range(effort.models)]
+    one = BNPClassifier(**spec)
+    for model in (*models, one):
+        _learn([model], samples[:50], 1)
+    rounds = [
+        {kind: (_learn(models, samples, 1), _learn([one], samples, size)) for kind, size in _CALLS.items()}
+        for _ in range(effort.rounds)
+    ]
+    return {kind: _medians([measured[kind] for measured in rounds]) for kind in KINDS}
+
+
+def _learn(models: Sequence[BNPClassifier], samples: Sequence[dict[str, Any]], size: int) -> float:
+    """Learn samples, `size` in a call, each call of the next model; return the microseconds of a sample."""
+    begun = time.process_time()
+    for call, start in enumerate(range(0, len(samples), size)):
+        model = models[call % len(models)]
+        check = model.preview().check
+        model.learn_samples([check(each["x"], each["y"]) for each in samples[start : start + size]])
+    return (time.process_time() - begun) * 1e6 / len(samples)
 
 
 def measure(arguments: argparse.Namespace, console: Console) -> Content:
@@ -250,7 +321,8 @@ def measure(arguments: argparse.Namespace, console: Console) -> Content:
         checkouts[OTHER] = arguments.against.resolve()
     with Progress(console=console) as progress:
         found = {name: _compare(checkouts, SPECS[name], arguments, progress) for name in arguments.specs}
-    return {"models": arguments.models, "results": found}
+    alone = {name: _alone(SPECS[name], arguments) for name in arguments.specs}
+    return {"models": arguments.models, "results": found, "alone": alone}
 
 
 def tables(content: Content) -> list[Table]:
@@ -258,15 +330,22 @@ def tables(content: Content) -> list[Table]:
     shown = []
     for spec, sides in content["results"].items():
         rows = []
-        for kind, what in (("single", "JSON requests"), ("lines", "lines")):
-            figures = [sides[name]["rates"][kind] for name in sides]
-            texts = [f"{f['many']:,.0f} of {f['one']:,.0f} ({f['ratio']:.2f})" for f in figures]
-            rows.append([Cell(f"{what} a second, many models of one model"), *map(Cell, texts)])
+        for kind, what in KINDS.items():
+            rates = [_text(side["rates"][kind]["rate"]) for side in sides.values()]
+            times = [_text(side["rates"][kind]["time"]) for side in sides.values()]
+            alone = _text(content["alone"][spec][kind])
+            rows.append([Cell(f"{what}s a second, many models and one (ratio)"), *map(Cell, rates)])
+            rows.append([Cell(f"processor time of a {what}, µs (ratio)"), *map(Cell, times)])
+            rows.append([Cell("the same in the library alone"), Cell(alone), *[Cell("")] * (len(sides) - 1)])
         for what, unit, name in _FIGURES:
             rows.append([Cell(what), *(Cell(f"{side[name]:.2f} {unit}") for side in sides.values())])
         title = f"{content['models']} models, {spec}: {json.dumps(SPECS[spec])}"
         shown.append(Table(title, ["figure", *sides], rows))
     return shown
+
+
+def _text(figures: dict[str, float]) -> str:
+    return f"{figures['many']:,.0f} and {figures['one']:,.0f} ({figures['ratio']:.2f})"
 
 
 def blocks(content: Content) -> Blocks:

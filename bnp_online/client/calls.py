@@ -31,7 +31,8 @@ def learn_one(
     ----------
     x : dict, or nested list or array
         Features, as an estimator accepts them: NaN, NaT, NA and None are missing values, dates and durations
-        are seconds.
+        are seconds. A name that is an integer or a tuple is sent as its string, which is also its name in an
+        estimator.
     y : bool, int, str or float
         Class or number.
     model : str

@@ -174,8 +174,8 @@ class StorageError(UnavailableError):
 _CODES: dict[type[ServerError], str] = {
     InvalidRequestError: (
         "invalid_json duplicate_key client_disconnected body_timeout stream_timeout body_too_large "
-        "unsupported_media_type method_not_allowed invalid_request invalid_type missing_field "
-        "unknown_field invalid_id"
+        "unsupported_media_type unsupported_encoding invalid_encoding method_not_allowed invalid_request "
+        "invalid_type missing_field unknown_field invalid_id"
     ),
     InvalidSampleError: (
         "invalid_feature non_finite_feature wrong_shape invalid_label non_finite_label label_type "

@@ -95,7 +95,10 @@ class Baselines:
         return abs(error), abs(y - self._last), error * error
 
     def report(self) -> dict[str, Any]:
-        """Return ``{"n", "cumulative": {"majority" or "mean": {...}, "last": {...}}, "window": {...}}``."""
+        """Return ``{"n", "cumulative": {"majority" or "mean": {...}, "last": {...}}, "window": {...}}``.
+
+        Scores over no labels are None.
+        """
         latest = self._scored()
         sums = sum(latest[0::3]), sum(latest[1::3]), sum(latest[2::3])
         return {
@@ -104,11 +107,12 @@ class Baselines:
             "window": self._named(sums, len(latest) // 3),
         }
 
-    def _named(self, sums: Iterable[float], count: int) -> dict[str, dict[str, float]]:
-        first, last, loss = (each / max(count, 1) for each in sums)
+    def _named(self, sums: Iterable[float], count: int) -> dict[str, dict[str, float | None]]:
+        first, last, loss = (each / count if count else None for each in sums)
         if self.task == "classification":
             return {"majority": {"Accuracy": first, "LogLoss": loss}, "last": {"Accuracy": last}}
-        return {"mean": {"MAE": first, "RMSE": math.sqrt(loss)}, "last": {"MAE": last}}
+        root = None if loss is None else math.sqrt(loss)
+        return {"mean": {"MAE": first, "RMSE": root}, "last": {"MAE": last}}
 
     def copy(self) -> Baselines:
         """Return a copy."""

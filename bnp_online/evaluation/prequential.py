@@ -80,8 +80,10 @@ class _Classification:
         self.early.clear()
         self.levels[y, bisect.bisect_left(_THRESHOLDS, probabilities.get(positive, 0.0))] += 1
 
-    def get(self) -> dict[str, float]:
-        n = max(self.confusion.total(), 1)
+    def get(self) -> dict[str, float | None]:
+        n = self.confusion.total()
+        if not n:
+            return {"Accuracy": None, "MacroF1": None, "LogLoss": None}
         of_label: Counter[Label] = Counter()  # how often it came, or was predicted
         right: Counter[Label] = Counter()
         for (y, prediction), count in self.confusion.items():
@@ -90,9 +92,9 @@ class _Classification:
             if y == prediction:
                 right[y] += count
         f1 = sum(2 * right[label] / count for label, count in of_label.items())
-        values = {
+        values: dict[str, float | None] = {
             "Accuracy": right.total() / n,
-            "MacroF1": f1 / max(len(of_label), 1),
+            "MacroF1": f1 / len(of_label),
             "LogLoss": self.loss_sum / n,
         }
         if len(self.classes) == 2:
@@ -149,9 +151,11 @@ class _Regression:
         self.deviations += difference * (y - self.mean)
         return error * error
 
-    def get(self) -> dict[str, float]:
-        n = max(self.n, 1)
-        explained = 1.0 - self.squared_sum / self.deviations if self.n > 1 and self.deviations > 0 else 0.0
+    def get(self) -> dict[str, float | None]:
+        n = self.n
+        if not n:
+            return {"MAE": None, "RMSE": None, "R2": None}
+        explained = 1.0 - self.squared_sum / self.deviations if n > 1 and self.deviations > 0 else 0.0
         return {"MAE": self.absolute_sum / n, "RMSE": math.sqrt(self.squared_sum / n), "R2": explained}
 
     def state_dict(self) -> dict[str, Any]:
@@ -170,7 +174,8 @@ class PrequentialMetrics:
 
     Classification: Accuracy, MacroF1, LogLoss and, while there are two classes, ROCAUC (the greater label is
     the positive one). Regression: MAE, RMSE, R2. The values equal those of ``river.metrics``, except that the
-    loss of a sample is at most 9.2 nats. The state is plain numbers.
+    loss of a sample is at most 9.2 nats, and that they are None without a prediction. The state is plain
+    numbers.
 
     Parameters
     ----------
@@ -258,8 +263,8 @@ class PrequentialMetrics:
         counts = [[pairs[y, prediction] for prediction in labels] for y in labels]
         return {"labels": labels, "counts": counts, "other": len(self._latest) - sum(map(sum, counts))}
 
-    def cumulative(self) -> dict[str, float]:
-        """Return the metrics of all predictions, by name."""
+    def cumulative(self) -> dict[str, float | None]:
+        """Return the metrics of all predictions, by name; each is None before the first prediction."""
         return self._all.get()
 
     def report(self) -> dict[str, Any]:
@@ -296,11 +301,12 @@ class PrequentialMetrics:
         if (state.get("task"), state.get("window")) != (self.task, self.window):
             raise StateError("the metrics are of another task or window")
         self._all.load_state_dict(state["all"])
-        self._latest = Window(self.window)
-        for y, prediction, *kept in state["latest"]:
-            # An earlier version stored pairs of a label and its probability.
-            pairs = kept[0] if len(kept) == 1 else zip(*kept, strict=True)
-            self._latest.add(y, prediction, dict(pairs))
+        self._latest.load((y, prediction, *_unpaired(*kept)) for y, prediction, *kept in state["latest"])
+
+
+def _unpaired(labels: Any, values: Any = None) -> tuple[Any, Any]:
+    """Return labels and their probabilities. An earlier version stored pairs of them."""
+    return (labels, values) if values is not None else ([y for y, _ in labels], [p for _, p in labels])
 
 
 @dataclass(frozen=True)
@@ -310,7 +316,7 @@ class Result:
     Attributes
     ----------
     metrics : dict of str to float
-        Cumulative values at the end of the stream.
+        Cumulative values at the end of the stream; None where no prediction was scored.
     n : int
         Samples in the stream.
     seconds : float
@@ -319,10 +325,10 @@ class Result:
         Number of labels, and the windowed metrics at that point.
     """
 
-    metrics: dict[str, float]
+    metrics: dict[str, Any]
     n: int
     seconds: float
-    curve: list[tuple[int, dict[str, float]]]
+    curve: list[tuple[int, dict[str, Any]]]
 
 
 def prequential(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ..values import Label
@@ -44,10 +45,10 @@ class Window:
         return len(self._entries) // 3
 
     def __iter__(self) -> Iterator[Scored]:
-        start = self._start
+        probabilities, start = self._probabilities[self._start :].tolist(), 0
         for y, prediction, labels in zip(*[iter(self._entries)] * 3, strict=True):
             stop = start + len(labels)
-            yield y, prediction, labels, self._probabilities[start:stop].tolist()
+            yield y, prediction, labels, probabilities[start:stop]
             start = stop
 
     @property
@@ -69,6 +70,27 @@ class Window:
                 self._start = 0
         entries.extend((y, prediction, labels))
         self._probabilities.extend(values)
+
+    def load(self, scored: Iterable[tuple[Any, Any, Sequence[Label], Iterable[float]]]) -> None:
+        """Replace the content by that of a window of this size, as iteration returns it.
+
+        Raises
+        ------
+        ValueError
+            If there are more predictions, or not as many probabilities as labels.
+        """
+        self._entries.clear()
+        self._probabilities, self._start = array("d"), 0
+        latest: Sequence[Label] = ()
+        shared: tuple[Label, ...] = ()
+        for y, prediction, labels, probabilities in scored:
+            if labels != latest or not all(type(label) is str for label in shared):
+                latest = labels
+                shared = shared if _same(shared, tuple(labels)) else tuple(labels)
+            self._entries.extend((y, prediction, shared))
+            self._probabilities.extend(probabilities)
+        if sum(map(len, itertools.islice(self._entries, 2, None, 3))) != len(self._probabilities):
+            raise ValueError("the window has another size")
 
     def copy(self) -> Window:
         """Return a copy."""

@@ -6,7 +6,8 @@ and zstd.
 """
 
 from .choices import Format
-from .samples import Row, Samples, iter_samples, read_samples
+from .rows import Row, Samples
+from .samples import iter_samples, read_samples
 from .source import FileError
 
 __all__ = ["FileError", "Format", "Row", "Samples", "iter_samples", "read_samples"]

@@ -62,6 +62,7 @@ class Options:
     decimal: str = "."
     na: frozenset[str] = frozenset()
     keep: frozenset[str] = frozenset()
+    strings: frozenset[str] = frozenset()
     dates: Literal["raw", "calendar", "drop"] = "calendar"
     labelled: bool = True
     na_numbers: frozenset[float] = field(init=False)

@@ -52,18 +52,26 @@ class Columns:
         self._names: frozenset[str] = frozenset()
         self._reported: set[str] = set()
 
-    def decide(self, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+    def decide(self, rows: Iterable[tuple[int, Mapping[str, Any]]], *, nested: bool = False) -> None:
         """Determine the type of each column from the first rows.
 
         Parameters
         ----------
         rows : iterable of (int, mapping)
             Number and cells of each row.
+        nested : bool
+            Whether rows may have lists and objects, for the learner to refuse.
+
+        Raises
+        ------
+        FileError
+            If a column does not fit the options, or has lists or objects.
         """
         cells: dict[str, list[tuple[int, Any]]] = {}
         for number, row in rows:
             for name, value in row.items():
-                cells.setdefault(name, []).append((number, value))
+                if not (nested and isinstance(value, NESTED)):
+                    cells.setdefault(name, []).append((number, value))
         self._names = frozenset(cells)
         for name, values in cells.items():
             if name not in self._converters:
@@ -92,7 +100,7 @@ class Columns:
             if self._is_absent(cell):
                 return None
             if isinstance(cell, NESTED):
-                return cell  # the learner refuses it, and names the feature
+                return cell  # refused by the learner
             converter = self._converters[name] = self._converter(name, [(self.row, cell)])
             return None if converter is None else converter(cell)
 
@@ -118,6 +126,8 @@ class Columns:
         words = [word for _, word in cells if not options.is_missing(word, MISSING_NUMBER)]
         if not words:
             return self.undecided(name)
+        if name in options.strings:
+            return self._string(name, cells)
         if all(options.number(word) is not None for word in words):
             self._report_integer_id(name, words)
             return self._number(name)
@@ -160,7 +170,7 @@ class Columns:
                 if not options.is_missing(word, MISSING_NUMBER):
                     changed(name, word, kind)
                 return None
-            return None if value in options.na_numbers else value
+            return None if _is_number(value) and value in options.na_numbers else value
 
         return convert
 
@@ -255,6 +265,7 @@ class Columns:
         known: dict[str, str | None] = {}
         unseen = object()
         new: deque[int] = deque(maxlen=_NEW)  # rows with a new value
+        first = self.row + IDS
         words = MISSING if options.text else frozenset[str]()
 
         def convert(cell: Any) -> Any:
@@ -268,7 +279,7 @@ class Columns:
             if len(known) < _REMEMBERED:
                 known[cell] = value
             new.append(self.row)
-            if len(new) == _NEW and self.row - new[0] < _WITHIN and options.may_leave_out(name):
+            if self.row >= first and self.row - new[0] < _WITHIN and len(new) == _NEW:
                 self._leave_out_id(name)
                 new.clear()
             return value
@@ -276,6 +287,8 @@ class Columns:
         return convert
 
     def _leave_out_id(self, name: str) -> None:
+        if not self._options.may_leave_out(name):
+            return
         self._options.notice(
             f"row {self.row}: column {name!r} is left out from here on: almost each row has a new value; "
             f"--keep {quoted(name)} keeps it, --drop {quoted(name)} leaves it out of all rows"

@@ -17,6 +17,7 @@ Parser: TypeAlias = Callable[[str], float | None]
 
 _DAY = 86400.0
 _EPOCH = date(1970, 1, 1).toordinal()
+_FIRST, _LAST = seconds(date.min), seconds(date.max)
 _MONTHS = {
     name.lower(): i for names in (calendar.month_name, calendar.month_abbr) for i, name in enumerate(names)
 }
@@ -69,7 +70,7 @@ def recognise(texts: Sequence[str]) -> tuple[Parser, str | None] | None:
     (True, None)
     """
     first = texts[0]
-    if not first[:1].isalnum() or not any(sign in first for sign in "-/. "):
+    if not first[:1].isalnum() or not any(sign in first for sign in "-/. T"):
         return None
     parsers: list[Parser] = [iso, *(functools.partial(_parsed, pattern) for pattern in _NAMED)]
     for parser in parsers:
@@ -220,6 +221,8 @@ class Calendar:
         if self.name not in x:
             return
         value = x[self.name]
+        if not isinstance(value, float) or not _FIRST <= value <= _LAST:  # JSON may have another number
+            value = None
         if not self._active:
             if value is None:
                 return

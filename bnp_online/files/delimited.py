@@ -55,16 +55,15 @@ def read_delimited(
     FileError
         If there is no header, or a name is there twice.
     """
-    first = list(itertools.islice(lines, 1))
-    if first and (stated := _EXCEL.fullmatch(first[0])):
-        sep, first = sep or stated[1], []
+    sample, lines = _sample(lines)
+    if sample and (stated := _EXCEL.fullmatch(sample[0])):
+        sep, lines = sep or stated[1], itertools.islice(lines, 1, None)
     if sep is None:
-        first += itertools.islice(lines, _SAMPLE)
-        sep = _separator(first, expected)
+        sep = _separator(sample, expected)
         if sep != expected:
             notice(f"the columns are separated by {_NAMES[sep]}: if they are not, give --sep")
     ended: list[bool] = []
-    text = _marked(itertools.chain(first, lines), ended)
+    text = _marked(lines, ended)
     reader = csv.reader(text, delimiter=sep, skipinitialspace=sep != " ")
     records = _records(reader, ended)
     header = next(records, None)
@@ -72,6 +71,21 @@ def read_delimited(
         raise FileError("is empty" if header is None else f"has no header: {header}")
     names, unnamed = _names(header)
     return Table(names, unnamed, _rows(records, names))
+
+
+def _sample(lines: Iterator[str]) -> tuple[list[str], Iterator[str]]:
+    """Return the first lines, and all lines; a fault is raised where it is in the lines."""
+    sample: list[str] = []
+    try:
+        sample.extend(itertools.islice(lines, _SAMPLE))
+    except UnreadableRowError as error:
+        return sample, _interrupted(sample, error)
+    return sample, itertools.chain(sample, lines)
+
+
+def _interrupted(lines: list[str], error: UnreadableRowError) -> Iterator[str]:
+    yield from lines
+    raise error
 
 
 def _separator(sample: list[str], expected: str) -> str:

@@ -3,213 +3,16 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, NamedTuple, TypeAlias
+from typing import IO, Any
 
-from .arrow import read_arrow, read_parquet
-from .cells import Options, quoted
-from .choices import Choices, Dates, Format, format_of, nearest
-from .columns import Columns
-from .delimited import InvalidRow, read_delimited
-from .json_lines import read_json_lines
-from .source import FileError, Source, UnreadableRowError
-from .targets import LabelType, Target, TargetError, Task, target_of
-
-_Cells: TypeAlias = "Mapping[str, Any] | InvalidRow"
-
-#: Rows that determine the types of the columns.
-HEAD = 256
-
-#: Column in which pandas stores the index of a frame.
-_INDEX = re.compile(r"__index_level_\d+__")
-
-
-class Row(NamedTuple):
-    """Row of a file: a sample, or the reason why it is invalid.
-
-    Attributes
-    ----------
-    number : int
-        From 1; the header is not counted.
-    x : dict or list
-        Features.
-    y : label, number or None
-        Target; None if there is none.
-    id : str or None
-        Id in a line of the form ``{"x": …, "y": …, "id": …}``.
-    w : float
-        Weight in such a line.
-    error : str or None
-        Reason why the row is invalid: a predicate, such as "has no target".
-    source : dict
-        Row as in the file: text or value by column.
-    """
-
-    number: int
-    x: Any = None
-    y: Any = None
-    id: str | None = None
-    w: float = 1.0
-    error: str | None = None
-    source: Mapping[str, Any] = {}
-
-
-class Samples(Iterator[Row]):
-    """Rows of a file, as `read_samples` returns them: an iterator and a context manager."""
-
-    def __init__(self, source: Source, choices: Choices, options: Callable[..., Options]) -> None:
-        self._source = source
-        self._choices = choices
-        self._read = 0  # rows
-        try:
-            source.start()
-            self._form = format_of(source, choices.format)
-            self._options = options(text=self._form in ("csv", "tsv"))
-            left_out = {*choices.drop, *([] if choices.target is None else [choices.target])}
-            self._columns = Columns(self._options, left_out)
-            self._rows = self._started()
-        except (FileError, UnreadableRowError) as error:
-            raise self._named(error) from None
-
-    def __next__(self) -> Row:
-        try:
-            return next(self._rows)
-        except (FileError, UnreadableRowError) as error:
-            raise self._named(error) from None
-
-    def __enter__(self) -> Samples:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file, unless it was passed as an open file."""
-        self._source.close()
-
-    @property
-    def fraction(self) -> float | None:
-        """Share of the file that has been read, 0 to 1, by bytes; None for a pipe."""
-        return self._source.fraction
-
-    def _named(self, error: FileError | UnreadableRowError) -> FileError:
-        name = self._source.name
-        if isinstance(error, UnreadableRowError):
-            return FileError(f"{name}: row {self._read + 1} {error}")
-        return FileError(f"{name} {error}")
-
-    def _started(self) -> Iterator[Row]:
-        """Read the first rows, determine the columns, and return all rows."""
-        target, unnamed = self._choices.target, list[str]()
-        if self._form == "ndjson":
-            rows = self._numbered(read_json_lines(self._lines()))
-            if target is None:
-                return self._lines_with_x(rows)
-        elif self._options.text:
-            expected = "\t" if self._form == "tsv" else ","
-            table = read_delimited(self._lines(), self._choices.sep, expected, self._options.notice)
-            self._check_names(table.names)
-            unnamed = table.unnamed
-            rows = self._numbered(table.rows)
-        else:
-            rows = self._numbered((read_parquet if self._form == "parquet" else read_arrow)(self._source))
-        head = list(itertools.islice(rows, HEAD))
-        if not head:
-            raise FileError("has no rows")
-        valid = [(number, row) for number, row in head if not isinstance(row, InvalidRow)]
-        if valid and not self._options.text:
-            names = [*dict.fromkeys(name for _, row in valid for name in row)]
-            self._check_names(names, all_names=self._form != "ndjson" or len(head) < HEAD)
-            unnamed = [name for name in names if _INDEX.fullmatch(name)]
-        self._leave_out(unnamed, valid)
-        parse = self._target(target, valid)
-        self._columns.decide(valid)
-        return self._samples(itertools.chain(head, rows), parse)
-
-    def _lines(self) -> Iterator[str]:
-        return self._source.lines(self._choices.encoding)
-
-    def _numbered(self, rows: Iterable[_Cells]) -> Iterator[tuple[int, _Cells]]:
-        for row in rows:
-            self._read += 1
-            yield self._read, row
-
-    def _target(self, target: str | None, rows: list[tuple[int, Mapping[str, Any]]]) -> Target:
-        if target is None:
-            return lambda cell: None
-        cells = [row[target] for _, row in rows if target in row]
-        return target_of(target, cells, self._options, self._choices.task, self._choices.labels)
-
-    def _samples(self, rows: Iterator[tuple[int, _Cells]], parse: Target) -> Iterator[Row]:
-        columns, target, labelled = self._columns, self._choices.target, self._choices.labelled
-        for number, row in rows:
-            if isinstance(row, InvalidRow):
-                yield Row(number, error=row.reason, source=row.source)
-                continue
-            columns.row = number
-            y = error = None
-            try:
-                y = None if target is None else parse(row.get(target))
-            except TargetError as fault:
-                error = str(fault)
-            if y is None and labelled and error is None:
-                error = "has no target"
-            yield Row(number, columns.features(row), y, None, 1.0, error, row)
-
-    def _lines_with_x(self, rows: Iterator[tuple[int, _Cells]]) -> Iterator[Row]:
-        """Yield the rows of NDJSON without a target column as they arrive: with an "x", or features alone."""
-        labelled = self._choices.labelled
-        for number, row in rows:
-            self._columns.row = number
-            if isinstance(row, InvalidRow):
-                yield Row(number, error=row.reason, source=row.source)
-            elif isinstance(row.get("x"), dict | list):
-                x, y, w = row["x"], row.get("y"), row.get("w")
-                x = self._columns.features(x) if isinstance(x, dict) else x
-                error = "has no target" if y is None and labelled else None
-                yield Row(number, x, y, row.get("id"), 1.0 if w is None else w, error, row)
-            elif labelled:
-                error = 'has no "x": give --target NAME if its columns are features'
-                yield Row(number, error=error, source=row)
-            else:
-                yield Row(number, self._columns.features(row), source=row)
-
-    def _leave_out(self, unnamed: list[str], rows: list[tuple[int, Mapping[str, Any]]]) -> None:
-        """Leave out columns without a name, which are the index of a frame."""
-        for name in unnamed:
-            if name in self._options.keep or name == self._choices.target:
-                continue
-            self._columns.leave_out(name)
-            if name not in self._choices.drop and any(row.get(name) not in ("", None) for _, row in rows):
-                self._options.notice(
-                    f"{name} has no name in the header, and is left out; --keep {quoted(name)} keeps it"
-                    if self._options.text
-                    else f"column {name!r}, the index of a data frame, is left out; --keep {name} keeps it"
-                )
-
-    def _check_names(self, names: list[str], *, all_names: bool = True) -> None:
-        """Refuse names that the file does not have."""
-        target = self._choices.target
-        if target is None and self._choices.labelled:
-            raise FileError(f"needs --target NAME: the column with the target{nearest('', names)}")
-        if target is not None and self._choices.labelled and target not in names:
-            hint = ""
-            if len(names) == 1 and any(sign in names[0] for sign in ",;\t|"):
-                hint = "; another --sep may separate its columns"
-            elif self._options.text and all(self._options.number(name) is not None for name in names):
-                hint = "; its first row must have the names of the columns"
-            raise FileError(f"has no column {target!r}{nearest(target, names)}{hint}")
-        for option in ("drop", "keep") if all_names else ():
-            asked = self._choices.drop if option == "drop" else self._options.keep
-            for name in sorted(asked.difference(names)):
-                raise FileError(f"has no column {name!r}, which --{option} names{nearest(name, names)}")
+from .cells import Options
+from .choices import Choices, Dates, Format
+from .rows import Samples
+from .source import Source
+from .targets import LabelType, Task
 
 
 def read_samples(
@@ -223,34 +26,37 @@ def read_samples(
     na: Collection[str] = (),
     drop: Collection[str] = (),
     keep: Collection[str] = (),
+    strings: Collection[str] = (),
     labels: LabelType | None = None,
     encoding: str | None = None,
     dates: Dates = "calendar",
     task: Task = "classification",
     notice: Callable[[str], object] | None = None,
 ) -> Samples:
-    """Return the rows of a file of samples, read as they are needed.
+    r"""Return the rows of a file of samples, read as they are needed.
 
     Parameters
     ----------
     file : str, Path or binary file
-        Path of a file or named pipe; "-" is standard input.
+        Path of a file or named pipe; "-" is standard input. Compression with gzip or zstd is recognised.
     target : str, optional
         Column with the target. Lines of NDJSON of the form ``{"x": …, "y": …, "id": …, "w": …}`` need none.
     labelled : bool
         Whether a row without a target is invalid.
     format : {"csv", "tsv", "ndjson", "parquet", "arrow"}, optional
-        Default: by the content and the suffix.
+        Default: by the content, and for text by the suffix.
     sep : str, optional
         Separator of the columns. Default: comma, semicolon, tab or ``|``, whichever the first lines have.
     decimal : {".", ","}
-        Decimal sign of numbers.
+        Decimal sign of numbers. Numbers with thousands separators are strings.
     na : collection of str
-        Further words for a missing value, in features and in the target.
+        Further words for a missing value, in features and in the target; a number stands for equal numbers.
     drop : collection of str
         Columns to leave out.
     keep : collection of str
-        Columns that are read although each row has another value.
+        Columns to read although each row has another value, or although their numbers have commas.
+    strings : collection of str
+        Columns of CSV whose values are strings although they look like numbers, such as codes.
     labels : {"str", "int"}, optional
         Type of the labels. Default: by the column.
     encoding : str, optional
@@ -262,12 +68,49 @@ def read_samples(
     notice : callable, optional
         Takes a message about the file. Default: `warnings.warn`.
 
+    Returns
+    -------
+    Samples
+        Iterator of `Row`, to be closed; its `fraction` is the share of the file that has been read.
+
     Raises
     ------
     FileError
         If the file cannot be read as samples, here or while it is read.
     OSError
         Of the operating system; its ``filename`` is the name as given.
+
+    Notes
+    -----
+    The first 256 rows determine the type of each column of CSV: numbers, booleans (true, false), dates, times
+    of day and durations (in seconds), or strings. A later cell of another type is a missing value, and is
+    reported once per column. Parquet, Arrow and NDJSON have types; their strings may be dates.
+
+    Missing features of CSV are empty, NA, N/A, #N/A, NaN, NaT, <NA>, null and ``\N``, in any case; and among
+    numbers, booleans and dates also ``?``, ``-``, ``.``, None, missing, and the errors of Excel, such as
+    #DIV/0!. In the target only an empty cell is missing.
+
+    Labels are integers if all are (1.0 is 1), booleans if all are true or false, and else strings. With a
+    leading zero, as in 007, they are strings.
+
+    Calendar features of a column t are t.hour_sin, t.hour_cos, t.weekday_sin, t.weekday_cos, t.month_sin and
+    t.month_cos, in UTC. They begin when the column has varied by more than a day; if `labelled` is false, at
+    once. Times have microseconds.
+
+    A column of strings with a new value in 95 % of the first rows, at least 200, is left out. One that has so
+    many new values later is left out from there on. If `labelled` is false, such columns are kept.
+
+    A pipe with CSV, or with a target column in NDJSON, gives its first row once 256 have arrived; lines of
+    NDJSON with "x" are given as they arrive.
+
+    Examples
+    --------
+    >>> import io
+    >>> with read_samples(io.BytesIO(b"colour,size,y\nred,1.5,0\nblue,NA,1\n"), "y") as rows:
+    ...     for row in rows:
+    ...         print(row.number, row.x, row.y)
+    1 {'colour': 'red', 'size': 1.5} 0
+    2 {'colour': 'blue', 'size': None} 1
     """
     choices = Choices(
         target,
@@ -286,6 +129,7 @@ def read_samples(
         decimal=decimal,
         na=frozenset(na),
         keep=frozenset(keep),
+        strings=frozenset(strings),
         dates=dates,
         labelled=labelled,
     )
@@ -300,12 +144,18 @@ def read_samples(
 def iter_samples(
     file: str | Path | IO[bytes], target: str | None = None, **options: Any
 ) -> Iterator[tuple[Any, Any]]:
-    """Yield (x, y) for each valid row of a file, as River's streams do; report and skip an invalid row.
+    r"""Yield (x, y) for each valid row of a file, as River's streams do; report and skip an invalid row.
 
     Parameters
     ----------
     file, target, **options
         As in `read_samples`.
+
+    Examples
+    --------
+    >>> import io
+    >>> list(iter_samples(io.BytesIO(b"a,y\n1.5,0\n2.5,1\n"), "y"))
+    [({'a': 1.5}, 0), ({'a': 2.5}, 1)]
     """
     notice = options.get("notice") or warnings.warn
     with read_samples(file, target, **options) as rows:

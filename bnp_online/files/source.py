@@ -126,6 +126,8 @@ class Source:
 
     def lines(self, encoding: str | None) -> Iterator[str]:
         """Return the lines of the text, with their ends; None finds the encoding by the first bytes."""
+        if encoding is None and b"\0" in self.head and _encoding(self.head, None) == "utf-8":
+            raise FileError("is no text: give a file of the format CSV, TSV, NDJSON, Parquet or Arrow")
         encoding = _encoding(self.head, encoding)
         return _without_bom(_lines(self._chunks, encoding))
 
@@ -276,7 +278,8 @@ def _lines(chunks: Iterator[bytes], encoding: str) -> Iterator[str]:
             text = rest + error.object[: error.start].decode(encoding, "replace")
             fault = _undecodable(error)
         # The end of the last line may be cut in two: \r\n.
-        end = 1 + max(text.rfind("\n"), text.rfind("\r", 0, -1)) if chunk else len(text)
+        whole = not chunk and fault is None
+        end = len(text) if whole else 1 + max(text.rfind("\n"), text.rfind("\r", 0, -1))
         yield from io.StringIO(text[:end], newline="")
         if fault is not None:
             raise fault

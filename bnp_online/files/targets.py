@@ -84,11 +84,13 @@ def _present(cell: Any, options: Options) -> Any:
     if isinstance(cell, date | time | timedelta):
         value: Any = str(cell)
     else:
-        value = cell.strip() if options.text else plain(cell)
+        value = cell.strip() if options.text and isinstance(cell, str) else plain(cell)
     if value is None or value == "" or isinstance(value, NESTED) or not options.na:
         return None if value == "" else value
+    if name_of_label(value) in options.na:
+        return None
     number = options.number(value) if isinstance(value, str) else value
-    return None if str(value) in options.na or number in options.na_numbers else value
+    return None if not isinstance(value, bool) and number in options.na_numbers else value
 
 
 def _labels(name: str, options: Options, kind: str, remedy: str) -> Target:

@@ -27,31 +27,47 @@ def learn(request: FastRequest[schemas.LearnBody]) -> Awaitable[Answer]:
     As `application/x-ndjson` the body has one sample per line. The samples are learned one at a time, in
     order. Each is answered by a line, in order, while the body is still being sent. A line that cannot be
     learned is skipped and answered by an error with its number (from 1; blank lines count, and have no
-    answer).
+    answer). A JSON array of up to 1,000 samples is learned in the same way, and answered by an array, in
+    order, once all samples are on the disk; the field of an error starts with the position, as in `[3].x.a`.
+    A body may be compressed with gzip.
     """
     return request.worker.learn(_sample(request))
 
 
-@needs("learn", Layer.WRITER, Layer.LABEL, Layer.LABELLED, takes=(JSON,))
+def _label(request: FastRequest[schemas.LabelBody]) -> Label:
+    return Label(request.fields["id"], request.fields["y"])
+
+
+@needs("learn", Layer.WRITER, Layer.LABEL, Layer.LABELLED, takes=(JSON, NDJSON))
 def label(request: FastRequest[schemas.LabelBody]) -> Awaitable[Answer]:
-    """Learn the label of an earlier prediction, which is scored as it was given at the time."""
-    return request.worker.learn(Label(request.fields["id"], request.fields["y"]))
+    """Learn the label of an earlier prediction, which is scored as it was given at the time.
+
+    The body may also be an array or `application/x-ndjson`; see `POST /learn`.
+    """
+    return request.worker.learn(_label(request))
 
 
 ROUTES = [
-    HotRoute(
-        "/learn",
-        learn,
-        summary="Learn one sample",
-        tags=["learning"],
-        response_model=schemas.LearnAnswer,
-        lines=(_sample, Worker.queue_samples),
+    *(
+        HotRoute(
+            path,
+            learn,
+            summary=f"Learn one sample{where}",
+            tags=["learning"],
+            response_model=schemas.LearnAnswer,
+            many=(_sample, Worker.queue_samples),
+        )
+        for path, where in (("/learn", ""), ("/models/{m}/learn", " (model in the path)"))
     ),
-    HotRoute(
-        "/label",
-        label,
-        summary="Label an earlier prediction",
-        tags=["learning"],
-        response_model=schemas.LearnAnswer,
+    *(
+        HotRoute(
+            path,
+            label,
+            summary=f"Label an earlier prediction{where}",
+            tags=["learning"],
+            response_model=schemas.LearnAnswer,
+            many=(_label, Worker.queue_samples),
+        )
+        for path, where in (("/label", ""), ("/models/{m}/label", " (model in the path)"))
     ),
 ]

@@ -9,32 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from ..auth.scopes import NDJSON
-from ..errors import REFUSALS, BodyTooLargeError, RequestError, ShuttingDownError, StreamTimeoutError
+from ..errors import (
+    BodyTooLargeError,
+    InvalidEncodingError,
+    RequestError,
+    ShuttingDownError,
+    StreamTimeoutError,
+)
 from ..http.connection import connection_of
+from ..http.content import is_blank
 from ..http.requests import incomplete_body
 from ..http.responses import encode_line, envelope
-from ..models.queue import Capacity, Outcomes
-from ..models.scheduling import SLICE, FairTurns
+from ..models.queue import Capacity
+from ..models.scheduling import FairTurns
 from ..models.worker import Worker
 from ..settings import Settings
+from .batch import Batch, Queue, Take
 
 T = TypeVar("T")
 
-Take: TypeAlias = Callable[[bytes], tuple[Worker, T]]
-"""Decodes a line into the model that it names and the item to queue there; may raise one of `REFUSALS`."""
-Queue: TypeAlias = Callable[[Worker, Sequence[T]], Awaitable[tuple[int, Outcomes]]]
-"""Queues the first of several items once the queue has room; returns how many, and their outcomes."""
-
-#: Lines that are encoded before other requests may run.
-_ANSWERS = 64
 #: Batches that may be unanswered: one is learned, one is sent, and two wait.
 _BATCHES = 4
 
@@ -83,10 +84,10 @@ class LineSplitter:
         while (stop := chunk.find(b"\n", start)) >= 0:
             raw = self._end(chunk[start:stop])
             start = stop + 1
-            if raw is None or raw.strip():
+            if raw is None or not is_blank(raw):
                 yield Line(self._number, raw)
         self._begin(chunk[start:])
-        if last and ((raw := self._end(b"")) is None or raw.strip()):
+        if last and ((raw := self._end(b"")) is None or not is_blank(raw)):
             yield Line(self._number, raw)
 
     def _begin(self, part: bytes) -> None:
@@ -108,80 +109,16 @@ class LineSplitter:
         return raw
 
 
-class Batch(Generic[T]):
-    """A batch of lines with the outcome of each: an answer or an error.
+def _size(lines: Sequence[Line]) -> int:
+    """Return the number of bytes of lines."""
+    return sum(len(line.raw or b"") for line in lines)
 
-    Parameters
-    ----------
-    lines : sequence of Line
-        At most as many as a model learns as one group.
-    fair_turns : FairTurns
-        The server's, which shares the event loop among requests.
 
-    Attributes
-    ----------
-    size : int
-        Bytes of the lines.
-    """
-
-    def __init__(self, lines: Sequence[Line], fair_turns: FairTurns) -> None:
-        self.size = sum(len(line.raw or b"") for line in lines)
-        self._lines = lines
-        self._fair_turns = fair_turns
-        # The outcome of lines that are not queued when the stream stops: they are not learned.
-        late = ShuttingDownError("the server is shutting down: send this line again")
-        self._outcomes: list[Any] = [late] * len(lines)
-        self._queued: list[tuple[Sequence[int], Outcomes]] = []
-
-    async def queue(self, take: Take[T], queue: Queue[T]) -> None:
-        """Decode the lines, and queue them at their models, in order for each model."""
-        for worker, (positions, items) in (await self._decode(take)).items():
-            await self._queue_at(worker, positions, items, queue)
-
-    async def _decode(self, take: Take[T]) -> dict[Worker, tuple[list[int], list[T]]]:
-        """Return the items to queue at each model, and the positions of their lines."""
-        by_worker: defaultdict[Worker, tuple[list[int], list[T]]] = defaultdict(lambda: ([], []))
-        for i, line in enumerate(self._lines):
-            if i % SLICE == 0:
-                await self._fair_turns.next()
-            try:
-                if line.raw is None:
-                    raise BodyTooLargeError("the line is longer than a body may be (BNP_MAX_BODY_BYTES)")
-                worker, item = take(line.raw)
-            except REFUSALS as error:
-                self._outcomes[i] = error
-            else:
-                positions, items = by_worker[worker]
-                positions.append(i)
-                items.append(item)
-        return by_worker
-
-    async def _queue_at(
-        self, worker: Worker, positions: Sequence[int], items: Sequence[T], queue: Queue[T]
-    ) -> None:
-        while items:
-            try:
-                count, outcomes = await queue(worker, items)
-            except RequestError as refusal:
-                for i in positions:
-                    self._outcomes[i] = refusal
-                return
-            self._queued.append((positions[:count], outcomes))
-            positions, items = positions[count:], items[count:]
-
-    async def answer(self) -> bytes:
-        """Return the answers to the lines, in order, once all outcomes are known."""
-        for positions, outcomes in self._queued:
-            for i, outcome in zip(positions, await outcomes, strict=True):
-                self._outcomes[i] = outcome
-        answers: list[bytes] = []
-        for start in range(0, len(self._lines), _ANSWERS):
-            await self._fair_turns.next()
-            some = slice(start, start + _ANSWERS)
-            for line, outcome in zip(self._lines[some], self._outcomes[some], strict=True):
-                failed = isinstance(outcome, Exception)
-                answers.append(error_line(outcome, line.number) if failed else encode_line(outcome))
-        return b"".join(answers)
+def _answer(lines: Sequence[Line], position: int, outcome: Any) -> bytes:
+    """Return the answer to the line at a position."""
+    if isinstance(outcome, Exception):
+        return error_line(outcome, lines[position].number)
+    return encode_line(outcome)
 
 
 def error_line(error: Exception, number: int) -> bytes:
@@ -215,7 +152,7 @@ class LineStream(Generic[T]):
         settings: Settings,
         fair_turns: FairTurns,
         bodies: Capacity,
-        take: Take[T],
+        take: Take[bytes, T],
         queue: Queue[T],
     ) -> None:
         self._receive = receive
@@ -226,7 +163,7 @@ class LineStream(Generic[T]):
         self._take = take
         self._queue = queue
         self._connection = connection_of(scope)
-        self._batches: asyncio.Queue[Batch[T] | None] = asyncio.Queue()
+        self._batches: asyncio.Queue[Batch[Line, T] | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(_BATCHES)
         self._started = False
         self._more = True
@@ -238,8 +175,8 @@ class LineStream(Generic[T]):
 
         Raises
         ------
-        ClientDisconnect
-            If the body ends early, before the first answer.
+        ClientDisconnect, InvalidEncodingError
+            If the body ends early, or cannot be decompressed, before the first answer.
         """
         reader = asyncio.create_task(self._read())
         try:
@@ -289,33 +226,38 @@ class LineStream(Generic[T]):
         return chunk
 
     async def _queue_batch(self, lines: Sequence[Line]) -> None:
-        batch: Batch[T] = Batch(lines, self._fair_turns)
+        batch: Batch[Line, T] = Batch(lines, self._fair_turns, "line")
         await self._bodies.wait_for_share()
-        self._bodies.taken += batch.size
+        self._bodies.taken += _size(lines)
         try:
-            await batch.queue(self._take, self._queue)
+            await batch.queue(self._take_line, self._queue)
         finally:  # also when the reader is cancelled: queued lines are learned and must be answered
             self._line = lines[-1].number
             self._batches.put_nowait(batch)
 
+    def _take_line(self, line: Line) -> tuple[Worker, T]:
+        if line.raw is None:
+            raise BodyTooLargeError("the line is longer than a body may be (BNP_MAX_BODY_BYTES)")
+        return self._take(line.raw)
+
     async def _write_answers(self) -> None:
         while (batch := await self._batches.get()) is not None:
             try:
-                answers = await batch.answer()
+                answers = await batch.answers(partial(_answer, batch.items))
             finally:
-                self._bodies.free(batch.size)
-            await self._send_body(answers)
+                self._bodies.free(_size(batch.items))
+            await self._send_body(b"".join(answers))
             self._room.release()
 
     def _free_batches(self) -> None:
         """Release the capacity of batches that nobody answers, because the stream failed."""
         while not self._batches.empty():
             if (batch := self._batches.get_nowait()) is not None:
-                self._bodies.free(batch.size)
+                self._bodies.free(_size(batch.items))
 
     async def _write_end(self) -> None:
         if self._end is not None:
-            if isinstance(self._end, ClientDisconnect) and not self._started:
+            if isinstance(self._end, ClientDisconnect | InvalidEncodingError) and not self._started:
                 raise self._end
             self._connection.close_after_response()
             await self._send_body(error_line(self._end, self._line + 1))

@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI generates it; this module adds errors, security and links.
+"""The OpenAPI document: FastAPI generates it; this module adds errors, security, links and names.
 
 The errors of a route follow from the layers that its requests pass through (`service.errors.Layer`): the
 guard and the body (from its access declaration), its parameters, and the layers that the declaration names.
@@ -6,26 +6,41 @@ guard and the body (from its access declaration), its parameters, and the layers
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.params import Body, Form
 from fastapi.utils import create_model_field
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from ..auth.guard import GuardedRoute
 from ..auth.scopes import BYTES, FORM, JSON, NDJSON, Access, access_of
 from ..errors import Layer, Row, row
 from ..http.responses import is_river
-from ..schemas import ErrorAnswer, LineError, RiverError
+from ..schemas import ErrorAnswer, FeatureValue, LineError, RiverError, Task
 
 #: Reference to a schema of the document; as pydantic takes it.
 REF = "#/components/schemas/{model}"
+#: Media type object of a file; generators of clients need its schema.
+_FILE_CONTENT: dict[str, Any] = {BYTES: {"schema": {"type": "string", "format": "binary"}}}
+FILE: dict[str, Any] = {"content": _FILE_CONTENT}
+"""Response with a file."""
+
+#: Names of types that are no class. Generators of clients name the class of a schema after it, or else after
+#: each place where it occurs.
+_NAMED: dict[str, Any] = {
+    "FeatureValues": dict[str, FeatureValue],
+    "MetricValues": dict[str, float | None],
+    "Probabilities": dict[str, float],
+    "State": Literal["ready", "rebuilding", "failed"],
+    "Task": Task,
+}
 
 _SCHEME = "key"
 _RETRY_AFTER = {
@@ -65,9 +80,10 @@ class ApiRoute(GuardedRoute):
         options["responses"] = (options.get("responses") or {}) | _error_responses(errors, is_river(path))
         described: dict[str, Any] = {"security": [{_SCHEME: [access.scope]}] if access.scope else []}
         if access.takes == (BYTES,):
-            described["requestBody"] = {"required": True, "content": {BYTES: {}}}
+            described["requestBody"] = {"required": True, "content": _FILE_CONTENT}
         options["openapi_extra"] = described | (options.get("openapi_extra") or {})
-        super().__init__(path, endpoint, **options | {"operation_id": endpoint.__name__})
+        options["operation_id"] = options.get("operation_id") or endpoint.__name__
+        super().__init__(path, endpoint, **options)
         if access.body is not None:  # for the document only: the endpoint reads its body itself
             kind = Form if FORM in access.takes else Body
             self.body_field = create_model_field("body", access.body, field_info=kind(annotation=access.body))
@@ -103,13 +119,31 @@ def _error_responses(errors: Iterable[type[Exception]], river: bool) -> dict[int
     return responses
 
 
-def lines_of(body: type[BaseModel], answer: type[BaseModel]) -> dict[str, Any]:
-    """Return the options of a FastAPI route that takes and answers its JSON in lines, too."""
-    taken, *given = ({"$ref": REF.format(model=model.__name__)} for model in (body, answer, LineError))
-    return {
-        "openapi_extra": {"requestBody": {"content": {NDJSON: {"schema": taken}}}},
-        "responses": {200: {"content": {NDJSON: {"schema": {"anyOf": given}}}}},
-    }
+def lines_of(answer: type[BaseModel]) -> dict[str, Any]:
+    """Return the options of a FastAPI route that takes and answers its JSON in lines, too.
+
+    The document has the lines of the response. Those of the request are in the descriptions only: generators
+    of clients know no media type of lines, and warn. Arrays are there only, too: with them, the answer to one
+    sample would have a type that its reader must narrow.
+    """
+    given = [{"$ref": REF.format(model=model.__name__)} for model in (answer, LineError)]
+    return {"responses": {200: {"content": {NDJSON: {"schema": {"anyOf": given}}}}}}
+
+
+#: Groups of operations, in the order of the page.
+_TAGS = {
+    "learning": "Samples with labels, and labels of earlier predictions.",
+    "predicting": "Predictions, which never change a model.",
+    "models": "Creation, description and administration of models.",
+    "operations": "State of the server, for programs that supervise it.",
+    "River API Spec": "Routes of River's specification, for its clients.",
+}
+#: Commands in the descriptions of operations: paths, and numbers of the examples of their bodies.
+_COMMANDS = {
+    "learn": (("/learn", 0),),
+    "predict": (("/predict", 0),),
+    "label": (("/predict", 1), ("/label", 0)),
+}
 
 
 @dataclass(frozen=True)
@@ -159,15 +193,19 @@ LINKS = [
 def openapi(app: FastAPI) -> dict[str, Any]:
     """Return the OpenAPI document of an application, which is generated once."""
     if app.openapi_schema is None:
-        document: dict[str, Any] = _exact(
-            get_openapi(
-                title=app.title,
-                version=app.version,
-                description=app.description,
-                routes=app.routes,
-                separate_input_output_schemas=False,
+        document: dict[str, Any] = _without_defaults(
+            _exact(
+                get_openapi(
+                    title=app.title,
+                    version=app.version,
+                    description=app.description,
+                    tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
+                    routes=app.routes,
+                    separate_input_output_schemas=False,
+                )
             )
         )
+        _name_types(document)
         operations = [
             (path, operation) for path, methods in document["paths"].items() for operation in methods.values()
         ]
@@ -186,6 +224,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
                 "description": "An API key. A server without keys requires none and listens on loopback.",
             }
         }
+        _add_commands(document)
         _add_links(operations)
         app.openapi_schema = document
     return app.openapi_schema
@@ -198,6 +237,65 @@ def _exact(part: Any) -> Any:
     if isinstance(part, list):
         return [_exact(value) for value in part]
     return int(part) if isinstance(part, float) and part.is_integer() else part
+
+
+def _without_defaults(part: Any) -> Any:
+    """Return a schema with each default in the description.
+
+    A field with a default counts as present for some generators of clients, which then require it in a
+    request; others send the default of the version that they were generated from.
+    """
+    if isinstance(part, list):
+        return [_without_defaults(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    schema = {key: _without_defaults(value) for key, value in part.items()}
+    if "default" in part and {"type", "anyOf", "$ref"} & part.keys():
+        sentences = [part["description"]] if "description" in part else []
+        sentences.append(f"Default: `{json.dumps(schema.pop('default'))}`.")
+        schema["description"] = " ".join(sentences)
+    return schema
+
+
+def _name_types(document: dict[str, Any]) -> None:
+    """Replace the schemas of `_NAMED` by references to a component."""
+    schemas = document["components"]["schemas"]
+    named = {name: TypeAdapter(kind).json_schema(ref_template=REF) for name, kind in _NAMED.items()}
+    names = {_canonical(schema): name for name, schema in named.items()}
+
+    def replaced(part: Any) -> Any:
+        if isinstance(part, list):
+            return [replaced(each) for each in part]
+        if not isinstance(part, dict):
+            return part
+        if (name := names.get(_canonical(part))) is not None:
+            schemas.setdefault(name, {**named[name], "title": name})
+            about = {"description": part["description"]} if "description" in part else {}
+            return {"$ref": REF.format(model=name), **about}
+        return {key: replaced(value) for key, value in part.items()}
+
+    document["paths"] = replaced(document["paths"])
+    for name in [*schemas]:
+        if name not in named:
+            schemas[name] = replaced(schemas[name])
+
+
+def _canonical(schema: dict[str, Any]) -> str:
+    """Return the text of a schema without what does not change its type."""
+    type_of = {key: value for key, value in schema.items() if key not in ("title", "description")}
+    return json.dumps(type_of, sort_keys=True)
+
+
+def _add_commands(document: dict[str, Any]) -> None:
+    """Add `_COMMANDS` to the descriptions."""
+    paths, schemas = document["paths"], document["components"]["schemas"]
+    for name, requests in _COMMANDS.items():
+        lines = []
+        for path, number in requests:
+            body = paths[path]["post"]["requestBody"]["content"][JSON]["schema"]["$ref"]
+            example = json.dumps(schemas[body.rpartition("/")[2]]["examples"][number])
+            lines.append(f"curl -s localhost:8000{path} -H 'Content-Type: {JSON}' -d '{example}'\n")
+        paths[f"/{name}"]["post"]["description"] += f"\n\n```sh\n{''.join(lines)}```"
 
 
 def _add_links(operations: Sequence[tuple[str, dict[str, Any]]]) -> None:

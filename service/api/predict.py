@@ -40,7 +40,8 @@ async def predict(request: FastRequest[schemas.PredictBody]) -> Answer:
 
     A repeated `id` with the same `x` returns the kept prediction, not a new one. With an `interval` such as
     0.9, a regression model that was created with `intervals` returns a predictive interval of that coverage.
-    As `application/x-ndjson` the body has one sample per line, each answered by a line; see `POST /learn`.
+    As `application/x-ndjson` the body has one sample per line, each answered by a line, and as an array up to
+    1,000 samples; see `POST /learn`.
     """
     x, identifier, level = _asked(request)
     if identifier is None:
@@ -58,11 +59,12 @@ async def _queue(worker: Worker, asked: Sequence[Asked]) -> tuple[int, Outcomes]
 
 ROUTES = [
     HotRoute(
-        "/predict",
+        path,
         predict,
-        summary="Predict one sample",
+        summary=f"Predict one sample{where}",
         tags=["predicting"],
         response_model=schemas.PredictAnswer,
-        lines=(_asked, _queue),
-    ),
+        many=(_asked, _queue),
+    )
+    for path, where in (("/predict", ""), ("/models/{m}/predict", " (model in the path)"))
 ]

@@ -58,9 +58,13 @@ class EventStream(Response):
         self._after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send events until the stream ends."""
+        """Send events until the stream ends; none in answer to HEAD."""
         connection = connection_of(scope)
         with self.models.listen(self._model, self._after) as listener:
+            if scope["method"] == "HEAD":
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                await send({"type": "http.response.body", "body": b""})
+                return
             watching = asyncio.create_task(_watch(receive, listener))
             connection.on_stop(listener.end)
             try:

@@ -16,7 +16,7 @@ from ..http.responses import json_response
 from ..models.registry import Models, models_of
 from ..storage import event_codec
 from ..storage.interfaces import Checkpoint, Header
-from .openapi import ApiRoute
+from .openapi import FILE, ApiRoute
 
 #: Layers of a change of a whole model.
 _CHANGE = (Layer.MODEL, Layer.EXCLUSIVE, Layer.WRITE)
@@ -114,7 +114,7 @@ async def list_events(
     "/models/{m}/export",
     summary="Export a model",
     response_class=Response,
-    responses={200: {"content": {BYTES: {}}}},
+    responses={200: FILE},
 )
 @needs("admin", Layer.MODEL, Layer.READ)
 async def export_model(request: Request, m: str) -> Response:

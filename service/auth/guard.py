@@ -15,11 +15,12 @@ from typing import Any
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import ForbiddenError, ForeignOriginError, UnauthorizedError, UnknownHostError
-from ..http.requests import headers_of, media_type
+from ..http.content import decompressed, is_gzip, media_type
+from ..http.requests import headers_of
 from ..settings import Settings
 from .keyring import Keyring
 from .keys import ANYBODY, Key
@@ -61,8 +62,9 @@ class Guard:
             If the key is missing or unknown, or lacks the scope.
         UnknownHostError, ForeignOriginError
             On a server without keys.
-        UnsupportedMediaTypeError
-            If the body has a media type that the route does not take.
+        UnsupportedMediaTypeError, UnsupportedEncodingError
+            If the body has a media type that the route does not take, or is compressed by another method
+            than gzip.
         """
         caller = ANYBODY
         if not self._keyring.keys:
@@ -82,6 +84,8 @@ class Guard:
                 takes = " or ".join(access.takes)
                 wanted = f"send it with Content-Type: {takes}" if takes else "this route takes no body"
                 raise access.otherwise(f"the media type of the body is {found!r:.80}: {wanted}")
+            if b"content-encoding" in headers:
+                is_gzip(headers[b"content-encoding"])
         return caller
 
     def _authenticate(self, header: bytes) -> Key:
@@ -137,21 +141,33 @@ def _guarded(app: ASGIApp, access: Access) -> ASGIApp:
     """Return an ASGI application that checks each request before `app` gets it."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        caller = scope["caller"] = scope["app"].state.guard.admit(headers_of(scope), access)
+        headers = headers_of(scope)
+        caller = scope["caller"] = scope["app"].state.guard.admit(headers, access)
         if (model := scope.get("path_params", {}).get("m")) is not None:
             require_model(caller, model)  # before the body is read
-        await app(scope, receive, send)
+        await app(scope, decompressed(headers, receive), send)
 
     return guarded
 
 
 class GuardedRoute(APIRoute):
-    """A FastAPI route behind the guard: a ``route_class`` for routers."""
+    """A FastAPI route behind the guard: a ``route_class`` for routers. It answers HEAD as GET."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
         self.access = access_of(endpoint)
         self.app = _guarded(self.app, self.access)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match a request; HEAD where GET matches."""
+        return super().matches({**scope, "method": "GET"} if scope.get("method") == "HEAD" else scope)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request; HEAD as GET, whose body the protocol leaves out."""
+        if scope["method"] == "HEAD" and "GET" in (self.methods or ()):
+            await self.app(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
 
 
 class PlainRoute(Route):

@@ -15,12 +15,12 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 from pydantic import BaseModel
 
 from ..errors import Layer, RequestError, UnsupportedMediaTypeError
+from ..http.content import JSON as JSON
+from ..http.content import NDJSON as NDJSON
 
 Scope: TypeAlias = Literal["learn", "predict", "read", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
-JSON = "application/json"
-NDJSON = "application/x-ndjson"
 BYTES = "application/octet-stream"
 #: For DELETE only: web pages of other origins can send forms by POST without a preflight, but not by DELETE.
 FORM = "application/x-www-form-urlencoded"

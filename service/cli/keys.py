@@ -38,6 +38,8 @@ def new(
     ] = None,
 ) -> None:
     """Create a key: print it once, and add its hash to the file of keys."""
+    if len(name.split()) != 1:
+        raise CommandError("--name: give one word, such as sensors", 2)
     if unknown := sorted(set(scopes.split(",")) - set(SCOPES)):
         raise CommandError(f"--scopes: {unknown[0]!r} is no scope: choose from {', '.join(SCOPES)}", 2)
     path = file or file_of(read_settings())

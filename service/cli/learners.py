@@ -168,7 +168,7 @@ def _learn_requests(
         for outcome in outcomes:
             number, y = sent.popleft()
             if isinstance(outcome, ServerError):
-                report.refuse(number, f"is invalid: {outcome}")
+                report.refuse(number, f"is invalid: {outcome.message}")
             else:
                 report.count(y, outcome.prediction)
         advance(report.learned)

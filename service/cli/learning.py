@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from bnp_online.client import Client
 from bnp_online.client.bulk import LINES
 from bnp_online.client.errors import ModelExistsError, UnknownModelError
-from bnp_online.client.schemas import ModelSpec, Task
+from bnp_online.client.schemas import ModelDescription, ModelSpec, Task
 
 from ..problems import first_problem
 from ..telemetry.progress import progress
@@ -27,7 +28,6 @@ from .options import (
     SampleFile,
     Url,
     connected,
-    nearest,
     reads_samples,
 )
 from .output import CommandError, file_errors, note, require_writable, show
@@ -109,8 +109,9 @@ def _learn_here(
 ) -> Report:
     loaded = None if load is None else _loaded(load, new)
     report = Report(new.task if loaded is None else loaded.task)
+    features = () if loaded is None else loaded.feature_names
     with (
-        source.rows(labelled=True, task=report.task) as rows,
+        source.rows(labelled=True, task=report.task, features=features) as rows,
         progress(f"learning {source.name}", None, fraction=lambda: rows.fraction, score=report.score) as done,
     ):
         from .learners import learn_here, make_estimator  # late: torch
@@ -142,45 +143,46 @@ def _learn_at_server(
     source: SampleFile, new: ModelSpec, url: str, model: str, key: str | None, delay: int | None, size: int
 ) -> Report:
     with connected(url, key, patience=10.0) as client:
-        exists, task = _find(client, model, new)
+        found = _find(client, model, new)
+        task = new.task if found is None else found.spec.task
         report = Report(task)
         with (
-            source.rows(labelled=True, task=task) as rows,
+            source.rows(labelled=True, task=task, features=found.features if found else ()) as rows,
             progress(
                 f"learning {source.name}", None, fraction=lambda: rows.fraction, score=report.score
             ) as done,
         ):
             from .learners import learn_at_server  # late: torch
 
-            if not exists:
+            if found is None:
                 _create(client, model, new)
             learn_at_server(rows, client, model, report, delay, done, size)
     report.require_learned()
     return report
 
 
-def _find(client: Client, model: str, new: ModelSpec) -> tuple[bool, Task]:
-    """Return whether a model exists at a server, and its task; the task of a new model must be given."""
+def _find(client: Client, model: str, new: ModelSpec) -> ModelDescription | None:
+    """Return the description of a model of a server; None if it can be created, so that its task is given."""
     asked = new.task if "task" in new.model_fields_set else None
     try:
-        task = client.describe(model).spec.task
+        found = client.describe(model)
     except UnknownModelError:
         if asked is not None:
-            return False, asked
-        names = [each.name for each in client.models().models]
-        near = nearest(model, names)
+            return None
+        near = get_close_matches(model, [each.name for each in client.models().models], 1)
         raise CommandError(
             f"There is no model {model!r} at {client.url}: create it with --task classification or "
-            f"--task regression{', or ' + near if 'mean' in near else ''}",
+            f"--task regression{f', or did you mean {near[0]!r}?' if near else ''}",
             2,
         ) from None
+    task = found.spec.task
     if asked not in (None, task):
         raise CommandError(
             f"The model {model} is for {task}, not {asked}: choose another --model, or leave out --task.", 2
         )
     if new.model_fields_set - {"task"}:
         note(f"The model {model} exists: --spec is not used.")
-    return True, task
+    return found
 
 
 def _create(client: Client, model: str, spec: ModelSpec) -> None:
@@ -227,7 +229,7 @@ def replay(
                     estimator.save(save)
         else:
             with connected(url, key, patience=10.0) as client:
-                if not _find(client, model or DEFAULT_MODEL, new)[0]:
+                if _find(client, model or DEFAULT_MODEL, new) is None:
                     _create(client, model or DEFAULT_MODEL, new)
                 learn_at_server(rows, client, model or DEFAULT_MODEL, report, delay, done)
     _finish({"dataset": type(stream).__name__, **report.result()}, report, as_json=as_json)

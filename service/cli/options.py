@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,7 +26,7 @@ from bnp_online.client.errors import (
 )
 from bnp_online.client.schemas import DEFAULT_MODEL, Task
 
-from .output import CommandError, note
+from .output import CommandError, file_errors, note
 
 if TYPE_CHECKING:
     from bnp_online.files import Samples
@@ -99,26 +99,53 @@ class SampleFile:
         """Name of the file, without its folder."""
         return "standard input" if self.file == "-" else Path(self.file).name
 
-    def rows(self, *, labelled: bool, task: Task = "classification") -> Samples:
-        """Open the file, and return its rows in order."""
+    def rows(
+        self, *, labelled: bool, task: Task = "classification", features: Collection[str] = ()
+    ) -> Samples:
+        """Open the file, and return its rows in order.
+
+        Parameters
+        ----------
+        labelled : bool
+            Whether a row without a target is invalid.
+        task : {"classification", "regression"}
+            Task of the model.
+        features : collection of str
+            Columns of the model so far: a feature with columns ``name=value`` is read as strings again.
+        """
         from bnp_online.files import read_samples  # late: pyarrow
 
-        return read_samples(
-            self.file,
-            self.target,
-            labelled=labelled,
-            format=self.form,
-            sep=self.sep,
-            decimal=self.decimal,
-            na=tuple(self.na or ()),
-            drop=tuple(self.drop or ()),
-            keep=tuple(self.keep or ()),
-            labels=self.labels,
-            encoding=self.encoding,
-            dates=self.dates,
-            task=task,
-            notice=note,
-        )
+        with file_errors(self.file):
+            return read_samples(
+                self.file,
+                self.target,
+                labelled=labelled,
+                format=self.form,
+                sep=self.sep,
+                decimal=self.decimal,
+                na=tuple(self.na or ()),
+                drop=tuple(self.drop or ()),
+                keep=tuple(self.keep or ()),
+                strings=string_features(features),
+                labels=self.labels,
+                encoding=self.encoding,
+                dates=self.dates,
+                task=task,
+                notice=note,
+            )
+
+
+def string_features(columns: Collection[str]) -> set[str]:
+    """Return the names of the string features among the columns of a model.
+
+    Examples
+    --------
+    >>> sorted(string_features(["age", "zip=02139", "zip=94305"]))
+    ['zip']
+    """
+    # A name may have "=" itself: each part before one may be a name.
+    parts = ((name, name.split("=")) for name in columns)
+    return {"=".join(words[:i]) for _, words in parts for i in range(1, len(words))}.difference(columns)
 
 
 def reads_samples(command: Callable[..., None]) -> Callable[..., None]:
@@ -153,6 +180,8 @@ def connected(url: str, key: str | None, patience: float = 2.0) -> Iterator[Clie
     """Yield a client for the server at a URL; errors that concern the connection name the remedy."""
     if not url.startswith(("http://", "https://")):
         raise CommandError(f"{url} is not the URL of a server: it must begin with http:// or https://", 2)
+    if not url.partition("://")[2].strip("/"):
+        raise CommandError(f"{url} is not the URL of a server: it has no host", 2)
     key = None if key is None else key.strip()
     if key is not None and not (key.isascii() and key.isprintable()):
         raise CommandError("The key has a character that no key has: check --key, or BNP_API_KEY", 2)

@@ -106,7 +106,8 @@ def failure(name: str | Path, error: OSError) -> CommandError:
     """
     reason = error.strerror or str(error) or type(error).__name__
     remedy = _REMEDIES.get(error.errno or 0)
-    return CommandError(f"{name}: {reason}: {remedy}" if remedy else f"{name}: {reason}")
+    shown = str(name) or "''"
+    return CommandError(f"{shown}: {reason}: {remedy}" if remedy else f"{shown}: {reason}")
 
 
 @contextlib.contextmanager

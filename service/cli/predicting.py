@@ -18,7 +18,17 @@ from bnp_online.client import Client, ServerError
 from bnp_online.errors import NonFiniteStateError, SampleError
 
 from ..telemetry.progress import progress
-from .options import DEFAULT_MODEL, Key, Load, Model, SampleFile, Url, connected, reads_samples
+from .options import (
+    DEFAULT_MODEL,
+    Key,
+    Load,
+    Model,
+    SampleFile,
+    Url,
+    connected,
+    reads_samples,
+    string_features,
+)
 from .output import CommandError, Sink, note, written
 from .prediction_output import CsvOutput, JsonOutput, Output, Prediction
 
@@ -81,9 +91,9 @@ def predict(
     )
     with (
         _sink(output) as sink,
-        source.rows(labelled=False) as rows,
-        progress(f"predicting {source.name}", None, fraction=lambda: rows.fraction) as done,
         _predictor(load, url, key, model or DEFAULT_MODEL) as predictor,
+        source.rows(labelled=False, features=predictor.features) as rows,
+        progress(f"predicting {source.name}", None, fraction=lambda: rows.fraction) as done,
     ):
         writer = CsvOutput if as_csv else JsonOutput
         invalid = _write(rows, predictor, writer(sink, predictor.classes, with_input, identifier), done)
@@ -133,10 +143,8 @@ class Unknown:
     """
 
     def __init__(self, columns: frozenset[str]) -> None:
-        parts = [(name, name.split("=")) for name in columns]
-        self.learned = sorted({words[0] for _, words in parts})
-        # A name may have "=" itself: each part up to one may be the name of a string feature.
-        self._known = {"=".join(words[: i + 1]) for _, words in parts for i in range(len(words))}
+        self._known = string_features(columns) | columns
+        self.learned = sorted(string_features(columns) | {name for name in columns if "=" not in name})
         self.names: list[str] = []
         self.any_known = False
 
@@ -205,7 +213,7 @@ def _remote(client: Client, model: str, rows: Iterable[Row]) -> Iterator[tuple[R
         while (row := waiting.popleft()).error is not None:
             yield row, Prediction(error=row.error)
         if isinstance(answer, ServerError):
-            yield row, Prediction(error=f"is invalid: {answer}")
+            yield row, Prediction(error=f"is invalid: {answer.message}")
         else:
             yield row, Prediction(answer.prediction, answer.probabilities or {})
     for row in waiting:

@@ -28,14 +28,14 @@ def repair(
     if bool(skip) == (source is not None):
         raise CommandError("Give either --skip SEQ or --from, as the server reported it.", 2)
     settings = read_settings()
-    from ..models.recovery import START_ERRORS  # late: torch
+    from ..models.recovery import START_ERRORS, start_failure  # late: torch
     from ..storage.data_dir import lock
 
     try:
         with lock(settings.data_dir):
             said = _skip(settings, skip) if skip else _continue(settings, source)
     except START_ERRORS as error:
-        raise CommandError(str(error)) from None
+        raise CommandError(start_failure(error, settings)) from None
     print("\n".join([*said, "The server can start."]))
 
 

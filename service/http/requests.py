@@ -6,10 +6,8 @@ The hot routes use this module in place of FastAPI's body parsing, which costs s
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
@@ -22,9 +20,7 @@ from starlette.types import Receive, Scope
 from ..errors import (
     BodyTimeoutError,
     BodyTooLargeError,
-    DuplicateKeyError,
     InvalidIdError,
-    InvalidJsonError,
     InvalidSpecError,
     InvalidTypeError,
     MissingFieldError,
@@ -35,6 +31,8 @@ from ..errors import (
 from ..problems import first_problem
 from ..schemas import MAX_ID_LENGTH
 from ..settings import Settings
+from .content import JSON, Gunzip, without_mark
+from .json_errors import not_json
 
 HEADERS = "bnp.headers"
 """Key of the ASGI scope for the headers by name, once `headers_of` has read them."""
@@ -64,31 +62,21 @@ def headers_of(scope: Scope) -> Mapping[bytes, bytes]:
     return cast(Mapping[bytes, bytes], found)
 
 
-@lru_cache(32)  # clients repeat few different values
-def media_type(content_type: bytes) -> str:
-    """Return the media type in a Content-Type header, without its parameters.
-
-    Examples
-    --------
-    >>> media_type(b"Application/JSON; charset=utf-8")
-    'application/json'
-    """
-    return content_type.partition(b";")[0].strip().lower().decode("latin-1")
-
-
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """Return the body of a request.
 
     Raises
     ------
     BodyTooLargeError
-        As soon as more than `limit` bytes were announced or received.
+        As soon as more than `limit` bytes were announced, received or decompressed.
     BodyTimeoutError
         If the body is incomplete after `BNP_RECEIVE_TIMEOUT` seconds.
     ClientDisconnect
         If the client ended the connection before the whole body was received.
+    InvalidEncodingError
+        If the body cannot be decompressed.
     """
-    if (body := scope.get(BODY)) is not None:  # the common case
+    if (body := scope.get(BODY)) is not None and type(receive) is not Gunzip:  # the common case
         if len(body) > limit:
             raise _too_large(limit)
         return cast(bytes, body)
@@ -103,7 +91,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
 
 async def _read(scope: Scope, receive: Receive, limit: int) -> bytes:
-    announced = int(headers_of(scope).get(b"content-length", 0))
+    announced = 0 if type(receive) is Gunzip else int(headers_of(scope).get(b"content-length", 0))
     chunks: list[bytes] = []
     size, more = 0, announced <= limit
     while more:
@@ -127,8 +115,10 @@ def incomplete_body() -> ClientDisconnect:
     return ClientDisconnect("the connection ended before the whole body was received: send the request again")
 
 
-def decode(raw: bytes, sample: str = "x") -> Any:
+def decode(raw: bytes, sample: str = "x", part: str = "body") -> Any:
     """Return the JSON value in `raw`; an object whose field `sample` has plain values is decoded faster.
+
+    `part` names the bytes in messages: ``"body"`` or ``"line"``.
 
     Raises
     ------
@@ -161,38 +151,44 @@ def decode(raw: bytes, sample: str = "x") -> Any:
         and b"[" not in raw
     ):
         return body
+    return _decode_strictly(raw, part)
+
+
+def _decode_strictly(raw: bytes, part: str) -> Any:
     try:
         return jiter.from_json(raw, allow_inf_nan=False, catch_duplicate_keys=True)
     except ValueError as error:
-        message = str(error)
-        if message.startswith("Detected duplicate key"):
-            raise DuplicateKeyError(message) from None
-        field = None
-        if b"NaN" in raw or b"Infinity" in raw:
-            field = _first_non_finite(raw)
-            message = f"{field} is NaN or infinite" if field else message
-            message += "; JSON has no NaN and no Infinity: send null for a missing value"
-        raise InvalidJsonError(f"the body is not valid JSON: {message}", field) from None
+        raise not_json(raw, str(error), part) from None
 
 
-def _first_non_finite(raw: bytes) -> str | None:
-    """Return the name of the first field that is NaN or infinite; None if there is none."""
+def decode_items(raw: bytes, sample: str) -> list[Any]:
+    """Return the items of the JSON array in `raw`, each as `decode` returns it; raises as `decode`."""
     try:
-        value = jiter.from_json(raw)
-    except ValueError:
-        return None
-    waiting = [("", value)]
-    while waiting:
-        name, value = waiting.pop()
-        if isinstance(value, float) and not math.isfinite(value):
-            return name or None
-        inner = dict(enumerate(value)) if isinstance(value, list) else value
-        if isinstance(inner, dict):
-            prefix = f"{name}." if name else ""
-            waiting += reversed([(f"{prefix}{key}", each) for key, each in inner.items()])
-    return None
+        items = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        items = None
+    if type(items) is list and raw.count(b"[") == 1 and raw.count(b":") == _count_keys(items, sample):
+        return items
+    value: list[Any] = _decode_strictly(raw, "body")
+    return value
 
 
+def _count_keys(items: list[Any], sample: str) -> int:
+    """Return the number of keys in items and their samples; -1 if there is another item."""
+    count = 0
+    for item in items:
+        if type(item) is not dict or type(x := item.get(sample)) is not dict:
+            return -1
+        count += len(item) + len(x)
+    return count
+
+
+#: What a part of a request must be, instead of an object.
+_NOT_AN_OBJECT = {
+    "body": "the body must be a JSON object",
+    "line": f"a line must be a JSON object: send an array with Content-Type: {JSON}",
+    "item": "an item of the array must be a JSON object",
+}
 _NAMES = {
     dict: "an object",
     list: "nested lists",
@@ -252,15 +248,22 @@ def _types(annotation: Any) -> tuple[type, ...]:
     return (int, float) if origin is float else (origin,)
 
 
-def read_fields(raw: bytes, shape: Shape, settings: Settings) -> dict[str, Any]:
+def read_fields(raw: bytes, shape: Shape, settings: Settings, part: str = "body") -> dict[str, Any]:
     """Return the JSON object in `raw` if it has the given shape; raises as `decode` and `check`."""
-    body = check(decode(raw, shape.x), shape, settings)
+    body = check(decode(raw, shape.x, part), shape, settings, part)
     if len(raw) > settings.max_string_length:  # otherwise no string in it can be too long
         _check_lengths(body, shape, settings.max_string_length)
     return body
 
 
-def check(body: Any, shape: Shape, settings: Settings) -> dict[str, Any]:
+def read_item(item: Any, shape: Shape, settings: Settings) -> dict[str, Any]:
+    """Return an item of an array if it has the given shape; raises as `check`."""
+    body = check(item, shape, settings, "item")
+    _check_lengths(body, shape, settings.max_string_length)
+    return body
+
+
+def check(body: Any, shape: Shape, settings: Settings, part: str = "body") -> dict[str, Any]:
     """Return `body` if it has the given shape; the model checks the values of the features itself.
 
     Raises
@@ -269,7 +272,7 @@ def check(body: Any, shape: Shape, settings: Settings) -> dict[str, Any]:
         With the name of the field.
     """
     if type(body) is not dict:
-        raise InvalidTypeError("the body must be a JSON object")
+        raise InvalidTypeError(_NOT_AN_OBJECT[part])
     for name, value in body.items():
         types = shape.fields.get(name)
         if types is None:
@@ -320,7 +323,8 @@ async def read_model(request: Request, model: type[M]) -> M:
     InvalidSpecError
         If a field is invalid or missing; with its name.
     """
-    raw = await read_body(request.scope, request.receive, request.app.state.settings.max_body_bytes)
+    limit = request.app.state.settings.max_body_bytes
+    raw = without_mark(await read_body(request.scope, request.receive, limit))
     decode(raw)  # pydantic accepts duplicate keys
     try:
         return model.model_validate_json(raw)

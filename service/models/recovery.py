@@ -50,6 +50,13 @@ START_ERRORS = (FolderInUseError, StorageError, DamagedEventError, NotKeptError,
 _logger = logging.getLogger(__name__)
 
 
+def start_failure(error: Exception, settings: Settings) -> str:
+    """Return the message for one of `START_ERRORS`."""
+    if isinstance(error, OSError):
+        return f"the data folder {settings.data_dir}: {error.strerror}: set BNP_DATA_DIR to another folder"
+    return str(error)
+
+
 class Recovery:
     """Restores one model after any event of its history that is retained.
 

@@ -32,7 +32,9 @@ def test_the_public_names_are_these() -> None:
         "StateError",
         "UnobservedLayerError",
         "UnsupportedLayerError",
+        "iter_samples",
         "load",
+        "read_samples",
     ]
     assert all(inspect.getdoc(getattr(bnp_online, name)) for name in bnp_online.__all__)
 

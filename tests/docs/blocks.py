@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 
-_BLOCK = re.compile(r"^```(sh|python|json)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(sh|python|json|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: Commands for other tests, which install, build and start containers.
 _ELSEWHERE = re.compile(r"^\s*(make|source|pip|docker|sudo)\b", re.MULTILINE)
 _SERVE = re.compile(r"^(BNP_\w+=\S+ )*bnp-online serve$", re.MULTILINE)
@@ -30,23 +30,25 @@ _MARK = "@@ block"
 
 @dataclass(frozen=True)
 class Block:
-    """A block of a page, and the JSON block below it, if any."""
+    """A block of a page, and the JSON or text block below it, if any."""
 
     language: str
     text: str
     answer: Any
+    output: str | None = None
 
 
 def blocks(page: Path) -> Iterator[Block]:
     """Yield the blocks of a page that are commands or programs, in order."""
     found = _BLOCK.findall(page.read_text(encoding="utf-8"))
     for (language, text), (next_language, next_text) in zip(found, [*found[1:], ("", "")], strict=True):
-        if language != "json" and not _ELSEWHERE.search(text) and not text.startswith(">>>"):
-            yield Block(language, text, json.loads(next_text) if next_language == "json" else None)
+        if language in ("sh", "python") and not _ELSEWHERE.search(text) and not text.startswith(">>>"):
+            answer = json.loads(next_text) if next_language == "json" else None
+            yield Block(language, text, answer, next_text if next_language == "text" else None)
 
 
-def _script(commands: list[Block]) -> str:
-    lines = ["set -euo pipefail"]
+def _script(commands: list[Block], messages: bool) -> str:
+    lines = ["set -euo pipefail", "exec 2>&1" if messages else ""]
     for block in commands:
         text = f"python - <<'END'\n{block.text}END" if block.language == "python" else block.text
         lines += [_SERVE.sub(lambda found: _STARTED.format(command=found[0]), text), f"echo; echo '{_MARK}'"]
@@ -65,8 +67,16 @@ def _programs(folder: Path, url: str) -> str:
     return os.pathsep.join([str(folder), os.environ["PATH"]])
 
 
-def run(commands: list[Block], folder: Path) -> list[str]:
-    """Run blocks in a new folder, and return the output of each; a failed command is an error."""
+def run(commands: list[Block], folder: Path, *, messages: bool = False) -> list[str]:
+    """Run blocks in a new folder, and return the output of each; a failed command is an error.
+
+    Parameters
+    ----------
+    commands, folder
+        The blocks, and where to run them.
+    messages : bool
+        Whether the output includes standard error.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     programs, place = folder / "bin", folder / "place"
@@ -74,7 +84,7 @@ def run(commands: list[Block], folder: Path) -> list[str]:
     place.mkdir()
     path = _programs(programs, f"http://localhost:{port}")
     shell = subprocess.Popen(
-        ["bash", "-c", _script(commands).replace("localhost:8000", f"localhost:{port}")],
+        ["bash", "-c", _script(commands, messages).replace("localhost:8000", f"localhost:{port}")],
         cwd=place,
         env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "BNP_PORT": port},
         stdout=subprocess.PIPE,
@@ -105,3 +115,17 @@ def agrees(shown: Any, printed: Any) -> bool:
     if isinstance(shown, list) and isinstance(printed, list):
         return len(shown) == len(printed) and all(map(agrees, shown, printed))
     return type(shown) is type(printed) and bool(shown == printed)
+
+
+def matches(shown: str, printed: str) -> bool:
+    """Return whether an output is that of the page.
+
+    A line ``…`` stands for any lines, and ``…`` within a line for any text.
+    """
+    pattern = ""
+    for line in shown.splitlines():
+        if line == "…":
+            pattern += r"(?:.*\n)*"
+        else:
+            pattern += r"[^\n]*".join(map(re.escape, line.split("…"))) + r" *\n"
+    return re.fullmatch(pattern, "".join(f"{line}\n" for line in printed.strip().splitlines())) is not None

@@ -21,6 +21,7 @@ from bnp_online import BNPClassifier, checkpoint
 from service.http.responses import is_river
 
 LINES = "application/x-ndjson"
+JSON = "application/json"
 #: Why a request may be refused that is as the document says: the state of the model, and the server's limits.
 OF_A_SAMPLE = {
     "invalid_feature", "invalid_label", "label_type", "non_finite_feature", "non_finite_label",
@@ -52,6 +53,25 @@ OF_A_SCHEMA = re.compile(
     r"\S+ (is missing|is not a known field|must have .*|must be ('.*|true or false|an? [a-z ]+"
     r"|at least \S+|at most \S+|greater than \S+|less than \S+))"
 )
+
+
+@schemathesis.hook
+def before_load_schema(context: Any, schema: dict[str, Any]) -> None:
+    """Let a route that answers lines take lines and arrays, too: the document has that in words only."""
+    for methods in schema["paths"].values():
+        for operation in methods.values():
+            answers = operation["responses"].get("200", {}).get("content", {})
+            if LINES in answers:
+                content = operation["requestBody"]["content"]
+                content[LINES] = content[JSON]
+                content[JSON] = {"schema": _or_array(content[JSON]["schema"])}
+                error = {"$ref": "#/components/schemas/ErrorAnswer"}
+                answers[JSON] = {"schema": _or_array(answers[JSON]["schema"], error)}
+
+
+def _or_array(schema: dict[str, Any], *others: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a value, or of an array of such values and others."""
+    return {"anyOf": [schema, {"type": "array", "items": {"anyOf": [schema, *others]}}]}
 
 
 @schemathesis.hook

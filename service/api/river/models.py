@@ -11,31 +11,33 @@ from fastapi import APIRouter, Request, Response
 
 from ... import errors
 from ... import schemas as native
-from ...auth.scopes import BYTES, FORM, JSON, needs
+from ...auth.scopes import FORM, JSON, needs
 from ...errors import Layer
 from ...http.requests import Shape, check, read_body, read_model
 from ...http.responses import json_response
 from ...models.registry import models_of
 from ..models import description
-from ..openapi import ApiRoute
+from ..openapi import FILE, ApiRoute
 from ..state import download
 from . import schemas
 
-_CREATION = (Layer.SPEC, Layer.CREATION, Layer.EXCLUSIVE, Layer.WRITE)
-_CREATES: dict[str, Any] = {
-    "status_code": 201,
-    "response_model": schemas.RiverName,
-    "openapi_extra": {
-        "requestBody": {"required": True, "content": {JSON: {"schema": schemas.spec_schema()}}}
-    },
-}
+_CREATES: dict[str, Any] = {"status_code": 201, "response_model": schemas.RiverName}
+_CREATION = needs(
+    "admin",
+    Layer.CREATION,
+    Layer.EXCLUSIVE,
+    Layer.WRITE,
+    takes=(JSON,),
+    body=schemas.RiverModelSpec,
+    otherwise=errors.PickledModelError,
+)
 _FORM = Shape.of(schemas.RiverForm)
 
 router = APIRouter(tags=["River API Spec"], route_class=ApiRoute)
 
 
 @router.post("/api/model/{flavor}/", summary="Create a model with a generated name (River)", **_CREATES)
-@needs("admin", *_CREATION, takes=(JSON,), otherwise=errors.PickledModelError)
+@_CREATION
 async def river_create(request: Request, flavor: schemas.Flavor) -> Response:
     """Create a model from a JSON specification, as `POST /models` does; a missing name is generated.
 
@@ -45,7 +47,7 @@ async def river_create(request: Request, flavor: schemas.Flavor) -> Response:
 
 
 @router.post("/api/model/{flavor}/{m}/", summary="Create a model (River)", **_CREATES)
-@needs("admin", *_CREATION, takes=(JSON,), otherwise=errors.PickledModelError)
+@_CREATION
 async def river_create_named(request: Request, flavor: schemas.Flavor, m: str) -> Response:
     """Create a model with this name from a JSON specification, as `POST /models` does."""
     return await _create(request, flavor, m)
@@ -94,7 +96,7 @@ async def river_get(request: Request, m: str) -> Response:
     "/api/model/download/{m}/",
     summary="Download a model (River)",
     response_class=Response,
-    responses={200: {"content": {BYTES: {}}}},
+    responses={200: FILE},
 )
 @needs("admin", Layer.MODEL, Layer.READ)
 async def river_download(request: Request, m: str) -> Response:

@@ -13,6 +13,7 @@ from bnp_online import __version__
 from ... import errors
 from ...auth.scopes import JSON, needs
 from ...errors import Layer
+from ...http.content import without_mark
 from ...http.requests import Shape, check, headers_of, read_body, read_fields
 from ...http.responses import json_response
 from ...models.queue import Latency
@@ -69,7 +70,7 @@ async def river_stats(request: Request) -> Response:
 async def _asked(request: Request) -> Worker:
     """Return the model that a GET request names in its body, as River's client does, or in its query."""
     registry = models_of(request.scope)
-    raw = await read_body(request.scope, request.receive, registry.settings.max_body_bytes)
+    raw = without_mark(await read_body(request.scope, request.receive, registry.settings.max_body_bytes))
     if raw:
         body = read_fields(raw, _MODEL, registry.settings)
     else:

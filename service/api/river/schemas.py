@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from pydantic import ConfigDict, RootModel
+from pydantic import ConfigDict, GetJsonSchemaHandler, RootModel
 from pydantic.config import JsonDict
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from ...schemas import DEFAULT_MODEL, Body, Features, Identifier, ModelSpec, Schema, Target
-from ..openapi import REF
 
 Flavor: TypeAlias = Literal["regression", "binary", "multiclass"]
 
@@ -127,11 +128,18 @@ class RiverToken(Schema):
     token: str
 
 
-def spec_schema() -> dict[str, Any]:
-    """Return the schema of a model specification without the fields that follow from the path."""
-    schema = ModelSpec.model_json_schema(ref_template=REF)
-    del schema["$defs"]  # `POST /models` has them, too
-    for said in ("name", "task"):
-        del schema["properties"][said]
-    schema["examples"] = [{"hidden": [64, 64], "lr": 0.1}]
-    return schema
+class RiverModelSpec(ModelSpec):
+    """Specification of a model, whose name and task follow from the path."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"hidden": [64, 64], "lr": 0.1}]})
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return the schema without the fields that follow from the path."""
+        reference = handler(core_schema)
+        schema = handler.resolve_ref_schema(reference)
+        for name in ("name", "task"):
+            schema["properties"].pop(name, None)
+        return reference

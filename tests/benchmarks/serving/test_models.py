@@ -18,12 +18,11 @@ def test_it_measures_both_checkouts_and_shows_a_table(tmp_path: Path) -> None:
     sides = content["results"]["small"]
     assert sides.keys() == {"here", "other"}
     for side in sides.values():
-        assert side.keys() == {"memory", "rates", "stop", "start", "replay"}
-        assert {kind: figures.keys() for kind, figures in side["rates"].items()} == {
-            "single": {"many", "one", "ratio"},
-            "lines": {"many", "one", "ratio"},
-        }
+        assert side.keys() == {"memory", "rates", "stop", "imports", "start", "replay"}
+        for kind in ("single", "lines"):
+            for figures in (*side["rates"][kind].values(), content["alone"]["small"][kind]):
+                assert figures.keys() == {"many", "one", "ratio"}
     assert "start, with a replay" in page.read_text()
     [table] = blocks(content)["models"]
     assert not isinstance(table, str)
-    assert len(table.rows) == 6
+    assert len(table.rows) == 11

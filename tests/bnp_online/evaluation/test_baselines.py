@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -96,4 +96,13 @@ def test_nothing_is_scored_before_the_second_label() -> None:
     baselines = Baselines("classification")
     baselines.update("a")
     assert baselines.report()["n"] == 0
-    assert baselines.report()["cumulative"]["last"] == {"Accuracy": 0.0}
+    assert baselines.report()["cumulative"]["last"] == {"Accuracy": None}
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_scores_over_no_labels_are_none(task: Literal["classification", "regression"]) -> None:
+    baselines = Baselines(task)
+    baselines.update(1)  # the first label is not scored
+    report = baselines.report()
+    for over in ("cumulative", "window"):
+        assert {value for scores in report[over].values() for value in scores.values()} == {None}

@@ -171,7 +171,7 @@ def test_what_was_not_predicted_is_not_scored(task: Any) -> None:
     assert scores.update(1, None, {}) is None
     assert scores.report() == empty
     assert empty["n"] == empty["window"]["n"] == scores.n == 0
-    assert all(value == 0.0 for value in empty["cumulative"].values())
+    assert all(value is None for value in empty["cumulative"].values())
     scores.update(1, 0)
     assert scores.n == 1
 

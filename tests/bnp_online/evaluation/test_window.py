@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import random
 import tracemalloc
 from collections import deque
@@ -45,6 +46,26 @@ def test_a_copy_is_independent() -> None:
     twin.add("z", "p", {"c": 0.5})
     assert list(twin) == [*before[1:], ("z", "p", ("c",), [0.5])]
     assert list(window)[-1] == ("y", "p", ("c",), [1.0])
+
+
+@pytest.mark.parametrize("names", [["a", "b"], [0, 1], [False, True]])
+def test_a_loaded_window_is_the_same(names: list[Any]) -> None:
+    window, other = Window(20), Window(20)
+    other.add(1.0, 2.0, {3: 4.0})
+    for y, prediction, probabilities in predictions(33, 2):
+        window.add(y, prediction, dict(zip(names, probabilities.values(), strict=False)))
+    window.add("y", "p", {0: 0.5, True: 0.25})
+    other.load(json.loads(json.dumps(list(window))))
+    assert [repr(scored) for scored in other] == [repr(scored) for scored in window]
+    for each in (window, other):
+        each.add("z", "p", {"c": 0.5})
+    assert list(other) == list(window)
+
+
+@pytest.mark.parametrize("rows", [[("y", "p", ["a"], [1.0])] * 3, [("y", "p", ["a"], [])]])
+def test_another_size_is_refused(rows: list[Any]) -> None:
+    with pytest.raises(ValueError, match="another size"):
+        Window(2).load(rows)
 
 
 def test_a_value_that_is_no_number_changes_nothing() -> None:

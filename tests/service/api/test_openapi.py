@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -107,6 +109,26 @@ def test_the_examples_work(server: Server, document: Json) -> None:
             assert server.post(path, **example).status_code == status
     for example in document["components"]["schemas"]["ModelSpec"]["examples"]:
         server.create(**example)
+
+
+def test_learning_and_predicting_come_first(document: Json) -> None:
+    tags = [tag["name"] for tag in document["tags"]]
+    assert tags[:2] == ["learning", "predicting"]
+    assert {tag for operation in operations(document).values() for tag in operation["tags"]} == set(tags)
+    paths = [path for path in document["paths"] if "{m}" not in path]
+    assert paths[:3] == ["/learn", "/label", "/predict"]
+
+
+@pytest.mark.parametrize("path", ["/learn", "/predict", "/label"])
+def test_the_command_in_a_description_works_on_a_new_server(
+    serve: Callable[..., Server], document: Json, path: str
+) -> None:
+    server = serve()
+    [commands] = re.findall(r"```sh\n(.*)```", document["paths"][path]["post"]["description"], re.DOTALL)
+    printed = commands.replace("localhost:8000", f"localhost:{server.port}").replace("curl", "curl -f")
+    for command in printed.splitlines():
+        answer = subprocess.check_output(["bash", "-c", command], text=True)
+        assert json.loads(answer)["model"] == "default"
 
 
 def test_answers_are_as_documented(server: Server) -> None:

@@ -36,8 +36,8 @@ def test_an_unknown_path_is_answered_with_known_ones(server: Server, path: str, 
     ("method", "path", "remedy"),
     [
         ("GET", "/learn", "/learn does not take GET: use POST"),
-        ("DELETE", "/models", "/models does not take DELETE: use GET, POST"),
-        ("PUT", "/models/default", "/models/default does not take PUT: use DELETE, GET, PATCH"),
+        ("DELETE", "/models", "/models does not take DELETE: use GET, HEAD, POST"),
+        ("PUT", "/models/default", "/models/default does not take PUT: use DELETE, GET, HEAD, PATCH"),
         ("PUT", "/api/learn/", "/api/learn/ does not take PUT: use POST"),
     ],
 )

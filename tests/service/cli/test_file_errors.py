@@ -144,6 +144,9 @@ def test_a_data_folder_that_is_a_file(folder: Path) -> None:
     done = command("doctor", BNP_DATA_DIR="c.csv")
     assert "c.csv cannot be written" in done.err
     assert done.err.count("\n") == 1
+    done = command("repair", "--from", "log", BNP_DATA_DIR="c.csv")
+    assert done.err == "the data folder c.csv: File exists: set BNP_DATA_DIR to another folder\n"
+    assert done.code == 1
 
 
 def run(*arguments: str, stdout: int) -> tuple[int, str]:
