@@ -51,8 +51,9 @@ AVERAGE_EVERY = 8
 
 
 # Nearest neighbours (`NEIGHBOURS`)
-#: Windows of the memory, in samples from the newest, and numbers of neighbours; each in two metrics.
-NEIGHBOURS = ((500, 5), (5000, 1), (5000, 10))
+#: Metrics (0: standardized inputs, 1: the network's own); windows of the memory in samples from the newest,
+#: ascending for each metric; numbers of neighbours.
+NEIGHBOURS = ((0, 500, 5), (1, 500, 5), (1, 5000, 1), (1, 5000, 10))
 #: Greatest number of values compared for a prediction: windows shrink beyond it, and below the least window
 #: there are no neighbours.
 NEIGHBOUR_VALUES, LEAST_WINDOW = 100_000, 50

@@ -155,8 +155,8 @@ class LearnerSpec(Parameters):
             averages = [False] * each.latest + [True] * each.averages
             found += [Expert("network", each.rate, each.replays, average) for average in averages]
         found += [Expert("linear", rate) for rate in self.linear]
-        for metric in ("inputs", "network") if self.neighbours else ():
-            found += [Expert("neighbours", None, False, False, *pair, metric) for pair in NEIGHBOURS]
+        for metric, window, k in NEIGHBOURS if self.neighbours else ():
+            found.append(Expert("neighbours", None, False, False, window, k, ("inputs", "network")[metric]))
         return found
 
     @property
@@ -169,7 +169,7 @@ class LearnerSpec(Parameters):
         """Greatest number of samples in the memory."""
         if self.replayed:
             return self.memory
-        return min(self.memory, max(window for window, _ in NEIGHBOURS)) if self.neighbours else 0
+        return min(self.memory, max(window for _, window, _ in NEIGHBOURS)) if self.neighbours else 0
 
     @property
     def replayed(self) -> int:

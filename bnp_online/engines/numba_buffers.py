@@ -33,7 +33,7 @@ DISTANCE, PLACE = range(2)
 # Columns of `Buffers.memory_y`.
 GOAL, SAMPLE_WEIGHT, RAW_TARGET, MISSING = range(4)
 # Rows of `Buffers.scratch`.
-ACTS, PRE, ENTRY_U, U, DELTA, BACK = range(6)
+ACTS, PRE, ENTRY_U, U, DELTA, BACK, ONES = range(7)
 
 
 class Buffers(NamedTuple):
@@ -86,7 +86,7 @@ class Buffers(NamedTuple):
         Squared distances of the remembered samples in each metric, and the numbers of inputs present in both.
     nearest : float64 (4, 10)
         Nearest neighbours, for each metric.
-    scratch, live : real (6, n + H + C), int64 (n + H + C,)
+    scratch, live : real (7, n + H + C), int64 (n + H + C,)
         Working space.
     """
 

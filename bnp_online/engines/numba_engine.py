@@ -147,7 +147,7 @@ class NumbaEngine(Engine):
             outputs=np.zeros((experts + coefficients + 3, outputs)),
             distances=np.zeros((3, 0), real),
             nearest=np.zeros((4, 10)),
-            scratch=np.zeros((6, width), real),
+            scratch=np.zeros((7, width), real),
             live=np.zeros(width, np.int64),
         )
         b.entry[[VAR, METRIC]] = 1.0

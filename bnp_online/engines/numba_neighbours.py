@@ -1,13 +1,13 @@
 """Nearest neighbours in the memory, as experts of the mixture.
 
-For each pair (window, k) of `mixture.NEIGHBOURS`, with ``d_i`` the squared distance of remembered sample i, r
-the k-th smallest of them, and ``w_i`` the sample's weight::
+For each entry (metric, window, k) of `mixture.NEIGHBOURS`, with ``d_i`` the squared distance of remembered
+sample i, r the k-th smallest of them, and ``w_i`` the sample's weight::
 
     v_i = w_i / (0.1 + √(d_i / (r + 1e-9)))
     p(c) = (½/C + Σ_{y_i = c} v_i) / (½ + Σ v_i)        or, for a regression, Σ v_i y_i / Σ v_i
 
 There are two metrics: that of standardized inputs, and the network's own, in which input j has the weight
-``(M_jj / mean M)^3`` with ``M = W₁ᵀ W₁`` of the first layer. One pass over the memory serves both.
+``(M_jj / mean M)^3`` with ``M = W₁ᵀ W₁`` of the first layer.
 
 References
 ----------
@@ -32,6 +32,7 @@ from .numba_buffers import (
     METRIC,
     METRIC_OF,
     MISSING_VALUES,
+    ONES,
     PLACE,
     RAW_TARGET,
     REGRESSION,
@@ -59,64 +60,92 @@ def predict_neighbours(b: Buffers, x: NDArray[np.float64], row: int) -> None:
     remembered, capacity = int(b.scalars[REMEMBERED]), b.config[CAPACITY]
     count = min(remembered, capacity)
     newest = (remembered - 1) % capacity
-    longest = min(count, neighbour_window(b.sizes[0], NEIGHBOURS[-1][0]))
-    oldest = newest - longest + 1
-    _measure(b, x, max(oldest, 0), newest + 1)
-    if oldest < 0:
-        _measure(b, x, max(oldest + capacity, newest + 1), capacity)
     for metric in range(2):
-        distances, best = b.distances[metric], b.nearest[2 * metric : 2 * metric + 2]
+        best = b.nearest[2 * metric : 2 * metric + 2]
         for i in range(best.shape[1]):
             best[DISTANCE, i] = math.inf
+        longest = 0
+        for e in range(len(NEIGHBOURS)):
+            if NEIGHBOURS[e][0] == metric:
+                longest = max(longest, min(count, neighbour_window(b.sizes[0], NEIGHBOURS[e][1])))
+        oldest = newest - longest + 1
+        _measure(b, x, metric, max(oldest, 0), newest + 1)
+        if oldest < 0:
+            _measure(b, x, metric, max(oldest + capacity, newest + 1), capacity)
         begin = 0
         for e in range(len(NEIGHBOURS)):
-            window = min(count, neighbour_window(b.sizes[0], NEIGHBOURS[e][0]))
-            _select(distances, best, newest, capacity, begin, window)
-            begin = window
-            _vote(b, best, NEIGHBOURS[e][1], row + len(NEIGHBOURS) * metric + e)
+            if NEIGHBOURS[e][0] == metric:
+                window = min(count, neighbour_window(b.sizes[0], NEIGHBOURS[e][1]))
+                _select(b.distances[metric], best, newest, capacity, begin, window)
+                begin = window
+                _vote(b, best, NEIGHBOURS[e][2], row + e)
 
 
 @jit
-def _measure(b: Buffers, x: NDArray[np.float64], start: int, stop: int) -> None:
-    """Write the squared distances of the samples at places from `start` to `stop`, in both metrics.
+def _measure(b: Buffers, x: NDArray[np.float64], metric: int, start: int, stop: int) -> None:
+    """Write the squared distances of the samples at places from `start` to `stop`, in one metric.
 
     Blocks of samples are measured as a whole.
     """
-    z, metric, n = b.scratch[ACTS], b.entry[METRIC], x.shape[0]
+    n = x.shape[0]
+    z, scales, ones = b.scratch[ACTS, :n], b.entry[METRIC], b.scratch[ONES, :n]
     missing = b.scalars[MISSING_VALUES] > 0.0
     for j in range(n):
+        ones[j] = 1.0
         if math.isnan(x[j]):
             missing = True
     for number in range(start // BLOCK, (stop + BLOCK - 1) // BLOCK):
         block, first = b.memory_x[number], number * BLOCK
-        sums, own = b.distances[0, first : first + BLOCK], b.distances[1, first : first + BLOCK]
-        for k in range(BLOCK):
-            sums[k] = 0.0
-            own[k] = 0.0
+        sums = b.distances[metric, first : first + BLOCK]
         if missing:
-            _measure_present(block, x, z, metric, sums, own, b.distances[2, first : first + BLOCK])
-            continue
-        whole = n // 4 * 4
-        for j in range(0, whole, 4):
-            z0, z1, z2, z3 = z[j], z[j + 1], z[j + 2], z[j + 3]
-            s0, s1, s2, s3 = metric[j], metric[j + 1], metric[j + 2], metric[j + 3]
-            m0, m1, m2, m3 = block[j], block[j + 1], block[j + 2], block[j + 3]
-            for k in range(BLOCK):
-                q0, q1 = (z0 - m0[k]) * (z0 - m0[k]), (z1 - m1[k]) * (z1 - m1[k])
-                q2, q3 = (z2 - m2[k]) * (z2 - m2[k]), (z3 - m3[k]) * (z3 - m3[k])
-                sums[k] += (q0 + q1) + (q2 + q3)
-                own[k] += (q0 * s0 + q1 * s1) + (q2 * s2 + q3 * s3)
-        for j in range(whole, n):
-            others, z0, s0 = block[j], z[j], metric[j]
-            for k in range(BLOCK):
-                q0 = (z0 - others[k]) * (z0 - others[k])
-                sums[k] += q0
-                own[k] += q0 * s0
+            present = b.distances[2, first : first + BLOCK]
+            _measure_present(block, x, z, ones if metric == 0 else scales, sums, present)
+        elif metric == 0:
+            _measure_inputs(block, z, sums)
+        else:
+            _measure_network(block, z, scales, sums)
+
+
+@jit
+def _measure_inputs(block: Reals, z: Reals, sums: Reals) -> None:
+    """Write the distances of a block in the metric of the inputs, four inputs at a time."""
+    for k in range(BLOCK):
+        sums[k] = 0.0
+    whole = z.shape[0] // 4 * 4
+    for j in range(0, whole, 4):
+        z0, z1, z2, z3 = z[j], z[j + 1], z[j + 2], z[j + 3]
+        m0, m1, m2, m3 = block[j], block[j + 1], block[j + 2], block[j + 3]
+        for k in range(BLOCK):
+            d0, d1, d2, d3 = z0 - m0[k], z1 - m1[k], z2 - m2[k], z3 - m3[k]
+            sums[k] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
+    for j in range(whole, z.shape[0]):
+        z0, m0 = z[j], block[j]
+        for k in range(BLOCK):
+            sums[k] += (z0 - m0[k]) * (z0 - m0[k])
+
+
+@jit
+def _measure_network(block: Reals, z: Reals, scales: Reals, sums: Reals) -> None:
+    """Write the distances of a block in the network's own metric, four inputs at a time."""
+    for k in range(BLOCK):
+        sums[k] = 0.0
+    whole = z.shape[0] // 4 * 4
+    for j in range(0, whole, 4):
+        z0, z1, z2, z3 = z[j], z[j + 1], z[j + 2], z[j + 3]
+        s0, s1, s2, s3 = scales[j], scales[j + 1], scales[j + 2], scales[j + 3]
+        m0, m1, m2, m3 = block[j], block[j + 1], block[j + 2], block[j + 3]
+        for k in range(BLOCK):
+            d0, d1, d2, d3 = z0 - m0[k], z1 - m1[k], z2 - m2[k], z3 - m3[k]
+            sums[k] += (s0 * d0 * d0 + s1 * d1 * d1) + (s2 * d2 * d2 + s3 * d3 * d3)
+    for j in range(whole, z.shape[0]):
+        z0, s0, m0 = z[j], scales[j], block[j]
+        for k in range(BLOCK):
+            sums[k] += s0 * (z0 - m0[k]) * (z0 - m0[k])
 
 
 @jit
 def _measure_present(
-    block: Reals, x: NDArray[np.float64], z: Reals, metric: Reals, sums: Reals, own: Reals, present: Reals
+    block: Reals, x: NDArray[np.float64], z: Reals, scales: Reals, sums: Reals, present: Reals
 ) -> None:
     """Write the distances of a block by the inputs present in both, scaled to all; NaN if there is none."""
     zero, one = sums.dtype.type(0.0), sums.dtype.type(1.0)
@@ -125,17 +154,14 @@ def _measure_present(
     for j in range(x.shape[0]):
         if math.isnan(x[j]):
             continue
-        others, z0, s0 = block[j], z[j], metric[j]
+        others, z0, s0 = block[j], z[j], scales[j]
         for k in range(BLOCK):
             square = (z0 - others[k]) * (z0 - others[k])
             known = square == square
-            sums[k] += square if known else zero
-            own[k] += square * s0 if known else zero
+            sums[k] += s0 * square if known else zero
             present[k] += one if known else zero
     for k in range(BLOCK):
-        scale = x.shape[0] / present[k] if present[k] > 0.0 else math.nan
-        sums[k] *= scale
-        own[k] *= scale
+        sums[k] *= x.shape[0] / present[k] if present[k] > 0.0 else math.nan
 
 
 @jit
