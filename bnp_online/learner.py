@@ -465,6 +465,9 @@ class OnlineLearner(Parameters):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the result of `state_dict`, of any engine and device.
 
+        The estimator becomes one of the state's generation (`learner`), so that a state of an earlier version
+        learns on as it did there.
+
         Raises
         ------
         StateError
@@ -475,17 +478,23 @@ class OnlineLearner(Parameters):
         ours, theirs = self._json_parameters(), {**EARLIER, **(state.get("parameters") or {})}
         if "intervals" in ours:
             theirs.setdefault("intervals", 0)  # earlier versions had none
-        if self.network != "mlp":  # the generations have the same state
-            theirs["learner"] = self.learner
         differ = sorted(
             name
             for name in ours.keys() | theirs.keys()
-            if name not in ("engine", "device") and ours.get(name) != theirs.get(name)
+            if name not in ("engine", "device", "learner") and ours.get(name) != theirs.get(name)
         )
         if differ:
             found = ", ".join(f"{name}={theirs.get(name)!r:.40}" for name in differ)
             raise StateError(f"the state is of a model with other parameters: {found}")
-        self._restore(state)
+        if theirs["learner"] == self.learner:
+            self._restore(state)
+            return
+        try:
+            loaded = type(self)(**{**self._parameters(), "learner": theirs["learner"]})
+        except ConfigurationError as error:
+            raise StateError(f"the state is damaged: {error}") from error
+        loaded._restore(state)
+        vars(self).update(vars(loaded))
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         try:

@@ -61,7 +61,8 @@ def predict_neighbours(b: Buffers, x: NDArray[np.float64], row: int) -> None:
     newest = (remembered - 1) % capacity
     longest = min(count, neighbour_window(b.sizes[0], NEIGHBOURS[-1][0]))
     oldest = newest - longest + 1
-    _measure(b, x, max(oldest, 0), newest + 1)
+    if longest > 0:  # an empty memory has no block
+        _measure(b, x, max(oldest, 0), newest + 1)
     if oldest < 0:
         _measure(b, x, max(oldest + capacity, newest + 1), capacity)
     for metric in range(2):
