@@ -33,9 +33,9 @@ _WHAT = {"Accuracy": "accuracy, %", "MAE": f"MAE, ratio to {_BEFORE}"}
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = arguments_of("groups", __doc__, seeds=(0, 1), quick=f"{QUICK} samples a stream, the first seed")
     parser.epilog = (
-        "To continue an interrupted run, repeat the command with --keep. The name of a file begins with its "
-        "group: a_ or ra_ for autocorrelated, d_ or rd_ for drifting, otherwise stationary. Integers in y are "
-        "classes, floats are the targets of a regression."
+        "To continue an interrupted run, repeat the command with --keep. The name of a file shows its group: "
+        "a_ and ra_ are autocorrelated, d_ and rd_ drifting, others stationary. Integers in y are classes, "
+        "floats are the targets of a regression."
     )
     parser.add_argument(
         "--streams", nargs="+", metavar="NAME", help="default: the files, and all generated streams"
