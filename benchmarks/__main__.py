@@ -11,6 +11,10 @@ PROGRAMS = {
         "quality.main",
         "prequential quality on real streams, against River, Vowpal Wabbit, SGD and Adam",
     ),
+    "groups": (
+        "quality.groups",
+        "prequential quality on autocorrelated, stationary and drifting streams",
+    ),
     "development": ("quality.development", "prequential quality on generated streams"),
     "explain": ("quality.algorithm_figures", "figures of docs/algorithm.md, from a generated stream"),
     "speed": ("speed.main", "time, memory and start of the numba engine"),

@@ -17,7 +17,7 @@ from .engines.base import Task
 from .errors import CheckpointError, ConfigurationError, SampleError, StateError
 from .frames import predictions, probabilities, rows_of
 from .learner import OnlineLearner
-from .parameters import documented
+from .parameters import EARLIER, documented
 from .values import Label, at_row
 
 
@@ -286,7 +286,7 @@ def load(path: str | os.PathLike[str], network: nn.Module | None = None) -> BNPC
     state = checkpoint.load(path)
     if state.get("estimator") not in _ESTIMATORS:
         raise CheckpointError(f"holds {state.get('estimator')!r}, not one of {sorted(_ESTIMATORS)}")
-    parameters = dict(state["parameters"])
+    parameters = {**EARLIER, **state["parameters"]}
     if isinstance(parameters["network"], dict):
         if network is None:
             kind = parameters["network"]["module"]

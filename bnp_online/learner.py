@@ -17,13 +17,13 @@ from . import checkpoint
 from .diagnostics import Diagnosis, diagnose
 from .drift_response import with_short_memory, with_slowest_reset
 from .encoding import FeatureIndex, compile_encoding, name_of, read_array
-from .engines.base import LearnerSpec, Task
+from .engines.base import Expert, LearnerSpec, Task
 from .engines.choice import make_engine
 from .engines.state import MOST, check_tensors
 from .errors import ConfigurationError, NonFiniteStateError, SampleError, StateError
 from .frames import rows_of, values_of
 from .intervals import Intervals, split
-from .parameters import Parameters
+from .parameters import EARLIER, Parameters
 from .values import Array, Features, Label, Prediction, Sample, Vector, at_row, check_array, check_weight
 
 #: Prediction of an untrained model.
@@ -107,28 +107,35 @@ class OnlineLearner(Parameters):
         return self._engine.num_parameters
 
     @property
-    def mixture(self) -> list[dict[str, float]]:
-        """Members of the mixture, with their weights.
+    def mixture(self) -> list[dict[str, Any]]:
+        """Experts whose predictions the mixture combines, with their weights.
 
-        Each has its learning rate (``lr``), the number of samples that it replays after each new one
-        (``replay``), whether it predicts with the running mean of its weights (``averages``), and its weight
-        in the prediction (``weight``).
+        Each has its name in plain words (``expert``), its ``kind`` ("network", "linear", "neighbours" or
+        "stack"), its learning rate (``lr``; None for neighbours and the stack), the number of samples that it
+        replays after each new one (``replay``), whether it predicts with the running mean of its weights
+        (``averages``), and its weight in the prediction (``weight``). The weights have the sum 1. The last
+        expert of ``lr="auto"`` is the stack, which learns how to combine all others.
         """
-        weights = self._engine.mixture.tolist()
+        engine, share = self._engine, self._engine.stack_share
+        experts = list(zip(engine.spec.experts, ((1.0 - share) * engine.mixture).tolist(), strict=True))
+        if engine.spec.stacks:
+            experts.append((Expert("stack"), share))
         return [
             {
-                "lr": member.rate,
-                "replay": self.replay if member.replays else 0,
-                "averages": member.averages,
+                "expert": each.name,
+                "kind": each.kind,
+                "lr": each.rate,
+                "replay": self.replay if each.replays else 0,
+                "averages": each.averages,
                 "weight": weight,
             }
-            for member, weight in zip(self._engine.spec.members, weights, strict=True)
+            for each, weight in experts
         ]
 
     def diagnose(self) -> list[Diagnosis]:
         """Return the spread of the inputs of each layer, before and after preconditioning.
 
-        The raw features come first, then the layers of the member with the greatest weight.
+        The raw features come first, then the layers of the network with the greatest weight.
         """
         return self.diagnosing()()
 
@@ -137,7 +144,7 @@ class OnlineLearner(Parameters):
 
         The copy takes a fraction of the time of `diagnose`.
         """
-        heaviest = int(self._engine.mixture.argmax())
+        heaviest = int(self._engine.spec.member_weights(self._engine.mixture).argmax())
         moments, standardize = self._engine.moments(), self.standardize
         return functools.partial(
             diagnose, moments, heaviest, self.eps_rel, self.eps_abs, standardize=standardize
@@ -458,6 +465,9 @@ class OnlineLearner(Parameters):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the result of `state_dict`, of any engine and device.
 
+        The estimator becomes one of the state's generation (`learner`), so that a state of an earlier version
+        learns on as it did there.
+
         Raises
         ------
         StateError
@@ -465,18 +475,26 @@ class OnlineLearner(Parameters):
         """
         if state.get("estimator") != type(self).__name__:
             raise StateError(f"the state is of {state.get('estimator')}, not of {type(self).__name__}")
-        ours, theirs = self._json_parameters(), dict(state.get("parameters") or {})
+        ours, theirs = self._json_parameters(), {**EARLIER, **(state.get("parameters") or {})}
         if "intervals" in ours:
             theirs.setdefault("intervals", 0)  # earlier versions had none
-        theirs.setdefault("learner", 1)
         differ = sorted(
             name
             for name in ours.keys() | theirs.keys()
-            if name not in ("engine", "device") and ours.get(name) != theirs.get(name)
+            if name not in ("engine", "device", "learner") and ours.get(name) != theirs.get(name)
         )
         if differ:
-            raise StateError(f"the state is of a model with other parameters: {', '.join(differ)}")
-        self._restore(state)
+            found = ", ".join(f"{name}={theirs.get(name)!r:.40}" for name in differ)
+            raise StateError(f"the state is of a model with other parameters: {found}")
+        if theirs["learner"] == self.learner:
+            self._restore(state)
+            return
+        try:
+            loaded = type(self)(**{**self._parameters(), "learner": theirs["learner"]})
+        except ConfigurationError as error:
+            raise StateError(f"the state is damaged: {error}") from error
+        loaded._restore(state)
+        vars(self).update(vars(loaded))
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         try:
@@ -557,7 +575,7 @@ class OnlineLearner(Parameters):
         return {"parameters": self._parameters(), "state": checkpoint.dumps(self.state_dict())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state["parameters"].items():
+        for name, value in {**EARLIER, **state["parameters"]}.items():
             setattr(self, name, value)
         self._begin()
         self._restore(checkpoint.loads(state["state"]))

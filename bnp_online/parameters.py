@@ -25,6 +25,8 @@ _Class = TypeVar("_Class", bound=type)
 
 #: Engines of version 0.1.0, by the names that replaced them.
 _FORMER_ENGINES = {"compiled": "numba", "graphed": "torch", "autograd": "torch"}
+#: Parameters that earlier versions did not store, with the values that a stored model without them has.
+EARLIER = {"learner": 1}
 #: Names of types in a docstring, where they differ from the annotation.
 _TYPES = {"tuple[int, ...]": "tuple of int", "nn.Module": "torch.nn.Module"}
 
@@ -89,8 +91,9 @@ class Parameters:
         Regression: number of parameter samples of a small error model, for predictive intervals
         (`predict_interval_one`); 32 is a good number. 0: no intervals, at no cost.
     learner
-        Generation of the learner with ``lr="auto"``: 2 is the latest. 1 is that of versions before 0.3, for
-        models made by them.
+        Generation of the learner: how a multilayer perceptron bounds glitches and, with ``lr=auto``, which
+        experts it combines. 2 is the latest. 1 exists for models of earlier versions, which learn on as
+        before; new models have no use for it. Other networks do not depend on it.
     """
 
     hidden: tuple[int, ...] = field(default=(100, 100), metadata={"ge": 1})
@@ -111,7 +114,7 @@ class Parameters:
     device: str = field(default="auto", metadata={"choices": ("auto", "cpu", "cuda")})
     seed: int = 0
     intervals: int = field(default=0, metadata={"ge": 0})
-    learner: int = field(default=1, metadata={"ge": 1, "le": 2})
+    learner: int = field(default=2, metadata={"ge": 1, "le": 2})
 
     def __post_init__(self) -> None:
         if isinstance(self.hidden, list):  # as JSON and River give it

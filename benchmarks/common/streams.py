@@ -1,12 +1,12 @@
-"""Real data streams by name, in their given order."""
+"""Data streams by name, in their order: real ones of packages and files, and generated ones."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,10 @@ from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # scik
 
 from bnp_online.engines.base import Task
 
-Features: TypeAlias = dict[str, Any]
-Sample: TypeAlias = tuple[Features, Any]
+from . import generated
+from .generated import AUTOCORRELATED, DRIFTING, GROUPS, LENGTH, STATIONARY
+from .generated import Sample as Sample
+
 Array: TypeAlias = NDArray[np.float64]
 
 #: Forms of input; some rivals try both.
@@ -39,6 +41,10 @@ class Stream:
         In order.
     pixels : array of shape (N, n), or None
         The features of an image stream, for models that take arrays.
+    group : str
+        One of `GROUPS` for a file of ``DIR/streams`` and a generated stream; empty for one of `NAMES`.
+    origin : {"", "files", "generated"}
+        Where a stream with a group comes from.
     """
 
     name: str
@@ -46,6 +52,8 @@ class Stream:
     source: str
     samples: Sequence[Sample]
     pixels: NDArray[np.uint8] | None = None
+    group: str = ""
+    origin: Literal["", "files", "generated"] = ""
 
     @property
     def targets(self) -> list[Any]:
@@ -78,6 +86,8 @@ class Stream:
         facts["features"] = len(self.samples[0][0])
         if self.task == "classification":
             facts["classes"] = len(self.labels)
+        if self.group:
+            facts |= {"group": self.group, "origin": self.origin}
         return facts
 
 
@@ -139,8 +149,45 @@ _IMAGE_LIMIT = 20_000
 
 #: Files of the streams that no package contains; each holds x_train (N, 28, 28) and y_train (N,), uint8.
 FILES = {"MNIST": "mnist.npz", "Fashion-MNIST": "fashion_mnist.npz"}
-#: Every name that `load` knows, in the order of the tables. To add a stream, add an entry above.
+#: Real streams in the order of the tables. To add one, add an entry above.
 NAMES = ("digits", "Phishing", "Bananas", "ImageSegments", "Shuttle", *FILES, "TrumpApproval", "ChickWeights")
+
+
+#: Seed of the generated streams that `load` returns.
+GENERATOR_SEED = 0
+_GROUP_BY_LETTER = {"a": AUTOCORRELATED, "d": DRIFTING}
+
+
+def files(data_dir: Path | None) -> dict[str, Path]:
+    """Return the files ``NAME.npz`` with arrays X (N, n) and y (N,), in a folder or its ``streams``."""
+    folders = [] if data_dir is None else [data_dir / "streams", data_dir]
+    paths = [path for folder in folders for path in sorted(folder.glob("*.npz"))]
+    return {path.stem: path for path in paths if _is_stream(path)}
+
+
+def _is_stream(path: Path) -> bool:
+    with np.load(path) as arrays:
+        return {"X", "y"} <= set(arrays.files)
+
+
+def names(data_dir: Path | None = None) -> list[str]:
+    """Return every name that `load` knows: `NAMES`, those of `files`, and those of the generated streams."""
+    return [*NAMES, *files(data_dir), *generated.STREAMS]
+
+
+def place(name: str, facts: Mapping[str, Any]) -> tuple[int, int, str, str, str]:
+    """Return the place of a stream in the tables: `NAMES`, then by group, task and origin.
+
+    Parameters
+    ----------
+    name : str
+        Name of the stream.
+    facts : dict
+        `Stream.describe` of it.
+    """
+    if name in NAMES:
+        return NAMES.index(name), 0, "", "", ""
+    return len(NAMES), GROUPS.index(facts["group"]), facts["task"], facts["origin"], name
 
 
 def load(name: str, limit: int | None = None, data_dir: Path | None = None) -> Stream:
@@ -149,24 +196,49 @@ def load(name: str, limit: int | None = None, data_dir: Path | None = None) -> S
     Parameters
     ----------
     name : str
-        One of `NAMES`.
+        One of `names`.
     limit : int
         Keep this many samples at most, from the start.
     data_dir : path
-        Where the `FILES` are.
+        Where the `FILES` and the `files` are.
 
     Raises
     ------
     ValueError
-        If the stream needs `data_dir` and it is None.
+        If the stream needs `data_dir`, and it is None or lacks the file.
     """
     if name in FILES:
         if data_dir is None:
             raise ValueError(f"{name} needs a folder with {FILES[name]}")
         return _images(name, data_dir / FILES[name], min(_IMAGE_LIMIT, limit or _IMAGE_LIMIT))
+    if name in generated.STREAMS:
+        return _generated(name, min(LENGTH, limit or LENGTH))
+    if name not in _ENTRIES:
+        return _of_file(name, limit, files(data_dir))
     entry = _ENTRIES[name]
     stop = min((n for n in (entry.limit, limit) if n is not None), default=None)
     return Stream(name, entry.task, entry.source, list(itertools.islice(entry.samples(), stop)))
+
+
+def _generated(name: str, limit: int) -> Stream:
+    about = generated.STREAMS[name]
+    samples = list(itertools.islice(about.samples(GENERATOR_SEED), limit))
+    source = f"generated, seed {GENERATOR_SEED}"
+    return Stream(name, about.task, source, samples, group=about.group, origin="generated")
+
+
+def _of_file(name: str, limit: int | None, paths: Mapping[str, Path]) -> Stream:
+    """Return a stream of a file: classes if y contains integers; the group is the first part of its name.
+
+    ``a_`` or ``ra_`` marks autocorrelated streams, ``d_`` or ``rd_`` drifting ones.
+    """
+    if name not in paths:
+        raise ValueError(f"{name} needs a folder with {name}.npz")
+    with np.load(paths[name]) as arrays:
+        X, y = arrays["X"][:limit], arrays["y"][:limit]
+    task: Task = "regression" if y.dtype.kind == "f" else "classification"
+    group = _GROUP_BY_LETTER.get(name.partition("_")[0][-1:], STATIONARY)
+    return Stream(name, task, paths[name].name, list(generated.rows((X, y))), group=group, origin="files")
 
 
 def _images(name: str, path: Path, limit: int) -> Stream:

@@ -28,13 +28,15 @@ from rich.progress import Progress
 from bnp_online import BNPRegressor
 
 from ..common import streams
+from ..common.generated import AUTOCORRELATED, STREAMS
 from ..common.report import Cell, Table
-from ..quality.development import STREAMS
 from .program import Results, arguments_of, run
 
 LEVELS = (0.8, 0.9, 0.95)
 REAL = ("TrumpApproval", "ChickWeights")
-GENERATED = tuple(name for name, stream in STREAMS.items() if stream.task == "regression")
+GENERATED = tuple(
+    name for name, stream in STREAMS.items() if stream.task == "regression" and stream.group != AUTOCORRELATED
+)
 LENGTH = 1500
 OURS, QUANTILE, ADAPTIVE = "BNP-SGLD", "quantile", "adaptive conformal"
 _WINDOW, _FIRST, _GAMMA = 300, 20, 0.01

@@ -7,23 +7,21 @@ Vowpal Wabbit also know all classes in advance, and count with the best of five 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from ..common import report
 from ..common.program import arguments_of
-from ..common.streams import FILES, NAMES, load
+from ..common.streams import FILES, NAMES
 from . import figure
-from .results import Results, read
+from .program import QUICK, add_options, check_streams, run
+from .results import read
 from .rivals import CONTESTANTS
-from .runs import Job, measure
 from .summary import Entry
 from .tables import gain_table, quality_table, speed_table, verdict
 
-_QUICK = 100
 _OURS = next(contestant.name for contestant in CONTESTANTS if contestant.ours)
 
 
@@ -33,27 +31,27 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "quality",
         __doc__,
         seeds=(0, 1),
-        quick=f"{_QUICK} samples a stream, the first seed",
+        quick=f"{QUICK} samples a stream, the first seed",
         pages=("docs/benchmarks.md", "README.md"),
     )
-    parser.add_argument("--streams", nargs="+", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument(
-        "--models", nargs="+", choices=models, default=models, metavar="NAME", help=", ".join(models)
+    parser.epilog = (
+        "To continue an interrupted run, repeat the command with --keep. Autocorrelated, stationary and "
+        "drifting streams in groups: python -m benchmarks groups --help."
     )
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help=f"with {' and '.join(FILES.values())}")
     parser.add_argument(
-        "--keep",
-        action="store_true",
-        help="keep the runs of the same versions in the JSON, and add the others",
+        "--streams",
+        nargs="+",
+        metavar="NAME",
+        help=f"{', '.join(NAMES)} (default: these), a stream of --data-dir, or a generated one",
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, each in a process")
+    add_options(parser, models, models)
     arguments = parser.parse_args(argv)
-    missing = [name for name in arguments.streams or NAMES if name in FILES and arguments.data_dir is None]
-    if arguments.streams is not None and missing:
-        parser.error(f"{', '.join(missing)}: --data-dir is needed")
-    arguments.left_out = missing
-    wanted = arguments.streams or NAMES
-    arguments.streams = [name for name in NAMES if name in wanted and name not in missing]
+    arguments.left_out = []
+    if arguments.streams is None:
+        without = FILES if arguments.data_dir is None else {}
+        arguments.left_out = [name for name in NAMES if name in without]
+        arguments.streams = [name for name in NAMES if name not in without]
+    check_streams(parser, arguments)
     return arguments
 
 
@@ -78,45 +76,17 @@ def _show(entries: Sequence[Entry], pages: Sequence[Path], console: Console) -> 
         report.renew(page, blocks(entries))
 
 
-def _plan(results: Results, facts: Mapping[str, Any], arguments: argparse.Namespace) -> Iterator[Job]:
-    """Yield the requested runs that the results lack."""
-    limit = _QUICK if arguments.quick else None
-    seeds = arguments.seeds[:1] if arguments.quick else arguments.seeds
-    for stream, fact in facts.items():
-        for contestant in CONTESTANTS:
-            if contestant.name not in arguments.models:
-                continue
-            for setting in contestant.settings(fact["features"]):
-                for seed in seeds if contestant.seeded else [None]:
-                    if not results.has(stream, contestant, setting, seed):
-                        data_dir = arguments.data_dir
-                        yield Job(stream, fact["samples"], limit, data_dir, contestant.name, setting, seed)
-
-
-def _run(arguments: argparse.Namespace, console: Console) -> Results:
-    if arguments.left_out:
-        files = ", ".join(FILES[name] for name in arguments.left_out)
-        console.print(f"Left out: {', '.join(arguments.left_out)}. They need --data-dir DIR with {files}.")
-    limit = _QUICK if arguments.quick else None
-    facts = {name: load(name, limit, arguments.data_dir).describe() for name in arguments.streams}
-    results = Results(arguments.out, facts, CONTESTANTS, quick=arguments.quick)
-    if arguments.keep:
-        results.keep()
-    try:
-        measure(list(_plan(results, facts, arguments)), arguments.jobs, console, results.add)
-    finally:
-        results.save()
-    return results
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the program."""
     arguments = _arguments(argv)
     console = Console()
     if arguments.read is not None:
-        _show(read(arguments.read), arguments.markdown, console)
+        _show(read(arguments.read)[0], arguments.markdown, console)
         return
-    results = _run(arguments, console)
+    if arguments.left_out:
+        files = ", ".join(FILES[name] for name in arguments.left_out)
+        console.print(f"Left out: {', '.join(arguments.left_out)}. They need --data-dir DIR with {files}.")
+    results = run("quality", arguments, CONTESTANTS, console)
     entries = results.entries()
     if not entries:
         console.print(f"No stream has results of enough models yet. Written: {arguments.out}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..common import report
-from ..common.streams import NAMES
+from ..common.streams import place
 from .contestant import Contestant, Setting
 from .summary import Entry, summarize
 
@@ -35,6 +35,8 @@ class Results:
 
     Parameters
     ----------
+    name : str
+        Name of the program.
     path : path
         Path of the JSON.
     facts : dict
@@ -49,6 +51,7 @@ class Results:
 
     def __init__(
         self,
+        name: str,
         path: Path,
         facts: Mapping[str, Any],
         contestants: Sequence[Contestant],
@@ -56,6 +59,7 @@ class Results:
         quick: bool = False,
         save_every: float = 5.0,
     ) -> None:
+        self._name = name
         self._path = path
         self._contestants = {contestant.name: contestant for contestant in contestants}
         self._quick = quick
@@ -100,40 +104,50 @@ class Results:
 
     def entries(self) -> list[Entry]:
         """Return the summary of the streams that most models have finished."""
-        return summarize(self._records(), self._facts, list(self._contestants.values()))
+        return summarize(self._records(), self.facts, list(self._contestants.values()))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """`Stream.describe` by name, in the order of the tables."""
+        return {name: self._facts[name] for name in sorted(self._facts, key=self._place)}
+
+    def _place(self, name: str) -> Any:
+        return place(name, self._facts[name])
 
     @property
     def unfinished(self) -> list[str]:
         """Streams that some model has not finished."""
-        finished = Counter(entry.stream for entry in self.entries())
-        models = len({entry.model for entry in self.entries()})
-        return [name for name in NAMES if name in self._facts and finished[name] < max(models, 1)]
+        entries = self.entries()
+        finished = Counter(entry.stream for entry in entries)
+        models = len({entry.model for entry in entries})
+        return [name for name in self.facts if finished[name] < max(models, 1)]
 
     def _records(self) -> list[Record]:
         """Return the runs ordered by stream, model, setting and seed."""
         models = list(self._contestants)
+        names = list(self.facts)
 
-        def place(record: Record) -> tuple[int, int, int, int]:
+        def order(record: Record) -> tuple[int, int, int, int]:
             contestant = self._contestants[record["model"]]
             settings = contestant.settings(self._facts[record["stream"]]["features"])
             return (
-                NAMES.index(record["stream"]),
+                names.index(record["stream"]),
                 models.index(record["model"]),
                 settings.index(record["setting"]),
                 record["seed"] or 0,
             )
 
-        return sorted(self._runs.values(), key=place)
+        return sorted(self._runs.values(), key=order)
 
     def save(self) -> None:
         """Write the file."""
         runs = self._records()
         used = list(dict.fromkeys(record["environment"] for record in runs))
         content = {
-            "benchmark": "quality",
+            "benchmark": self._name,
             "quick": self._quick,
             "environments": [self._environments[i] for i in used],
-            "streams": {name: self._facts[name] for name in NAMES if name in self._facts},
+            "streams": self.facts,
             "models": {
                 c.name: {"about": c.about, "packages": c.packages, "grid": c.grid}
                 for c in self._contestants.values()
@@ -145,7 +159,8 @@ class Results:
         self._saved = time.monotonic()
 
 
-def read(path: Path) -> list[Entry]:
-    """Return the summary in a JSON of `Results`."""
-    entries = json.loads(path.read_text(encoding="utf-8"))["summary"]
-    return [Entry(**{**entry, "by_seed": tuple(entry["by_seed"])}) for entry in entries]
+def read(path: Path) -> tuple[list[Entry], dict[str, Any]]:
+    """Return the summary, and `Stream.describe` by name, in a JSON of `Results`."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    entries = [Entry(**{**entry, "by_seed": tuple(entry["by_seed"])}) for entry in content["summary"]]
+    return entries, content["streams"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -18,18 +20,43 @@ _OURS = ("bnp-online", "numba", "numpy", "torch")
 _INPUTS = (STANDARDIZED, RAW)
 
 
-def _bnp(stream: Stream, seed: int, setting: Setting, tick: Tick) -> Run:
-    """Run BNP with its defaults, on arrays for images and on dicts for other streams."""
+def _bnp(parameters: Mapping[str, Any], stream: Stream, seed: int, setting: Setting, tick: Tick) -> Run:
+    """Run BNP with its defaults but `parameters`, on arrays for images and on dicts for other streams."""
     make = BNPClassifier if stream.task == "classification" else BNPRegressor
     if stream.pixels is None:
-        return run_samples(make(seed=seed), stream, stream.samples, tick)
-    model = make(input_shape=stream.pixels.shape[1:], seed=seed)
+        return run_samples(make(seed=seed, **parameters), stream, stream.samples, tick)
+    model = make(input_shape=stream.pixels.shape[1:], seed=seed, **parameters)
     return run_samples(model, stream, zip(stream.pixels, stream.targets, strict=True), tick)
+
+
+class LastTarget:
+    """Prediction of the last label or target: strong where they persist, and useless where they come late."""
+
+    def __init__(self) -> None:
+        self._last: Any = None
+
+    def learn_one(self, x: Any, y: Any) -> None:
+        """Remember a target."""
+        self._last = y
+
+    def predict_one(self, x: Any) -> Any:
+        """Return the last target."""
+        return self._last
+
+    def predict_proba_one(self, x: Any) -> dict[Any, float]:
+        """Return the probability 1 for the last label."""
+        return {} if self._last is None else {self._last: 1.0}
+
+
+def _last(stream: Stream, seed: int, setting: Setting, tick: Tick) -> Run:
+    return run_samples(LastTarget(), stream, stream.samples, tick)
 
 
 #: In the order in which they run. To add a rival, add an entry.
 CONTESTANTS = (
-    Contestant("BNP", "BNPClassifier() / BNPRegressor(), as they come", _bnp, _OURS, ours=True),
+    Contestant(
+        "BNP", "BNPClassifier() / BNPRegressor(), as they come", functools.partial(_bnp, {}), _OURS, ours=True
+    ),
     Contestant(
         "SGD*",
         "torch.optim.SGD, the same network",
@@ -95,4 +122,15 @@ CONTESTANTS = (
         ("river",),
         seeded=False,
     ),
+    Contestant("Last", "the last label / the last target", _last, (), seeded=False),
 )
+
+FIRST_GENERATION = Contestant(
+    "BNP 1",
+    "BNPClassifier(learner=1) / BNPRegressor(learner=1), the learner before neighbours and stack",
+    functools.partial(_bnp, {"learner": 1}),
+    _OURS,
+    ours=True,
+)
+#: All contestants by name.
+BY_NAME = {contestant.name: contestant for contestant in (*CONTESTANTS, FIRST_GENERATION)}

@@ -16,9 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from ..common.program import one_thread
 from ..common.streams import Stream, load
 from .contestant import Setting, Tick
-from .rivals import CONTESTANTS
-
-_BY_NAME = {contestant.name: contestant for contestant in CONTESTANTS}
+from .rivals import BY_NAME
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def _ignore(n: int) -> None:
 def perform(job: Job, tick: Tick = _ignore) -> dict[str, Any]:
     """Run a contestant over a stream, and return the run as JSON."""
     stream = _stream(job.stream, job.limit, job.data_dir)
-    run = _BY_NAME[job.model].run(stream, job.seed or 0, job.setting, tick)
+    run = BY_NAME[job.model].run(stream, job.seed or 0, job.setting, tick)
     return {
         "stream": job.stream,
         "model": job.model,

@@ -19,10 +19,11 @@ from pydantic import (
     StrictStr,
     WithJsonSchema,
     create_model,
+    model_validator,
 )
 from pydantic.config import JsonDict
 
-from ..parameters import DESCRIPTIONS, Parameters
+from ..parameters import DESCRIPTIONS, EARLIER, Parameters
 
 DEFAULT_MODEL = "default"
 MAX_ID_LENGTH = 128
@@ -232,12 +233,20 @@ class ModelList(Schema):
 
 
 class CopyWeight(Schema):
-    """Member of the mixture of networks, and its weight in the prediction."""
+    """Expert of the mixture, and its weight in the prediction."""
 
-    lr: float
+    expert: str = ""
+    """Name in plain words."""
+    kind: str = "network"
+    """"network", "linear", "neighbours", or "stack", which combines all others."""
+    lr: float | None
+    """Learning rate; null for neighbours and the stack."""
     replay: int
+    """Number of samples that it replays after each new one."""
     averages: bool
+    """Whether it predicts with the running mean of its weights."""
     weight: float
+    """The weights of all experts have the sum 1."""
 
 
 class DriftReport(Schema):
@@ -270,7 +279,7 @@ class ModelDescription(Schema):
     device: str
     engine: str
     mixture: list[CopyWeight]
-    """Members of the mixture, with their weights."""
+    """Experts of the mixture, with their weights."""
     sequence: int
     """Number of the last event of the log in the state."""
     pending: int
@@ -278,6 +287,12 @@ class ModelDescription(Schema):
     drift: DriftReport
     state: State
     versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _of_earlier_server(self) -> ModelDescription:
+        if missing := EARLIER.keys() - self.spec.model_fields_set:
+            self.spec = self.spec.model_copy(update={name: EARLIER[name] for name in missing})
+        return self
 
 
 class Scores(Schema):

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
+import numpy as np
 from torch import Tensor
 
 from ..errors import StateError
@@ -83,6 +84,15 @@ class Expert(NamedTuple):
     window: int = 0
     neighbours: int = 0
     metric: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name in plain words, such as ``"network, rate 0.3, replay, mean of weights"``."""
+        if self.kind == "neighbours":
+            whose = "network's" if self.metric == "network" else "inputs'"
+            return f"{self.neighbours} nearest of {self.window}, {whose} metric"
+        marks = ", replay" * self.replays + ", mean of weights" * self.averages
+        return self.kind + ("" if self.rate is None else f", rate {self.rate:g}") + marks
 
 
 @dataclass(kw_only=True)
@@ -159,6 +169,11 @@ class LearnerSpec(Parameters):
             found.append(Expert("neighbours", None, False, False, window, k, ("inputs", "network")[metric]))
         return found
 
+    def member_weights(self, weights: Vector) -> Vector:
+        """Return the weight of each network: the sum of the weights of its experts."""
+        counts = [each.latest + each.averages for each in self.members]
+        return np.array([part.sum() for part in np.split(weights, np.cumsum(counts))[:-1]])
+
     @property
     def layers(self) -> list[str]:
         """Names of the layers of a multilayer perceptron."""
@@ -220,7 +235,12 @@ class Engine(ABC):
     @property
     @abstractmethod
     def mixture(self) -> Vector:
-        """Weights of the members, of shape (M,), with sum 1."""
+        """Weights of the experts in the hedge, with sum 1."""
+
+    @property
+    def stack_share(self) -> float:
+        """Share of the stack in the prediction; the hedge has the rest."""
+        return 0.0
 
     @abstractmethod
     def grow(self, inputs: Sequence[str], outputs: int) -> None:

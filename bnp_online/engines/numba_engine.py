@@ -188,6 +188,13 @@ class NumbaEngine(Engine):
         count = len(self.spec.experts)
         return self._buffers.hedge[WEIGHT, :-2].copy() if self._used else np.full(count, 1.0 / count)
 
+    @property
+    def stack_share(self) -> float:
+        """Share of the stack in the prediction; the hedge has the rest."""
+        if not self.spec.stacks:
+            return 0.0
+        return float(self._buffers.hedge[WEIGHT, -1]) if self._used else 0.5
+
     def grow(self, inputs: Sequence[str], outputs: int) -> None:
         """Append inputs (by name) and outputs; no existing output changes."""
         if not inputs and not outputs:

@@ -69,7 +69,8 @@ def predict_neighbours(b: Buffers, x: NDArray[np.float64], row: int) -> None:
             if NEIGHBOURS[e][0] == metric:
                 longest = max(longest, min(count, neighbour_window(b.sizes[0], NEIGHBOURS[e][1])))
         oldest = newest - longest + 1
-        _measure(b, x, metric, max(oldest, 0), newest + 1)
+        if longest > 0:  # an empty memory has no block
+            _measure(b, x, metric, max(oldest, 0), newest + 1)
         if oldest < 0:
             _measure(b, x, metric, max(oldest + capacity, newest + 1), capacity)
         begin = 0

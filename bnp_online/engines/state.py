@@ -71,22 +71,54 @@ def _problems(spec: LearnerSpec, step: int, state: Mapping[str, Tensor]) -> Iter
             yield "the mixture weights are negative, not finite or all 0"
         if not _finite(state["mixture.error_scale"], least=0.0):
             yield "the scale of errors is not finite"
-    if spec.replayed:
-        yield from _problems_of_replay_buffer(spec, outputs, state)
+    yield from _problems_of_second_generation(spec, moments, state)
+    if spec.remembered:
+        yield from _problems_of_memory(spec, outputs, state)
 
 
-def _problems_of_replay_buffer(spec: LearnerSpec, outputs: int, state: Mapping[str, Tensor]) -> Iterator[str]:
+def _problems_of_second_generation(
+    spec: LearnerSpec, moments: tuple[str, ...], state: Mapping[str, Tensor]
+) -> Iterator[str]:
+    if spec.stacks:
+        shares = state["mixture.shares"]
+        if not _finite(shares, least=0.0) or not float(shares.sum()) > 0.0:
+            yield "the shares of hedge and stack are negative, not finite or all 0"
+        if not _finite(state["stack.coefficients"]) or not _finite(state["stack.inverse"]):
+            yield "the stack is not finite"
+    if spec.neighbours and not _finite(state["neighbours.metric"], least=0.0):
+        yield "the metric of the neighbours is negative or not finite"
+    for name in moments if spec.bounds else ():
+        values, joined = state[f"bounds.{name}.values"], state[f"bounds.{name}.joined"]
+        if not _counts(values) or not _counts(joined):
+            yield f"the numbers of values of {name} are no counts"
+        if not _finite(state[f"bounds.{name}.first"]) or not _finite(state[f"bounds.{name}.largest"], 0.0):
+            yield f"the bounds of {name} are not finite"
+
+
+def _problems_of_memory(spec: LearnerSpec, outputs: int, state: Mapping[str, Tensor]) -> Iterator[str]:
     count, x, y = int(state["memory.count"]), state["memory.x"], state["memory.y"]
-    rows = min(count, spec.memory)
-    if not 0 <= count < MOST or x.shape != (rows, len(state["inputs.mean"])) or y.shape != (rows, 2):
-        yield "the replay buffer has a wrong size"
-    elif not _finite(x) or not _finite(y) or bool((y[:, 1] < 0.0).any()):
-        yield "the replay buffer is not finite, or has a negative weight"
+    rows, columns = min(count, spec.remembered), 4 if spec.neighbours else 2
+    if not 0 <= count < MOST or x.shape != (rows, len(state["inputs.mean"])) or y.shape != (rows, columns):
+        yield "the memory has a wrong size"
+        return
+    missing = x.isnan().sum(dim=1)
+    if bool((missing != (y[:, 3] if spec.neighbours else 0)).any()):
+        yield "the memory has other numbers of missing values than it states"
+    elif not _finite(x.nan_to_num(posinf=math.inf, neginf=-math.inf)) or not _finite(y):
+        yield "the memory is not finite"
+    elif bool((y[:, 1] < 0.0).any()):
+        yield "the memory has a negative weight"
     elif spec.task == "classification":
-        classes = y[:, 0]
-        if bool(((classes != classes.floor()) | (classes < 0) | (classes >= outputs)).any()):
-            yield "the replay buffer has an unknown class"
+        classes = y[:, [0, 2] if spec.neighbours else [0]]
+        if not _counts(classes) or bool((classes >= outputs).any()):
+            yield "the memory has an unknown class"
+
+
+def _counts(tensor: Tensor) -> bool:
+    """Return whether all values are integers from 0."""
+    return _finite(tensor, least=0.0) and bool(((tensor == tensor.floor()) & (tensor < MOST)).all())
 
 
 def _finite(tensor: Tensor, least: float = -math.inf) -> bool:
+    """Return whether all values are finite, and at least `least`."""
     return bool((tensor.isfinite() & (tensor >= least)).all())

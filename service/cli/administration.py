@@ -30,7 +30,7 @@ def models(
     if not as_json:
         spec = described.pop("spec")
         described["hidden"], described["features"] = spec["hidden"], len(described["features"])
-        described["mixture"] = [f"lr {c['lr']:g}: {c['weight']:.0%}" for c in described["mixture"]]
+        described["mixture"] = [f"{each['expert']}: {each['weight']:.0%}" for each in described["mixture"]]
     show({**described, "metrics": scores if as_json else scores["cumulative"]}, as_json=as_json)
 
 

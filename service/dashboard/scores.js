@@ -128,9 +128,7 @@ export class Scores {
   }
 
   drawMixture({ step, mixture }) {
-    const names = mixture.map(({ lr, replay, averages }) =>
-      [`${lr}`, replay && `replays ${replay}`, averages && "averages"].filter(Boolean).join(", "),
-    );
+    const names = mixture.map(({ expert }) => expert);
     if (names.join() !== this.mixture.series.map(({ name }) => name).join()) {
       this.mixture.clear(names.map((name, i) => ({ name, colour: COPIES[i % COPIES.length], dash: i >= 3, width: 2 })));
     }

@@ -333,7 +333,7 @@ def _newest_intact(checkpoints: CheckpointFiles) -> Newest:
     found: Newest = {}
     for kept in _all(checkpoints):
         if kept.model not in found and (state := _load(checkpoints, kept)) is not None:
-            spec = ModelSpec.model_validate_json(event_codec.dumps(state["service"]["spec"]))
+            spec = snapshot.specification(state["service"]["spec"])
             found[kept.model] = Intact(kept, spec)
     return found
 

@@ -57,7 +57,7 @@ class Copies(NamedTuple):
     baselines : dict
         Report of the baselines.
     mixture : list of dict
-        Members of the mixture and their weights.
+        Experts of the mixture and their weights.
     diagnose : callable
         Returns the conditioning of the layers.
     features, classes, ignored : int
@@ -66,7 +66,7 @@ class Copies(NamedTuple):
 
     scores: PrequentialMetrics
     baselines: dict[str, Any]
-    mixture: list[dict[str, float]]
+    mixture: list[dict[str, Any]]
     diagnose: Callable[[], list[Diagnosis]]
     features: int
     classes: int
@@ -108,8 +108,8 @@ class Observation:
     copies: Copies | None
 
     @property
-    def mixture(self) -> list[dict[str, float]]:
-        """Members of the mixture."""
+    def mixture(self) -> list[dict[str, Any]]:
+        """Experts of the mixture."""
         return [] if self.copies is None else self.copies.mixture
 
     @cached_property
@@ -219,16 +219,18 @@ def _baselines(seen: Observation) -> Series:
 
 
 def _mixture(seen: Observation) -> Series:
-    for member in seen.mixture:
-        labels = (f"{member['lr']:g}", str(member["replay"]), str(member["averages"]).lower())
-        yield labels, member["weight"]
+    for each in seen.mixture:
+        rate = "" if each["lr"] is None else f"{each['lr']:g}"
+        labels = (each["expert"], each["kind"], rate, str(each["replay"]), str(each["averages"]).lower())
+        yield labels, each["weight"]
 
 
 def _ends(seen: Observation) -> Series:
-    """Yield the weight of the members at the lowest and the highest rate, if there are several rates."""
-    rates = {member["lr"] for member in seen.mixture}
+    """Yield the weight of the networks at the lowest and the highest rate, if there are several rates."""
+    networks = [each for each in seen.mixture if each["kind"] == "network"]
+    rates = {each["lr"] for each in networks}
     for end, rate in (("lowest", min(rates)), ("highest", max(rates))) if len(rates) > 1 else ():
-        yield (end,), sum(member["weight"] for member in seen.mixture if member["lr"] == rate)
+        yield (end,), sum(each["weight"] for each in networks if each["lr"] == rate)
 
 
 def _unevenness(seen: Observation) -> Series:
@@ -278,14 +280,14 @@ FAMILIES = (
     Family(
         _G,
         "bnp_model_mixture_weight",
-        "Share of each copy of the network in the prediction, by its learning rate and replay.",
+        "Share of each expert in the prediction: networks, linear models, neighbours, and the stack of all.",
         _mixture,
-        ("lr", "replay", "averages"),
+        ("expert", "kind", "lr", "replay", "averages"),
     ),
     Family(
         _G,
         "bnp_model_mixture_end_weight",
-        "Share of the members at the lowest and at the highest learning rate.",
+        "Share of the networks at the lowest and at the highest learning rate.",
         _ends,
         ("end",),
     ),

@@ -156,7 +156,7 @@ class Recovery:
                 f"model {self._history.model} cannot be rebuilt: the log begins after its creation, and no "
                 "earlier checkpoint is intact"
             )
-        spec = ModelSpec.model_validate_json(made.event.body)
+        spec = snapshot.specification(event_codec.loads(made.event.body))
         model = HostedModel(spec, self._settings, clock)
         model.sequence = made.seq
         return model
@@ -233,7 +233,7 @@ def imported(
     known = {key: value for key, value in parameters.items() if key in ModelSpec.model_fields}
     spec = {**known, "name": name, "task": task, "drift": drift.model_dump(mode="json")}
     try:
-        valid = ModelSpec.model_validate_json(event_codec.dumps(spec))
+        valid = snapshot.specification(spec)
     except ValidationError as error:
         fields = ", ".join(str(problem["loc"][0]) for problem in error.errors())
         raise InvalidSpecError(f"the server cannot create this model: {fields}") from None

@@ -18,6 +18,7 @@ from llvmlite import binding  # type: ignore[import-untyped]  # it ships no type
 from bnp_online import __version__
 from bnp_online.checkpoint import pack, unpack
 from bnp_online.errors import CheckpointError
+from bnp_online.parameters import EARLIER
 
 from ..schemas import ModelSpec
 from ..settings import Settings
@@ -45,6 +46,11 @@ def versions() -> dict[str, str]:
 def processor() -> str:
     """Return architecture and CPU model, as numba's compiler names them."""
     return f"{platform.machine()} {binding.get_host_cpu_name()}"
+
+
+def specification(stored: Mapping[str, Any]) -> ModelSpec:
+    """Return the specification of a model in a log, a checkpoint or a file, of this or an earlier version."""
+    return ModelSpec.model_validate_json(event_codec.dumps({**EARLIER, **stored}))
 
 
 def taking(model: HostedModel) -> Callable[[], dict[str, Any]]:
@@ -95,7 +101,7 @@ def restore(state: State, settings: Settings, clock: Callable[[], float]) -> Hos
             f"written by bnp-online {head['versions']['bnp-online']} in format {head['format']}; "
             f"this version reads format {FORMAT}"
         )
-    model = HostedModel(ModelSpec.model_validate_json(event_codec.dumps(head["spec"])), settings, clock)
+    model = HostedModel(specification(head["spec"]), settings, clock)
     tensors = dict(state["tensors"])
     service = event_codec.loads(unpack(tensors.pop(_SERVICE)))
     model.estimator.load_state_dict({**state, "tensors": tensors})

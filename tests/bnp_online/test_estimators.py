@@ -31,6 +31,7 @@ from bnp_online import (
     SampleError,
     StateError,
 )
+from bnp_online.engines.base import LearnerSpec
 from bnp_online.evaluation.prequential import prequential
 
 Model: TypeAlias = BNPClassifier | BNPRegressor
@@ -234,7 +235,10 @@ def test_what_appears_changes_no_existing_parameter(name: str) -> None:
 
 @pytest.mark.parametrize("name", OF_DICTS)
 def test_a_new_feature_changes_no_prediction(name: str) -> None:
-    model = learned(name)
+    model = MAKERS[name]()
+    for x, y in stream(model, 60):
+        # The mixture's neighbours weigh a sample with missing values by the number of all features.
+        model.learn_one({key: 0 if v is None and name not in SINGLE else v for key, v in x.items()}, y)
     x, _ = stream(model, 60, seed=2)[-1]
     before = answer(model, x)
     model._engine.grow(["one", "two"], 0)
@@ -451,6 +455,20 @@ def lies() -> Iterator[tuple[str, str, Callable[[dict[str, Any]], object]]]:
         (both, "mixture.weights", (2,), -0.5),
         (both, "mixture.weights", (), 0.0),
         (both, "mixture.error_scale", (), math.inf),
+        (both, "mixture.shares", (1,), -0.5),
+        (both, "mixture.shares", (), 0.0),
+        (both, "stack.coefficients", (0,), math.nan),
+        (both, "stack.inverse", (0, 0), math.inf),
+        (both, "neighbours.metric", (0,), -1.0),
+        (both, "bounds.inputs.values", (0,), -1.0),
+        (both, "bounds.inputs.values", (0,), 0.5),
+        (both, "bounds.inputs.joined", (0,), math.nan),
+        (both, "bounds.inputs.first", (0, 0), math.inf),
+        (both, "bounds.inputs.largest", (0,), -1.0),
+        (numbers, "bounds.target.values", (0,), -1.0),
+        (classes, "memory.y", (3, 2), 3.0),
+        (both, "memory.y", (3, 3), 1.0),
+        (both, "memory.x", (3, 1), math.nan),
         (both, "inputs.mean", (1,), math.nan),
         (both, "inputs.var", (1,), -1.0),
         (numbers, "target.mean", (0,), math.inf),
@@ -808,14 +826,66 @@ def test_what_a_model_says_of_itself() -> None:
     assert (model.task, model.step) == ("classification", 30)
     assert (model.engine_name, model.device_name) == ("numba", "cpu")
     n = len(model.feature_names)
-    assert model.num_parameters == 7 * ((6 * n + 6) + (5 * 6 + 5) + (3 * 5 + 3))
-    assert [(copy["lr"], copy["replay"], copy["averages"]) for copy in model.mixture] == [
+    network, linear = (6 * n + 6) + (5 * 6 + 5) + (3 * 5 + 3), 3 * n + 3
+    spec = LearnerSpec(task="classification")
+    assert model.num_parameters == len(spec.members) * network + len(spec.linear) * linear
+    assert [each["expert"] for each in model.mixture] == [each.name for each in spec.experts] + ["stack"]
+    assert sum(each["weight"] for each in model.mixture) == pytest.approx(1.0)
+    named = {each["expert"]: each for each in model.mixture}
+    slow = named["network, rate 0.3, replay, mean of weights"]
+    assert (slow["kind"], slow["lr"], slow["replay"], slow["averages"]) == ("network", 0.3, 3, True)
+    assert (named["linear, rate 0.1"]["kind"], named["linear, rate 0.1"]["lr"]) == ("linear", 0.1)
+    nearest = named["10 nearest of 5000, network's metric"]
+    assert (nearest["kind"], nearest["lr"], nearest["replay"]) == ("neighbours", None, 0)
+
+
+def test_the_mixture_of_one_network_and_of_the_first_generation() -> None:
+    [alone] = BNPClassifier(lr=0.2).mixture
+    assert (alone["expert"], alone["weight"]) == ("network, rate 0.2", 1.0)
+    first = BNPClassifier(learner=1).mixture
+    assert [(each["lr"], each["replay"], each["averages"]) for each in first] == [
         *((rate, 0, False) for rate in (0.1, 0.3, 0.6)),
         (0.3, 0, True),
         *((rate, 3, True) for rate in (0.1, 0.3, 0.6)),
     ]
-    assert sum(copy["weight"] for copy in model.mixture) == pytest.approx(1.0)
-    assert BNPClassifier(lr=0.2).mixture == [{"lr": 0.2, "replay": 0, "averages": False, "weight": 1.0}]
+
+
+def without_learner(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state as versions before the second generation of the learner stored it."""
+    parameters = {name: value for name, value in state["parameters"].items() if name != "learner"}
+    return {**state, "parameters": parameters}
+
+
+def test_a_model_stored_without_a_generation_is_of_the_first(tmp_path: Path) -> None:
+    model = BNPClassifier(hidden=(4,), learner=1)
+    for i in range(30):
+        model.learn_one({"a": i % 5, "b": (i * 7) % 3}, i % 2)
+    stored = without_learner(model.state_dict())
+
+    bnp.checkpoint.save(tmp_path / "model", stored)
+    opened = bnp.load(tmp_path / "model")
+    pickled = BNPClassifier(hidden=(4,))
+    pickled.__setstate__({**without_learner(model.__getstate__()), "state": bnp.checkpoint.dumps(stored)})
+    loaded = BNPClassifier(hidden=(4,))
+    loaded.load_state_dict(stored)
+    for each in (opened, pickled, loaded, model.clone()):
+        assert each.learner == 1
+    for each in (opened, pickled, loaded, model):
+        each.learn_one({"a": 1, "b": 2}, 1)
+    assert len({each.fingerprint() for each in (opened, pickled, loaded, model)}) == 1
+    with pytest.raises(StateError, match="learner: must be int"):
+        loaded.load_state_dict({**stored, "parameters": {**stored["parameters"], "learner": 7}})
+    assert (loaded.learner, loaded.fingerprint()) == (1, model.fingerprint())
+
+
+def test_the_generation_does_not_matter_without_a_perceptron() -> None:
+    options: dict[str, Any] = {"network": "cnn", "input_shape": (1, 8, 8), "hidden": (4,)}
+    first, second = BNPClassifier(**options, learner=1), BNPClassifier(**options)
+    for i in range(3):
+        for model in (first, second):
+            model.learn_one(np.full((1, 8, 8), i / 3), i % 2)
+    assert first.fingerprint() == second.fingerprint()
+    second.load_state_dict(without_learner(first.state_dict()))
 
 
 # --- bounded memory
@@ -897,7 +967,7 @@ def test_predictions_stay_near_the_targets_that_were_seen() -> None:
 
 
 def test_a_missing_value_counts_as_the_mean() -> None:
-    model = BNPRegressor((8,))
+    model = BNPRegressor((8,), lr=0.3)
     for i in range(50):
         model.learn_one({"a": float(i % 5), "b": 1.0 * (i % 3)}, float(i % 5))
     mean = sum(i % 5 for i in range(50)) / 50

@@ -37,8 +37,8 @@ def test_the_order_of_positional_arguments_is_fixed() -> None:
     classifier, regressor = (
         list(inspect.signature(kind).parameters) for kind in (BNPClassifier, BNPRegressor)
     )
-    assert classifier == [*SHARED, "max_classes", "engine", "device", "seed"]
-    assert regressor == [*SHARED, "engine", "device", "seed", "intervals"]
+    assert classifier == [*SHARED, "max_classes", "engine", "device", "seed", "learner"]
+    assert regressor == [*SHARED, "engine", "device", "seed", "intervals", "learner"]
 
 
 @pytest.mark.parametrize("kind", [BNPClassifier, BNPRegressor])

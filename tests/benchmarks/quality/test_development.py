@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.common.generated import STREAMS, Sample
 from benchmarks.quality import development
 
 
@@ -25,10 +26,10 @@ def test_the_program_shows_and_writes_both_learners(
     assert "geometric mean" in printed
 
 
-@pytest.mark.parametrize("name", development.STREAMS)
+@pytest.mark.parametrize("name", STREAMS)
 def test_a_stream_is_its_seed_s(name: str) -> None:
-    def head(seed: int) -> list[development.Sample]:
-        return list(itertools.islice(development.STREAMS[name].samples(seed), 20))
+    def head(seed: int) -> list[Sample]:
+        return list(itertools.islice(STREAMS[name].samples(seed), 20))
 
     assert len(head(0)) == 20
     assert head(0) == head(0)

@@ -84,7 +84,7 @@ def test_streams_whose_data_are_not_here_are_left_out_aloud(
 
 
 def test_pages_show_the_results_of_record() -> None:
-    entries = read(RESULTS / "quality.json")
+    entries, _ = read(RESULTS / "quality.json")
     blocks = quality.blocks(entries)
     assert blocks["quality"] in (DOCS / "benchmarks.md").read_text(encoding="utf-8")
     assert blocks["quality-short"] in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -125,11 +125,11 @@ def test_versions_that_count_are_those_of_the_packages_used_and_our_source() -> 
 
 def test_runs_are_saved_as_they_come_and_kept_unless_the_samples_changed(tmp_path: Path) -> None:
     path, contestant = tmp_path / "quality.json", _contestant("a", 0.1, 0.2)
-    first = Results(path, _FACTS, [contestant], save_every=0.0)
+    first = Results("quality", path, _FACTS, [contestant], save_every=0.0)
     half, rest = _records("a", {0.2: [0.7]}), _records("a", {0.1: [0.6]})
     first.add(half[0])  # and here the program is interrupted
 
-    second = Results(path, _FACTS, [contestant])
+    second = Results("quality", path, _FACTS, [contestant])
     second.keep()
     assert second.has("digits", contestant, {"rate": 0.2}, 0)
     assert not second.has("digits", contestant, {"rate": 0.1}, 0)
@@ -143,13 +143,15 @@ def test_runs_are_saved_as_they_come_and_kept_unless_the_samples_changed(tmp_pat
     for environment in content["environments"]:
         environment["versions"]["numpy"] = "1.0"
     path.write_text(json.dumps(content))
-    upgraded = Results(path, _FACTS, [contestant])
+    upgraded = Results("quality", path, _FACTS, [contestant])
     upgraded.keep()
     assert not upgraded.has("digits", contestant, {"rate": 0.2}, 0)
 
-    narrower = Results(path, _FACTS, [_contestant("a", 0.1)])
+    narrower = Results("quality", path, _FACTS, [_contestant("a", 0.1)])
     narrower.keep()
     assert narrower.entries()[0].value == 0.6
-    other = Results(path, {"digits": {"task": "classification", "features": 64, "samples": 7}}, [contestant])
+    other = Results(
+        "quality", path, {"digits": {"task": "classification", "features": 64, "samples": 7}}, [contestant]
+    )
     other.keep()
     assert not other.has("digits", contestant, {"rate": 0.2}, 0)

@@ -38,11 +38,13 @@ def test_a_model_is_described_as_the_api_describes_it(serve: Callable[..., Serve
         for stage in ("before", "after"):
             assert of("bnp_model_layer_unevenness", layer=layer["name"], stage=stage) == layer[stage]
         assert of("bnp_model_layer_columns", layer=layer["name"]) == layer["columns"]
-    assert len(told["mixture"]) == 7
-    for copy in told["mixture"]:
-        lr, replay, averages = (str(copy[name]).lower() for name in ("lr", "replay", "averages"))
-        assert of("bnp_model_mixture_weight", lr=lr, replay=replay, averages=averages) == copy["weight"]
-    lowest = sum(copy["weight"] for copy in told["mixture"] if copy["lr"] == 0.1)
+    assert told["mixture"][-1]["kind"] == "stack"
+    for each in told["mixture"]:
+        labels = {name: str(each[name]).lower() for name in ("replay", "averages")}
+        labels |= {name: each[name] for name in ("expert", "kind")}
+        labels["lr"] = "" if each["lr"] is None else f"{each['lr']:g}"
+        assert of("bnp_model_mixture_weight", **labels) == each["weight"]
+    lowest = sum(each["weight"] for each in told["mixture"] if each["expert"] == "network, rate 0.1")
     assert of("bnp_model_mixture_end_weight", end="lowest") == lowest
     assert (of("bnp_model_features"), of("bnp_model_classes")) == (2, 2)
     [kept] = server.get("/models/default/checkpoints")["checkpoints"]
