@@ -151,6 +151,7 @@ def _measure_present(
     """Write the distances of a block by the inputs present in both, scaled to all; NaN if there is none."""
     zero, one = sums.dtype.type(0.0), sums.dtype.type(1.0)
     for k in range(BLOCK):
+        sums[k] = 0.0
         present[k] = 0.0
     for j in range(x.shape[0]):
         if math.isnan(x[j]):
