@@ -13,20 +13,21 @@ from tools.reference.markdown import table
 
 _RESULTS = Path(__file__).parents[2] / "docs" / "benchmarks"
 _OURS = "BNP"
-_FLOOR = "Floor"
+#: Models without features.
+_FLOORS = ("Floor", "Last")
 
 
 def quality() -> str:
     """Return a table of the models of the quality benchmark by mean rank."""
     about = json.loads((_RESULTS / "quality.json").read_text(encoding="utf-8"))["models"]
-    entries = read(_RESULTS / "quality.json")
+    entries, _ = read(_RESULTS / "quality.json")
     ours = {entry.stream: entry.samples_per_second for entry in entries if entry.model == _OURS}
     rows = []
     for model, rank in mean_ranks(entries).items():
         of = [entry for entry in entries if entry.model == model]
         ratios = [entry.samples_per_second / ours[entry.stream] for entry in of]
         first = sum(entry.rank < 2 for entry in of)
-        if model != _FLOOR:
+        if model not in _FLOORS:
             name = model.replace("*", "\\*")
             speed = f"{min(ratios):.2g} to {max(ratios):.2g} ({statistics.median(ratios):.2g})"
             speed = "1" if model == _OURS else speed

@@ -136,17 +136,8 @@ def test_the_program_shows_groups_and_continues_an_interrupted_run(
     _write_files(tmp_path)
     out, page = tmp_path / "groups.json", tmp_path / "page.md"
     page.write_text("<!-- groups:begin -->\n<!-- groups:end -->\n")
-    command = [
-        "--streams",
-        "a_signs",
-        "rd_line",
-        "--seeds",
-        "0",
-        "--data-dir",
-        str(tmp_path),
-        "--out",
-        str(out),
-    ]
+    command = ["--streams", "a_signs", "rd_line", "--seeds", "0"]
+    command += ["--data-dir", str(tmp_path), "--out", str(out)]
     groups.main([*command, "--markdown", str(page)])
     printed = " ".join(capsys.readouterr().out.split())
     assert "BNP is worse than BNP 1 by more than 0.3 points" in printed
