@@ -6,7 +6,6 @@ side: on a GPU the time of a step depends mainly on the number of kernels.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,13 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
 from ..network import entry_start, mlp
-from .base import ERROR_CLIP, LearnerSpec
+from .base import ERROR_CLIP, LearnerSpec, Member
+from .mlp_rows import LearningRows, Rows, aligned, shapes
 from .numba_kernels import LARGEST
 from .numba_step import LARGEST_RATE
 from .static_moments import PRIOR, WEIGHT, advance, write
-
-#: Alignment of the parts of a row, in numbers: a GPU reads whole cache lines.
-_ALIGNMENT = 32
 
 
 class Proposal(NamedTuple):
@@ -43,62 +40,30 @@ class Proposal(NamedTuple):
     alive: Tensor
 
 
-class Rows:
-    """Views of some rows of the stacked numbers: one row for each member.
+class EntryStep(NamedTuple):
+    """Step of the first layer, common to all members: ``W ← W − rate/q² · δ uᵀ``.
 
     Attributes
     ----------
-    parameters : (R, P)
-        Weights and biases together.
-    weights : list of (R, m, n), biases : list of (R, m)
-        The same by layer.
-    bias, mean, var : (R, outputs), (R, inputs), (R, inputs)
-        Biases, and moments of the inputs, of all layers side by side.
+    u : (n,)
+        ``(z − μ)/σ̃²``.
+    divisor : ()
+        ``q²``.
+    bias : ()
+        ``1 − μᵀu``, the factor of the bias.
     """
 
-    def __init__(self, sizes: Sequence[int], numbers: Tensor) -> None:
-        views, start = [], 0
-        for shape in _shapes(sizes):
-            count = math.prod(shape)
-            views.append(numbers[:, start : start + count].view(len(numbers), *shape))
-            start += _aligned(count)
-        *self.weights, self.bias, self.mean, self.var = views
-        self.biases = torch.split(self.bias, list(sizes[1:]), dim=1)
-        self.parameters = numbers[:, : start - 2 * _aligned(sum(sizes[:-1]))]
-
-
-class Stack(Rows):
-    """Rows of members that learn together: all members, or those that replay.
-
-    Attributes
-    ----------
-    counts : float64 (M, layers, 2)
-        Counts of the moments.
-    rates : float64 (M,)
-        Learning rates.
-    """
-
-    def __init__(self, sizes: Sequence[int], numbers: Tensor, counts: Tensor, rates: Tensor) -> None:
-        super().__init__(sizes, numbers)
-        self.counts, self.rates = counts, rates
-
-
-def _shapes(sizes: Sequence[int]) -> list[tuple[int, ...]]:
-    """Return the shapes of the parts of a row: weights, then all biases, means and variances."""
-    weights = [(m, n) for n, m in itertools.pairwise(sizes)]
-    return [*weights, (sum(sizes[1:]),), (sum(sizes[:-1]),), (sum(sizes[:-1]),)]
-
-
-def _aligned(count: int) -> int:
-    return -(-count // _ALIGNMENT) * _ALIGNMENT
+    u: Tensor
+    divisor: Tensor
+    bias: Tensor
 
 
 class MLPEnsemble:
     """Members of a multilayer perceptron, with spare inputs and outputs for growth.
 
-    The first rows are the running means of the averaging members. The members follow; those that do not
-    average come first. The predicting rows are therefore one slice, and so are the learning rows. One pass
-    over all rows serves a prediction and a step.
+    The first rows are the running means of the averaging members. The members follow; those that predict with
+    their latest weights come first. The predicting rows are therefore one slice, and so are the learning
+    rows. One pass over all rows serves a prediction and a step.
 
     Parameters
     ----------
@@ -124,8 +89,11 @@ class MLPEnsemble:
         self._most = 1.0 / (1.0 - spec.rho) if spec.rho < 1.0 else math.inf
         self._make_constants(device, dtype)
         members, layers = spec.members, len(sizes) - 1
-        self._means = means = sum(member.averages for member in members)
-        length = sum(_aligned(math.prod(shape)) for shape in _shapes(sizes))
+        averaging = [k for k, member in enumerate(members) if member.averages]
+        self._means = means = len(averaging)
+        self._averaging = torch.tensor(averaging, device=device, dtype=torch.int64)
+        self._predictors = torch.tensor(_predictors(members), device=device, dtype=torch.int64)
+        length = sum(aligned(math.prod(shape)) for shape in shapes(sizes))
         numbers = torch.zeros(means + len(members), length, device=device, dtype=dtype)
         counts = torch.ones(len(members), layers, 2, device=device, dtype=torch.float64)
         self.floor = torch.full((outputs,), -math.inf, device=device, dtype=dtype)
@@ -134,10 +102,10 @@ class MLPEnsemble:
         rates = torch.tensor([member.rate for member in members], device=device, dtype=torch.float64)
         plain = sum(not member.replays for member in members)  # those that replay come last
         self._every = Rows(sizes, numbers)
-        self._averages, self._averaging = Rows(sizes, numbers[:means]), Rows(sizes, numbers[len(members) :])
-        self._predicting = Rows(sizes, numbers[: len(members)])
-        self._all = Stack(sizes, numbers[means:], counts, rates)
-        self._replaying = Stack(sizes, numbers[means + plain :], counts[plain:], rates[plain:])
+        self._averages = Rows(sizes, numbers[:means])
+        self._predicting = Rows(sizes, numbers[: means + sum(member.latest for member in members)])
+        self._all = LearningRows(sizes, numbers[means:], counts, rates)
+        self._replaying = LearningRows(sizes, numbers[means + plain :], counts[plain:], rates[plain:])
         self._all.var[:, inputs:] = 1.0
 
     def _make_constants(self, device: str, dtype: torch.dtype) -> None:
@@ -150,8 +118,8 @@ class MLPEnsemble:
         self._by_output = (self._layer_of_output[:, None] == number).to(dtype)
         self._classes = torch.arange(sizes[-1], device=device, dtype=torch.float64)
         self._zero = torch.zeros((), device=device, dtype=dtype)
-        self._moves = number >= 0  # all moments, in the step of a new sample
-        self._moves_replayed = number > 0  # the first layer counted a replayed sample before
+        self._entry = number == 0
+        self._later = number > 0  # the first layer counted a replayed sample before
 
     def start(self, inputs: int) -> None:
         """Draw the random start of all members, with `inputs` inputs and no outputs."""
@@ -161,8 +129,11 @@ class MLPEnsemble:
             for name, parameter in network.named_parameters():
                 window = tuple(slice(size) for size in parameter.shape)
                 named[f"network.{name}"][k][window] = parameter.detach().to(named[f"network.{name}"])
-        self._averages.parameters.copy_(self._averaging.parameters)
-        self.add_inputs([str(i) for i in range(inputs)], 0, first=False)
+        self._averages.parameters.copy_(self._latest_of_averaging())
+
+    def _latest_of_averaging(self) -> Tensor:
+        """Return the latest parameters of the averaging members."""
+        return self._all.parameters.index_select(0, self._averaging)
 
     def add_inputs(self, names: Sequence[str], before: int, *, first: bool) -> None:
         """Use spare inputs, after `before` inputs in use; the first sample's start at random, by name."""
@@ -175,7 +146,7 @@ class MLPEnsemble:
             weight, bias = entry_start((self._spec.seed, k), names, self._spec.hidden[0])
             self._all.weights[0][k, :, before:after] = weight.to(self.floor)
             self._all.biases[0][k] = bias.to(self.floor)
-        self._averages.parameters.copy_(self._averaging.parameters)
+        self._averages.parameters.copy_(self._latest_of_averaging())
 
     def named(self) -> dict[str, Tensor]:
         """Return views of the state by name, including spare inputs and outputs."""
@@ -201,14 +172,22 @@ class MLPEnsemble:
         """Names of the trained tensors in `named`."""
         return [name for name in self.named() if name.startswith("network.")]
 
-    def predict(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the members' outputs for a standardized input, (M, C), and their soundness, (M,)."""
-        _, outs, sound = self._run(self._predicting, z[:, None])
-        return self._in_order(outs[:, self._hidden :, 0]), self._in_order(sound[:, 0])
+    @property
+    def entry_weights(self) -> Tensor:
+        """Weights of the first layer by member, (M, m, n)."""
+        return self._all.weights[0]
 
-    def _in_order(self, values: Tensor) -> Tensor:
-        """Return values of the rows that predict, (M, …), in the order of the members."""
-        return torch.cat([values[self._means :], values[: self._means]]) if self._means else values
+    def predict(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the networks' predictions for a standardized input, (P, C), and their soundness, (P,).
+
+        The order is that of `LearnerSpec.experts`.
+        """
+        _, outs, sound = self._run(self._predicting, z[:, None])
+        return self._predicted(outs[..., 0], sound[:, 0])
+
+    def _predicted(self, outs: Tensor, sound: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = outs[:, self._hidden :].index_select(0, self._predictors)
+        return outputs, sound.index_select(0, self._predictors)
 
     def propose(self, z: Tensor, goal: Tensor, weight: Tensor, *, predict: bool) -> Proposal:
         """Run the members on a sample and find those that can take its step; write nothing.
@@ -223,16 +202,20 @@ class MLPEnsemble:
             Whether the prediction is needed. Here it is always made: one pass over the weights serves both.
         """
         ins, outs, sound = self._run(self._every, z.T)
-        rates, count, means = self._all.rates * weight, len(self._all.rates), self._means
+        rates, means = self._all.rates * weight, self._means
         alive = sound[means:, 1] & (rates < LARGEST_RATE)
         self._proposed = ins[means:, :, 1], outs[means:, :, 1], goal, rates
-        predicted = self._in_order(outs[:count, self._hidden :, 0])
-        return Proposal(predicted, self._in_order(sound[:count, 0]), alive)
+        return Proposal(*self._predicted(outs[..., 0], sound[:, 0]), alive)
 
-    def commit(self, accepted: Tensor) -> None:
-        """Take the proposed step of the `accepted` members, (M,)."""
-        self._step(self._all, *self._proposed, accepted, self._moves)
+    def commit(self, accepted: Tensor) -> EntryStep:
+        """Take the proposed step of the `accepted` members, (M,); return that of the first layer.
+
+        The moments of the first layer are common to all members: they count every accepted sample.
+        """
+        used = accepted[:, None] | (self._entry & accepted.any())
+        entry = self._step(self._all, *self._proposed, accepted, used, used)
         del self._proposed  # memory of the graph's own
+        return entry
 
     def replay(self, z: Tensor, goal: Tensor, weight: Tensor, accepted: Tensor) -> None:
         """Step the members that replay on a sample of the replay buffer, (n,), if `accepted`, ()."""
@@ -240,7 +223,8 @@ class MLPEnsemble:
         ins, outs, sound = self._run(part, z[:, None])
         rates = part.rates * weight
         able = sound[:, 0] & (rates < LARGEST_RATE) & accepted
-        self._step(part, ins[..., 0], outs[..., 0], goal, rates, able, self._moves_replayed)
+        used = able[:, None].expand(-1, len(self._later))
+        self._step(part, ins[..., 0], outs[..., 0], goal, rates, able, used, used & self._later)
 
     def recover(self, lost: Tensor, best: Tensor) -> None:
         """Restart the `lost` members, (M,), from the `best`, an index of shape ().
@@ -248,14 +232,14 @@ class MLPEnsemble:
         The running means of a lost member restart at the same weights.
         """
         best, numbers, counts = best.view(1), self.tensors["members"], self.tensors["counts"]
-        rows = torch.cat([lost[len(lost) - self._means :], lost]) if self._means else lost
+        rows = torch.cat([lost.index_select(0, self._averaging), lost])
         write(numbers, numbers.index_select(0, best + self._means), rows[:, None])
         write(counts, counts.index_select(0, best), lost[:, None, None])
 
     def average(self, share: Tensor, learned: Tensor) -> None:
         """Move the running means towards the latest weights by a share, (), if `learned`, ()."""
         means = self._averages.parameters
-        write(means, torch.lerp(means, self._averaging.parameters, share.to(means.dtype)), learned)
+        write(means, torch.lerp(means, self._latest_of_averaging(), share.to(means.dtype)), learned)
 
     def _run(self, part: Rows, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Run rows on inputs, (n, c).
@@ -295,23 +279,33 @@ class MLPEnsemble:
 
     def _step(
         self,
-        part: Stack,
+        part: LearningRows,
         ins: Tensor,
         outs: Tensor,
         goal: Tensor,
         rates: Tensor,
         accepted: Tensor,
+        used: Tensor,
         moves: Tensor,
-    ) -> None:
-        """Count the inputs of the accepted members, back-propagate, and step: rank one for each layer."""
-        ins = torch.where(accepted[:, None], ins, part.mean)
-        centred = self._count(part, ins, accepted[:, None] & moves)
+    ) -> EntryStep:
+        """Count the inputs of the accepted members, back-propagate, and step: rank one for each layer.
+
+        Parameters
+        ----------
+        accepted : bool (M,)
+            Members that take the step.
+        used, moves : bool (M, layers)
+            Layers whose inputs are finite, and those whose moments count them.
+        """
+        ins = torch.where(used.index_select(1, self._layer_of_input), ins, part.mean)
+        centred = self._count(part, ins, moves)
         largest = torch.stack([_largest(v) for v in torch.split(part.var, self._sizes[:-1], dim=1)], dim=1)
         damping = largest * self._spec.eps_rel + self._spec.eps_abs
         u = centred / (part.var + damping.index_select(1, self._layer_of_input))
         norm, along = (torch.stack([centred, part.mean]) * u) @ self._by_input
         delta = self._back_propagate(part, ins, outs, goal)
-        scale = rates.to(delta.dtype)[:, None] / self._divisor(norm)
+        divisor = self._divisor(norm)
+        scale = rates.to(delta.dtype)[:, None] / divisor
         if self._regression:
             scale = scale / self._gain(delta)
         scales = torch.stack([scale, scale * (1.0 - along)]).index_select(2, self._layer_of_output)
@@ -320,8 +314,9 @@ class MLPEnsemble:
         for i, rows in enumerate(torch.split(steps[0], self._sizes[1:], dim=1)):
             part.weights[i].addcmul_(rows[:, :, None], columns[i][:, None, :], value=-1.0)
         part.bias.sub_(steps[1])
+        return EntryStep(columns[0][0], divisor[..., 0].view(-1)[0], 1.0 - along[0, 0])
 
-    def _count(self, part: Stack, ins: Tensor, moves: Tensor) -> Tensor:
+    def _count(self, part: LearningRows, ins: Tensor, moves: Tensor) -> Tensor:
         """Step the moments selected by `moves`, (M, layers), by the inputs; return the centred inputs."""
         share, moved = advance(part.counts, self._most)
         write(part.counts, moved, moves[..., None])
@@ -338,20 +333,21 @@ class MLPEnsemble:
             return self._fan_in
         return norm + 1.0 if self._spec.step_scale == "norm" else torch.ones_like(self._fan_in)
 
-    def _back_propagate(self, part: Stack, ins: Tensor, outs: Tensor, goal: Tensor) -> Tensor:
+    def _back_propagate(self, part: LearningRows, ins: Tensor, outs: Tensor, goal: Tensor) -> Tensor:
         """Return the gradients at the outputs of all layers, (M, outputs)."""
-        logits = outs[:, self._hidden :]
-        if self._regression:
-            delta = (logits - goal).clamp(-ERROR_CLIP, ERROR_CLIP)
-        else:
-            delta = torch.softmax(logits + self.floor, dim=1) - (self._classes == goal).to(logits.dtype)
-        deltas = [delta]
+        deltas = [self.output_gradient(outs[:, self._hidden :], goal)]
         hidden = self._slope(outs[:, : self._hidden], ins[:, self._sizes[0] :])
         slopes = torch.split(hidden, self._sizes[1:-1], dim=1)
         for weight, slope in zip(part.weights[:0:-1], reversed(slopes), strict=True):
             back = torch.bmm(weight.mT, deltas[0].unsqueeze(2)).squeeze(2)
             deltas.insert(0, back * slope)
         return torch.cat(deltas, dim=1)
+
+    def output_gradient(self, logits: Tensor, goal: Tensor) -> Tensor:
+        """Return the gradient of the loss at outputs, (R, C)."""
+        if self._regression:
+            return (logits - goal).clamp(-ERROR_CLIP, ERROR_CLIP)
+        return torch.softmax(logits + self.floor, dim=1) - (self._classes == goal).to(logits.dtype)
 
     def _gain(self, delta: Tensor) -> Tensor:
         """Return the gain of each layer, ``max(1, ‖δ_l‖²/‖δ_L‖²)``; see `_OutputGradients`."""
@@ -369,3 +365,13 @@ def _numbers(sizes: Sequence[int], device: str) -> Tensor:
     """Return the layer index of each position, for layers of these sizes."""
     repeated = [layer for layer, size in enumerate(sizes) for _ in range(size)]
     return torch.tensor(repeated, device=device, dtype=torch.int64)
+
+
+def _predictors(members: Sequence[Member]) -> list[int]:
+    """Return the row of each prediction: latest weights and running mean of each member, in order."""
+    rows, means = list[int](), 0
+    averaging = sum(member.averages for member in members)
+    for k, member in enumerate(members):
+        rows += [averaging + k] * member.latest + [means] * member.averages
+        means += member.averages
+    return rows

@@ -12,20 +12,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ConfigurationError, NonFiniteStateError
-from ..mixture import average_share, draw
+from ..mixture import METRIC_EVERY, average_share, draw
 from ..values import Vector
-from . import torch_step
+from . import torch_sample
 from .base import NOT_FINITE, Engine, LearnerSpec
 from .cuda_graph import WARM_UPS, captured
 from .mlp_ensemble import MLPEnsemble
-from .torch_step import DRAWS, NEW_WEIGHTS, RowStep
+from .torch_sample import DRAWS, NEW_WEIGHTS, REMEMBERED, STEP
+from .torch_step import RowStep
 
 #: Greatest number of rows in one transfer to the device, and of their bytes.
 MOST_ROWS, MOST_BYTES = 1024, 1 << 24
 #: Least numbers of inputs and of outputs, spare ones included: growth within them needs no new capture.
 LEAST_INPUTS, LEAST_OUTPUTS = 32, 8
-_HEAD_BIAS = ("network.head.bias", "average.head.bias")
-_HEAD = (*_HEAD_BIAS, "network.head.weight", "average.head.weight")
+#: Names of what belongs to outputs, and to inputs, in the state.
+_KINDS = ("network", "average", "linear")
+_HEAD_BIAS = tuple(f"{kind}.head.bias" for kind in _KINDS)
+_HEAD = (*_HEAD_BIAS, *(f"{kind}.head.weight" for kind in _KINDS))
+_BY_INPUT = (
+    "linear.head.weight",
+    "memory.x",
+    "neighbours.metric",
+    *(f"bounds.inputs.{name}" for name in ("first", "values", "largest", "joined")),
+)
 #: Tensors that only a learned row changes: a snapshot leaves them out.
 _REPLAY_BUFFER = ("memory_x", "memory_y")
 
@@ -84,6 +93,7 @@ class StepRunner:
         self.size = size
         self.step = RowStep(spec, *size, device, dtype)
         self._capture = capture
+        self._renews = spec.neighbours and bool(spec.hidden)
         columns = self.step.width + DRAWS + spec.replayed
         self.rows = min(max(MOST_BYTES // (8 * columns), 1), MOST_ROWS)
         self._host = torch.zeros(self.rows, columns, dtype=torch.float64, pin_memory=device == "cuda")
@@ -93,10 +103,18 @@ class StepRunner:
         self._at = torch.zeros(1, dtype=torch.int64, device=device)
         self._runs: dict[str, Callable[[], None]] = {}
 
-    def predict(self, x: Vector) -> Vector:
-        """Return whether a raw input, (n,), has a prediction, followed by the prediction: (1 + C,)."""
+    def predict(self, x: Vector, rest: Vector) -> Vector:
+        """Return whether a raw input has a prediction, followed by the prediction: (1 + C,).
+
+        Parameters
+        ----------
+        x : (n,)
+            Raw input.
+        rest : (columns,)
+            Further columns of the row; see `torch_sample`.
+        """
         run = self._prepared(self.predict_row)
-        self._upload(x[None])
+        self._upload(x[None], rest[None])
         run()
         row: Vector = self._download(1, self._results.shape[1])[0]
         return row
@@ -109,7 +127,7 @@ class StepRunner:
         x : (B, n)
             Raw inputs, B ≤ `rows`.
         rest : (B, columns)
-            Further columns of the rows; see `torch_step`.
+            Further columns of the rows; see `torch_sample`.
         predict : bool
             Whether to return the predictions.
 
@@ -120,24 +138,27 @@ class StepRunner:
         """
         run = self._prepared(self.learn_row if predict else self.learn_unpredicted_row)
         counted = rest[:, NEW_WEIGHTS] > 0.0
-        average = self._prepared(self.average_row) if counted.any() else None
+        renewed = (rest[:, STEP] % METRIC_EVERY == 0.0) & self._renews
+        average = self._prepared(self.average_row) if counted.any() else _nothing
+        renew = self._prepared(self.renew_row) if renewed.any() else _nothing
         self._upload(x, rest)
-        for counts in counted.tolist():
+        for counts, renews in zip(counted.tolist(), renewed.tolist(), strict=True):
             run()
-            if average is not None and counts:
+            if counts:
                 average()
+            if renews:
+                renew()
             if not self._capture and bool(self.step.halted):  # a graph's host does not wait for the value
                 break
         results = self._download(len(x), self._results.shape[1] if predict else 1)
         return int(results[:, 0].sum()), results[:, 1:]
 
-    def _upload(self, x: Vector, rest: Vector | None = None) -> None:
+    def _upload(self, x: Vector, rest: Vector) -> None:
         """Copy rows to the device and clear the refusal; the host's buffer is free after `_download`."""
         count, n = x.shape
         host = self._host.numpy()[:count]
         host[:, :n], host[:, n : self.step.width] = x, 0.0
-        if rest is not None:
-            host[:, self.step.width :] = rest
+        host[:, self.step.width :] = rest
         self._rows[:count].copy_(self._host[:count], non_blocking=True)
         self._results[:count, 0] = 0.0
         self._at.zero_()
@@ -187,6 +208,15 @@ class StepRunner:
         """
         self.step.average(self._rows[self._at - 1][0])
 
+    @torch.no_grad()
+    def renew_row(self) -> None:
+        """Renew the metric of the neighbours, after `learn_row`."""
+        self.step.renew_metric()
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
 
 class TorchEngine(Engine):
     """Learner of any network on torch tensors.
@@ -232,6 +262,7 @@ class TorchEngine(Engine):
         self._runner = self._new_runner()
         if isinstance(self._runner.step.members, MLPEnsemble):
             self._runner.step.members.start(self._channels)
+            self._runner.step.add_inputs([str(i) for i in range(self._channels)], 0, 0.0, first=False)
 
     def _size(self) -> Size:
         """Return the size to allocate."""
@@ -246,12 +277,16 @@ class TorchEngine(Engine):
     def num_parameters(self) -> int:
         """Number of weights and biases of all members, without the running means."""
         named = self._named()
-        return sum(named[name].numel() for name in self._runner.step.members.parameters)
+        parameters = [*self._runner.step.members.parameters, "linear.head.weight", "linear.head.bias"]
+        return sum(named[name].numel() for name in parameters if name in named)
 
     @property
     def mixture(self) -> Vector:
-        """Weights of the members, with sum 1."""
-        weights: Vector = self._runner.step.mixture.to("cpu", copy=True).numpy()
+        """Weights of the experts, with sum 1."""
+        mixture = self._runner.step.mixture
+        if mixture is None:
+            return np.ones(1)
+        weights: Vector = mixture.experts.weights.to("cpu", copy=True).numpy()
         return weights
 
     @torch.no_grad()
@@ -259,23 +294,25 @@ class TorchEngine(Engine):
         """Append inputs (by name) and outputs; no existing output changes."""
         if inputs and not self._grows:
             raise ConfigurationError("input_shape", "a network of fixed input shape cannot grow inputs")
-        before, n, c = self._named(), self._channels, self._outputs
+        before, old, n, c = self._named(), self._runner.step.mixture, self._channels, self._outputs
         self._channels, self._outputs = n + len(inputs), c + outputs
         if self._size() != self._runner.size:
             self._runner = self._new_runner()
             self._use([""] * n, 0, c, 0)
             for name, value in self._named().items():
                 value[tuple(slice(size) for size in before[name].shape)] = before[name]
+            if old is not None and self._runner.step.mixture is not None:
+                self._runner.step.mixture.classes.copy_(old.classes)
         self._use(inputs, n, outputs, c)
 
     def _use(self, inputs: Sequence[str], n: int, outputs: int, c: int) -> None:
         """Use spare inputs and outputs, after n inputs and c outputs in use."""
-        members = self._runner.step.members
-        if inputs and isinstance(members, MLPEnsemble):
-            members.add_inputs(inputs, n, first=self._step == 0 and c == 0)
-        members.floor[c : c + outputs] = 0.0
+        step = self._runner.step
+        if inputs:
+            step.add_inputs(inputs, n, self._inputs_weight, first=self._step == 0 and c == 0)
+        step.members.floor[c : c + outputs] = 0.0
         if c > 0 and outputs:
-            for name, bias in members.named().items():
+            for name, bias in step.named().items():
                 if name in _HEAD_BIAS:
                     bias[:, c : c + outputs] = bias[:, :c].amin(dim=1, keepdim=True)
 
@@ -294,7 +331,9 @@ class TorchEngine(Engine):
 
     def predict(self, x: Vector) -> Vector:
         """Return probabilities of shape (outputs,), or the prediction, of shape (1,)."""
-        found, *values = self._runner.predict(x.reshape(-1))
+        rest = np.zeros(DRAWS + self._replayed)
+        rest[REMEMBERED] = self._remembered
+        found, *values = self._runner.predict(x.reshape(-1), rest)
         if not found:
             raise NonFiniteStateError(NOT_FINITE)
         return np.array(values[: self._outputs])
@@ -322,8 +361,8 @@ class TorchEngine(Engine):
         return total, predictions
 
     def _columns(self, targets: Vector, weights: Vector) -> Vector:
-        """Return the columns of rows other than inputs, such as targets and weights; see `torch_step`."""
-        spec, at = self.spec, torch_step
+        """Return the columns of rows other than inputs, such as targets and weights; see `torch_sample`."""
+        spec, at, memory = self.spec, torch_sample, max(self.spec.remembered, 1)
         rest = np.empty((len(targets), at.DRAWS + self._replayed))
         after = np.arange(1, len(targets) + 1)
         rest[:, at.TARGET], rest[:, at.SAMPLE_WEIGHT] = targets, weights
@@ -332,10 +371,11 @@ class TorchEngine(Engine):
         steps = range(self._step + 1, self._step + 1 + len(targets))
         rest[:, at.NEW_WEIGHTS] = [average_share(step) if self._averages else 0.0 for step in steps]
         rest[:, at.LABEL] = 0.0 if spec.task == "regression" else targets
-        rest[:, at.SLOT] = (self._remembered + after - 1) % spec.memory
+        rest[:, at.SLOT] = (self._remembered + after - 1) % memory
+        rest[:, at.STEP], rest[:, at.REMEMBERED] = steps, self._remembered + after - 1
         for turn in range(self._replayed):
             for i, step in enumerate(steps):
-                remembered = min(self._remembered + i + 1, spec.memory)
+                remembered = min(self._remembered + i + 1, memory)
                 rest[i, at.DRAWS + turn] = draw(spec.seed, step, turn, remembered)
         return rest
 
@@ -348,13 +388,13 @@ class TorchEngine(Engine):
         used = list(value.shape)
         entry = self.spec.layers[0]
         by_input = {f"{kind}.{entry}.weight" for kind in ("network", "average")}
-        by_input |= {f"moments.{entry}.mean", f"moments.{entry}.var", "memory.x"}
+        by_input |= {f"moments.{entry}.mean", f"moments.{entry}.var", *_BY_INPUT}
         if name in ("inputs.mean", "inputs.var") or (self.spec.network == "mlp" and name in by_input):
             used[-1] = self._channels
         if name in _HEAD:
             used[1] = self._outputs
         if name.startswith("memory."):
-            used[0] = min(self._remembered, self.spec.memory)
+            used[0] = min(self._remembered, self.spec.remembered)
         return tuple(slice(size) for size in used)
 
     def moments(self) -> dict[str, Tensor]:
@@ -373,7 +413,7 @@ class TorchEngine(Engine):
         if self.spec.task == "regression":
             exact |= {"target.weight": self._targets_weight, "target.prior_weight": 0.0}
         state |= {name: torch.tensor(value, dtype=torch.float64) for name, value in exact.items()}
-        if self._replayed:
+        if self.spec.remembered:
             state["memory.count"] = torch.tensor(self._remembered)
         return state | {"step": torch.tensor(self._step)}
 
@@ -394,12 +434,14 @@ class TorchEngine(Engine):
         self._step, self._inputs_weight = int(state["step"]), float(state["inputs.weight"])
         if self.spec.task == "regression":
             self._targets_weight = float(state["target.weight"])
-        if self._replayed:
+        if self.spec.remembered:
             self._remembered = int(state["memory.count"])
         self._runner = self._new_runner()
         self._use([""] * self._channels, 0, self._outputs, 0)
         for name, value in self._named().items():
             value.copy_(state[name])
+        if self._runner.step.mixture is not None:
+            self._runner.step.mixture.classes.fill_(self._outputs)
 
     @torch.no_grad()
     def _adopt(self, fresh: Self) -> None:

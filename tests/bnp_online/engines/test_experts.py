@@ -14,13 +14,14 @@ from bnp_online import mixture
 from bnp_online.engines import base
 from bnp_online.engines.base import Engine, LearnerSpec
 from bnp_online.engines.numba_engine import NumbaEngine
+from bnp_online.engines.torch_engine import TorchEngine
 from bnp_online.mixture import draw
 from tests.support.reference_experts import ReferenceExperts
 from tests.support.reference_learner import Layer, ReferenceLearner
 
 Vector = NDArray[np.float64]
 TASKS = ("classification", "regression")
-ENGINES: list[Callable[..., Engine]] = [NumbaEngine]
+ENGINES: list[Callable[..., Engine]] = [NumbaEngine, TorchEngine]
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,244 @@
+"""Hedge of the experts, and with a stack the hedge of both, as tensor operations."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..mixture import ERROR_FLOOR, ERROR_RETENTION, ETA, MAX_LOSS, SHARE
+from .base import LearnerSpec
+from .static_moments import write
+from .torch_stack import Stack, Stacked
+
+
+class Combined(NamedTuple):
+    """Predictions before a step.
+
+    Attributes
+    ----------
+    mixed : float64 (C,)
+        Prediction of the learner.
+    exists : bool ()
+        Whether there is one.
+    values, sound : float64 (K, C), bool (K,)
+        Predictions of the experts, and whether they are usable.
+    hedged : float64 (C,)
+        Prediction of the hedge.
+    stacked : Stacked or None
+        Prediction of the stack.
+    """
+
+    mixed: Tensor
+    exists: Tensor
+    values: Tensor
+    sound: Tensor
+    hedged: Tensor
+    stacked: Stacked | None
+
+
+class Experts:
+    """Weights of the experts: hedge, stack, and the hedge of both.
+
+    Parameters
+    ----------
+    spec : LearnerSpec
+        Settings of the learner; it combines several networks.
+    outputs : int
+        Number of outputs, including spare ones.
+    device : str
+        Device.
+
+    Attributes
+    ----------
+    weights : float64 (K,)
+        Weights of the hedge.
+    error_scale : float64 ()
+        Running mean error of the hedge of a regression.
+    tensors : dict of str to Tensor
+        Everything that changes, at fixed addresses: by their names in the state.
+    """
+
+    def __init__(self, spec: LearnerSpec, outputs: int, device: str) -> None:
+        exact = torch.zeros((), device=device, dtype=torch.float64)
+        count = len(spec.experts)
+        self._regression = spec.task == "regression"
+        self._networks = len(spec.members)
+        self._zero, self._unfit, self._lost = (exact.new_full((), v) for v in (0.0, -1.0, math.inf))
+        self._owns = torch.tensor(_owned(spec), device=device, dtype=torch.bool)
+        self._even, self._half = exact.new_full((), 1.0 / count), exact.new_full((), 0.5)
+        self.weights, self._shares = self._even.repeat(count), self._half.repeat(2)
+        self.error_scale = exact.new_ones(())
+        self.tensors = {"mixture.weights": self.weights, "mixture.error_scale": self.error_scale}
+        self._stack = None
+        if spec.stacks:
+            self._stack = Stack(count, outputs, regression=self._regression, device=device)
+            self.tensors |= {"mixture.shares": self._shares} | self._stack.tensors
+
+    def combine(self, values: Tensor, sound: Tensor, floor: Tensor, target: Tensor | None) -> Combined:
+        """Return the predictions of hedge and stack.
+
+        Parameters
+        ----------
+        values, sound : float64 (K, C), bool (K,)
+            Predictions of the experts, and whether they are usable.
+        floor, target
+            As for `predictions`.
+        """
+        weights = self.weights * sound
+        total = weights.sum()
+        hedged = weights @ torch.where(sound[:, None], values, self._zero) / total
+        if self._stack is None:
+            return Combined(hedged, total > 0.0, values, sound, hedged, None)
+        filled = torch.where(sound[:, None], values, hedged)  # an unsound expert counts as the hedge
+        if target is not None:
+            stacked = self._stack.combine_numbers(filled, hedged, target[1], self.error_scale)
+            stacked = stacked._replace(values=within_range(stacked.values, target))
+        else:
+            stacked = self._stack.combine_classes(filled, hedged, floor)
+        mixed = self._shares @ torch.stack([hedged, stacked.values])
+        return Combined(mixed, total > 0.0, values, sound, hedged, stacked)
+
+    def learn(
+        self,
+        found: Combined,
+        y: Tensor,
+        label: Tensor,
+        target: Tensor | None,
+        fit: Tensor,
+        judged: Tensor,
+    ) -> None:
+        """Update the weights by the losses.
+
+        Parameters
+        ----------
+        found : Combined
+            Predictions.
+        y, label : float64 (), int64 (1,)
+            Class index or target; class index of a classification.
+        target : float64 (4,) or None
+            Mean, variance and range of the targets of a regression, before the sample.
+        fit : bool (K,)
+            Experts that have not diverged.
+        judged : bool ()
+            Whether the sample changes the weights.
+        """
+        losses = self._losses(found, y, label, target, judged)
+        if self._stack is not None:
+            write(self._shares, _mixed(self._shares, losses[-2:], self._half), judged)
+            losses = losses[:-2]
+        losses = torch.where(fit, losses, self._lost)
+        write(self.weights, _mixed(self.weights, losses, self._even), judged)
+
+    def _losses(
+        self, found: Combined, y: Tensor, label: Tensor, target: Tensor | None, judged: Tensor
+    ) -> Tensor:
+        """Return the losses of the experts and, with a stack, of hedge and stack; count the hedge's error."""
+        predicted = [found.values]
+        if found.stacked is not None:
+            predicted += [found.hedged[None], found.stacked.values[None]]
+        values = torch.cat(predicted)
+        if target is None:
+            return (-values.index_select(1, label)[:, 0].log()).clamp(max=MAX_LOSS)
+        errors = (y - torch.cat([values[:, 0], found.hedged])).abs() / target[1].sqrt()
+        losses = (errors[:-1] / self.error_scale.clamp(min=ERROR_FLOOR)).clamp(max=MAX_LOSS)
+        moved = self.error_scale + (1.0 - ERROR_RETENTION) * (errors[-1] - self.error_scale)
+        write(self.error_scale, moved, judged)
+        return losses
+
+    def learn_stack(
+        self, found: Combined, y: Tensor, label: Tensor, classes: Tensor, step: Tensor, judged: Tensor
+    ) -> None:
+        """Take a step of the stack, if there is one.
+
+        Parameters
+        ----------
+        found, y, label, judged
+            As for `learn`.
+        classes : float64 ()
+            Number of classes seen before the sample.
+        step : int64 ()
+            Number of samples learned, this one included.
+        """
+        if self._stack is None or found.stacked is None:
+            return
+        if self._regression:
+            self._stack.learn_number(found.stacked, y, found.hedged, step, judged)
+        else:
+            self._stack.learn_class(found.stacked, label, classes, judged)
+
+    def lost(self, sound: Tensor, able: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the trajectories that have diverged, (T,), and the experts that have not, (K,).
+
+        Parameters
+        ----------
+        sound : bool (K,)
+            Experts with a usable prediction.
+        able : bool (T,)
+            Trajectories that can take the step.
+        """
+        lost = ~able | (self._owns & ~sound).any(dim=1)
+        return lost, sound & ~(self._owns & lost[:, None]).any(dim=0)
+
+    def best(self, lost: Tensor, able: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the best network that has not diverged, and the best linear member; int64 ().
+
+        Where all have diverged, that is the first that could take the step.
+        """
+        weights = torch.where(self._owns, self.weights, self._unfit).amax(dim=1)
+        weights = torch.where(lost, self._unfit + able * 0.5 - 0.5, weights)
+        linear = weights[self._networks :]
+        best = weights[: self._networks].argmax()
+        return best, linear.argmax() if len(linear) else None
+
+
+def _mixed(weights: Tensor, losses: Tensor, even: Tensor) -> Tensor:
+    """Return the weights after losses, as `mixture.mix`."""
+    raised = weights * torch.exp(-ETA * (losses - losses.min()))
+    total = raised.sum()
+    return (1.0 - SHARE) * torch.where(total > 0.0, raised / total, even) + SHARE / len(raised)
+
+
+def predictions(outputs: Tensor, floor: Tensor, target: Tensor | None) -> Tensor:
+    """Return predictions from outputs: probabilities, or numbers within the range of targets, float64 (R, C).
+
+    Parameters
+    ----------
+    outputs : (R, C)
+        Outputs of networks.
+    floor : (C,)
+        −∞ for a spare output, else 0.
+    target : float64 (4,) or None
+        Mean, variance and range of the targets of a regression.
+    """
+    outputs = outputs.double()
+    if target is None:
+        return torch.softmax(outputs + floor, dim=1)
+    return within_range(target[0] + target[1].sqrt() * outputs, target)
+
+
+def within_range(values: Tensor, target: Tensor) -> Tensor:
+    """Return numbers, clipped to the range of targets seen, widened by half.
+
+    Parameters
+    ----------
+    values : float64 (…)
+        Numbers.
+    target : float64 (4,)
+        Mean, variance and range of the targets.
+    """
+    low, high = target[2], target[3]
+    margin = (high - low) / 4.0
+    return values.clamp(low - margin, high + margin)
+
+
+def _owned(spec: LearnerSpec) -> list[list[bool]]:
+    """Return, for each network and each linear member, which experts are its predictions."""
+    counts = [member.latest + member.averages for member in spec.members] + [1] * len(spec.linear)
+    total, start, rows = len(spec.experts), 0, []
+    for count in counts:
+        rows.append([start <= expert < start + count for expert in range(total)])
+        start += count
+    return rows
