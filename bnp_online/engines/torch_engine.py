@@ -289,6 +289,12 @@ class TorchEngine(Engine):
         weights: Vector = mixture.experts.weights.to("cpu", copy=True).numpy()
         return weights
 
+    @property
+    def stack_share(self) -> float:
+        """Share of the stack in the prediction; the hedge has the rest."""
+        mixture = self._runner.step.mixture
+        return 0.0 if mixture is None or not self.spec.stacks else float(mixture.experts.shares[1])
+
     @torch.no_grad()
     def grow(self, inputs: Sequence[str], outputs: int) -> None:
         """Append inputs (by name) and outputs; no existing output changes."""

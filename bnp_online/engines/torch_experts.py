@@ -55,6 +55,8 @@ class Experts:
     ----------
     weights : float64 (K,)
         Weights of the hedge.
+    shares : float64 (2,)
+        Shares of hedge and stack in the prediction.
     error_scale : float64 ()
         Running mean error of the hedge of a regression.
     tensors : dict of str to Tensor
@@ -69,13 +71,13 @@ class Experts:
         self._zero, self._unfit, self._lost = (exact.new_full((), v) for v in (0.0, -1.0, math.inf))
         self._owns = torch.tensor(_owned(spec), device=device, dtype=torch.bool)
         self._even, self._half = exact.new_full((), 1.0 / count), exact.new_full((), 0.5)
-        self.weights, self._shares = self._even.repeat(count), self._half.repeat(2)
+        self.weights, self.shares = self._even.repeat(count), self._half.repeat(2)
         self.error_scale = exact.new_ones(())
         self.tensors = {"mixture.weights": self.weights, "mixture.error_scale": self.error_scale}
         self._stack = None
         if spec.stacks:
             self._stack = Stack(count, outputs, regression=self._regression, device=device)
-            self.tensors |= {"mixture.shares": self._shares} | self._stack.tensors
+            self.tensors |= {"mixture.shares": self.shares} | self._stack.tensors
 
     def combine(self, values: Tensor, sound: Tensor, floor: Tensor, target: Tensor | None) -> Combined:
         """Return the predictions of hedge and stack.
@@ -98,7 +100,7 @@ class Experts:
             stacked = stacked._replace(values=within_range(stacked.values, target))
         else:
             stacked = self._stack.combine_classes(filled, hedged, floor)
-        mixed = self._shares @ torch.stack([hedged, stacked.values])
+        mixed = self.shares @ torch.stack([hedged, stacked.values])
         return Combined(mixed, total > 0.0, values, sound, hedged, stacked)
 
     def learn(
@@ -127,7 +129,7 @@ class Experts:
         """
         losses = self._losses(found, y, label, target, judged)
         if self._stack is not None:
-            write(self._shares, _mixed(self._shares, losses[-2:], self._half), judged)
+            write(self.shares, _mixed(self.shares, losses[-2:], self._half), judged)
             losses = losses[:-2]
         losses = torch.where(fit, losses, self._lost)
         write(self.weights, _mixed(self.weights, losses, self._even), judged)

@@ -90,7 +90,9 @@ class Bounds:
         }
 
     def add_inputs(self, before: int, after: int, samples: float) -> None:
-        """Use spare inputs, after a number of samples without them."""
+        """Use spare inputs, after a number of samples without them; their zeros were no values."""
+        for each in (self.first, self.values, self.largest):
+            each[..., before:after] = 0.0
         self.joined[before:after] = samples
 
     def bound(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:

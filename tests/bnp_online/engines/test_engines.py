@@ -40,6 +40,7 @@ SPEC = LearnerSpec(
     input_shape=None,
     network="mlp",
     seed=0,
+    learner=1,
 )
 SPECS = {
     "default": SPEC,

@@ -38,6 +38,7 @@ SPEC = LearnerSpec(
     input_shape=None,
     network="mlp",
     seed=4,
+    learner=1,
 )
 TASKS = ("classification", "regression")
 

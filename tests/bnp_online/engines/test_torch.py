@@ -28,6 +28,7 @@ from bnp_online.engines.module_member import build_network
 from bnp_online.engines.numba_engine import NumbaEngine
 from bnp_online.engines.torch_engine import Size, StepRunner, TorchEngine, capacity, input_layout
 from tests.support.engines import CUDA, TORCH, needs_cuda
+from tests.support.fake_graphs import FAKES
 from tests.support.reference_module import ReferenceModule
 
 Vector = NDArray[np.float64]
@@ -69,7 +70,9 @@ MLP = LearnerSpec(
     input_shape=None,
     network="mlp",
     seed=4,
+    learner=1,
 )
+SECOND = replace(MLP, learner=2, memory=40)
 CNN = replace(MLP, network="cnn", input_shape=(2, 5, 5), lr=0.1, activation="tanh")
 SPECS = {
     "mlp": MLP,
@@ -80,6 +83,10 @@ SPECS = {
     "cnn regression": replace(CNN, task="regression", lr=0.03),
     "module": replace(CNN, network=module()),
     "module regression": replace(CNN, network=module(), task="regression", lr=0.03),
+    "second generation": SECOND,
+    "second generation, regression": replace(SECOND, task="regression", activation="tanh"),
+    "second generation, linear": replace(SECOND, hidden=(), replay=0),
+    "second generation, one network": replace(SECOND, task="regression", lr=0.03),
 }
 MODULAR = [name for name, spec in SPECS.items() if spec.network != "mlp"]
 DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
@@ -156,12 +163,47 @@ def test_a_row_never_needs_the_host(name: str) -> None:
     works = [rows.learn_row, rows.learn_unpredicted_row, rows.predict_row]
     if any(member.averages for member in spec.members):
         works.append(rows.average_row)
+    if spec.neighbours and spec.hidden:
+        works.append(rows.renew_row)
     for work in works:
         work()  # what is made once, such as the coverage of a convolution
         with _Watch() as watch:
             work()
-        assert watch.kernels > (2 if work == rows.average_row else 20)
+        assert watch.kernels > (2 if work in (rows.average_row, rows.renew_row) else 20)
         assert watch.elsewhere == []
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp", "cnn", "second generation", "second generation, regression", "second generation, linear"]
+)
+def test_a_replayed_graph_computes_the_same_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs simulated on the CPU: with growth, refusals, and a state of another size."""
+    spec = SPECS[name]
+    for fake, value in FAKES.items():
+        monkeypatch.setattr(torch.cuda, fake, value)
+    plain, replayed = TorchEngine(spec), TorchEngine(spec)
+    replayed._capture = replayed._runner._capture = True
+    names = [] if spec.input_shape else ["a", "b", "c", "d"]
+    for engine in (plain, replayed):
+        engine.grow(names, 3 if spec.task == "classification" else 1)
+    rows, more = stream(spec, 55), stream(spec, 25, seed=1)
+    outlier = np.full((1, *rows[0].shape[1:]), 1e9)
+    refused = (rows[0][:1], rows[1][:1], np.array([1e300]))
+    for engine in (plain, replayed):
+        assert engine.learn(*rows)[0] == 55
+        assert engine.learn(*refused)[0] == 0
+        state = engine.state_dict()
+        engine.learn(outlier, rows[1][:1], np.ones(1), predict=True)
+        if not spec.input_shape:
+            engine.grow(["e"] * 40, 1 if spec.task == "classification" else 0)
+            engine.learn(np.full((2, 44), 0.5), np.zeros(2), np.ones(2))
+        engine.load_state_dict(state)
+    replayed._capture = replayed._runner._capture = True  # as on a GPU: it is a new engine
+    results = [engine.learn(*more, predict=True) for engine in (plain, replayed)]
+    assert replayed._runner._runs
+    np.testing.assert_array_equal(results[0][1], results[1][1])
+    np.testing.assert_array_equal(plain.predict(more[0][0]), replayed.predict(more[0][0]))
+    assert fingerprint(plain) == fingerprint(replayed)
 
 
 # --- equal to the reference
