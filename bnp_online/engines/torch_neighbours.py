@@ -28,7 +28,7 @@ def most_window(inputs: int) -> int:
         Number of inputs, including spare ones: at most 31, or a fifth (`torch_engine.capacity`).
     """
     least = max(min(inputs - 31, inputs * 4 // 5), 1)
-    return max(neighbour_window(least, window) for window, _ in NEIGHBOURS)
+    return max(neighbour_window(least, window) for _, window, _ in NEIGHBOURS)
 
 
 class Neighbours:
@@ -47,8 +47,8 @@ class Neighbours:
     ----------
     metric : (n,)
         Weight of each input in the network's own metric.
-    windows : int64 (W,)
-        Numbers of the newest samples that vote, for the inputs in use.
+    windows : int64 (P,)
+        Numbers of the newest samples that vote, for the inputs in use, by pair of metric and window.
     tensors : dict of str to Tensor
         Everything that changes, at fixed addresses.
 
@@ -61,17 +61,18 @@ class Neighbours:
     def __init__(self, spec: LearnerSpec, inputs: int, outputs: int, device: str, dtype: torch.dtype) -> None:
         self._regression = spec.task == "regression"
         self._capacity = spec.remembered
-        self._distinct = sorted({window for window, _ in NEIGHBOURS})
+        self._pairs = sorted({(metric, window) for metric, window, _ in NEIGHBOURS})
         rows = min(spec.remembered, most_window(inputs))
         whole = torch.int64
         self._age = torch.arange(rows, device=device, dtype=whole)
         self._tie = 1.0 + self._age * torch.tensor(_TIE, device=device, dtype=torch.float64)
         self._tie_at_zero = self._age * torch.tensor(_TIE_AT_ZERO, device=device, dtype=torch.float64)
-        self._most = min(max(k for _, k in NEIGHBOURS), rows)
-        voters = [(self._distinct.index(window), k) for window, k in NEIGHBOURS]
-        self._window_of = torch.tensor([window for window, _ in voters], device=device, dtype=whole)
+        self._most = min(max(k for *_, k in NEIGHBOURS), rows)
+        self._metric_of = torch.tensor([metric for metric, _ in self._pairs], device=device, dtype=whole)
+        pairs = [self._pairs.index((metric, window)) for metric, window, _ in NEIGHBOURS]
+        self._pair_of = torch.tensor(pairs, device=device, dtype=whole)
         rank = torch.arange(self._most, device=device, dtype=whole)
-        self._votes = (rank < torch.tensor([[k] for _, k in voters], device=device, dtype=whole)).repeat(2, 1)
+        self._votes = rank < torch.tensor([[k] for *_, k in NEIGHBOURS], device=device, dtype=whole)
         self._class = torch.arange(outputs, device=device, dtype=torch.float64)
         self._zero = torch.zeros((), device=device, dtype=torch.float64)
         self._missing, self._far = (
@@ -79,7 +80,7 @@ class Neighbours:
         )
         self._one = torch.ones((), device=device, dtype=torch.float64)
         self.metric = torch.zeros(inputs, device=device, dtype=dtype)
-        self.windows = torch.zeros(len(self._distinct), device=device, dtype=whole)
+        self.windows = torch.zeros(len(self._pairs), device=device, dtype=whole)
         self._inputs = torch.zeros((), device=device, dtype=dtype)
         self.add_inputs(0, 0)
         self.tensors = {"metric": self.metric, "windows": self.windows, "inputs_in_use": self._inputs}
@@ -88,7 +89,7 @@ class Neighbours:
         """Use spare inputs."""
         self.metric[before:after] = 1.0
         self._inputs.fill_(max(after, 1))
-        windows = [neighbour_window(after, window) for window in self._distinct]
+        windows = [neighbour_window(after, window) for _, window in self._pairs]
         self.windows.copy_(torch.tensor(windows, dtype=torch.int64))
 
     def predict(
@@ -110,12 +111,13 @@ class Neighbours:
         places = (remembered - 1 - self._age) % self._capacity
         others = memory[0].index_select(0, places)
         distances = self._measure(others - torch.where(missing, self._missing, z))
+        distances = distances.index_select(0, self._metric_of)
         within = self._age < torch.minimum(self.windows, remembered)[:, None]
-        distances = torch.where(within[:, None] & (distances < self._far), distances, self._far).double()
+        distances = torch.where(within & (distances < self._far), distances, self._far).double()
         order = distances * self._tie + self._tie_at_zero
         ages = order.topk(self._most, largest=False).indices
-        nearest = self._by_voter(distances.gather(2, ages))
-        voters = places.index_select(0, self._by_voter(ages).flatten())
+        nearest = distances.gather(1, ages).index_select(0, self._pair_of)
+        voters = places.index_select(0, ages.index_select(0, self._pair_of).flatten())
         samples = memory[1].index_select(0, voters).view(*nearest.shape, -1)
         return self._vote(nearest, samples, classes)
 
@@ -126,10 +128,6 @@ class Neighbours:
         squares = torch.where(unknown, self._zero.to(squares.dtype), squares)
         scale = self._inputs / (self._inputs - unknown.sum(dim=1))
         return torch.stack([squares.sum(dim=1), (squares * self.metric).sum(dim=1)]) * scale
-
-    def _by_voter(self, of_window: Tensor) -> Tensor:
-        """Return what each expert uses, (E, k), of values by window and metric, (W, 2, k)."""
-        return of_window.index_select(0, self._window_of).transpose(0, 1).flatten(0, 1)
 
     def _vote(self, nearest: Tensor, samples: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the predictions from the nearest, (E, k) and (E, k, 4), ascending."""
