@@ -45,16 +45,15 @@ class Parameters:
     activation
         Nonlinearity of the hidden layers.
     lr
-        Learning rate. ``auto`` trains an ensemble: members with the rates 0.1, 0.3 and 0.6, and one
-        that predicts with the running mean of its weights. The prediction is their mean, weighted
-        by the past performance of each (`mixture`). A number, or a network other than ``mlp``,
-        trains one member; its rate under ``auto`` is 0.3.
+        Learning rate. ``auto`` combines experts: networks with several rates, linear models and
+        nearest neighbours, weighted by the past performance of each, and a stack that learns how to
+        combine them (`mixture`). A number, or a network other than ``mlp``, trains one network; its
+        rate under ``auto`` is 0.3.
     replay
-        With ``lr=auto``: number of stored samples that a second set of members learns again after
-        each new sample. These members predict with the running means of their weights. 0 omits
-        them, which is about four times as fast.
+        With ``lr=auto``: number of stored samples that a second set of networks learns again after
+        each new sample. 0 omits these networks, which is about twice as fast.
     memory
-        Capacity of the replay buffer, which contains the latest samples.
+        Capacity of the memory, which contains the latest samples, for replay and nearest neighbours.
     rho
         Retention weight ρ of the running moments.
     eps_rel

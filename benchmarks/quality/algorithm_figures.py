@@ -1,15 +1,16 @@
-"""Figures of docs/algorithm.md, drawn from generated streams.
+"""Figures of docs/algorithm.md: a drawing of the learner, and curves from generated streams.
 
-They illustrate the method. The quality benchmark compares on real streams.
+The curves illustrate the method. The quality benchmark compares on real streams.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -22,6 +23,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
 from bnp_online import BNPClassifier
+
+from . import learner_figure
 
 Array = NDArray[np.float64]
 
@@ -149,23 +152,18 @@ def draw_curves(path: Path, samples: int) -> None:
 
 
 def draw_mixture(path: Path, samples: int) -> None:
-    """Draw the weights of the mixture's members over a stream whose classes are permuted twice."""
+    """Draw the weights of the experts over a stream whose classes are permuted twice."""
     stream = uneven(samples, changes=2)
     model = BNPClassifier(input_shape=(_FEATURES,), device="cpu")
     weights = []
     for i, (x, y) in enumerate(zip(stream.X, stream.y.tolist(), strict=True)):
         model.learn_one(x, y)
         if i % 20 == 0:
-            weights.append([copy["weight"] for copy in model.mixture])
-    labels = [
-        f"rate {copy['lr']:g}" + (", replay" if copy["replay"] else ", mean" if copy["averages"] else "")
-        for copy in model.mixture
-    ]
-    fresh = sum(not copy["replay"] for copy in model.mixture)
-    colours = [*plt.get_cmap("Oranges")(np.linspace(0.35, 0.8, fresh))]
-    colours += [*plt.get_cmap("Blues")(np.linspace(0.4, 0.85, len(labels) - fresh))]
+            weights.append([expert["weight"] for expert in model.mixture])
+    colours = _expert_colours([_kind(expert) for expert in model.mixture])
+    labels = [expert["expert"] for expert in model.mixture]
     with _style():
-        figure, ax = plt.subplots(figsize=(8.0, 3.3), layout="constrained")
+        figure, ax = plt.subplots(figsize=(8.6, 3.9), layout="constrained")
         ax.stackplot(np.arange(len(weights)) * 20, np.transpose(weights), labels=labels, colors=colours)
         for change in (1, 2):
             ax.axvline(change * samples / 3, color=_INK, lw=1.0, ls=":")
@@ -176,6 +174,22 @@ def draw_mixture(path: Path, samples: int) -> None:
         handles, names = ax.get_legend_handles_labels()
         figure.legend(handles[::-1], names[::-1], loc="outside right center", frameon=False)
         _finish(figure, [ax], path)
+
+
+def _kind(expert: Mapping[str, Any]) -> str:
+    """Return the kind of an expert, with networks that replay as a kind of their own."""
+    return "replay" if expert["replay"] else str(expert["kind"])
+
+
+def _expert_colours(kinds: Sequence[str]) -> list[Any]:
+    """Return a colour for each expert: a hue by kind, a shade by place."""
+    hues = {"network": "Oranges", "replay": "Blues", "linear": "Greens", "neighbours": "Purples"}
+    colours: list[Any] = []
+    for place, kind in enumerate(kinds):
+        number, of_kind = kinds[:place].count(kind), kinds.count(kind)
+        shade = 0.35 + 0.5 * number / max(of_kind - 1, 1)
+        colours.append(plt.get_cmap(hues[kind])(shade) if kind in hues else _QUIET)
+    return colours
 
 
 def draw_columns(path: Path, samples: int) -> None:
@@ -232,6 +246,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     mpl.use("Agg")
     torch.set_num_threads(1)
+    with _style():
+        learner_figure.draw(arguments.out / "learner.svg")
     draw_curves(arguments.out / "curves.svg", arguments.samples)
     draw_mixture(arguments.out / "mixture.svg", arguments.samples)
     draw_columns(arguments.out / "columns.svg", arguments.samples)

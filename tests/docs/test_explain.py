@@ -11,7 +11,7 @@ from tests.support.programs import benchmark
 def test_the_figures_are_drawn_by_their_program(tmp_path: Path) -> None:
     done = benchmark("explain", "--samples", "300", "--out", tmp_path)
     drawn = {file.name for file in tmp_path.glob("*.svg")}
-    assert drawn == {"columns.svg", "curves.svg", "mixture.svg"}
+    assert drawn == {"columns.svg", "curves.svg", "learner.svg", "mixture.svg"}
     page = (DOCS / "algorithm.md").read_text(encoding="utf-8")
     assert [
         name for name in drawn if f"](images/{name})" not in page or not (DOCS / "images" / name).exists()
