@@ -255,6 +255,18 @@ class FeatureIndex:
         free = self.max_features - len(self.columns)
         return sorted(features.values.keys() - self._positions.keys(), key=_order)[:free]
 
+    def unknown(self, features: Features) -> list[str]:
+        """Return the names of the features without a column: the name or the string value is unknown."""
+        positions = self._positions
+        names = [
+            column if isinstance(column, str) else column[0]
+            for column in features.values
+            if column not in positions
+        ]
+        return names + [
+            name for name in features.missing if name not in positions and name not in self._one_hot
+        ]
+
     def add(self, columns: Iterable[Column]) -> None:
         """Append columns."""
         for column in columns:
