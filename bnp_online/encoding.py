@@ -444,16 +444,17 @@ class LabelIndex:
             return self.labels[known]  # one object for all samples with the label
         label = check_label(y)
         if self.labels and type(label) is not type(self.labels[0]):
-            kind, first = type(label).__name__, self.labels[0]
             raise SampleError(
                 "label_type",
                 "y",
-                f"is of type {kind}, but this model's labels are {type(first).__name__}, such as {first!r}",
+                "is of type {kind}, but this model's labels are {known}, such as {first}",
+                kind=type(label),
+                known=type(self.labels[0]),
+                first=self.labels[0],
             )
         if label not in self._classes and len(self.labels) >= self.max_classes:
-            raise SampleError(
-                "too_many_classes", "y", f"{label!r:.80} would be more than {self.max_classes} classes"
-            )
+            message = "{label} would be more than {limit} classes"
+            raise SampleError("too_many_classes", "y", message, label=label, limit=self.max_classes)
         return label
 
     def add(self, label: Label) -> None:

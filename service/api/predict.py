@@ -30,7 +30,7 @@ def _asked(request: FastRequest[schemas.PredictBody]) -> Asked:
     body = request.fields
     level: float | None = body.get("interval")
     if level is not None and not 0.0 < level < 1.0:
-        raise library.SampleError("invalid_level", "interval", f"{level!r:.40} is not between 0 and 1")
+        raise library.SampleError("invalid_level", "interval", "{level} is not between 0 and 1", level=level)
     return Asked(body["x"], body.get("id"), level)
 
 

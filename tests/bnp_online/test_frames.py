@@ -149,7 +149,7 @@ def test_the_streams_of_river_can_be_learned() -> None:
         ([{"a": 1.0}, {"a": float("inf")}], [1, 2], "row 1: x.a: is not finite"),
         ([{"a": 1.0}, {"a": 1.0}], [1, "z"], "row 1: y: is of type str"),
         ([{"a": 1.0}, {"a": 1.0}], [1, None], "row 1: y: is missing"),
-        ([{"a": 1.0}, 3], [1, 2], "row 1: x: must be a dict"),
+        ([{"a": 1.0}, 3], [1, 2], "row 1: x: must be of type dict"),
         ([{"a": 1.0}], [1, 2], "y: has 2 targets for 1 samples"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), [1], "x.a: is the name of two columns"),
         (pa.table([[1], [2]], names=["b", "b"]), [1], "x.b: is the name of two columns"),
