@@ -29,6 +29,8 @@ Column: TypeAlias = "str | tuple[str, str]"
 LARGEST = 1e100
 
 _EXACT = frozenset({bool, int, float})
+#: Types of dates, times and durations, which are numbers of seconds in features alone.
+TIMES = date | time | timedelta | np.datetime64 | np.timedelta64
 _CLASS = "a class must be {bool}, {int} or {str}, not {given}"
 _CLASS_TYPES: dict[str, Any] = {"bool": bool, "int": int, "str": str}
 
@@ -194,9 +196,9 @@ def check_number(y: object) -> float:
     """
     if type(y) is float and -LARGEST <= y <= LARGEST:  # most often
         return y
-    if isinstance(y, str | date | time | timedelta | np.datetime64 | np.timedelta64):
-        raise SampleError("invalid_label", "y", "must be a number, not {kind}", kind=type(y))
     read = read_value(y, "label", "y")
+    if isinstance(y, str | TIMES) and read is not None:
+        raise SampleError("invalid_label", "y", "must be a number, not {kind}", kind=type(y))
     if read is None:
         code = "invalid_label" if y is None else "non_finite_label"
         raise SampleError(code, "y", "is missing: leave out samples without a target")
@@ -210,8 +212,11 @@ def check_label(y: object) -> Label:
     Raises
     ------
     SampleError
-        ``"invalid_label"``.
+        ``"invalid_label"``; also for a date, a time or a duration, which are numbers only in features.
     """
+    if isinstance(y, TIMES) and y == y:
+        message = f"{_CLASS}: send it as a string, or as a number to a regression model"
+        raise SampleError("invalid_label", "y", message, **_CLASS_TYPES, given=type(y))
     y = scalar(y)
     if isinstance(y, bool | np.bool_):
         return bool(y)
@@ -275,6 +280,8 @@ def scalar(value: object) -> object:
         value = value.item()
     if isinstance(value, date | time | timedelta):
         return seconds(value)
+    if isinstance(value, Decimal) and value.is_snan():
+        return None
     if isinstance(value, Decimal | Fraction | np.floating):  # a long double has no `item` in Python's types
         return float(value)
     pandas = sys.modules.get("pandas")

@@ -155,7 +155,7 @@ def test_the_streams_of_river_can_be_learned() -> None:
         (pa.table([[1], [2]], names=["b", "b"]), [1], "x.b: is the name of two columns"),
         (pl.LazyFrame({"a": [1]}), [1], "X: is a lazy frame: call .collect"),
         ({"a": [1.0, 2.0], "b": [1.0]}, [1, 2], "x.b: has 1 values, another column 2"),
-        ({"a": 1.0}, [1], "X: must be a sequence of values, not float"),
+        ({"a": 1.0}, [1], "x.a: must be a sequence of values, not float"),
         ("file.csv", [1], "X: must be a list of dicts"),
         (3, [1], "X: must be a list of dicts"),
         ([{"a": 1.0}], "u", "y: must be a sequence of values, not str"),
