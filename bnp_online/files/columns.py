@@ -9,7 +9,9 @@ from datetime import date
 from typing import Any, TypeAlias
 
 from ..values import seconds
-from .cells import MISSING, MISSING_NUMBER, NESTED, Options, check_decimal, plain, quoted
+from .amounts import check_decimal
+from .amounts import recognise as recognise_amounts
+from .cells import MISSING, MISSING_NUMBER, NESTED, Options, plain, quoted
 from .dates import Calendar, Parser, recognise, recognise_times
 from .source import FileError
 
@@ -137,6 +139,8 @@ class Columns:
             return self._parsed(name, clock, "a time")
         if (found := recognise(words)) is not None:
             return self._date(name, *found)
+        if (amount := recognise_amounts(words, options)) is not None:
+            return self._parsed(name, amount, "a number")
         check_decimal(name, words, options)
         return self._string(name, cells)
 

@@ -48,7 +48,7 @@ def read_samples(
     sep : str, optional
         Separator of the columns. Default: comma, semicolon, tab or ``|``, whichever the first lines have.
     decimal : {".", ","}
-        Decimal sign of numbers. Numbers with thousands separators are strings.
+        Decimal sign of numbers.
     na : collection of str
         Further words for a missing value, in features and in the target; a number stands for equal numbers.
     drop : collection of str
@@ -85,6 +85,10 @@ def read_samples(
     The first 256 rows determine the type of each column of CSV: numbers, booleans (true, false), dates, times
     of day and durations (in seconds), or strings. A later cell of another type is a missing value, and is
     reported once per column. Parquet, Arrow and NDJSON have types; their strings may be dates.
+
+    Numbers may have separated thousands, and a currency or percent sign that is the same in the whole column:
+    1,234.50, 1'234.50, $990, 12 %; with the decimal sign ``,`` also 1.234,50 €. A column in which each comma
+    may be a decimal sign, such as 1,234, is refused unless `decimal` is ``,``.
 
     Missing features of CSV are empty, NA, N/A, #N/A, NaN, NaT, <NA>, null and ``\N``, in any case; and among
     numbers, booleans and dates also ``?``, ``-``, ``.``, None, missing, and the errors of Excel, such as
