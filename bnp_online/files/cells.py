@@ -78,6 +78,7 @@ class Options:
     keep: frozenset[str] = frozenset()
     strings: frozenset[str] = frozenset()
     dates: Literal["raw", "calendar", "drop"] = "calendar"
+    calendar: frozenset[str] | None = None
     labelled: bool = True
     na_numbers: frozenset[float] = field(init=False)
 

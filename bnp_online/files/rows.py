@@ -127,6 +127,8 @@ class Samples(Iterator[Row]):
             unnamed = [name for name in names if _INDEX.fullmatch(name)]
         self._leave_out(unnamed, valid)
         parse = self._target(target, valid)
+        if target is not None and self._choices.labelled and all(row.keys() <= {target} for _, row in valid):
+            self._options.notice(f"there are no features: no column except the target {target!r}")
         self._columns.decide(valid)
         return self._samples(itertools.chain(head, rows), parse)
 
@@ -213,8 +215,10 @@ class Samples(Iterator[Row]):
             raise FileError(f"needs --target NAME: the column with the target{nearest('', names)}")
         if target is not None and self._choices.labelled and target not in names:
             hint = ""
-            if len(names) == 1 and any(sign in names[0] for sign in ",;\t|"):
-                hint = "; another --sep may separate its columns"
+            sign = next((sign for sign in ",;\t| " if sign in names[0]), None)
+            if len(names) == 1 and sign is not None:
+                shown = "\\t" if sign == "\t" else sign
+                hint = f"; another --sep may separate its columns: --sep {quoted(shown)}"
             elif self._options.text and all(self._options.number(name) is not None for name in names):
                 hint = "; its first row must have the names of the columns"
             raise FileError(f"has no column {target!r}{nearest(target, names)}{hint}")

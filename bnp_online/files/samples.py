@@ -30,6 +30,7 @@ def read_samples(
     labels: LabelType | None = None,
     encoding: str | None = None,
     dates: Dates = "calendar",
+    calendar: Collection[str] | None = None,
     task: Task = "classification",
     notice: Callable[[str], object] | None = None,
 ) -> Samples:
@@ -63,6 +64,8 @@ def read_samples(
         Encoding of the text. Default: UTF-8, or UTF-16 or UTF-32 where the first bytes show it.
     dates : {"calendar", "raw", "drop"}
         Dates as seconds since 1970 with calendar features, as seconds alone, or left out.
+    calendar : collection of str, optional
+        Features of a model: those of them that are calendar features are there from the first row on.
     task : {"classification", "regression"}
         Whether the target is a label or a number.
     notice : callable, optional
@@ -99,7 +102,7 @@ def read_samples(
 
     Calendar features of a column t are t.hour_sin, t.hour_cos, t.weekday_sin, t.weekday_cos, t.month_sin and
     t.month_cos, in UTC. They begin when the column has varied by more than a day; if `labelled` is false, at
-    once. Times have microseconds.
+    once, or, if `calendar` is given and has none of them, never. Times have microseconds.
 
     A column of strings with a new value in 95 % of the first rows, at least 200, is left out. One that has so
     many new values later is left out from there on. If `labelled` is false, such columns are kept.
@@ -135,6 +138,7 @@ def read_samples(
         keep=frozenset(keep),
         strings=frozenset(strings),
         dates=dates,
+        calendar=None if calendar is None else frozenset(calendar),
         labelled=labelled,
     )
     source = Source(file)

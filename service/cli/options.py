@@ -111,7 +111,8 @@ class SampleFile:
         task : {"classification", "regression"}
             Task of the model.
         features : collection of str
-            Columns of the model so far: a feature with columns ``name=value`` is read as strings again.
+            Columns of the model so far: a feature with columns ``name=value`` is read as strings again, and
+            calendar features that the model has are there again.
         """
         from bnp_online.files import read_samples  # late: pyarrow
 
@@ -130,6 +131,7 @@ class SampleFile:
                 labels=self.labels,
                 encoding=self.encoding,
                 dates=self.dates,
+                calendar=features,
                 task=task,
                 notice=note,
             )
