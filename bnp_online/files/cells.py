@@ -77,6 +77,7 @@ class Options:
     na: frozenset[str] = frozenset()
     keep: frozenset[str] = frozenset()
     strings: frozenset[str] = frozenset()
+    numbers: frozenset[str] = frozenset()
     dates: Literal["raw", "calendar", "drop"] = "calendar"
     calendar: frozenset[str] | None = None
     labelled: bool = True

@@ -145,6 +145,8 @@ class Columns:
         if (amount := recognise_amounts(words, options)) is not None:
             return self._parsed(name, amount, "a number")
         check_decimal(name, words, options)
+        if name in options.numbers and any(options.number(word) is not None for word in words):
+            return self._number(name)
         return self._string(name, cells)
 
     def _number(self, name: str) -> Converter:

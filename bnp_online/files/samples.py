@@ -27,6 +27,7 @@ def read_samples(
     drop: Collection[str] = (),
     keep: Collection[str] = (),
     strings: Collection[str] = (),
+    numbers: Collection[str] = (),
     labels: LabelType | None = None,
     encoding: str | None = None,
     dates: Dates = "calendar",
@@ -58,6 +59,8 @@ def read_samples(
         Columns to read although each row has another value, or although their numbers have commas.
     strings : collection of str
         Columns of CSV whose values are strings although they look like numbers, such as codes.
+    numbers : collection of str
+        Columns of CSV whose values are numbers although the first rows have words too, which are missing.
     labels : {"str", "int"}, optional
         Type of the labels. Default: by the column.
     encoding : str, optional
@@ -137,6 +140,7 @@ def read_samples(
         na=frozenset(na),
         keep=frozenset(keep),
         strings=frozenset(strings),
+        numbers=frozenset(numbers),
         dates=dates,
         calendar=None if calendar is None else frozenset(calendar),
         labelled=labelled,

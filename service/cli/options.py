@@ -111,8 +111,8 @@ class SampleFile:
         task : {"classification", "regression"}
             Task of the model.
         features : collection of str
-            Columns of the model so far: a feature with columns ``name=value`` is read as strings again, and
-            calendar features that the model has are there again.
+            Columns of the model so far: a feature with columns ``name=value`` is read as strings again,
+            another one as numbers, and calendar features that the model has are there again.
         """
         from bnp_online.files import read_samples  # late: pyarrow
 
@@ -128,6 +128,7 @@ class SampleFile:
                 drop=tuple(self.drop or ()),
                 keep=tuple(self.keep or ()),
                 strings=string_features(features),
+                numbers=features,
                 labels=self.labels,
                 encoding=self.encoding,
                 dates=self.dates,

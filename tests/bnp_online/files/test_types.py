@@ -36,6 +36,15 @@ def test_a_column_of_codes_is_given() -> None:
     assert column(["02139", "NA", "94305"], strings=["a"]) == ["02139", None, "94305"]
 
 
+def test_a_column_of_numbers_is_given() -> None:
+    read = Read("a,y\n1.5,0\nERR,1\n2,1\n", numbers=["a"])
+    assert [x["a"] for x in read.x] == [1.5, None, 2]
+    assert "row 2: column 'a': 'ERR' is not a number" in read.notices[0]
+    assert column(["red", "blue"], numbers=["a"]) == ["red", "blue"]
+    with pytest.raises(FileError, match="give --decimal ,"):
+        column(["1,5", "2"], numbers=["a"])
+
+
 def test_booleans() -> None:
     assert column(["true", "FALSE", "True", ""]) == [True, False, True, None]
     assert column(["true", "maybe"]) == ["true", "maybe"]

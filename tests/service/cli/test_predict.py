@@ -191,3 +191,15 @@ def test_a_further_key_is_reported_and_the_other_predictions_are_written(folder:
     assert done.err.count("row 2 has 'b', which the first row lacks") == 1
     assert done.err.count("\n") == 2  # the model does not know 'b'
     assert [row["a"] for row in read(folder / "p.csv")] == ["1", "2", "2"]
+
+
+def test_numbers_stay_numbers(folder: Path) -> None:
+    """The first rows of a second file may have words."""
+    write(folder, "n.csv", "t,y\n" + 20 * "1.5,a\n2.5,b\n")
+    write(folder, "words.csv", "t\n" + 20 * "2.5\nERR\n")
+    assert command("learn", "n.csv", "--target", "y", *FAST, "--save", "numbers").code == 0
+    done = command("predict", "words.csv", "--load", "numbers", "-o", "p.csv")
+    assert done.err.startswith("row 2: column 't': 'ERR' is not a number")
+    model = bnp.load(folder / "numbers")
+    rows = read(folder / "p.csv")[:2]
+    assert [row["prediction"] for row in rows] == [model.predict_one({"t": t}) for t in (2.5, None)]
