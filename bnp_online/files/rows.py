@@ -104,7 +104,7 @@ class Samples(Iterator[Row]):
 
     def _started(self) -> Iterator[Row]:
         """Read the first rows, determine the columns, and return all rows."""
-        target, unnamed = self._choices.target, list[str]()
+        target, labelled, unnamed = self._choices.target, self._choices.labelled, list[str]()
         if self._form == "ndjson":
             rows = self._numbered(read_json_lines(self._lines()))
             if target is None:
@@ -127,7 +127,7 @@ class Samples(Iterator[Row]):
             unnamed = [name for name in names if _INDEX.fullmatch(name)]
         self._leave_out(unnamed, valid)
         parse = self._target(target, valid)
-        if target is not None and self._choices.labelled and all(row.keys() <= {target} for _, row in valid):
+        if valid and target is not None and labelled and all(row.keys() <= {target} for _, row in valid):
             self._options.notice(f"there are no features: no column except the target {target!r}")
         self._columns.decide(valid)
         return self._samples(itertools.chain(head, rows), parse)

@@ -172,6 +172,12 @@ def test_a_nested_feature_in_a_line_with_x_is_left_to_the_learner() -> None:
         assert {"a": {"b": 1}, "s": [1]} in Read(text, None).x
 
 
+def test_joined_files_may_have_byte_order_marks() -> None:
+    line = b'\xef\xbb\xbf{"a": 1, "y": 0}\n'
+    read = Read(line + line)
+    assert (read.x, read.errors) == ([{"a": 1}] * 2, {})
+
+
 def test_a_bad_line_is_reported_and_reading_goes_on() -> None:
     read = Read('{"a": 1, "y": 0}\n{"a": \n[1]\n{"a": 2}\n{"a": NaN, "y": 1}\n' + "[" * 100_000 + "\n")
     assert {n: error.partition(":")[0] for n, error in read.errors.items()} == {
