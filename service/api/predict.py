@@ -41,7 +41,7 @@ async def predict(request: FastRequest[schemas.PredictBody]) -> Answer:
     A repeated `id` with the same `x` returns the kept prediction, not a new one. With an `interval` such as
     0.9, a regression model that was created with `intervals` returns a predictive interval of that coverage.
     `unknown` lists the features of `x` that the prediction ignores, because the model has never learned the
-    name or the string value.
+    name or the string value; at most 100.
     As `application/x-ndjson` the body has one sample per line, each answered by a line, and as an array up to
     1,000 samples; see `POST /learn`.
     """

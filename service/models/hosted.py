@@ -31,6 +31,8 @@ Outcome: TypeAlias = Answer | Exception
 
 #: Error code of a sample that was refused after it was logged.
 NON_FINITE = "non_finite_state"
+#: Greatest number of unknown features that a prediction names.
+_UNKNOWN = 100
 _COUNTS = ("predicted", "scored", "loss_sum", "last_loss")
 
 
@@ -131,7 +133,7 @@ class HostedModel:
         if level is not None:
             answer["interval"] = self._interval(features, level)
         if unknown := self.estimator.unknown_features(features):
-            answer["unknown"] = unknown
+            answer["unknown"] = unknown[:_UNKNOWN]
         self.predicted += 1
         return answer
 
