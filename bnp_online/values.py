@@ -214,20 +214,20 @@ def check_label(y: object) -> Label:
     SampleError
         ``"invalid_label"``; also for a date, a time or a duration, which are numbers only in features.
     """
-    if isinstance(y, TIMES) and y == y:
-        message = f"{_CLASS}: send it as a string, or as a number to a regression model"
-        raise SampleError("invalid_label", "y", message, **_CLASS_TYPES, given=type(y))
-    y = scalar(y)
+    given, y = y, scalar(y)
     if isinstance(y, bool | np.bool_):
         return bool(y)
     if isinstance(y, float) and y.is_integer():
-        y = int(y)
+        y = None if isinstance(given, TIMES) else int(y)
     if isinstance(y, int):
         if -(2**63) <= y < 2**63:
             return y
         raise SampleError("invalid_label", "y", "an integer label must fit in 64 bits")
     if isinstance(y, str):
         return str(y)
+    if isinstance(given, TIMES) and given == given:
+        message = f"{_CLASS}: send it as a string, or as a number to a regression model"
+        raise SampleError("invalid_label", "y", message, **_CLASS_TYPES, given=type(given))
     if y is None or y != y:
         raise SampleError("invalid_label", "y", "is missing: leave out samples without a label")
     if isinstance(y, float):
