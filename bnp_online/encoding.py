@@ -255,6 +255,18 @@ class FeatureIndex:
         free = self.max_features - len(self.columns)
         return sorted(features.values.keys() - self._positions.keys(), key=_order)[:free]
 
+    def unknown(self, features: Features) -> list[str]:
+        """Return the names of the features without a column: the name or the string value is unknown."""
+        positions = self._positions
+        names = [
+            column if isinstance(column, str) else column[0]
+            for column in features.values
+            if column not in positions
+        ]
+        return names + [
+            name for name in features.missing if name not in positions and name not in self._one_hot
+        ]
+
     def add(self, columns: Iterable[Column]) -> None:
         """Append columns."""
         for column in columns:
@@ -432,16 +444,17 @@ class LabelIndex:
             return self.labels[known]  # one object for all samples with the label
         label = check_label(y)
         if self.labels and type(label) is not type(self.labels[0]):
-            kind, first = type(label).__name__, self.labels[0]
             raise SampleError(
                 "label_type",
                 "y",
-                f"is of type {kind}, but this model's labels are {type(first).__name__}, such as {first!r}",
+                "is of type {kind}, but this model's labels are {known}, such as {first}",
+                kind=type(label),
+                known=type(self.labels[0]),
+                first=self.labels[0],
             )
         if label not in self._classes and len(self.labels) >= self.max_classes:
-            raise SampleError(
-                "too_many_classes", "y", f"{label!r:.80} would be more than {self.max_classes} classes"
-            )
+            message = "{label} would be more than {limit} classes"
+            raise SampleError("too_many_classes", "y", message, label=label, limit=self.max_classes)
         return label
 
     def add(self, label: Label) -> None:

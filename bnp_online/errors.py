@@ -12,6 +12,11 @@
         └── CheckpointError                  a file is damaged, or is not a checkpoint
 """
 
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
 
 class BNPError(Exception):
     """Base of the errors of this library."""
@@ -60,21 +65,69 @@ class SampleError(BNPError, ValueError):
         What is wrong and what to do.
     row : int, optional
         Number of the row, from 0, in a call with many samples.
+    **shown
+        Values and types in the message, by their names in braces.
     """
 
-    def __init__(self, code: str, field: str, message: str, row: int | None = None) -> None:
-        super().__init__(code, field, message, row)
+    def __init__(self, code: str, field: str, message: str, row: int | None = None, **shown: object) -> None:
         self.code = code
         self.field = field
-        self.message = message
         self.row = row
+        self._template = message
+        self._shown = shown
+        self.message = self._written(_in_python)
+        super().__init__(code, field, self.message, row)
 
     def __str__(self) -> str:
-        return f"{'' if self.row is None else f'row {self.row}: '}{self.field}: {self.message}"
+        return self._located(self.message)
 
-    def at(self, row: int) -> "SampleError":
+    def in_json(self) -> str:
+        """Return the text of the error with values and types as JSON has them.
+
+        Examples
+        --------
+        >>> error = SampleError("invalid_feature", "x.a", "must be a number or {none}, not {kind}",
+        ...                     none=None, kind=list)
+        >>> str(error)
+        'x.a: must be a number or None, not list'
+        >>> error.in_json()
+        'x.a: must be a number or null, not array'
+        """
+        return self._located(self._written(_in_json))
+
+    def _written(self, write: Callable[[object], str]) -> str:
+        shown = {name: write(value) for name, value in self._shown.items()}
+        return self._template.format_map(shown) if shown else self._template
+
+    def _located(self, message: str) -> str:
+        return f"{'' if self.row is None else f'row {self.row}: '}{self.field}: {message}"
+
+    def at(self, row: int) -> SampleError:
         """Return the error with the number of its row."""
-        return SampleError(self.code, self.field, self.message, row)
+        return SampleError(self.code, self.field, self._template, row, **self._shown)
+
+
+#: Names of types in JSON.
+_JSON_TYPES = {
+    "NoneType": "null",
+    "bool": "boolean",
+    "int": "integer",
+    "float": "number",
+    "str": "string",
+    "str_": "string",
+    "list": "array",
+    "dict": "object",
+}
+
+
+def _in_python(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else f"{value!r:.80}"
+
+
+def _in_json(value: object) -> str:
+    if isinstance(value, type):
+        return _JSON_TYPES.get(value.__name__, value.__name__)
+    return json.dumps(value, ensure_ascii=False, default=repr)[:80]
 
 
 class NonFiniteStateError(BNPError, ArithmeticError):

@@ -68,7 +68,7 @@ def _frame(X: object) -> nw.DataFrame[Any] | None:
 
 
 def _rows_of_columns(columns: Mapping[Any, Any]) -> list[dict[Any, Any]]:
-    values = {name: values_of(column) for name, column in columns.items()}
+    values = {name: values_of(column, f"x.{name}") for name, column in columns.items()}
     lengths = {name: len(column) for name, column in values.items()}
     if len({*lengths.values()}) > 1:
         name = min(lengths, key=lengths.__getitem__)

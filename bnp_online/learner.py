@@ -174,6 +174,25 @@ class OnlineLearner(Parameters):
             return self._features.check(x)
         return check_array(x, tuple(self.input_shape))
 
+    def read_features(self, x: object) -> Features | Array:
+        """Validate an ``x``, as `check_features`, in less time for a plain sample without new features."""
+        row = self._row(x)
+        return self.check_features(x) if row is None else Array(row)
+
+    def unknown_features(self, x: object) -> list[str]:
+        """Return the names of the features that a prediction of the sample ignores.
+
+        These are features without a column: the model has never learned the name or the string value, or it
+        has no column left (`max_features`).
+
+        Raises
+        ------
+        SampleError
+            If a feature is invalid; the error names it.
+        """
+        features = self.read_features(x)
+        return self._features.unknown(features) if isinstance(features, Features) else []
+
     def preview(self) -> Preview:
         """Return a validator of the next samples."""
         return Preview(self)

@@ -29,6 +29,10 @@ Column: TypeAlias = "str | tuple[str, str]"
 LARGEST = 1e100
 
 _EXACT = frozenset({bool, int, float})
+#: Types of dates, times and durations, which are numbers of seconds in features alone.
+TIMES = date | time | timedelta | np.datetime64 | np.timedelta64
+_CLASS = "a class must be {bool}, {int} or {str}, not {given}"
+_CLASS_TYPES: dict[str, Any] = {"bool": bool, "int": int, "str": str}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,8 @@ def check_features(x: object) -> Features:
         ``"invalid_feature"`` or ``"non_finite_feature"``, naming the feature.
     """
     if not isinstance(x, Mapping):
-        raise SampleError("invalid_feature", "x", f"must be a dict of features, not {type(x).__name__}")
+        message = "must be of type {dict}, with features by name, not {kind}"
+        raise SampleError("invalid_feature", "x", message, dict=dict, kind=type(x))
     values: dict[Column, float] = {}
     missing: list[str] = []
     for key, value in x.items():
@@ -132,14 +137,17 @@ def check_array(x: object, shape: tuple[int, ...]) -> Array:
     try:
         array = np.asarray(x)
     except ValueError:
-        raise SampleError("wrong_shape", "x", f"is ragged: its shape must be {shape}") from None
+        message = "is ragged: its shape must be {shape}"
+        raise SampleError("wrong_shape", "x", message, shape=shape) from None
     if array.shape != shape:
-        raise SampleError("wrong_shape", "x", f"has the shape {array.shape}: its shape must be {shape}")
+        message = "has the shape {found}: its shape must be {shape}"
+        raise SampleError("wrong_shape", "x", message, found=array.shape, shape=shape)
     if array.dtype == object:
         numbers = [_element(value, f"x{_position(i, shape)}") for i, value in enumerate(array.flat)]
         return Array(np.array(numbers).reshape(shape))
     if array.dtype.kind not in "biuf":
-        raise SampleError("invalid_feature", "x", f"must be an array of numbers, not of {array.dtype}")
+        message = "must be an array of numbers, not of {kind}"
+        raise SampleError("invalid_feature", "x", message, kind=array.dtype.type)
     with np.errstate(over="ignore"):  # a long double may be infinite in float64
         result = array.astype(np.float64)
     beyond = np.abs(result) > LARGEST
@@ -152,7 +160,9 @@ def check_array(x: object, shape: tuple[int, ...]) -> Array:
 def _element(value: object, field: str) -> float:
     read = read_value(value, "feature", field)
     if isinstance(read, str):
-        raise SampleError("invalid_feature", field, "must be a number or None, not str")
+        raise SampleError(
+            "invalid_feature", field, "must be a number or {none}, not {kind}", none=None, kind=str
+        )
     return math.nan if read is None else read
 
 
@@ -173,7 +183,7 @@ def check_weight(w: object) -> float:
             weight = math.inf
         if 0.0 <= weight < math.inf:
             return weight
-    raise SampleError("invalid_weight", "w", f"must be a finite number ≥ 0, not {w!r:.40}")
+    raise SampleError("invalid_weight", "w", "must be a finite number ≥ 0, not {value}", value=w)
 
 
 def check_number(y: object) -> float:
@@ -186,9 +196,9 @@ def check_number(y: object) -> float:
     """
     if type(y) is float and -LARGEST <= y <= LARGEST:  # most often
         return y
-    if isinstance(y, str | date | time | timedelta | np.datetime64 | np.timedelta64):
-        raise SampleError("invalid_label", "y", f"must be a number, not {type(y).__name__}")
     read = read_value(y, "label", "y")
+    if isinstance(y, str | TIMES) and read is not None:
+        raise SampleError("invalid_label", "y", "must be a number, not {kind}", kind=type(y))
     if read is None:
         code = "invalid_label" if y is None else "non_finite_label"
         raise SampleError(code, "y", "is missing: leave out samples without a target")
@@ -202,28 +212,33 @@ def check_label(y: object) -> Label:
     Raises
     ------
     SampleError
-        ``"invalid_label"``.
+        ``"invalid_label"``; also for a date, a time or a duration, which are numbers only in features.
     """
-    y = scalar(y)
+    given, y = y, scalar(y)
     if isinstance(y, bool | np.bool_):
         return bool(y)
     if isinstance(y, float) and y.is_integer():
-        y = int(y)
+        y = None if isinstance(given, TIMES) else int(y)
     if isinstance(y, int):
         if -(2**63) <= y < 2**63:
             return y
         raise SampleError("invalid_label", "y", "an integer label must fit in 64 bits")
     if isinstance(y, str):
         return str(y)
+    if isinstance(given, TIMES) and given == given:
+        message = f"{_CLASS}: send it as a string, or as a number to a regression model"
+        raise SampleError("invalid_label", "y", message, **_CLASS_TYPES, given=type(given))
     if y is None or y != y:
         raise SampleError("invalid_label", "y", "is missing: leave out samples without a label")
     if isinstance(y, float):
         raise SampleError(
             "invalid_label",
             "y",
-            f"a class must be bool, int or str, not {y!r}: create a regression model for numbers",
+            f"{_CLASS}: create a regression model for numbers",
+            **_CLASS_TYPES,
+            given=y,
         )
-    raise SampleError("invalid_label", "y", f"a class must be bool, int or str, not {type(y).__name__}")
+    raise SampleError("invalid_label", "y", _CLASS, **_CLASS_TYPES, given=type(y))
 
 
 def read_value(value: object, what: str, field: str) -> float | str | None:
@@ -247,11 +262,13 @@ def read_value(value: object, what: str, field: str) -> float | str | None:
         if number != number:
             return None
         if math.isinf(number):
-            remedy = "send a number, or None if it is missing" if what == "feature" else "send a number"
-            raise SampleError(f"non_finite_{what}", field, f"is not finite: {remedy}")
+            remedy = "send a number, or {none} if it is missing" if what == "feature" else "send a number"
+            raise SampleError(f"non_finite_{what}", field, f"is not finite: {remedy}", none=None)
         raise SampleError(f"invalid_{what}", field, f"is {number:g}: a number must lie within ±{LARGEST:g}")
-    allowed = "a number, boolean, string, date or None" if what == "feature" else "a number"
-    raise SampleError(f"invalid_{what}", field, f"must be {allowed}, not {type(value).__name__}")
+    allowed = "a number, boolean, string or {none}" if what == "feature" else "a number"
+    raise SampleError(
+        f"invalid_{what}", field, f"must be {allowed}, not {{kind}}", none=None, kind=type(value)
+    )
 
 
 def scalar(value: object) -> object:
@@ -263,6 +280,8 @@ def scalar(value: object) -> object:
         value = value.item()
     if isinstance(value, date | time | timedelta):
         return seconds(value)
+    if isinstance(value, Decimal) and value.is_snan():
+        return None
     if isinstance(value, Decimal | Fraction | np.floating):  # a long double has no `item` in Python's types
         return float(value)
     pandas = sys.modules.get("pandas")

@@ -15,6 +15,11 @@ from pydantic.config import JsonDict
 from bnp_online.client.schemas import *
 
 _SAMPLE: JsonDict = {"sepal length": 5.1, "sepal width": 3.5, "garden": "north"}
+_X = Field(
+    description="An object of numbers, booleans, strings and nulls, or nested lists of numbers. null is a "
+    "missing value. A string is a category, even if it is a date: send a date as a number, such as seconds "
+    "since 1970. A number that is a code can be sent as a string."
+)
 
 
 class LearnBody(Body):
@@ -26,8 +31,7 @@ class LearnBody(Body):
         }
     )
 
-    x: Features
-    """An object of numbers, booleans, strings and nulls, or nested lists."""
+    x: Features = _X
     y: Target
     """A class (boolean, integer or string), or the number to predict."""
     model: str | None = None
@@ -54,7 +58,7 @@ class PredictBody(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"x": _SAMPLE}, {"x": _SAMPLE, "id": "t-42"}]})
 
-    x: Features
+    x: Features = _X
     model: str | None = None
     id: Identifier | None = None
     """Keeps the prediction for `POST /label`."""

@@ -215,6 +215,9 @@ class PredictAnswer(Schema):
     id: str | None
     interval: Annotated[tuple[float, float], WithJsonSchema(_TWO_NUMBERS)] | None = None
     """Low and high, if requested; null before 20 errors have been observed."""
+    unknown: list[str] = []
+    """Features of `x` that the prediction ignores: the model has never learned the name or the string value.
+    Absent if there are none."""
 
 
 class ModelSummary(Schema):

@@ -10,7 +10,9 @@ import numpy as np
 from ..errors import SampleError
 from ..values import (
     LARGEST,
+    TIMES,
     check_array,
+    check_label,
     check_number,
     check_weight,
     feature_name,
@@ -107,6 +109,8 @@ def target(y: object) -> bool | int | float | str:
     """
     if type(y) in _PLAIN and type(y) is not float:  # most often
         return y  # type: ignore[return-value]  # of one of these types
+    if isinstance(y, TIMES):
+        return check_label(y)
     plain = scalar(y)
     for kind in (bool, str, int):
         if isinstance(plain, kind):

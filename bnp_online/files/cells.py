@@ -11,7 +11,6 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from ..values import seconds
-from .source import FileError
 
 #: Words for a missing value in any feature, in any case: of spreadsheets, databases, pandas and R.
 MISSING = frozenset(
@@ -39,8 +38,23 @@ MISSING_NUMBER = MISSING | frozenset(
         *("#null!", "#div/0!", "#value!", "#ref!", "#name?", "#num!"),
     ]
 )
-_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-_NUMBER_WITH_COMMA = re.compile(r"[+-]?(?:\d+(?:,\d*)?|,\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_NUMBER = {
+    sign: re.compile(rf"[+-]?(?:\d+(?:[{sign}]\d*)?|[{sign}]\d+)(?:[eE][+-]?\d+)?", re.ASCII) for sign in ".,"
+}
+#: Separated thousands. A single comma, as in 1,234, may be a decimal sign.
+_COMMAS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?", re.ASCII)
+_THOUSANDS = {
+    ".": re.compile(
+        r"[+-]?[1-9]\d{0,2}(?:(?:,\d{3})+\.\d*|,\d{3}(?:,\d{3})+|(?P<by>['’ \xa0\u202f])\d{3}"
+        r"(?:(?P=by)\d{3})*(?:\.\d*)?)",
+        re.ASCII,
+    ),
+    ",": re.compile(
+        r"[+-]?[1-9]\d{0,2}(?P<by>['’ .\xa0\u202f])\d{3}(?:(?P=by)\d{3})*(?:,\d*)?",
+        re.ASCII,
+    ),
+}
+_SEPARATORS = re.compile(r"['’ \xa0\u202f]")
 #: Types of JSON and Arrow that are no features.
 NESTED = (list, tuple, dict, bytes)
 
@@ -63,7 +77,9 @@ class Options:
     na: frozenset[str] = frozenset()
     keep: frozenset[str] = frozenset()
     strings: frozenset[str] = frozenset()
+    numbers: frozenset[str] = frozenset()
     dates: Literal["raw", "calendar", "drop"] = "calendar"
+    calendar: frozenset[str] | None = None
     labelled: bool = True
     na_numbers: frozenset[float] = field(init=False)
 
@@ -75,33 +91,30 @@ class Options:
         """Return whether a column that looks like an id is left out: a prediction ignores unknown values."""
         return self.labelled and name not in self.keep
 
-    def number(self, text: str) -> float | None:
-        """Return the number in a text, None if it has another form."""
-        if self.decimal == ",":
-            return float(text.replace(",", ".")) if _NUMBER_WITH_COMMA.fullmatch(text) else None
-        return float(text) if _NUMBER.fullmatch(text) else None
+    def number(self, text: str, *, commas: bool = False) -> float | None:
+        """Return the number in a text, None if it has another form.
+
+        Parameters
+        ----------
+        text : str
+            The text.
+        commas : bool
+            Whether commas separate thousands, so that 1,234 is a number with the decimal sign ``.``.
+        """
+        sign = self.decimal
+        if not _NUMBER[sign].fullmatch(text):
+            if not (_THOUSANDS[sign].fullmatch(text) or (commas and _COMMAS.fullmatch(text))):
+                return None
+            text = _SEPARATORS.sub("", text).replace("," if sign == "." else ".", "")
+        return float(text.replace(",", "."))
+
+    def has_form(self, text: str, sign: str) -> bool:
+        """Return whether a text is a number with another decimal sign."""
+        return any(form[sign].fullmatch(text) for form in (_NUMBER, _THOUSANDS))
 
     def is_missing(self, word: str, words: frozenset[str] = MISSING) -> bool:
         """Return whether a word, without spaces around it, stands for a missing value."""
         return word in self.na or word.lower() in words
-
-
-def check_decimal(name: str, words: list[str], options: Options) -> None:
-    """Refuse a column of numbers with commas, unless they are known to be decimal signs.
-
-    Raises
-    ------
-    FileError
-        If each word is such a number, or an integer.
-    """
-    example = next((word for word in words if "," in word), None)
-    if options.decimal == "," or name in options.keep or example is None:
-        return
-    if all(map(_NUMBER_WITH_COMMA.fullmatch, words)):
-        raise FileError(
-            f"has numbers with commas in the column {name!r}, such as {example!r}: give --decimal , for "
-            f"decimal commas, or write them without commas; --keep {quoted(name)} reads strings"
-        )
 
 
 def plain(value: Any) -> Any:

@@ -9,7 +9,9 @@ from datetime import date
 from typing import Any, TypeAlias
 
 from ..values import seconds
-from .cells import MISSING, MISSING_NUMBER, NESTED, Options, check_decimal, plain, quoted
+from .amounts import check_decimal
+from .amounts import recognise as recognise_amounts
+from .cells import MISSING, MISSING_NUMBER, NESTED, Options, plain, quoted
 from .dates import Calendar, Parser, recognise, recognise_times
 from .source import FileError
 
@@ -17,6 +19,7 @@ from .source import FileError
 Converter: TypeAlias = Callable[[Any], Any]
 
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
+_INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
 _JSON = frozenset({int, float, bool, str})
 _TRUTH = {"true": True, "false": False}
 
@@ -73,6 +76,7 @@ class Columns:
                 if not (nested and isinstance(value, NESTED)):
                     cells.setdefault(name, []).append((number, value))
         self._names = frozenset(cells)
+        _refuse_nested({name: values for name, values in cells.items() if name not in self._converters})
         for name, values in cells.items():
             if name not in self._converters:
                 self._converters[name] = self._converter(name, values)
@@ -128,8 +132,9 @@ class Columns:
             return self.undecided(name)
         if name in options.strings:
             return self._string(name, cells)
-        if all(options.number(word) is not None for word in words):
-            self._report_integer_id(name, words)
+        finite = [word for word in words if not _INFINITE.fullmatch(word)]
+        if finite and all(options.number(word) is not None for word in finite):
+            self._report_integer_id(name, finite)
             return self._number(name)
         if all(word.lower() in _TRUTH for word in words):
             return self._parsed(name, lambda word: _TRUTH.get(word.lower()), "a boolean")
@@ -137,7 +142,11 @@ class Columns:
             return self._parsed(name, clock, "a time")
         if (found := recognise(words)) is not None:
             return self._date(name, *found)
+        if (amount := recognise_amounts(words, options)) is not None:
+            return self._parsed(name, amount, "a number")
         check_decimal(name, words, options)
+        if name in options.numbers and any(options.number(word) is not None for word in words):
+            return self._number(name)
         return self._string(name, cells)
 
     def _number(self, name: str) -> Converter:
@@ -190,9 +199,6 @@ class Columns:
         if not cells:
             return self.undecided(name)
         options, values = self._options, [value for _, value in cells]
-        nested = next(((row, v) for row, v in cells if isinstance(v, NESTED)), None)
-        if nested is not None:
-            raise FileError(_nested(name, *nested))
         if all(isinstance(value, date) for value in values):
             return self._date(name, seconds, None)
         if all(isinstance(value, str) for value in values):
@@ -223,7 +229,7 @@ class Columns:
         if remark is not None:
             options.notice(f"column {name!r}: {remark}")
         if options.dates == "calendar":
-            self._calendars.append(Calendar(name, self._names, always=not options.labelled))
+            self._add_calendar(name)
         if options.text:
             return self._parsed(name, parse, "a date")
         parsed = self._parsed(name, parse, "a date")
@@ -232,6 +238,13 @@ class Columns:
             return parsed(value) if isinstance(value, str) else self._value(value)
 
         return convert
+
+    def _add_calendar(self, name: str) -> None:
+        options, calendar = self._options, Calendar(name, self._names)
+        known = options.calendar
+        calendar.active = not options.labelled if known is None else not known.isdisjoint(calendar.names)
+        if calendar.active or options.labelled:
+            self._calendars.append(calendar)
 
     def _string(self, name: str, cells: list[tuple[int, Any]]) -> Converter | None:
         options = self._options
@@ -326,8 +339,21 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _nested(name: str, row: int, value: Any) -> str:
+def _refuse_nested(columns: Mapping[str, list[tuple[int, Any]]]) -> None:
+    """Refuse columns with lists, objects or bytes."""
+    nested: dict[str, tuple[int, Any]] = {}
+    for name, cells in columns.items():
+        for row, value in cells:
+            if isinstance(value, NESTED):
+                nested.setdefault(name, (row, value))
+    if not nested:
+        return
+    name, (row, value) = next(iter(nested.items()))
     kind = "an object" if isinstance(value, dict) else "bytes" if isinstance(value, bytes) else "a list"
     if name == "x":
-        return f'has {kind} in "x" (row {row}): give no --target; "y" is then the target'
-    return f"has {kind} in the column {name!r} (row {row}), which is no feature: give --drop {quoted(name)}"
+        raise FileError(f'has {kind} in "x" (row {row}): give no --target; "y" is then the target')
+    drops = " ".join(f"--drop {quoted(name)}" for name in nested)
+    others = f", and more in {', '.join(map(repr, [*nested][1:]))}" if len(nested) > 1 else ""
+    raise FileError(
+        f"has {kind} in the column {name!r} (row {row}){others}: such values are no features; give {drops}"
+    )

@@ -200,19 +200,23 @@ class Calendar:
         Name of the column.
     taken : collection of str
         Names of the columns of the file.
-    always : bool
-        Whether the features are added from the first row on. Otherwise they are added once the column has
-        varied by more than a day.
+
+    Attributes
+    ----------
+    names : list of str
+        Names of the features.
+    active : bool
+        Whether the features are added. They are added once the column has varied by more than a day.
     """
 
-    def __init__(self, name: str, taken: Collection[str], *, always: bool) -> None:
+    def __init__(self, name: str, taken: Collection[str]) -> None:
         self.name = name
         parts = [f"{part}_{axis}" for part in ("hour", "weekday", "month") for axis in ("sin", "cos")]
         prefix = f"{name}."
         while any(prefix + part in taken for part in parts):
             prefix += "."
-        self._names = [prefix + part for part in parts]
-        self._active = always
+        self.names = [prefix + part for part in parts]
+        self.active = False
         self._low, self._high = math.inf, -math.inf
         self._days: dict[int, tuple[float, ...]] = {}
 
@@ -223,14 +227,14 @@ class Calendar:
         value = x[self.name]
         if not isinstance(value, float) or not _FIRST <= value <= _LAST:  # JSON may have another number
             value = None
-        if not self._active:
+        if not self.active:
             if value is None:
                 return
             self._low, self._high = min(self._low, value), max(self._high, value)
-            self._active = self._high - self._low > _DAY
-            if not self._active:
+            self.active = self._high - self._low > _DAY
+            if not self.active:
                 return
-        x.update(zip(self._names, (None,) * 6 if value is None else self._features(value), strict=True))
+        x.update(zip(self.names, (None,) * 6 if value is None else self._features(value), strict=True))
 
     def _features(self, value: float) -> tuple[float, ...]:
         day, second = divmod(value, _DAY)

@@ -62,6 +62,7 @@ def read_delimited(
         sep = _separator(sample, expected)
         if sep != expected:
             notice(f"the columns are separated by {_NAMES[sep]}: if they are not, give --sep")
+    _check_width(sample, sep)
     ended: list[bool] = []
     text = _marked(lines, ended)
     reader = csv.reader(text, delimiter=sep, skipinitialspace=sep != " ")
@@ -104,6 +105,28 @@ def _separator(sample: list[str], expected: str) -> str:
         if (alike, counts[0]) > most and (sep == expected or alike > most[0] or most[1] == 0):
             best, most = sep, (alike, counts[0])
     return best
+
+
+def _check_width(sample: list[str], sep: str) -> None:
+    """Refuse rows that all have more cells than the header, as those of a table with names of rows."""
+    try:
+        header, *rows = [
+            cells for cells in csv.reader(sample, delimiter=sep, skipinitialspace=sep != " ") if cells
+        ]
+    except (csv.Error, ValueError):
+        return
+    widths = {len(cells) for cells in rows[:-1]}  # the last one may continue after the sample
+    if (
+        len(rows) > 2
+        and len(widths) == 1
+        and min(widths) > len(header)
+        and any(any(cells[len(header) :]) for cells in rows)
+    ):
+        raise FileError(
+            f"has {min(widths)} cells in each row, and {len(header)} in the header: if the first cell is the "
+            "name of the row, begin the header with a name for it; put a cell with the separator in "
+            "quotation marks"
+        )
 
 
 def _marked(lines: Iterator[str], ended: list[bool]) -> Iterator[str]:

@@ -24,6 +24,7 @@ def read_json_lines(lines: Iterator[str]) -> Iterator[dict[str, Any] | InvalidRo
     """
     first = True
     for line in lines:
+        line = line.removeprefix("\ufeff")  # files with byte order marks may have been joined
         if line.isspace():
             continue
         row = _parsed(line)

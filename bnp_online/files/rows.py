@@ -104,7 +104,7 @@ class Samples(Iterator[Row]):
 
     def _started(self) -> Iterator[Row]:
         """Read the first rows, determine the columns, and return all rows."""
-        target, unnamed = self._choices.target, list[str]()
+        target, labelled, unnamed = self._choices.target, self._choices.labelled, list[str]()
         if self._form == "ndjson":
             rows = self._numbered(read_json_lines(self._lines()))
             if target is None:
@@ -127,6 +127,8 @@ class Samples(Iterator[Row]):
             unnamed = [name for name in names if _INDEX.fullmatch(name)]
         self._leave_out(unnamed, valid)
         parse = self._target(target, valid)
+        if valid and target is not None and labelled and all(row.keys() <= {target} for _, row in valid):
+            self._options.notice(f"there are no features: no column except the target {target!r}")
         self._columns.decide(valid)
         return self._samples(itertools.chain(head, rows), parse)
 
@@ -213,8 +215,10 @@ class Samples(Iterator[Row]):
             raise FileError(f"needs --target NAME: the column with the target{nearest('', names)}")
         if target is not None and self._choices.labelled and target not in names:
             hint = ""
-            if len(names) == 1 and any(sign in names[0] for sign in ",;\t|"):
-                hint = "; another --sep may separate its columns"
+            sign = next((sign for sign in ",;\t| " if sign in names[0]), None)
+            if len(names) == 1 and sign is not None:
+                shown = "\\t" if sign == "\t" else sign
+                hint = f"; another --sep may separate its columns: --sep {quoted(shown)}"
             elif self._options.text and all(self._options.number(name) is not None for name in names):
                 hint = "; its first row must have the names of the columns"
             raise FileError(f"has no column {target!r}{nearest(target, names)}{hint}")

@@ -27,9 +27,11 @@ def read_samples(
     drop: Collection[str] = (),
     keep: Collection[str] = (),
     strings: Collection[str] = (),
+    numbers: Collection[str] = (),
     labels: LabelType | None = None,
     encoding: str | None = None,
     dates: Dates = "calendar",
+    calendar: Collection[str] | None = None,
     task: Task = "classification",
     notice: Callable[[str], object] | None = None,
 ) -> Samples:
@@ -48,7 +50,7 @@ def read_samples(
     sep : str, optional
         Separator of the columns. Default: comma, semicolon, tab or ``|``, whichever the first lines have.
     decimal : {".", ","}
-        Decimal sign of numbers. Numbers with thousands separators are strings.
+        Decimal sign of numbers.
     na : collection of str
         Further words for a missing value, in features and in the target; a number stands for equal numbers.
     drop : collection of str
@@ -57,12 +59,16 @@ def read_samples(
         Columns to read although each row has another value, or although their numbers have commas.
     strings : collection of str
         Columns of CSV whose values are strings although they look like numbers, such as codes.
+    numbers : collection of str
+        Columns of CSV whose values are numbers although the first rows have words too, which are missing.
     labels : {"str", "int"}, optional
         Type of the labels. Default: by the column.
     encoding : str, optional
         Encoding of the text. Default: UTF-8, or UTF-16 or UTF-32 where the first bytes show it.
     dates : {"calendar", "raw", "drop"}
         Dates as seconds since 1970 with calendar features, as seconds alone, or left out.
+    calendar : collection of str, optional
+        Features of a model: those of them that are calendar features are there from the first row on.
     task : {"classification", "regression"}
         Whether the target is a label or a number.
     notice : callable, optional
@@ -86,6 +92,10 @@ def read_samples(
     of day and durations (in seconds), or strings. A later cell of another type is a missing value, and is
     reported once per column. Parquet, Arrow and NDJSON have types; their strings may be dates.
 
+    Numbers may have separated thousands, and a currency or percent sign that is the same in the whole column:
+    1,234.50, 1'234.50, $990, 12 %; with the decimal sign ``,`` also 1.234,50 €. A column in which each comma
+    may be a decimal sign, such as 1,234, is refused unless `decimal` is ``,``.
+
     Missing features of CSV are empty, NA, N/A, #N/A, NaN, NaT, <NA>, null and ``\N``, in any case; and among
     numbers, booleans and dates also ``?``, ``-``, ``.``, None, missing, and the errors of Excel, such as
     #DIV/0!. In the target only an empty cell is missing.
@@ -95,7 +105,7 @@ def read_samples(
 
     Calendar features of a column t are t.hour_sin, t.hour_cos, t.weekday_sin, t.weekday_cos, t.month_sin and
     t.month_cos, in UTC. They begin when the column has varied by more than a day; if `labelled` is false, at
-    once. Times have microseconds.
+    once, or, if `calendar` is given and has none of them, never. Times have microseconds.
 
     A column of strings with a new value in 95 % of the first rows, at least 200, is left out. One that has so
     many new values later is left out from there on. If `labelled` is false, such columns are kept.
@@ -130,7 +140,9 @@ def read_samples(
         na=frozenset(na),
         keep=frozenset(keep),
         strings=frozenset(strings),
+        numbers=frozenset(numbers),
         dates=dates,
+        calendar=None if calendar is None else frozenset(calendar),
         labelled=labelled,
     )
     source = Source(file)

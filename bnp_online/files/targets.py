@@ -8,7 +8,8 @@ from datetime import date, time, timedelta
 from typing import Any, Literal, TypeAlias
 
 from ..frames import name_of_label
-from .cells import NESTED, Options, check_decimal, plain, quoted
+from .amounts import Parser, check_decimal, recognise
+from .cells import NESTED, Options, plain, quoted
 from .columns import IDS
 from .source import FileError
 
@@ -59,8 +60,8 @@ def target_of(name: str, cells: list[Any], options: Options, task: Task, labels:
         return _undecided(name, options)
     kind = _type_of(name, present, options)
     if options.labelled and len(present) >= IDS and len({*present}) == len(present):
-        remedy = "" if kind == "str" else ": if they are quantities, give --task regression"
-        options.notice(f"the target {name!r} has another label in each row{remedy}")
+        remedy = "check --target" if kind == "str" else "if they are quantities, give --task regression"
+        options.notice(f"the target {name!r} has another label in each row: {remedy}")
     return _labels(name, options, kind, "the first rows have such labels; give --labels str, or correct it")
 
 
@@ -125,10 +126,10 @@ def _labels(name: str, options: Options, kind: str, remedy: str) -> Target:
 def _type_of(name: str, present: list[Any], options: Options) -> str:
     """Return the type of the labels in a column: strings are strings, unless they are text of CSV."""
     typed_strings = not options.text and any(isinstance(value, str) for value in present)
-    if typed_strings or not options.labelled:
-        numbers: list[float | None] = []
-    else:
-        numbers = [options.number(v) if isinstance(v, str) else float(v) for v in present]
+    numbers: list[float | None] = []
+    if options.labelled and not typed_strings:
+        parse = _parser(present, options)
+        numbers = [parse(v) if isinstance(v, str) else float(v) for v in present]
     if not typed_strings:
         if all(_boolean(value) is not None for value in present):
             return "bool"
@@ -142,7 +143,21 @@ def _type_of(name: str, present: list[Any], options: Options) -> str:
             f"has fractions in the target {name!r}, such as {fraction:g}: give --task regression, or "
             "--labels str if they are names of classes"
         )
+    words = [v for v, number in zip(present, numbers, strict=False) if number is None]
+    if fraction is not None and 2 * len(words) <= len(present):
+        options.notice(
+            f"the target {name!r} is read as strings, although most rows have a number: give "
+            f"--task regression for numbers, and --na {quoted(words[0])} if {words[0]!r:.80} is a missing "
+            "value"
+        )
     return "str"
+
+
+def _parser(words: list[Any], options: Options) -> Parser:
+    """Return the parser of the numbers in a target: with a unit if all have it."""
+    if not options.text or all(options.number(word) is not None for word in words):
+        return options.number
+    return recognise(words, options) or options.number
 
 
 def _integer(value: Any) -> int | None:
@@ -162,7 +177,8 @@ def _boolean(value: Any) -> bool | None:
 
 
 def _regression(name: str, present: list[Any], options: Options) -> Target:
-    if options.labelled and present and all(_number(value, options) is None for value in present):
+    parse = _parser(present, options)
+    if options.labelled and present and all(_number(value, parse) is None for value in present):
         if options.text:
             check_decimal(name, present, options)
         raise FileError(
@@ -171,7 +187,7 @@ def _regression(name: str, present: list[Any], options: Options) -> Target:
 
     def convert(cell: Any) -> float | None:
         value = _present(cell, options)
-        number = None if value is None else _number(value, options)
+        number = None if value is None else _number(value, parse)
         if number is None and value is not None and options.labelled:
             raise TargetError(
                 f"has {value!r:.80} in the column {name!r}, which is not a number: correct it, or give "
@@ -182,8 +198,8 @@ def _regression(name: str, present: list[Any], options: Options) -> Target:
     return convert
 
 
-def _number(value: Any, options: Options) -> float | None:
+def _number(value: Any, parse: Parser) -> float | None:
     if isinstance(value, str):
         truth = _boolean(value)
-        return options.number(value) if truth is None else float(truth)
+        return parse(value) if truth is None else float(truth)
     return float(value) if isinstance(value, int | float) else None

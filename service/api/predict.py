@@ -30,7 +30,7 @@ def _asked(request: FastRequest[schemas.PredictBody]) -> Asked:
     body = request.fields
     level: float | None = body.get("interval")
     if level is not None and not 0.0 < level < 1.0:
-        raise library.SampleError("invalid_level", "interval", f"{level!r:.40} is not between 0 and 1")
+        raise library.SampleError("invalid_level", "interval", "{level} is not between 0 and 1", level=level)
     return Asked(body["x"], body.get("id"), level)
 
 
@@ -40,6 +40,8 @@ async def predict(request: FastRequest[schemas.PredictBody]) -> Answer:
 
     A repeated `id` with the same `x` returns the kept prediction, not a new one. With an `interval` such as
     0.9, a regression model that was created with `intervals` returns a predictive interval of that coverage.
+    `unknown` lists the features of `x` that the prediction ignores, because the model has never learned the
+    name or the string value; at most 100.
     As `application/x-ndjson` the body has one sample per line, each answered by a line, and as an array up to
     1,000 samples; see `POST /learn`.
     """

@@ -134,9 +134,10 @@ def learn_at_server(
 def _learn(
     rows: Iterable[Row], learner: Local | Remote, report: Report, delay: int | None, advance: Advance
 ) -> None:
+    events = _events(_valid(rows, report), delay)
     start = time.perf_counter()
     unpredicted: set[int] = set()
-    for row, labelled in _events(_valid(rows, report), delay):
+    for row, labelled in events:
         if labelled and row.number in unpredicted:
             unpredicted.remove(row.number)
             continue
@@ -186,14 +187,11 @@ def _valid(rows: Iterable[Row], report: Report) -> Iterator[Row]:
 
 
 def _events(rows: Iterable[Row], delay: int | None) -> Iterator[tuple[Row, bool]]:
-    """Yield each sample twice: on arrival with False, and when its label arrives with True."""
+    """Return each sample twice: on arrival with False, and when its label arrives with True."""
     if delay is None:
-        for row in rows:
-            yield row, False
-            yield row, True
-        return
+        return ((row, labelled) for row in rows for labelled in (False, True))
     from river import stream  # late: it imports pandas and scikit-learn
 
     pairs: Any = ((row, row.y) for row in rows)  # it takes any type for x
-    for _, row, y in stream.simulate_qa(pairs, moment=None, delay=delay, copy=False):
-        yield row, y is not None
+    questions = stream.simulate_qa(pairs, moment=None, delay=delay, copy=False)
+    return ((row, y is not None) for _, row, y in questions)

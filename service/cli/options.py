@@ -111,7 +111,8 @@ class SampleFile:
         task : {"classification", "regression"}
             Task of the model.
         features : collection of str
-            Columns of the model so far: a feature with columns ``name=value`` is read as strings again.
+            Columns of the model so far: a feature with columns ``name=value`` is read as strings again,
+            another one as numbers, and calendar features that the model has are there again.
         """
         from bnp_online.files import read_samples  # late: pyarrow
 
@@ -127,9 +128,11 @@ class SampleFile:
                 drop=tuple(self.drop or ()),
                 keep=tuple(self.keep or ()),
                 strings=string_features(features),
+                numbers=features,
                 labels=self.labels,
                 encoding=self.encoding,
                 dates=self.dates,
+                calendar=features,
                 task=task,
                 notice=note,
             )

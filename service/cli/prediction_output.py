@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .options import nearest
-from .output import CommandError, Sink
+from .output import CommandError, Sink, note
 
 if TYPE_CHECKING:
     from bnp_online.files import Row
@@ -69,6 +69,7 @@ class CsvOutput:
         self._with_input = with_input
         self._identifier = identifier
         self._columns: list[str] | None = None
+        self._known: set[str] = set()  # the columns, and names that were reported
         self._text = io.StringIO()
         self._csv = csv.writer(self._text, lineterminator="\n")
 
@@ -76,12 +77,15 @@ class CsvOutput:
         """Write a prediction as a line; before the first one, the header."""
         if self._columns is None:
             self._columns = self._of_input(row)
+            self._known = {*self._columns}
             names = ["prediction", *(f"probability_{name}" for name in self._classes), "error"]
             self._line([*self._columns, *_distinct(names, self._columns)])
-        elif self._with_input and (further := row.source.keys() - set(self._columns)):
-            raise CommandError(
-                f"Row {row.number} has {min(further)!r}, which the first row lacks: "
-                "use --output-format ndjson"
+        elif self._with_input and (further := row.source.keys() - self._known):
+            self._known |= further
+            listed = ", ".join(map(repr, sorted(map(str, further))))
+            note(
+                f"row {row.number} has {listed}, which the first row lacks: the output has no such column; "
+                "--output-format ndjson writes it"
             )
         if self._identifier is not None:
             _identifier(row, self._identifier)

@@ -16,6 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
+from bnp_online.errors import SampleError
+
 from ..errors import (
     HTTP_CODES,
     OutOfDescriptorsError,
@@ -90,7 +92,10 @@ def envelope(error: Exception) -> tuple[int, dict[str, dict[str, object]], dict[
     if found.retry_after is not None:
         headers["retry-after"] = str(found.retry_after)
     # The text of an unexpected error may quote data: it belongs in the log only.
-    message = "internal error: see the log of the server" if found.status == 500 else str(error)
+    if found.status == 500:
+        message = "internal error: see the log of the server"
+    else:
+        message = error.in_json() if isinstance(error, SampleError) else str(error)
     return found.status, _body(code_of(error), message, getattr(error, "field", None)), headers
 
 

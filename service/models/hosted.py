@@ -31,6 +31,8 @@ Outcome: TypeAlias = Answer | Exception
 
 #: Error code of a sample that was refused after it was logged.
 NON_FINITE = "non_finite_state"
+#: Greatest number of unknown features that a prediction names.
+_UNKNOWN = 100
 _COUNTS = ("predicted", "scored", "loss_sum", "last_loss")
 
 
@@ -123,12 +125,15 @@ class HostedModel:
 
     def predict(self, x: Any, identifier: str | None = None, level: float | None = None) -> Answer:
         """Predict a sample, with an interval if a level is given. The model does not change."""
-        prediction, probabilities = self.estimator.predict(x)
+        features = self.estimator.read_features(x)
+        prediction, probabilities = self.estimator.predict(features)
         answer: Answer = {"model": self.name, "step": self.step, "prediction": prediction, "id": identifier}
         if self.spec.task == "classification":
             answer["probabilities"] = probabilities
         if level is not None:
-            answer["interval"] = self._interval(x, level)
+            answer["interval"] = self._interval(features, level)
+        if unknown := self.estimator.unknown_features(features):
+            answer["unknown"] = unknown[:_UNKNOWN]
         self.predicted += 1
         return answer
 

@@ -164,3 +164,10 @@ def test_a_copy_grows_by_itself() -> None:
 def test_equal_labels_share_one_object() -> None:
     index = LabelIndex(3, ["cat", "dog"])
     assert index.check("".join(["do", "g"])) is index.labels[1]
+
+
+def test_features_without_a_column_are_unknown() -> None:
+    index = FeatureIndex(max_features=3, columns=["a", ("town", "Oslo")])
+    assert index.unknown(index.check({"a": 1, "town": "Oslo"})) == []
+    assert index.unknown(index.check({"a": None, "town": None})) == []
+    assert index.unknown(index.check({"a": "b", "town": "Rome", 7: 1, "c": None})) == ["a", "town", "7", "c"]

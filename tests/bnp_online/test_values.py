@@ -11,6 +11,7 @@ import pandas as pd  # type: ignore[import-untyped]  # it ships no types
 import pytest
 import torch
 
+from bnp_online.client.values import target
 from bnp_online.errors import SampleError
 from bnp_online.values import (
     LARGEST,
@@ -99,7 +100,7 @@ def test_none_is_missing_and_a_string_is_one_hot() -> None:
     "value",
     [
         *(None, math.nan, np.float32("nan"), Decimal("nan"), torch.tensor(math.nan), pd.NA, pd.NaT),
-        *(np.datetime64("NaT"), np.timedelta64("NaT")),
+        *(np.datetime64("NaT"), np.timedelta64("NaT"), Decimal("snan")),
     ],
 )
 def test_a_missing_value_is_none_nan_nat_or_na(value: object) -> None:
@@ -264,6 +265,8 @@ def test_the_target_of_a_regression_is_a_float(y: Any) -> None:
         (1e101, "invalid_label"),
         (-(10**150), "invalid_label"),
         (math.nan, "non_finite_label"),
+        (pd.NaT, "non_finite_label"),
+        (Decimal("snan"), "non_finite_label"),
         (math.inf, "non_finite_label"),
         (10**400, "non_finite_label"),
     ],
@@ -338,3 +341,14 @@ def test_another_label_is_refused(y: object) -> None:
 def test_a_number_as_a_label_says_to_make_a_regression() -> None:
     with pytest.raises(SampleError, match="regression"):
         check_label(1.5)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [date(2026, 1, 1), time(1), timedelta(1), np.datetime64("2026-01-01"), pd.Timestamp(0), pd.Timedelta(1)],
+)
+def test_a_date_as_a_label_says_to_make_a_string(y: object) -> None:
+    for check in (check_label, target):
+        with pytest.raises(SampleError, match="send it as a string") as caught:
+            check(y)
+        assert (caught.value.code, caught.value.field) == ("invalid_label", "y")

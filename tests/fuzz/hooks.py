@@ -132,17 +132,18 @@ def filter_failure(context: Any, failure: Failure, case: Any, response: Any) -> 
     if isinstance(failure, EnsureResourceAvailability):  # the model is there, and has no such id or step
         return "there is no model" in response.text
     if isinstance(failure, AcceptedNegativeData):
-        refused_line = case.media_type == LINES and b'{"error":' in response.content
-        return not (response.status_code == 413 or refused_line)
+        many = case.media_type == LINES or response.content.startswith(b"[")  # lines, or items of an array
+        return not (response.status_code == 413 or (many and b'{"error":' in response.content))
     return True
 
 
 def _is_of_the_server(error: dict[str, Any], path: str) -> bool:
     code = error["code"]
-    if path in ("/learn", "/predict", "/label"):
-        # Whether a model has intervals to tell is for the model to say.
+    if path.endswith(("/learn", "/predict", "/label")):
+        # Whether a model has intervals to tell is for the model to say; the path may name another model.
         without_intervals = code == "invalid_spec" and error["field"] in ("interval", "intervals")
-        return code in OF_A_SAMPLE | ANYWHERE or without_intervals
+        another_model = code == "invalid_request" and error["field"] == "model"
+        return code in OF_A_SAMPLE | ANYWHERE or without_intervals or another_model
     if path.endswith("/import"):
         return code in ANYWHERE | {"invalid_checkpoint"}
     of_a_spec = code == "invalid_spec" and error["field"] in OF_A_SPEC

@@ -132,7 +132,7 @@ class Twin:
 
     def _predict(self, x: Json) -> Json:
         try:
-            prediction = self.estimator.predict_one(x)
+            prediction = self.estimator.predict(x).value
         except SampleError as error:
             raise RefusedError(422, error.code) from None
         given = {"step": self.estimator.step, "prediction": prediction}

@@ -127,6 +127,14 @@ def test_a_prediction_has_calendar_features_from_the_first_row() -> None:
     assert len(Read("t\n2026-01-01\n", None, labelled=False).x[0]) == 7
 
 
+def test_calendar_features_of_a_model_are_there_from_the_first_row() -> None:
+    day = "t,y\n2026-01-01 10:00,1\n2026-01-01 11:00,0\n"
+    known = Read("t,y\n2026-01-01,1\n2026-03-01,0\n").x[1]
+    for labelled in (True, False):
+        assert [x.keys() for x in Read(day, calendar=known, labelled=labelled).x] == [known.keys()] * 2
+        assert [x.keys() for x in Read(day, calendar=["t"], labelled=labelled).x] == [{"t"}] * 2
+
+
 def test_dates_are_left_out_or_raw() -> None:
     text = "t,a,y\n2026-01-01,1,0\n2026-02-01,2,0\n"
     assert Read(text, dates="drop").x == [{"a": 1}, {"a": 2}]

@@ -140,3 +140,17 @@ def test_lists_and_objects_are_no_labels(value: object) -> None:
     first = json.dumps({"a": 1, "y": 1}) + "\n"
     assert [*Read(first * 300 + line).errors] == [301]
     assert [*Read(first * 300 + line, task="regression").errors] == [301]
+
+
+def test_amounts_are_targets_of_a_regression() -> None:
+    assert Read("a;y\n1;$1,234.5\n2;$990\n", task="regression").y == [1234.5, 990]
+    with pytest.raises(FileError, match="give --decimal ,"):
+        Read("a;y\n1;1.234,5\n2;0,5\n", task="regression")
+    with pytest.raises(FileError, match="give --task regression"):
+        Read("a;y\n1;12.5 %\n2;1 %\n")
+
+
+def test_a_word_among_most_fractions_is_named() -> None:
+    read = Read("a,y\n1,2.5\n2,3.5\n3,ERR\n")
+    assert read.y == ["2.5", "3.5", "ERR"]
+    assert "give --task regression for numbers, and --na ERR if 'ERR'" in read.notices[0]

@@ -115,6 +115,12 @@ def test_too_many_cells_are_an_error_of_their_row_unless_they_are_empty() -> Non
         ("amount,y\n1,0\n", {"drop": ["amont"]}, "'amont', which --drop names: is 'amount' meant"),
         ("amount,y\n1,0\n", {"keep": ["q"]}, "'q', which --keep names"),
         ("a;y\n1;0\n", {"sep": ","}, "another --sep may separate"),
+        ('"a" "y"\n1 0\n', {}, "another --sep may separate its columns: --sep ' '"),
+        (
+            '"a","y"\n"1",2,0\n"2",2,0\n"3",2,1\n',
+            {},
+            "3 cells in each row, and 2 in the header: if the first",
+        ),
         ("5.1,3.5\n4.9,3.0\n", {}, "its first row must have the names"),
         ('a,y\n1,0\n"2,1\n3,1\n', {}, "row 2 has a quotation mark that is not closed"),
         ("a,y\n1,0\n" + '"' + "2,1\n" * 100_000, {}, "row 2 has a cell of more than .*close its quotation"),
@@ -166,6 +172,12 @@ def test_a_nested_feature_in_a_line_with_x_is_left_to_the_learner() -> None:
         assert {"a": {"b": 1}, "s": [1]} in Read(text, None).x
 
 
+def test_joined_files_may_have_byte_order_marks() -> None:
+    line = b'\xef\xbb\xbf{"a": 1, "y": 0}\n'
+    read = Read(line + line)
+    assert (read.x, read.errors) == ([{"a": 1}] * 2, {})
+
+
 def test_a_bad_line_is_reported_and_reading_goes_on() -> None:
     read = Read('{"a": 1, "y": 0}\n{"a": \n[1]\n{"a": 2}\n{"a": NaN, "y": 1}\n' + "[" * 100_000 + "\n")
     assert {n: error.partition(":")[0] for n, error in read.errors.items()} == {
@@ -210,3 +222,15 @@ def test_json_has_its_types() -> None:
     row = Read(line).rows[0]
     assert row.x == {"i": 1, "f": 1.5, "s": "1", "t": True, "n": None, "na": "NA"}
     assert row.y == "1"
+
+
+def test_columns_that_are_no_features_are_named_at_once() -> None:
+    with pytest.raises(
+        FileError, match=r"an object in the column 'a' \(row 1\), and more in 'b': .*--drop a --drop b"
+    ):
+        Read('{"a": {}, "b": [], "y": 1}\n')
+
+
+def test_a_file_with_the_target_alone_is_reported() -> None:
+    assert Read("y\n1\n0\n").notices == ["there are no features: no column except the target 'y'"]
+    assert not Read("a,y\n1,1\n", drop=["a"]).notices

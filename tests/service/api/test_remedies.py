@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
+from service.schemas import ModelSpec
 from tests.support.running import Server
 
 
@@ -75,6 +77,60 @@ def test_a_refused_value_is_answered_with_what_is_allowed(
     server: Server, method: str, path: str, body: Any, expected: str
 ) -> None:
     assert message(server, method, path, body) == expected
+
+
+@pytest.mark.parametrize(
+    ("sample", "expected"),
+    [
+        ({"x": {"a": [1]}, "y": 1}, "x.a: must be a number, boolean, string or null, not array"),
+        ({"x": {"a": {}}, "y": 1}, "x.a: must be a number, boolean, string or null, not object"),
+        ({"x": [1], "y": 1}, "x: must be of type object, with features by name, not array"),
+        (
+            {"x": {"a": 1}, "y": 1, "model": "truths"},
+            "y: is of type integer, but this model's labels are boolean, such as true",
+        ),
+        (
+            {"x": {"a": 1}, "y": 1.5},
+            "y: a class must be boolean, integer or string, not 1.5: create a regression model for numbers",
+        ),
+        ({"x": {"a": 1}, "y": "b", "model": "prices"}, "y: must be a number, not string"),
+        ({"x": [1, None], "y": 1, "model": "image"}, "x: has the shape [2]: its shape must be [2, 2]"),
+        (
+            {"x": [[1, "a"], [None, 2]], "y": 1, "model": "image"},
+            "x[0][1]: must be a number or null, not string",
+        ),
+        (
+            {"x": [[1, "a"], [1, 2]], "y": 1, "model": "image"},
+            "x: must be an array of numbers, not of string",
+        ),
+    ],
+)
+def test_values_and_types_have_their_names_in_json(taught: Server, sample: Any, expected: str) -> None:
+    assert message(taught, "POST", "/learn", sample) == expected
+    array = taught.client.post("/learn", json=[sample]).json()
+    assert array[0]["error"]["message"] == expected
+
+
+@pytest.fixture(scope="module")
+def taught(server: Server) -> Server:
+    """Return a server with models of each kind."""
+    server.create(name="truths")
+    server.create(name="prices", task="regression")
+    server.create(name="image", input_shape=[2, 2])
+    server.learn({"a": 1}, True, model="truths")
+    return server
+
+
+@pytest.mark.parametrize("field", ModelSpec.model_fields)
+def test_a_value_of_the_wrong_kind_is_answered_in_plain_words(server: Server, field: str) -> None:
+    for value in (None, True, -1, 1.5, 1e300, "?", [], [None], ["a"], [-1], {}, {"a": 1}):
+        answer = server.post("/models", **{"name": "plain", field: value})
+        if answer.status_code == 201:
+            assert server.client.delete(f"/models/{answer.json()['name']}").status_code == 204
+            continue
+        said = answer.json()["error"]["message"]
+        assert said.startswith(field), said
+        assert not re.search("Input should|valid |None|True|tuple|dict|list\\b", said), said
 
 
 def test_a_refused_name_is_answered_with_what_is_allowed(server: Server) -> None:

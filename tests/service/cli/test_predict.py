@@ -168,3 +168,38 @@ def test_codes_that_were_strings_stay_strings(folder: Path, server: Server, remo
         assert bnp.load(folder / "codes").feature_names == ("zip=A1", "zip=12")
         out = command("predict", "numbers.csv", "--load", "codes", "--target", "y").out
     assert {json.loads(line)["prediction"] for line in out.splitlines()} == {"b"}
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_the_calendar_features_of_a_model_come_back(folder: Path, learned: bool) -> None:
+    days = range(1, 29) if learned else (1,)
+    write(folder, "long.csv", "t,y\n" + "".join(f"2026-01-{d:02d} 1{d % 10}:00,{d % 2}\n" for d in days))
+    write(folder, "short.csv", "t,y\n2026-02-01 10:00,1\n2026-02-01 11:00,0\n")
+    assert command("learn", "long.csv", "--target", "y", *FAST, "--save", "dates").code == 0
+    names = bnp.load(folder / "dates").feature_names
+    assert len(names) == (7 if learned else 1)
+    done = command("learn", "short.csv", "--target", "y", "--load", "dates", "--save", "dates")
+    assert done.code == 0
+    assert bnp.load(folder / "dates").feature_names == names
+    assert command("predict", "short.csv", "--load", "dates", "--target", "y").err == ""
+
+
+def test_a_further_key_is_reported_and_the_other_predictions_are_written(folder: Path) -> None:
+    write(folder, "k.ndjson", '{"a": 1}\n{"a": 2, "b": 3}\n{"a": 2, "b": 4}\n')
+    done = command("predict", "k.ndjson", "--load", "model", "-o", "p.csv", "--with-input")
+    assert done.code == 0
+    assert done.err.count("row 2 has 'b', which the first row lacks") == 1
+    assert done.err.count("\n") == 2  # the model does not know 'b'
+    assert [row["a"] for row in read(folder / "p.csv")] == ["1", "2", "2"]
+
+
+def test_numbers_stay_numbers(folder: Path) -> None:
+    """The first rows of a second file may have words."""
+    write(folder, "n.csv", "t,y\n" + 20 * "1.5,a\n2.5,b\n")
+    write(folder, "words.csv", "t\n" + 20 * "2.5\nERR\n")
+    assert command("learn", "n.csv", "--target", "y", *FAST, "--save", "numbers").code == 0
+    done = command("predict", "words.csv", "--load", "numbers", "-o", "p.csv")
+    assert done.err.startswith("row 2: column 't': 'ERR' is not a number")
+    model = bnp.load(folder / "numbers")
+    rows = read(folder / "p.csv")[:2]
+    assert [row["prediction"] for row in rows] == [model.predict_one({"t": t}) for t in (2.5, None)]
