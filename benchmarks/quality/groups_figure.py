@@ -17,8 +17,8 @@ _OURS, _INK, _QUIET, _FAINT = "#c2410c", "#0f172a", "#64748b", "#e2e8f0"
 _RIVALS = (("s", "#1d4ed8"), ("^", "#94a3b8"))
 _LIMITS = (0.25, 4.0)
 _CAPTION = (
-    "Wrong predictions, or MAE (marked ~), relative to those of the first generation; left is better. "
-    "Markers at the edge are beyond it. KNN* is the best of four settings on each stream, in hindsight."
+    "Wrong predictions, or MAE (marked ~), relative to the first generation (line at 1); left is better. "
+    "Markers at an edge are at or beyond it. KNN* is the best of four settings on each stream, in hindsight."
 )
 
 
@@ -90,10 +90,11 @@ def _draw_group(ax: Axes, group: str, streams: Mapping[str, Mapping[str, Entry]]
     ax.set_xlim(low, high)
     ax.set_xticks([0.25, 0.5, 1, 2, 4], ["¼", "½", "1", "2", "4"])
     ax.minorticks_off()
+    ax.tick_params(axis="x", labeltop=True, labelbottom=False, labelcolor=_QUIET)
     ax.grid(axis="y", color=_FAINT, linewidth=0.8)
     ax.set_axisbelow(True)
     ax.set_title(f"{group}: {len(streams)} streams", loc="left", fontsize=10.5, color=_INK)
-    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.spines[["top", "right", "left", "bottom"]].set_visible(False)
     ax.tick_params(length=0)
 
 
