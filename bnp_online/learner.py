@@ -565,10 +565,11 @@ class OnlineLearner(Parameters):
     def reset_slowest(self) -> None:
         """Restart the slow members of the mixture from the best of the others, for a concept drift.
 
-        The slow members predict with running means of their weights (see `mixture`). The best member is the
-        one with the greatest weight among the others. The slow members copy its weights and moments. They and
-        the best member then have equal weights in the mixture. The replay buffer is emptied. A model with one
-        member does not change.
+        The slow networks replay samples, or predict only with the running mean of their weights (see
+        `mixture`). The best network has the greatest weight among the others. The slow networks copy its
+        weights and moments. They and the best then have equal weights in the mixture. Other running means
+        restart at the latest weights. The memory is emptied, so the nearest neighbours keep the least weight.
+        A model with one member does not change.
         """
         if self._step and any(member.averages for member in self._engine.spec.members):
             self._engine.load_state_dict(with_slowest_reset(self._engine.state_dict(), self._engine.spec))

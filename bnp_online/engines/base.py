@@ -169,6 +169,12 @@ class LearnerSpec(Parameters):
             found.append(Expert("neighbours", None, False, False, window, k, ("inputs", "network")[metric]))
         return found
 
+    @property
+    def owners(self) -> list[int]:
+        """Index of the model of each expert, networks first, then linear models; neighbours have none."""
+        counts = [each.latest + each.averages for each in self.members] + [1] * len(self.linear)
+        return [k for k, count in enumerate(counts) for _ in range(count)]
+
     def member_weights(self, weights: Vector) -> Vector:
         """Return the weight of each network: the sum of the weights of its experts."""
         counts = [each.latest + each.averages for each in self.members]

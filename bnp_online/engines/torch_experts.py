@@ -69,7 +69,9 @@ class Experts:
         self._regression = spec.task == "regression"
         self._networks = len(spec.members)
         self._zero, self._unfit, self._lost = (exact.new_full((), v) for v in (0.0, -1.0, math.inf))
-        self._owns = torch.tensor(_owned(spec), device=device, dtype=torch.bool)
+        owners = torch.tensor(spec.owners + [-1] * (count - len(spec.owners)), device=device)
+        models = torch.arange(len(spec.members) + len(spec.linear), device=device)
+        self._owns = owners == models[:, None]
         self._even, self._half = exact.new_full((), 1.0 / count), exact.new_full((), 0.5)
         self.weights, self.shares = self._even.repeat(count), self._half.repeat(2)
         self.error_scale = exact.new_ones(())
@@ -234,13 +236,3 @@ def within_range(values: Tensor, target: Tensor) -> Tensor:
     low, high = target[2], target[3]
     margin = (high - low) / 4.0
     return values.clamp(low - margin, high + margin)
-
-
-def _owned(spec: LearnerSpec) -> list[list[bool]]:
-    """Return, for each network and each linear member, which experts are its predictions."""
-    counts = [member.latest + member.averages for member in spec.members] + [1] * len(spec.linear)
-    total, start, rows = len(spec.experts), 0, []
-    for count in counts:
-        rows.append([start <= expert < start + count for expert in range(total)])
-        start += count
-    return rows

@@ -232,7 +232,8 @@ def test_a_person_sees_which_rate_is_winning(kind: type[BNPClassifier] | type[BN
             x = rng.normal(size=5)
             signal = rng.normal() if noisy else x @ [1.0, -2.0, 0.5, 3.0, 1.0]
             model.learn_one(dict(enumerate(x)), bool(signal > 0) if kind is BNPClassifier else float(signal))
-        winners.append(max(model.mixture, key=lambda copy: copy["weight"])["lr"])
+        networks = [each for each in model.mixture if each["kind"] == "network"]
+        winners.append(max(networks, key=lambda each: each["weight"])["lr"])
     assert winners[0] > winners[1]
 
 
@@ -286,11 +287,12 @@ def test_what_helps_after_a_change_follows_the_float64_reference(
         np.testing.assert_allclose(state["moments.head.var"][k].numpy(), learner.layers[-1].var, rtol=1e-7)
 
 
+@pytest.mark.parametrize("learner", [1, 2])
 @pytest.mark.parametrize("kind", [BNPClassifier, BNPRegressor])
 def test_new_samples_weigh_more_once_the_moments_forget(
-    kind: type[BNPClassifier] | type[BNPRegressor],
+    kind: type[BNPClassifier] | type[BNPRegressor], learner: int
 ) -> None:
-    model = kind((8,), replay=1)
+    model = kind((8,), replay=1, learner=learner)
     for i in range(400):
         model.learn_one({"a": float(i % 5)}, i % 2)
     before, predicted = model.state_dict()["tensors"], model.predict({"a": 2.5})
@@ -305,14 +307,18 @@ def test_new_samples_weigh_more_once_the_moments_forget(
             assert (after[name] == 20.0).all()
             prior = name.replace(".weight", ".prior_weight")
             assert torch.allclose(after[prior] / after[name], before[prior] / value)
+        elif name.endswith(".largest"):
+            assert value.all()
+            assert not after[name].any()
         elif not name.endswith("prior_weight"):
             assert torch.equal(after[name], value), name
     model.learn_one({"a": 1000.0}, 1)
-    assert model.state_dict()["tensors"]["inputs.mean"].item() == pytest.approx(2.0 + 998.0 / 21.0)
+    counted = 998.0 if learner == 1 else 10.0 * before["inputs.var"].sqrt().item()
+    assert model.state_dict()["tensors"]["inputs.mean"].item() == pytest.approx(2.0 + counted / 21.0)
 
 
 def test_slow_members_restart_from_the_best_of_the_others() -> None:
-    model = BNPClassifier((8,), replay=1)
+    model = BNPClassifier((8,), replay=1, learner=1)
     fresh = model.fingerprint()
     model.reset_slowest()  # which has learned nothing
     assert model.fingerprint() == fresh
@@ -339,3 +345,35 @@ def test_slow_members_restart_from_the_best_of_the_others() -> None:
     before_reset = alone.fingerprint()
     alone.reset_slowest()
     assert alone.fingerprint() == before_reset
+
+
+def test_slow_networks_restart_and_neighbours_have_no_samples_left() -> None:
+    model = BNPClassifier((8,), replay=1)
+    for i in range(200):
+        model.learn_one({"a": float(i % 7), "b": float(i % 3)}, i % 7 > 3)
+    spec = model._engine.spec
+    before, tensors = model.mixture[:-1], model.state_dict()["tensors"]
+    quick = [each for each in before if each["kind"] == "network" and not each["replay"]]
+    best = max((each for each in quick if not each["averages"]), key=lambda each: each["weight"])
+    model.reset_slowest()
+    assert sum(each["weight"] for each in model.mixture) == pytest.approx(1.0)
+    after = {each["expert"]: each["weight"] for each in model.mixture}
+    alike = [each["expert"] for each in before if each["replay"] or each["lr"] == best["lr"]]
+    alike = [name for name in alike if name.startswith("network")]
+    assert [after[name] for name in alike] == [pytest.approx(after[best["expert"]])] * len(alike)
+    for each in before:
+        if each["kind"] == "linear":
+            assert after[each["expert"]] == pytest.approx(each["weight"])
+        elif each["kind"] == "neighbours":
+            assert after[each["expert"]] < min(0.01, each["weight"])
+    reset = model.state_dict()["tensors"]
+    assert reset["memory.count"] == len(reset["memory.x"]) == 0
+    rates = [member.rate for member in spec.members]
+    k = rates.index(best["lr"])
+    for i, member in enumerate(spec.members):
+        source = k if member.replays else i
+        assert torch.equal(reset["network.head.weight"][i], tensors["network.head.weight"][source])
+    averaging = [i for i, member in enumerate(spec.members) if member.averages]
+    assert torch.equal(reset["average.head.weight"], reset["network.head.weight"][averaging])
+    assert torch.equal(reset["stack.inverse"], tensors["stack.inverse"])
+    model.learn_one({"a": 1.0, "b": 2.0}, True)
