@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from bnp_online import mixture
+from bnp_online.drift_response import with_short_memory, with_slowest_reset
 from bnp_online.engines import base
 from bnp_online.engines.base import Engine, LearnerSpec
 from bnp_online.engines.numba_engine import NumbaEngine
@@ -148,20 +151,121 @@ def test_follows_the_float64_reference(
     engine = make(spec, dtype=torch.float64)
     engine.grow(["a", "b", "c", "d"], 1)
     reference = reference_for(engine, spec)
-    outputs = 1
-    for t, (x, y, weight) in enumerate(stream(task, 130)):
-        expected = reference.predict(x) if t > 0 else None
-        if task == "classification" and y >= outputs:
+    follow(engine, spec, reference, stream(task, 130))
+    assert len(spec.experts) == len(reference.weights)
+
+
+def follow(
+    engine: Engine,
+    spec: LearnerSpec,
+    reference: ReferenceExperts,
+    samples: Iterable[tuple[Vector, float, float]],
+) -> None:
+    """Learn samples with both; inputs and classes grow as they come. All values agree after each sample."""
+    outputs = max(reference.seen, 1)
+    for x, y, weight in samples:
+        t = reference.step
+        expected = None
+        if new := len(x) - len(reference.metric):
+            engine.grow([f"new {i}" for i in range(len(x) - new, len(x))], 0)
+            reference.grow(new, 0)
+        if spec.task == "classification" and y >= outputs:
             engine.grow([], 1)
             reference.grow(0, 1)
-            outputs, expected = outputs + 1, None
+            outputs = outputs + 1
+        elif t > 0:
+            expected = reference.predict(x)
         done, predictions = engine.learn(x[None], np.array([y]), np.array([weight]), predict=True)
         assert done == 1
         if expected is not None:
             np.testing.assert_allclose(predictions[0], expected, rtol=1e-6, atol=1e-9, err_msg=f"step {t}")
         reference.learn(x, y, weight)
         assert_equal(engine, spec, reference, t)
-    assert len(spec.experts) == len(reference.weights)
+
+
+def widened(samples: Iterable[tuple[Vector, float, float]]) -> Iterator[tuple[Vector, float, float]]:
+    """Samples to which inputs are added: before the 20th sample, and later."""
+    rng = np.random.default_rng(1)
+    for t, (x, y, weight) in enumerate(samples):
+        more = rng.normal(50.0, 3.0, size=2 * (t >= 15) + (t >= 60))
+        more[rng.random(len(more)) < 0.1] = math.nan
+        yield np.append(x, more), y, weight
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("make", ENGINES)
+def test_follows_the_float64_reference_as_inputs_join(make: Callable[..., Engine], task: base.Task) -> None:
+    spec = spec_of(task)
+    engine = make(spec, dtype=torch.float64)
+    engine.grow(["a", "b", "c", "d"], 1)
+    follow(engine, spec, reference_for(engine, spec), widened(stream(task, 100)))
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("make", ENGINES)
+def test_the_newest_of_equally_near_samples_vote(make: Callable[..., Engine], task: base.Task) -> None:
+    spec = spec_of(task)
+    engine = make(spec, dtype=torch.float64)
+    engine.grow(["a", "b"], 1)
+    rng = np.random.default_rng(0)
+    x = rng.integers(3, size=(90, 2)) * [1.0, 0.3]
+    y = rng.integers(2, size=90).astype(np.float64)
+    y[0] = 0.0
+    samples = zip(x, y, rng.choice([0.5, 1.0], size=90), strict=True)
+    follow(engine, spec, reference_for(engine, spec), samples)
+
+
+def shorten(reference: ReferenceExperts, weight: int) -> None:
+    for values in (reference.inputs, reference.targets):
+        values.moments.n = min(values.moments.n, weight)
+        values.joined = [min(joined, weight) for joined in values.joined]
+        values.largest[:] = 0.0
+    for network in reference.networks:
+        for layer in network.learner.layers:
+            layer.t = min(layer.t, weight - 1)  # the pseudo-sample counts
+
+
+def reset(reference: ReferenceExperts) -> None:
+    names, weights = [], reference.weights
+    for k, network in enumerate(reference.networks):
+        names += [(k, kind) for kind in network.predicts]
+    quick = [k for k, (_, replays, _) in enumerate(reference.trajectories) if not replays]
+    best = max(quick, key=lambda k: float(weights[names.index((k, "raw"))]))
+    near = len(names)
+    weights[names.index((best, "raw"))] += (weights[near:] - 0.01 / len(weights)).sum()
+    weights[near:] = 0.01 / len(weights)
+    slow = [k for k, (_, replays, _) in enumerate(reference.trajectories) if replays]
+    for k in quick:
+        alike = [i for i, (of, _) in enumerate(names) if of == k or (k == best and of in slow)]
+        weights[alike] = weights[alike].mean()
+    source = reference.networks[best].learner
+    for k in slow:
+        reference.networks[k].restart(source, source)
+    for network in reference.networks:
+        network.mean.layers = copy.deepcopy(network.learner.layers)
+    reference.remembered.clear()
+    reference.count = 0
+
+
+@pytest.mark.parametrize("action", ["shorten", "reset"])
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("make", ENGINES)
+def test_drift_response_follows_the_float64_reference(
+    make: Callable[..., Engine], task: base.Task, action: str
+) -> None:
+    spec = spec_of(task)
+    engine = make(spec, dtype=torch.float64)
+    engine.grow(["a", "b", "c", "d"], 1)
+    reference = reference_for(engine, spec)
+    samples = widened(stream(task, 95))
+    follow(engine, spec, reference, itertools.islice(samples, 65))
+    if action == "shorten":
+        shorten(reference, 5)
+        engine.load_state_dict(with_short_memory(engine.state_dict(), 5.0))
+    else:
+        reset(reference)
+        engine.load_state_dict(with_slowest_reset(engine.state_dict(), spec))
+    follow(engine, spec, reference, samples)
 
 
 def test_constants_are_those_of_the_definition() -> None:
