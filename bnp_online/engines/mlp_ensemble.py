@@ -212,8 +212,9 @@ class MLPEnsemble:
 
         The moments of the first layer are common to all members: they count every accepted sample.
         """
-        used = accepted[:, None] | (self._entry & accepted.any())
-        entry = self._step(self._all, *self._proposed, accepted, used, used)
+        moves = accepted[:, None] | (self._entry & accepted.any())
+        used = moves.index_select(1, self._layer_of_input)
+        entry = self._step(self._all, *self._proposed, accepted, used, moves)
         del self._proposed  # memory of the graph's own
         return entry
 
@@ -223,8 +224,8 @@ class MLPEnsemble:
         ins, outs, sound = self._run(part, z[:, None])
         rates = part.rates * weight
         able = sound[:, 0] & (rates < LARGEST_RATE) & accepted
-        used = able[:, None].expand(-1, len(self._later))
-        self._step(part, ins[..., 0], outs[..., 0], goal, rates, able, used, used & self._later)
+        moves = able[:, None] & self._later
+        self._step(part, ins[..., 0], outs[..., 0], goal, rates, able, able[:, None], moves)
 
     def recover(self, lost: Tensor, best: Tensor) -> None:
         """Restart the `lost` members, (M,), from the `best`, an index of shape ().
@@ -294,10 +295,12 @@ class MLPEnsemble:
         ----------
         accepted : bool (M,)
             Members that take the step.
-        used, moves : bool (M, layers)
-            Layers whose inputs are finite, and those whose moments count them.
+        used : bool (M, inputs) or (M, 1)
+            Inputs of the layers to use; the others may be infinite.
+        moves : bool (M, layers)
+            Layers whose moments count their inputs.
         """
-        ins = torch.where(used.index_select(1, self._layer_of_input), ins, part.mean)
+        ins = torch.where(used, ins, part.mean)
         centred = self._count(part, ins, moves)
         largest = torch.stack([_largest(v) for v in torch.split(part.var, self._sizes[:-1], dim=1)], dim=1)
         damping = largest * self._spec.eps_rel + self._spec.eps_abs
@@ -308,13 +311,14 @@ class MLPEnsemble:
         scale = rates.to(delta.dtype)[:, None] / divisor
         if self._regression:
             scale = scale / self._gain(delta)
-        scales = torch.stack([scale, scale * (1.0 - along)]).index_select(2, self._layer_of_output)
+        of_bias = 1.0 - along
+        scales = torch.stack([scale, scale * of_bias]).index_select(2, self._layer_of_output)
         steps = torch.where(accepted[:, None], scales * delta, self._zero)
         columns = torch.split(u, self._sizes[:-1], dim=1)
         for i, rows in enumerate(torch.split(steps[0], self._sizes[1:], dim=1)):
             part.weights[i].addcmul_(rows[:, :, None], columns[i][:, None, :], value=-1.0)
         part.bias.sub_(steps[1])
-        return EntryStep(columns[0][0], divisor[..., 0].view(-1)[0], 1.0 - along[0, 0])
+        return EntryStep(columns[0][0], divisor[..., 0].view(-1)[0], of_bias[0, 0])
 
     def _count(self, part: LearningRows, ins: Tensor, moves: Tensor) -> Tensor:
         """Step the moments selected by `moves`, (M, layers), by the inputs; return the centred inputs."""

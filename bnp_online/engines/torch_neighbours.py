@@ -125,7 +125,7 @@ class Neighbours:
         """Return squared distances in both metrics, (2, S); NaN where no input is present in both."""
         squares = differences.square()
         unknown = squares.isnan()
-        squares = torch.where(unknown, self._zero.to(squares.dtype), squares)
+        squares = squares.nan_to_num(0.0)
         scale = self._inputs / (self._inputs - unknown.sum(dim=1))
         return torch.stack([squares.sum(dim=1), (squares * self.metric).sum(dim=1)]) * scale
 

@@ -21,12 +21,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bnp_online import BNPClassifier, BNPRegressor, ConfigurationError
 from bnp_online.checkpoint import digest
-from bnp_online.engines import choice, torch_engine
+from bnp_online.engines import choice, torch_engine, torch_runner
 from bnp_online.engines.base import Engine, LearnerSpec
 from bnp_online.engines.cuda_graph import captured
 from bnp_online.engines.module_member import build_network
 from bnp_online.engines.numba_engine import NumbaEngine
-from bnp_online.engines.torch_engine import Size, StepRunner, TorchEngine, capacity, input_layout
+from bnp_online.engines.torch_engine import TorchEngine, capacity, input_layout
+from bnp_online.engines.torch_runner import Size, StepRunner
 from tests.support.engines import CUDA, TORCH, needs_cuda
 from tests.support.fake_graphs import FAKES
 from tests.support.reference_module import ReferenceModule
@@ -331,7 +332,7 @@ def test_more_rows_than_are_staged_at_a_time(name: str, device: str, monkeypatch
     whole = made(spec, TorchEngine, device=device)
     rows = stream(spec, 40)
     _, expected = whole.learn(*rows, predict=True)
-    monkeypatch.setattr(torch_engine, "MOST_ROWS", 7)
+    monkeypatch.setattr(torch_runner, "MOST_ROWS", 7)
     parts = made(spec, TorchEngine, device=device)
     done, predicted = parts.learn(*rows, predict=True)
     assert done == 40
@@ -436,7 +437,7 @@ def test_growth_rarely_captures(device: str, monkeypatch: pytest.MonkeyPatch) ->
         captures.append(function.__name__)
         return captured(function) if device == "cuda" else function
 
-    monkeypatch.setattr(torch_engine, "captured", counted)
+    monkeypatch.setattr(torch_runner, "captured", counted)
     engine = TorchEngine(MLP, device=device)
     if device == "cpu":  # as if there were graphs
         engine._capture = engine._runner._capture = True
