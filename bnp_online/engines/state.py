@@ -83,8 +83,11 @@ def _problems_of_second_generation(
         shares = state["mixture.shares"]
         if not _finite(shares, least=0.0) or not float(shares.sum()) > 0.0:
             yield "the shares of hedge and stack are negative, not finite or all 0"
-        if not _finite(state["stack.coefficients"]) or not _finite(state["stack.inverse"]):
+        inverse = state["stack.inverse"]
+        if not _finite(state["stack.coefficients"]) or not _finite(inverse):
             yield "the stack is not finite"
+        elif not torch.allclose(inverse, inverse.mT, atol=1e-9) or bool((inverse.diagonal() <= 0.0).any()):
+            yield "the stack has no inverse of a curvature: it is not symmetric, or not positive"
     if spec.neighbours and not _finite(state["neighbours.metric"], least=0.0):
         yield "the metric of the neighbours is negative or not finite"
     for name in moments if spec.bounds else ():

@@ -459,6 +459,8 @@ def lies() -> Iterator[tuple[str, str, Callable[[dict[str, Any]], object]]]:
         (both, "mixture.shares", (), 0.0),
         (both, "stack.coefficients", (0,), math.nan),
         (both, "stack.inverse", (0, 0), math.inf),
+        (both, "stack.inverse", (0, 0), -1.0),
+        (both, "stack.inverse", (0, 1), 1.0),
         (both, "neighbours.metric", (0,), -1.0),
         (both, "bounds.inputs.values", (0,), -1.0),
         (both, "bounds.inputs.values", (0,), 0.5),
