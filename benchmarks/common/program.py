@@ -152,5 +152,8 @@ def publish(
 
 def markdown(parts: Sequence[Table | str]) -> str:
     """Return tables with their titles, and paragraphs, as Markdown."""
-    texts = [f"{part.title}\n\n{part.markdown()}" if isinstance(part, Table) else part for part in parts]
+    texts = [
+        f"{part.title}\n\n{part.markdown()}" if isinstance(part, Table) else report.escaped(part)
+        for part in parts
+    ]
     return "\n\n".join(texts)

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from benchmarks.common import streams
+from benchmarks.common.program import markdown
 from benchmarks.quality import groups
 from benchmarks.quality.means import losses, means
+from benchmarks.quality.results import read
 from benchmarks.quality.rivals import LastTarget
 from benchmarks.quality.summary import Entry
+from tests.support.programs import DOCS, RESULTS
 
 
 def _write_files(folder: Path) -> None:
@@ -160,3 +163,10 @@ def test_an_unknown_stream_is_a_usage_error(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         groups.main(["--streams", "a_signs"])
     assert "a_signs: no such stream or file in --data-dir; known: digits" in capsys.readouterr().err
+
+
+def test_the_page_shows_the_results_of_record() -> None:
+    entries, facts = read(RESULTS / "groups.json")
+    block = markdown(groups.blocks(entries, facts)["groups"])
+    assert block in (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    assert {fact["origin"] for fact in facts.values()} == {"files", "generated"}
