@@ -25,6 +25,8 @@ _Class = TypeVar("_Class", bound=type)
 
 #: Engines of version 0.1.0, by the names that replaced them.
 _FORMER_ENGINES = {"compiled": "numba", "graphed": "torch", "autograd": "torch"}
+#: Latest generation of the learner.
+LATEST_LEARNER = 2
 #: Parameters that earlier versions did not store, with the values that a stored model without them has.
 EARLIER = {"learner": 1}
 #: Names of types in a docstring, where they differ from the annotation.
@@ -113,7 +115,7 @@ class Parameters:
     device: str = field(default="auto", metadata={"choices": ("auto", "cpu", "cuda")})
     seed: int = 0
     intervals: int = field(default=0, metadata={"ge": 0})
-    learner: int = field(default=2, metadata={"ge": 1, "le": 2})
+    learner: int = field(default=LATEST_LEARNER, metadata={"ge": 1, "le": LATEST_LEARNER})
 
     def __post_init__(self) -> None:
         if isinstance(self.hidden, list):  # as JSON and River give it

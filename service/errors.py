@@ -352,6 +352,7 @@ class Layer(Enum):
     REBUILDING = (RebuildingError,)
     ROLLBACK = (UnknownCheckpointError, NotKeptError)
     UNLEARNING = (UnknownIdError, NotKeptError)
+    UPGRADE = (InvalidSpecError, NotKeptError)
     IMPORT = (InvalidSpecError, library.CheckpointError, library.StateError)
     PROBE = (NotReadyError,)
 

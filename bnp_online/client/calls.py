@@ -224,6 +224,18 @@ def forget(ids: Sequence[str], *, model: str = DEFAULT_MODEL) -> Call[schemas.Fo
     return Call(_post(_of(model, "forget"), {"ids": list(ids)}), reader(schemas.ForgetAnswer))
 
 
+def upgrade(model: str = DEFAULT_MODEL, *, kept: bool = False) -> Call[schemas.UpgradeAnswer]:
+    """Relearn the samples of a model with the latest generation of the learner.
+
+    Parameters
+    ----------
+    kept : bool
+        Whether to relearn the samples that the server has, although it lacks earlier ones.
+    """
+    request = Request("POST", _of(model, "upgrade") + ("?kept=true" if kept else ""))
+    return Call(request, reader(schemas.UpgradeAnswer))
+
+
 def export(model: str = DEFAULT_MODEL) -> Call[bytes]:
     """Return the model as a safetensors file, which `bnp_online.load` reads."""
     return Call(Request("GET", _of(model, "export")), bytes)

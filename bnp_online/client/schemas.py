@@ -52,7 +52,10 @@ MaxClasses: TypeAlias = Annotated[int, Field(ge=2), _WHOLE]
 
 State: TypeAlias = Annotated[
     Literal["ready", "rebuilding", "failed"],
-    Field(description="rebuilding: the model serves requests while it is rebuilt without forgotten samples."),
+    Field(
+        description="rebuilding: the model serves requests while it is rebuilt without forgotten samples, or "
+        "upgraded."
+    ),
 ]
 _GIVEN = Field(description="Prediction before learning; null before the first label, and for a duplicate.")
 _LOSS = Field(description="Its loss in nats, or its squared error; null without a prediction.")
@@ -266,6 +269,17 @@ class DriftReport(Schema):
     """Whether a response is pending."""
 
 
+class UpgradeProgress(Schema):
+    """Progress of an upgrade."""
+
+    learner: int
+    """Generation of the learner after the upgrade."""
+    done: int
+    """Number of events relearned."""
+    events: int
+    """Number of events to relearn, 0 before they are counted."""
+
+
 class ModelDescription(Schema):
     """Model: its specification and its state."""
 
@@ -288,6 +302,8 @@ class ModelDescription(Schema):
     pending: int
     """Number of predictions that wait for their label."""
     drift: DriftReport
+    upgrade: UpgradeProgress | None = None
+    """Progress of an upgrade; null without one."""
     state: State
     versions: dict[str, str]
 
@@ -354,6 +370,16 @@ class ForgetAnswer(Schema):
     """Number of deleted events; 0 if all were deleted before."""
     rebuilding: bool
     """Whether the model is still being rebuilt, or data of the samples may still be on the disk."""
+
+
+class UpgradeAnswer(Schema):
+    """Upgrade of a model."""
+
+    model: str
+    learner: int
+    """Generation of the learner after the upgrade."""
+    rebuilding: bool
+    """Whether the samples are being relearned; false if the model was of this generation before."""
 
 
 class DeleteAnswer(Schema):

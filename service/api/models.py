@@ -13,8 +13,7 @@ from ..errors import Layer
 from ..http.requests import read_model
 from ..http.responses import json_response
 from ..models import report
-from ..models.registry import models_of
-from ..models.worker import Worker
+from ..models.registry import Models, models_of
 from ..telemetry.metrics import HttpMetrics
 from .openapi import ApiRoute
 
@@ -46,14 +45,15 @@ async def create_model(request: Request) -> Response:
     """Create a model from a JSON specification; features and classes come from the data."""
     spec = await read_model(request, schemas.ModelSpec)
     worker = await models_of(request.scope).create(spec)
-    return json_response({**report.describe(worker.model), "state": worker.state}, 201)  # nothing used it yet
+    described = report.describe(worker.model)  # nothing used it yet
+    return json_response({**described, "upgrade": None, "state": worker.state}, 201)
 
 
 @router.get("/models/{m}", summary="Describe a model", response_model=schemas.ModelDescription)
 @needs("read", Layer.MODEL, Layer.READ)
 async def get_model(request: Request, m: str) -> Response:
     """Return the specification and the current state of a model."""
-    return json_response(await description(models_of(request.scope).get(m)))
+    return json_response(await description(models_of(request.scope), m))
 
 
 @router.delete(
@@ -119,9 +119,11 @@ async def get_fingerprint(request: Request, m: str) -> Response:
     return json_response(await models_of(request.scope).get(m).ask(report.fingerprint))
 
 
-async def description(worker: Worker) -> dict[str, Any]:
+async def description(models: Models, name: str) -> dict[str, Any]:
     """Return the specification and the current state of a model."""
-    return {**await worker.ask(report.describe), "state": worker.state}
+    worker, operations = models.get(name), models.operations(name)
+    described = await worker.ask(report.describe)
+    return {**described, **operations.status}
 
 
 ROUTES = router.routes

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from bnp_online.parameters import LATEST_LEARNER
+
 from .. import schemas
 from ..auth.scopes import BYTES, JSON, needs
 from ..errors import Layer
@@ -78,6 +80,31 @@ async def forget(request: Request, m: str) -> Response:
     operations = models_of(request.scope).operations(m)
     gone = await operations.forget(body.ids)
     return json_response({"model": m, "forgotten": gone, "rebuilding": operations.rebuilding}, 202)
+
+
+@router.post(
+    "/models/{m}/upgrade",
+    summary="Upgrade a model",
+    status_code=202,
+    response_model=schemas.UpgradeAnswer,
+)
+@needs("admin", *_CHANGE, Layer.UPGRADE)
+async def upgrade(
+    request: Request,
+    m: str,
+    kept: Annotated[
+        bool, Query(description="Relearn the samples that the log has, although it lacks earlier ones.")
+    ] = False,
+) -> Response:
+    """Relearn the samples in the log with the latest generation of the learner, as a new model would.
+
+    The model keeps serving and learning; its `state` is `rebuilding`, and `upgrade` tells the progress. Then
+    the relearned model takes its place. A rollback or an import cancels the upgrade. A rollback to a step
+    before the end of the upgrade restores the model as it was.
+    """
+    operations = models_of(request.scope).operations(m)
+    rebuilding = await operations.upgrade(kept=kept)
+    return json_response({"model": m, "learner": LATEST_LEARNER, "rebuilding": rebuilding}, 202)
 
 
 @router.get(

@@ -161,22 +161,25 @@ class Checkpointer:
         """Remove the oldest checkpoints beyond the limit, and the samples that no other checkpoint needs.
 
         Checkpoints that cannot restore the model are of other branches or include forgotten samples. They are
-        the first to go, and the samples after the newest usable checkpoint stay.
+        the first to go, and the samples after the newest usable checkpoint stay. So do the samples that an
+        upgrade relearns.
         """
         if self._holders:
             return
+        upgrading = self._history.upgrading  # first: another thread may complete it now
         settings, found = self._settings, self.list()
-        usable = self._history.states(found)
-        if not usable:
-            return
+        if not self._history.states(found):
+            return  # a start needs the samples
+        usable = self._history.available(found)
         kept = [*usable, *(each for each in found if each not in usable)][: settings.keep_checkpoints]
         for old in set(found).difference(kept):
             self._checkpoints.delete(old)
         oldest = usable[: settings.keep_checkpoints][-1]
+        first = oldest.seq + 1 if upgrading is None else min(oldest.seq, upgrading.after) + 1
         age = settings.retain_seconds
         since = 0.0 if age is None else self._history.log.now() - age
         self._history.log.prune(
-            self._history.model, oldest.seq + 1, settings.retain_events, settings.retain_bytes, since
+            self._history.model, first, settings.retain_events, settings.retain_bytes, since
         )
 
     @asynccontextmanager

@@ -188,7 +188,7 @@ def _require_restorable(
     """Raise `IncompleteLogError` if the log cannot restore a model without some checkpoints."""
     history = History(log, made.model)
     kept = [each for each in checkpoints.list(made.model) if each not in unused]
-    if not history.reaches(made.seq) and not any(
+    if not history.reaches(history.start) and not any(
         _load(checkpoints, each) is not None for each in history.states(kept)
     ):
         raise IncompleteLogError(

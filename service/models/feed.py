@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .hosted import HostedModel
 
-Kind: TypeAlias = Literal["learn", "predict", "label", "drift", "checkpoint", "rollback"]
+Kind: TypeAlias = Literal["learn", "predict", "label", "drift", "checkpoint", "rollback", "upgrade"]
 
 #: Seconds between two comparisons of the counters.
 PERIOD = 0.05

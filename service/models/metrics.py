@@ -127,7 +127,7 @@ async def observe(worker: Worker, operations: Operations, seconds: float) -> Obs
     return Observation(
         model=model,
         failed=worker.failed,
-        rebuilding=worker.state == "rebuilding",
+        rebuilding=worker.rebuilding,
         waiting={"learn": to_learn, "read": worker.queue_depth - to_learn},
         refusals=dict(worker.refusals),
         replay=operations.replay,

@@ -32,10 +32,12 @@ from . import report
 from .checkpointer import Checkpointer
 from .feed import Feed
 from .hosted import HostedModel, Replay
-from .recovery import Recovery, imported
+from .model_file import imported
+from .recovery import Recovery
 from .removals import Removals
 from .spec_limits import check_change, complete
 from .threads import Threads
+from .upgrading import Upgrading
 from .worker import Worker
 
 #: Seconds between two attempts to rebuild a model: they double, from the first value to the second.
@@ -86,6 +88,9 @@ class Operations:
         self._settings = settings
         self._feed = feed
         self._removals = removals
+        self._upgrading = Upgrading(
+            worker, checkpointer, recovery, threads, settings, feed, rebuilt=self._rebuilt
+        )
         self._one_at_a_time = asyncio.Lock()
         self._rebuilding: asyncio.Task[None] | None = None
         self._closing = False
@@ -100,9 +105,29 @@ class Operations:
         """The latest replay of the log: at the start, for a rollback, or without forgotten samples."""
         return self._worker.model.replay
 
+    async def upgrade(self, *, kept: bool) -> bool:
+        """Request an upgrade; return whether one is in progress. Raises as `Upgrading.request`."""
+        async with self._one_at_a_time:
+            async with self._checkpointer.retaining_all():
+                asked = await self._worker.exclusive(partial(self._upgrading.request, kept=kept))
+            if asked:
+                self._upgrading.start()
+            return asked
+
+    def resume(self) -> None:
+        """Continue what the server before this one has not completed."""
+        self._upgrading.resume()
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """State of the model, and progress of an upgrade, for its description."""
+        progress = self._upgrading.progress
+        return {"state": self._worker.state, "upgrade": None if progress is None else progress._asdict()}
+
     async def close(self) -> None:
-        """Stop rebuilding. The next start rebuilds the model from the log."""
+        """Stop rebuilding and upgrading. The next start goes on."""
         self._closing = True
+        await self._upgrading.close()
         if self._rebuilding is not None:
             self._rebuilding.cancel()
             await asyncio.wait([self._rebuilding])
@@ -139,7 +164,7 @@ class Operations:
     async def checkpoints(self) -> list[tuple[Checkpoint, bool]]:
         """Return the checkpoints, newest first, and whether each is on the current branch."""
         kept = await asyncio.to_thread(self._checkpointer.list)
-        usable = set(await asyncio.to_thread(self._history.states, kept))
+        usable = set(await asyncio.to_thread(self._history.available, kept))
         return [(each, each in usable) for each in kept]
 
     async def roll_back(self, step: int | None, name: str | None) -> tuple[int, int]:
@@ -172,7 +197,7 @@ class Operations:
     def _target(self, step: int | None, name: str | None) -> tuple[int, int]:
         """Return branch and number of the event to restore."""
         if name is not None:
-            usable = self._history.states(self._checkpointer.list())
+            usable = self._history.available(self._checkpointer.list())
             found = [(kept.branch, kept.seq) for kept in usable if kept.name == name]
         else:
             found = [(event.branch, event.seq) for event in self._history.at_step(step or 0)]
@@ -227,8 +252,8 @@ class Operations:
                     f"the log has no event {name!r}: the event may be older than the retained log"
                 )
             raise UnknownIdError(f"the log has no event {name!r}", "ids")
-        counted = [event for event in events if self._history.counts(event)]
-        if counted and not self._recovery.reaches(counted[0].seq - 1):
+        counted = [event for event in events if self._history.included(event)]
+        if counted and not self._recovery.reaches(counted[0].seq):
             raise NotKeptError("the log no longer has the events to rebuild the model without these samples")
         if events:
             self._history.forget(events)
@@ -295,7 +320,7 @@ class Operations:
 
     def _describe(self, model: HostedModel) -> dict[str, Any]:
         """Describe the model after a change, with exclusive access: a later request may be refused."""
-        return {**report.describe(model), "state": self._worker.state}
+        return {**report.describe(model), **self.status}
 
     async def branches(self) -> list[Branch]:
         """Return the branches of the history; the last is the current one."""

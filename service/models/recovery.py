@@ -8,25 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, TypeAlias
 
-from pydantic import ValidationError
+from bnp_online.errors import StateError
 
-from bnp_online import checkpoint as file_format
-from bnp_online.errors import CheckpointError, StateError
-
-from ..errors import DamagedEventError, IncompleteLogError, InvalidSpecError, NotKeptError, StorageError
-from ..schemas import DriftSpec, ModelSpec
+from ..errors import DamagedEventError, IncompleteLogError, NotKeptError, StorageError
 from ..settings import Settings
 from ..storage import event_codec
 from ..storage.checkpoints import FOLDER, CheckpointFiles
 from ..storage.data_dir import FolderInUseError, lock
-from ..storage.history import History
+from ..storage.history import History, Upgrade
 from ..storage.interfaces import Checkpoint, Checkpoints, Record
 from ..storage.sqlite import SqliteLog
 from ..telemetry.progress import progress
@@ -34,6 +29,7 @@ from . import snapshot
 from .continuation import open_log, reported
 from .divergence import apply_one_by_one
 from .hosted import HostedModel, Replay
+from .model_file import imported
 
 Advance: TypeAlias = Callable[[int], None]
 """Called between two batches with the number of events replayed so far."""
@@ -41,9 +37,6 @@ Advance: TypeAlias = Callable[[int], None]
 #: Events that are applied in one call, and about how many bytes.
 _BATCH, _BATCH_BYTES = 500, 2**22
 _SAMPLES = frozenset({"learn", "label", "predict"})
-#: Limits of the header of an imported file: bytes, and values. Within them, its parsing stops the event loop
-#: for less than 0.1 s. A model with 4,096 features has a header of 0.1 to 1 MB with 4,400 values.
-_HEADER_BYTES, _HEADER_VALUES = 2**22, 100_000
 #: Errors that prevent the start. Their messages say what to do.
 START_ERRORS = (FolderInUseError, StorageError, DamagedEventError, NotKeptError, OSError)
 
@@ -92,13 +85,25 @@ class Recovery:
         return self.run_on(self.base(upto), upto, advance)
 
     def run_on(
-        self, model: HostedModel, upto: int | None = None, advance: Advance = lambda done: None
+        self,
+        model: HostedModel,
+        upto: int | None = None,
+        advance: Advance = lambda done: None,
+        upgrade: Upgrade | None = None,
     ) -> HostedModel:
-        """Apply the missing events, up to event `upto`, to a model, and return the model."""
+        """Apply the missing events, up to event `upto`, to a model, and return the model.
+
+        The model is of the latest upgrade before the event, or of one that is given because it is not
+        completed.
+        """
+        upgrade = upgrade or self._history.upgrade(upto)
         events, size, seconds = model.replay
         before, start = events, time.perf_counter()
         for records in _batches(self._history.read(model.sequence, upto)):
-            model = self._replay(model, records)
+            if upgrade is not None and records[0].seq < upgrade.seq:
+                model = self._relearn(model, records, upgrade)
+            else:
+                model = self._replay(model, records)
             events += len(records)
             size += sum(len(record.event.body) for record in records)
             advance(events - before)
@@ -109,24 +114,45 @@ class Recovery:
         """Return the number of events that are not applied to a model."""
         return self._history.count(model.sequence)
 
-    def reaches(self, upto: int) -> bool:
-        """Return whether the model can be restored after event `upto`."""
-        kept = self._history.states(self._checkpoints.list(self._history.model), upto)
-        return bool(kept) or self._history.reaches(self._history.model)
+    def reaches(self, before: int) -> bool:
+        """Return whether the current model can be restored from a state before event `before`."""
+        kept = self._history.states(self._checkpoints.list(self._history.model))
+        return any(each.seq < before for each in kept) or self._history.reaches(self._history.start)
+
+    def _relearn(self, model: HostedModel, records: list[Record], upgrade: Upgrade) -> HostedModel:
+        """Return the model after events before its upgrade, which another model has answered.
+
+        It learns the samples, and gets the changes of its specification since the request. What the other
+        model did, such as drift actions, has no effect. The log describes the other model: it stays as it is.
+        """
+        event = records[0].event
+        if event.kind in _SAMPLES:
+            model, *_ = self._apply(model, records)
+        elif event.kind == "patch" and records[0].seq > upgrade.request:
+            model.patch(event_codec.loads(event.body))
+        model.sequence = records[-1].seq
+        return model
+
+    def _apply(
+        self, model: HostedModel, records: list[Record]
+    ) -> tuple[HostedModel, dict[int, str], dict[int, int]]:
+        """Return the model after samples, with the refusals and steps that differ from the logged ones."""
+        entries, refused = model.readmit(records)
+        before, acted = snapshot.taking(model), model.acted[:]
+        applied = model.apply(entries)
+        if not model.is_sound(entries):
+            model = snapshot.restore(before(), self._settings, self._history.log.now)
+            model.acted = acted
+            model, applied = apply_one_by_one(model, entries)
+        return model, refused | applied.refused, applied.steps
 
     def _replay(self, model: HostedModel, records: list[Record]) -> HostedModel:
         """Return the model after a batch of samples, or after one event of another kind."""
         event = records[0].event
         if event.kind in _SAMPLES:
-            entries, refused = model.readmit(records)
-            before, acted = snapshot.taking(model), model.acted[:]
-            applied = model.apply(entries)
-            if not model.is_sound(entries):
-                model = snapshot.restore(before(), self._settings, self._history.log.now)
-                model.acted = acted
-                model, applied = apply_one_by_one(model, entries)
-            if refused or applied.refused or applied.steps:
-                self._history.log.correct(refused | applied.refused, applied.steps)
+            model, refused, steps = self._apply(model, records)
+            if refused or steps:
+                self._history.log.correct(refused, steps)
         elif event.kind == "import":
             now, drift = self._history.log.now, model.spec.drift
             model = imported(event.body, model.name, drift, self._settings, now)
@@ -141,7 +167,7 @@ class Recovery:
         return model
 
     def base(self, upto: int | None = None) -> HostedModel:
-        """Return the newest state before event `upto`, from a checkpoint or the creation; raises as `run`."""
+        """Return the newest state up to event `upto`, from a checkpoint or untrained; raises as `run`."""
         clock = self._history.log.now
         for kept in self._history.states(self._checkpoints.list(self._history.model), upto):
             try:
@@ -150,15 +176,26 @@ class Recovery:
                 return snapshot.restore(state, self._settings, clock)
             except (StateError, OSError) as error:
                 _logger.warning("skipping checkpoint %s of model %d: %s", kept.name, kept.model, error)
+        upgrade = self._history.upgrade(upto)
+        return self._created() if upgrade is None else self.begin(upgrade)
+
+    def begin(self, upgrade: Upgrade) -> HostedModel:
+        """Return the untrained model of an upgrade; raises as `run`."""
+        return self._untrained(upgrade.spec, upgrade.after)
+
+    def _created(self) -> HostedModel:
         made = self._history.made()
-        if not self._history.reaches(made.seq):
+        return self._untrained(event_codec.loads(made.event.body), made.seq)
+
+    def _untrained(self, spec: dict[str, Any], after: int) -> HostedModel:
+        """Return an untrained model, which the events after a number train."""
+        if not self._history.reaches(after):
             raise NotKeptError(
                 f"model {self._history.model} cannot be rebuilt: the log begins after its creation, and no "
                 "earlier checkpoint is intact"
             )
-        spec = snapshot.specification(event_codec.loads(made.event.body))
-        model = HostedModel(spec, self._settings, clock)
-        model.sequence = made.seq
+        model = HostedModel(snapshot.specification(spec), self._settings, self._history.log.now)
+        model.sequence = after
         return model
 
     def remove_tainted(self) -> None:
@@ -185,71 +222,6 @@ class Recovery:
                 f"checkpoint {kept.name} of model {kept.model} belongs to another log: "
                 f"event {kept.seq} differs"
             )
-
-
-def imported(
-    body: bytes,
-    name: str,
-    drift: DriftSpec,
-    settings: Settings,
-    clock: Callable[[], float],
-    admit: Callable[[ModelSpec], object] = lambda spec: None,
-    *,
-    untrusted: bool = False,
-) -> HostedModel:
-    """Return a hosted model from the file of an estimator.
-
-    Parameters
-    ----------
-    body : bytes
-        Content of the file.
-    name : str
-        Name of the model.
-    drift : DriftSpec
-        Drift detection, which the file does not have.
-    settings, clock
-        See `HostedModel`.
-    admit : callable
-        Called with the specification before the model is created; may raise.
-    untrusted : bool
-        Whether a client sent the file now, so that its header is limited. The log has accepted files only.
-
-    Raises
-    ------
-    CheckpointError, StateError
-        If the file is damaged or has no estimator.
-    InvalidSpecError
-        If the server cannot create this model.
-    """
-    if untrusted:
-        state = file_format.loads(body, longest_header=_HEADER_BYTES, most_values=_HEADER_VALUES)
-    else:
-        state = file_format.loads(body)
-    task = {"BNPClassifier": "classification", "BNPRegressor": "regression"}.get(str(state.get("estimator")))
-    parameters = state.get("parameters")
-    _check_text(state)
-    if task is None or not isinstance(parameters, dict):
-        raise CheckpointError("the file has no estimator of this library")
-    known = {key: value for key, value in parameters.items() if key in ModelSpec.model_fields}
-    spec = {**known, "name": name, "task": task, "drift": drift.model_dump(mode="json")}
-    try:
-        valid = snapshot.specification(spec)
-    except ValidationError as error:
-        fields = ", ".join(str(problem["loc"][0]) for problem in error.errors())
-        raise InvalidSpecError(f"the server cannot create this model: {fields}") from None
-    admit(valid)
-    model = HostedModel(valid, settings, clock)
-    model.estimator.load_state_dict(state)
-    return model
-
-
-def _check_text(state: dict[str, Any]) -> None:
-    """Refuse strings that are not Unicode: a file may have them, but a response cannot."""
-    header = {key: value for key, value in state.items() if key != "tensors"}
-    try:
-        json.dumps(header, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise CheckpointError("the file has a string that is not Unicode") from None
 
 
 def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:

@@ -24,9 +24,10 @@ from ..telemetry.metrics import LogMetrics
 from .checkpointer import Checkpointer
 from .feed import Feed, Listener
 from .hosted import HostedModel
+from .model_file import imported
 from .operations import Operations
 from .readiness import Readiness
-from .recovery import Recovery, imported
+from .recovery import Recovery
 from .removals import Removals
 from .scheduling import FairTurns
 from .score_history import ScoreHistory
@@ -173,6 +174,7 @@ class Registry:
         self._operations[name] = Operations(
             worker, checkpointer, recovery, threads, settings, self.feed, self._removals
         )
+        self._operations[name].resume()
         return worker
 
     def _tell(self, name: str, kept: Checkpoint) -> None:

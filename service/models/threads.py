@@ -34,6 +34,8 @@ class Threads:
         default executor of the event loop.
     maintenance : Executor
         Calls that may take minutes: replays of the log, and erasure.
+    upgrades : Executor
+        Upgrades of models, which may take hours. It has one thread, so that they leave processors to others.
     checkpoints : Executor
         Writes of checkpoints. It has one thread, which keeps their order.
     probe : Executor
@@ -51,20 +53,29 @@ class Threads:
             self.steps = _start(pools, min(32, cores + 4), "steps")
             self.storage = _start(pools, _STORAGE, "storage")
             self.maintenance = _start(pools, min(8, max(2, cores // 2)), "maintenance")
+            self.upgrades = _start(pools, 1, "upgrades")
             self.checkpoints = _start(pools, 1, "checkpoints")
             self.probe = _start(pools, 1, "probe")
             pools.pop_all()
 
     async def maintain(self, call: Callable[[], T]) -> T:
         """Return the result of a call that may take minutes, in the context of the caller."""
-        run = copy_context().run
-        return await asyncio.get_running_loop().run_in_executor(self.maintenance, lambda: run(call))
+        return await _run(self.maintenance, call)
+
+    async def relearn(self, call: Callable[[], T]) -> T:
+        """Return the result of a call that relearns samples for an upgrade, in the context of the caller."""
+        return await _run(self.upgrades, call)
 
     def close(self) -> None:
         """Wait for all calls, except for a probe, and end the threads."""
         self.probe.shutdown(wait=False)
-        for pool in (self.steps, self.storage, self.maintenance, self.checkpoints):
+        for pool in (self.steps, self.storage, self.maintenance, self.upgrades, self.checkpoints):
             pool.shutdown()
+
+
+async def _run(pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+    run = copy_context().run
+    return await asyncio.get_running_loop().run_in_executor(pool, lambda: run(call))
 
 
 def _start(pools: ExitStack, size: int, name: str) -> ThreadPoolExecutor:

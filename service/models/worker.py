@@ -127,10 +127,15 @@ class Worker:
 
     @property
     def state(self) -> str:
-        """``"ready"``, ``"failed"``, or ``"rebuilding"`` after unlearning or a divergence."""
+        """``"ready"``, ``"failed"``, or ``"rebuilding"``: unlearning, upgrade, or after a divergence."""
         if self.failed:
             return "failed"
-        return "rebuilding" if self._checkpointer.unlearning or self.diverged else "ready"
+        return "rebuilding" if self.rebuilding or self.history.upgrading is not None else "ready"
+
+    @property
+    def rebuilding(self) -> bool:
+        """Whether the state is not yet what the log says, after unlearning or a divergence."""
+        return self._checkpointer.unlearning or self.diverged
 
     @property
     def samples_waiting(self) -> int:

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ..errors import UnknownModelError
-from .interfaces import Branch, Checkpoint, Event, EventLog, Group, Header, Record, Segment, contains, lineage
+from .interfaces import (
+    LAST,
+    Branch,
+    Checkpoint,
+    Event,
+    EventLog,
+    Group,
+    Header,
+    Record,
+    Segment,
+    contains,
+    lineage,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +37,33 @@ class Learned:
 
     digest: bytes | None
     step: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """Upgrade of a model to a later generation of the learner.
+
+    From event `seq` on, the state is that of a new model that learned the samples after event `after`.
+
+    Attributes
+    ----------
+    branch : int
+        Branch of the events `request` and `seq`.
+    request : int
+        Number of the event that requested the upgrade.
+    seq : int
+        Number of the event that completed it; `LAST` before that.
+    after : int
+        The new model learned the samples after this event.
+    spec : dict
+        Specification of the new model, with all changes before the request.
+    """
+
+    branch: int
+    request: int
+    seq: int
+    after: int
+    spec: dict[str, Any]
 
 
 class History:
@@ -46,7 +86,9 @@ class History:
     branches : list of Branch
         All branches; the last is the current one.
     version : int
-        Rises with each rollback and each removal of events.
+        Rises with each rollback, import and upgrade, and with each removal of events.
+    upgrading : Upgrade or None
+        Upgrade that was requested and is not completed. A rollback or an import cancels it.
     """
 
     def __init__(self, log: EventLog, model: int, *, new: bool = False) -> None:
@@ -57,6 +99,24 @@ class History:
         for record in () if new else log.changes(model, "rollback"):
             body = json.loads(record.event.body)
             self.branches.append(Branch(record.branch, body["parent"], body["fork"], record.seq))
+        self._upgrades: list[Upgrade] = []
+        self.upgrading: Upgrade | None = None
+        if not new:
+            self._read_upgrades()
+
+    def _read_upgrades(self) -> None:
+        requests = self.log.changes(self.model, "upgrade")
+        if not requests:
+            return
+        done = self.log.changes(self.model, "upgraded")
+        completed = {json.loads(each.event.body)["request"]: each.seq for each in done}
+        for record in requests:
+            asked = _requested(record.branch, record.seq, record.event.body)
+            if record.seq in completed:
+                self._upgrades.append(replace(asked, seq=completed[record.seq]))
+            elif record.branch == self.branch:
+                canceled = any(each.seq > record.seq for each in self.log.imports(self.model))
+                self.upgrading = None if canceled else asked
 
     @property
     def pruned(self) -> bool:
@@ -95,7 +155,51 @@ class History:
     def append(self, event: Event) -> int:
         """Log an event on the current branch; return its number."""
         (seq,) = self.log.append([Group(self.model, self.branch, [event])])
+        if event.kind == "import":
+            self.upgrading = None
+            self.version += 1
         return seq
+
+    def request_upgrade(self, spec: dict[str, Any], after: int) -> None:
+        """Log the request of an upgrade; see `Upgrade`."""
+        body = json.dumps({"spec": spec, "after": after}).encode()
+        seq = self.append(Event("upgrade", body))
+        self.upgrading = _requested(self.branch, seq, body)
+
+    def complete_upgrade(self, upgrade: Upgrade, step: int) -> int:
+        """Log the completion of an upgrade that was requested; return the number of its event.
+
+        Parameters
+        ----------
+        upgrade : Upgrade
+            The upgrade.
+        step : int
+            Step of the new model.
+        """
+        body = json.dumps({"request": upgrade.request}).encode()
+        seq = self.append(Event("upgraded", body, step=step))
+        self._upgrades.append(replace(upgrade, seq=seq))
+        self.upgrading = None
+        self.version += 1
+        return seq
+
+    def upgrade(self, upto: int | None = None) -> Upgrade | None:
+        """Return the latest upgrade in the state after event `upto`, by default the last event."""
+        return _latest(self._upgrades, self.segments(upto=upto))
+
+    @property
+    def start(self) -> int:
+        """Number of the event after which the state learned all samples: the creation, or see `Upgrade`."""
+        upgrade = self.upgrade()
+        return self.model if upgrade is None else upgrade.after
+
+    def samples_after(self) -> int:
+        """Return the number of the event after which the log has all samples of the current events.
+
+        It is the creation of the model, its latest import, or the last event that may have been pruned.
+        """
+        imports = [each.seq for each in self.log.imports(self.model) if self.counts(each)]
+        return max([self.model, self.log.first_kept(self.model) - 1, *imports])
 
     def look_up(self, ids: Collection[str]) -> tuple[dict[str, Learned], set[str]]:
         """Return the current learned samples with these ids, and the ids whose events were forgotten."""
@@ -131,6 +235,7 @@ class History:
         body = json.dumps({"parent": branch, "fork": fork}).encode()
         (seq,) = self.log.append([Group(self.model, number, [Event("rollback", body, step=step)])])
         self.branches.append(Branch(number, branch, fork, seq))
+        self.upgrading = None
         self.version += 1
         return seq
 
@@ -154,12 +259,25 @@ class History:
         """Return whether an event is current."""
         return contains(self.segments(), event.branch, event.seq)
 
+    def included(self, event: Header) -> bool:
+        """Return whether an event is current, and the state depends on it."""
+        return self.counts(event) and event.seq > self.start
+
     def reaches(self, seq: int) -> bool:
         """Return whether the log retains every sample after event `seq`."""
         return self.log.first_kept(self.model) <= seq + 1
 
     def states(self, checkpoints: Sequence[Checkpoint], upto: int | None = None) -> list[Checkpoint]:
-        """Filter the checkpoints: return those that can restore the model after event `upto`.
+        """Filter the checkpoints: return those from which a replay gives the model after event `upto`.
+
+        Such a checkpoint is available (`available`), and was taken after the latest upgrade.
+        """
+        upgrade = self.upgrade(upto)
+        first = 0 if upgrade is None else upgrade.seq
+        return [kept for kept in self.available(checkpoints, upto) if kept.seq >= first]
+
+    def available(self, checkpoints: Sequence[Checkpoint], upto: int | None = None) -> list[Checkpoint]:
+        """Filter the checkpoints: return those with a state of the current history up to event `upto`.
 
         The last event of such a checkpoint is current. It includes no forgotten sample. The log retains all
         later events.
@@ -170,7 +288,7 @@ class History:
             for kept in checkpoints
             if contains(segments, kept.branch, kept.seq)
             and self.reaches(kept.seq)
-            and not any(w > kept.head and s <= kept.seq and contains(segments, b, s) for w, b, s in gone)
+            and not self._depends(kept.seq, segments, [(b, s) for w, b, s in gone if w > kept.head])
         ]
 
     def tainted(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
@@ -187,8 +305,14 @@ class History:
         branches = [branch for branch in self.branches if branch.number <= kept.branch]
         if branches[-1].number != kept.branch:  # a branch of a lost log
             return any(seq <= kept.seq for _, seq in events)
-        segments = lineage(branches, upto=kept.seq)
-        return any(contains(segments, branch, seq) for branch, seq in events)
+        return self._depends(kept.seq, lineage(branches, upto=kept.seq), events)
+
+    def _depends(self, upto: int, segments: Sequence[Segment], events: Sequence[tuple[int, int]]) -> bool:
+        """Return whether the state after event `upto` depends on one of some events."""
+        before = [each for each in self._upgrades if each.seq <= upto] if events else []
+        upgrade = _latest(before, segments)
+        after = 0 if upgrade is None else upgrade.after
+        return any(after < seq <= upto and contains(segments, branch, seq) for branch, seq in events)
 
     def _gone(self) -> list[tuple[int, int, int]]:
         """Return, for each forgotten event, the number of the removal, its branch and its number."""
@@ -197,3 +321,14 @@ class History:
             for record in self.log.changes(self.model, "forget")
             for branch, seq in json.loads(record.event.body)["events"]
         ]
+
+
+def _requested(branch: int, seq: int, body: bytes) -> Upgrade:
+    """Return the upgrade that an event requests."""
+    asked = json.loads(body)
+    return Upgrade(branch, seq, LAST, asked["after"], asked["spec"])
+
+
+def _latest(upgrades: Sequence[Upgrade], segments: Sequence[Segment]) -> Upgrade | None:
+    """Return the last upgrade in the segments of a history."""
+    return next((each for each in reversed(upgrades) if contains(segments, each.branch, each.seq)), None)

@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 Kind: TypeAlias = Literal[
-    "create", "learn", "label", "predict", "patch", "rollback", "forget", "import", "action", "delete"
+    "create",
+    "learn",
+    "label",
+    "predict",
+    "patch",
+    "rollback",
+    "forget",
+    "import",
+    "action",
+    "upgrade",
+    "upgraded",
+    "delete",
 ]
 
 
@@ -184,6 +195,10 @@ class EventLog(Protocol):
 
         Samples and imports are not supported: use `read`, which never holds many bodies at once.
         """
+        ...
+
+    def imports(self, model: int) -> list[Header]:
+        """Return the imports of a model, of all branches, in order."""
         ...
 
     def read(self, model: int, segments: Sequence[Segment]) -> Iterator[Record]:

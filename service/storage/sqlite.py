@@ -248,6 +248,11 @@ class SqliteLog:
         """Return the events of one kind; samples and imports are not supported."""
         return list(self._query(f"WHERE model = ? AND {SPECIAL} AND kind = ? ORDER BY seq", model, kind))
 
+    def imports(self, model: int) -> list[Header]:
+        """Return the imports of a model, in order."""
+        query = f"{_HEADERS} WHERE model = ? AND {SPECIAL} AND kind = 'import' ORDER BY seq"
+        return [*map(Header._make, self._rows(query, model))]
+
     def read(self, model: int, segments: Sequence[Segment]) -> Iterator[Record]:
         """Return the events of segments, in order."""
         query = f"{_SELECT} WHERE model = ? AND branch = ? AND seq > ? AND seq <= ? ORDER BY seq"

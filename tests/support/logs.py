@@ -85,6 +85,9 @@ class FakeLog:
     def changes(self, model: int, kind: Kind) -> list[Record]:
         return [each for each in self.records if each.model == model and each.event.kind == kind]
 
+    def imports(self, model: int) -> list[Header]:
+        return [_header(record) for record in self.changes(model, "import")]
+
     def read(self, model: int, segments: Sequence[Segment]) -> Iterator[Record]:
         return (r for r in self.records if r.model == model and contains(segments, r.branch, r.seq))
 

@@ -89,7 +89,7 @@ async def river_list(request: Request) -> Response:
 @needs("read", Layer.MODEL, Layer.READ)
 async def river_get(request: Request, m: str) -> Response:
     """Return the specification and the current state of a model, as `GET /models/{m}` does."""
-    return json_response(await description(models_of(request.scope).get(m)))
+    return json_response(await description(models_of(request.scope), m))
 
 
 @router.get(
