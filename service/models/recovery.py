@@ -22,14 +22,15 @@ from ..storage import event_codec
 from ..storage.checkpoints import FOLDER, CheckpointFiles
 from ..storage.data_dir import FolderInUseError, lock
 from ..storage.history import History, Upgrade
-from ..storage.interfaces import Checkpoint, Checkpoints, Record
+from ..storage.interfaces import LAST, Checkpoint, Checkpoints, Record
 from ..storage.sqlite import SqliteLog
 from ..telemetry.progress import progress
 from . import snapshot
 from .continuation import open_log, reported
 from .divergence import apply_one_by_one
-from .hosted import HostedModel, Replay
+from .hosted import Applied, HostedModel, Replay
 from .model_file import imported
+from .validation import Entry, SampleEvent
 
 Advance: TypeAlias = Callable[[int], None]
 """Called between two batches with the number of events replayed so far."""
@@ -99,9 +100,12 @@ class Recovery:
         upgrade = upgrade or self._history.upgrade(upto)
         events, size, seconds = model.replay
         before, start = events, time.perf_counter()
+        step = None
+        if upgrade is not None and upgrade.seq < LAST and upgrade.after == model.sequence:
+            step = upgrade.step
         for records in _batches(self._history.read(model.sequence, upto)):
             if upgrade is not None and records[0].seq < upgrade.seq:
-                model = self._relearn(model, records, upgrade)
+                model, step = self._relearn(model, records, upgrade, step)
             else:
                 model = self._replay(model, records)
             events += len(records)
@@ -119,40 +123,59 @@ class Recovery:
         kept = self._history.states(self._checkpoints.list(self._history.model))
         return any(each.seq < before for each in kept) or self._history.reaches(self._history.start)
 
-    def _relearn(self, model: HostedModel, records: list[Record], upgrade: Upgrade) -> HostedModel:
-        """Return the model after events before its upgrade, which another model has answered.
+    def _relearn(
+        self, model: HostedModel, records: list[Record], upgrade: Upgrade, step: int | None
+    ) -> tuple[HostedModel, int | None]:
+        """Apply events before the upgrade of a model, which the model before has answered.
 
-        It learns the samples, and gets the changes of its specification since the request. What the other
-        model did, such as drift actions, has no effect. The log describes the other model: it stays as it is.
+        The model learns the samples, and gets the changes of its specification since the request. What the
+        model before did, such as drift actions, has no effect. Refusals and steps in the log are those of the
+        model before; unlearning changes these steps.
+
+        Parameters
+        ----------
+        step : int or None
+            Step of the model before, if the logged steps are to be corrected.
+
+        Returns
+        -------
+        HostedModel, int or None
+            The model, and the step after the events.
         """
         event = records[0].event
         if event.kind in _SAMPLES:
-            model, *_ = self._apply(model, records)
+            entries, refused = model.readmit(records)
+            model, _ = self._apply(model, entries)
+            if step is not None:
+                samples = [each for each in entries if isinstance(each, SampleEvent)]
+                numbered = enumerate(samples, step + 1)
+                steps = {each.seq: at for at, each in numbered if each.event.step != at}
+                step += len(samples)
+                if refused or steps:
+                    self._history.log.correct(refused, steps)
         elif event.kind == "patch" and records[0].seq > upgrade.request:
             model.patch(event_codec.loads(event.body))
         model.sequence = records[-1].seq
-        return model
+        return model, step
 
-    def _apply(
-        self, model: HostedModel, records: list[Record]
-    ) -> tuple[HostedModel, dict[int, str], dict[int, int]]:
-        """Return the model after samples, with the refusals and steps that differ from the logged ones."""
-        entries, refused = model.readmit(records)
+    def _apply(self, model: HostedModel, entries: list[Entry]) -> tuple[HostedModel, Applied]:
+        """Return the model after samples, and the result."""
         before, acted = snapshot.taking(model), model.acted[:]
         applied = model.apply(entries)
         if not model.is_sound(entries):
             model = snapshot.restore(before(), self._settings, self._history.log.now)
             model.acted = acted
             model, applied = apply_one_by_one(model, entries)
-        return model, refused | applied.refused, applied.steps
+        return model, applied
 
     def _replay(self, model: HostedModel, records: list[Record]) -> HostedModel:
         """Return the model after a batch of samples, or after one event of another kind."""
         event = records[0].event
         if event.kind in _SAMPLES:
-            model, refused, steps = self._apply(model, records)
-            if refused or steps:
-                self._history.log.correct(refused, steps)
+            entries, refused = model.readmit(records)
+            model, applied = self._apply(model, entries)
+            if refused or applied.refused or applied.steps:
+                self._history.log.correct(refused | applied.refused, applied.steps)
         elif event.kind == "import":
             now, drift = self._history.log.now, model.spec.drift
             model = imported(event.body, model.name, drift, self._settings, now)
@@ -163,6 +186,8 @@ class Recovery:
         elif event.kind == "action":  # the samples before it took the action; the rest is not logged yet
             noted = event_codec.loads(event.body)
             model.acted = [done for done in model.acted if done["step"] != noted["step"]]
+        elif event.kind == "upgraded" and event.step != model.step:  # a sample was unlearned since
+            self._history.log.correct({}, {records[0].seq: model.step})
         model.sequence = records[-1].seq
         return model
 

@@ -33,8 +33,6 @@ from .worker import Worker
 
 #: Events that are relearned with exclusive access to the model, at most, if the others were relearned before.
 _FEW = 500
-#: Events among which the first sample is searched, for a message.
-_SEARCHED = 1000
 #: Seconds between two attempts after a failure: they double, from the first value to the second.
 _SHORTEST, _LONGEST = 1.0, 60.0
 
@@ -149,22 +147,18 @@ class Upgrading:
         spec = model.spec.model_copy(update={"learner": LATEST_LEARNER})
         check_change(spec, {}, self._settings)
         after = history.samples_after()
-        if after != history.model and not kept:
-            raise NotKeptError(self._missing(after))
-        history.request_upgrade(spec.model_dump(mode="json"), after)
+        found = history.step_at(after)
+        missing = model.step if found is None else found
+        if missing and not kept:
+            raise NotKeptError(
+                f"the log has {model.step - missing} of the {model.step} samples of the model; the others "
+                "were removed by the limits of retention, or are part of an imported file. Relearn those that "
+                "are kept with kept=true (--kept), or keep this model and train a new one"
+            )
+        history.request_upgrade(spec.model_dump(mode="json"), after, missing)
         self._checkpointer.add(1, 0)
         audit("upgrade requested", model.name, step=model.step, learner=spec.learner, kept=kept)
         return True
-
-    def _missing(self, after: int) -> str:
-        history, step = self._history, self._worker.model.step
-        rest = history.log.headers(history.model, history.segments(after), _SEARCHED)
-        first = next((each.step for each in rest if each.step is not None), step + 1)
-        return (
-            f"the log has {step - first + 1} of the {step} samples of the model; the others were removed by "
-            "the limits of retention, or are part of an imported file. Relearn those that are kept with "
-            "kept=true (--kept), or keep this model and train a new one"
-        )
 
     def start(self) -> None:
         """Relearn in the background."""

@@ -22,6 +22,9 @@ from .interfaces import (
     lineage,
 )
 
+#: Events that one query for headers reads.
+_PAGE = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Learned:
@@ -55,6 +58,8 @@ class Upgrade:
         Number of the event that completed it; `LAST` before that.
     after : int
         The new model learned the samples after this event.
+    step : int
+        Step of the model before after that event.
     spec : dict
         Specification of the new model, with all changes before the request.
     """
@@ -63,6 +68,7 @@ class Upgrade:
     request: int
     seq: int
     after: int
+    step: int
     spec: dict[str, Any]
 
 
@@ -160,9 +166,9 @@ class History:
             self.version += 1
         return seq
 
-    def request_upgrade(self, spec: dict[str, Any], after: int) -> None:
+    def request_upgrade(self, spec: dict[str, Any], after: int, step: int) -> None:
         """Log the request of an upgrade; see `Upgrade`."""
-        body = json.dumps({"spec": spec, "after": after}).encode()
+        body = json.dumps({"spec": spec, "after": after, "step": step}).encode()
         seq = self.append(Event("upgrade", body))
         self.upgrading = _requested(self.branch, seq, body)
 
@@ -200,6 +206,15 @@ class History:
         """
         imports = [each.seq for each in self.log.imports(self.model) if self.counts(each)]
         return max([self.model, self.log.first_kept(self.model) - 1, *imports])
+
+    def step_at(self, after: int) -> int | None:
+        """Return the step of the model after an event; None if no sample was learned since."""
+        while page := self.log.headers(self.model, self.segments(after), _PAGE):
+            for each in page:
+                if each.kind in ("learn", "label") and each.step is not None:
+                    return each.step - 1
+            after = page[-1].seq
+        return None
 
     def look_up(self, ids: Collection[str]) -> tuple[dict[str, Learned], set[str]]:
         """Return the current learned samples with these ids, and the ids whose events were forgotten."""
@@ -326,7 +341,7 @@ class History:
 def _requested(branch: int, seq: int, body: bytes) -> Upgrade:
     """Return the upgrade that an event requests."""
     asked = json.loads(body)
-    return Upgrade(branch, seq, LAST, asked["after"], asked["spec"])
+    return Upgrade(branch, seq, LAST, asked["after"], asked["step"], asked["spec"])
 
 
 def _latest(upgrades: Sequence[Upgrade], segments: Sequence[Segment]) -> Upgrade | None:

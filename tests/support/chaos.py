@@ -18,7 +18,7 @@ from tests.support.replay import Replayer
 from tests.support.server_process import Json, RestartableServer
 
 #: Kinds of requests in the reports.
-_COUNTED = ("learn", "label", "rollback", "forget", "import", "create", "delete")
+_COUNTED = ("learn", "label", "rollback", "forget", "import", "create", "delete", "upgrade")
 
 
 class Chaos:

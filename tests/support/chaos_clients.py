@@ -257,7 +257,7 @@ class Administrators(_Load):
     def acts(self) -> tuple[Act, ...]:
         """Return the requests to choose from."""
         often = (self._forget, self._forget, self._roll_back, self._create, self._create, self._delete)
-        return (*often, self._patch, self._checkpoint, self._restore, self._import)
+        return (*often, self._patch, self._checkpoint, self._restore, self._import, self._upgrade)
 
     def _create(self, client: httpx.Client, name: str, rng: random.Random) -> None:
         record = self._record
@@ -266,6 +266,7 @@ class Administrators(_Load):
         task = rng.choice(("classification", "classification", "regression"))
         model = f"{task[0]}{rng.getrandbits(40):x}"
         spec = {"hidden": [rng.randrange(3, 7)], "replay": rng.randrange(2), "memory": 30, "task": task}
+        spec["learner"] = rng.choice((1, 1, 2))
         answer = client.post("/models", json={"name": model, "drift": self._drift(rng), **spec})
         with record.lock:
             if record.took(answer, "create", "too_many_models"):
@@ -341,6 +342,11 @@ class Administrators(_Load):
         model = self._model(rng)
         answer = client.post(f"/models/{model}/checkpoints")
         self._record.took(answer, "checkpoint", *self._gone(model), "rebuilding")
+
+    def _upgrade(self, client: httpx.Client, name: str, rng: random.Random) -> None:
+        model, kept = self._model(rng), rng.choice(("true", "false"))
+        answer = client.post(f"/models/{model}/upgrade?kept={kept}")
+        self._record.took(answer, "upgrade", *self._gone(model), "not_kept")
 
     def _import(self, client: httpx.Client, name: str, rng: random.Random) -> None:
         """Put the state of a model in place of another of the same task, or of itself."""

@@ -63,6 +63,15 @@ class Kept(NamedTuple):
     head: int
 
 
+class Upgrade(NamedTuple):
+    """The latest upgrade in the current events of a model."""
+
+    seq: int = 0
+    request: int = 0
+    after: int = 0
+    spec: Json | None = None
+
+
 def read_log(folder: Path) -> Log:
     """Return the events of the models that exist."""
     with contextlib.closing(sqlite3.connect(folder / "events.sqlite3", timeout=30.0)) as database:
@@ -100,6 +109,16 @@ def current(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if _contain(on_way, row)]
 
 
+def latest_upgrade(events: Sequence[Row]) -> Upgrade:
+    """Return the latest upgrade in current events; one of number 0 if there is none."""
+    for row in reversed(events):
+        if row.kind == "upgraded":
+            request = json.loads(row.body)["request"]
+            [asked] = [json.loads(each.body) for each in events if each.seq == request]
+            return Upgrade(row.seq, request, asked["after"], asked["spec"])
+    return Upgrade()
+
+
 def _contain(on_way: list[tuple[int, int, float]], event: Row | Kept) -> bool:
     return any(event.branch == branch and low < event.seq <= high for branch, low, high in on_way)
 
@@ -121,7 +140,7 @@ class Replica:
     """
 
     def __init__(self, spec: Json) -> None:
-        options = {key: value for key, value in spec.items() if value is not None}
+        options = {"learner": 1, **{key: value for key, value in spec.items() if value is not None}}
         make: Any = BNPClassifier if options.pop("task") == "classification" else BNPRegressor
         self.name = options.pop("name")
         self.setting = options.pop("drift")
@@ -176,6 +195,18 @@ class Replica:
                 file.flush()
                 self.estimator = load(file.name)
             self._begin()
+
+    @classmethod
+    def relearned(cls, events: Sequence[Row], upgrade: Upgrade) -> Replica:
+        """Return the state that an upgrade gives: of samples, and of changes since its request."""
+        assert upgrade.spec is not None
+        replica = cls(upgrade.spec)
+        for row in events:
+            sample = row.kind in SAMPLES or (row.kind == "patch" and row.seq > upgrade.request)
+            if sample and upgrade.after < row.seq < upgrade.seq:
+                replica.apply(row)
+        replica.steps.clear()  # the log has those of the model before
+        return replica
 
     def _learn(self, row: Row) -> None:
         x, y, w, given = _sample(row)
@@ -245,12 +276,15 @@ class Replayer:
         before, replica = self._before.get(events[0].seq, ([], None))
         last = before[-1].seq if before else 0
         old, new = (_retained((row for row in rows if row.seq <= last), pruned) for rows in (before, events))
-        if replica is not None and old == new and pruned <= last + 1:
+        upgrade = latest_upgrade(events)
+        if replica is not None and old == new and pruned <= last + 1 and last >= upgrade.seq:
             pass
+        elif pruned <= upgrade.after + 1 and upgrade.seq:
+            replica, last = Replica.relearned(events, upgrade), upgrade.seq
         elif pruned == 0:
             replica, last = Replica(jiter.from_json(events[0].body)), events[0].seq
         else:
-            bases = [kept for kept in checkpoints if kept.seq + 1 >= pruned]
+            bases = [kept for kept in checkpoints if kept.seq + 1 >= pruned and kept.seq >= upgrade.seq]
             if not bases:
                 raise UnreachableError(
                     f"it was pruned before event {pruned}, and has no checkpoint to start from"
@@ -269,11 +303,15 @@ class Replayer:
             if row.kind == "forget"
             for _, seq in json.loads(row.body)["events"]
         ]
+        upgrade = latest_upgrade(current(rows))
         return [
             kept
             for kept in self.checkpoints(rows[0].seq)
             if _contain(on_way, kept)
-            and not any(removal > kept.head and seq <= kept.seq for removal, seq in gone)
+            and not any(
+                removal > kept.head and seq <= kept.seq and (seq > upgrade.after or kept.seq < upgrade.seq)
+                for removal, seq in gone
+            )
         ]
 
     def checkpoints(self, number: int) -> list[Kept]:

@@ -1,0 +1,289 @@
+"""Upgrade of a model: it becomes the model that a new one would be, and serves and learns meanwhile."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.models.recovery import Recovery
+from tests.support.running import Json, Server, error, serving
+from tests.support.server_process import wait_until
+
+Serve = Callable[..., Server]
+SPEC: dict[str, Any] = {"hidden": [5], "replay": 1, "memory": 60, "seed": 3}
+#: Drifts are found and answered often.
+DRIFTING: dict[str, Any] = {
+    "drift": {"detector": "page_hinkley", "threshold": 3.0, "action": "reset_slowest"}
+}
+
+
+def sample(i: int) -> tuple[Json, str]:
+    rng = random.Random(i)  # noqa: S311
+    a, b = rng.gauss(0.0, 1.0), rng.gauss(0.0, 1.0)
+    turned = (a * b > 0.0) == (i // 60 % 2 == 0)
+    return {"a": a, "b": b, "c": rng.choice(["red", "green", None])}, "cat" if turned else "dog"
+
+
+def learn(server: Server, samples: Sequence[int], model: str = "m") -> None:
+    for i in samples:
+        x, y = sample(i)
+        server.learn(x, y, model=model, id=f"s{i}")
+
+
+def old(server: Server, samples: Sequence[int], **spec: Any) -> None:
+    """Create the model ``m`` of an earlier version."""
+    server.create(**{**SPEC, "name": "m", "learner": 1, **spec})
+    learn(server, samples)
+
+
+def upgrade(server: Server, query: str = "", rebuilding: bool = True) -> None:
+    answer = server.client.post(f"/models/m/upgrade{query}")
+    assert answer.status_code == 202, answer.text
+    assert answer.json() == {"model": "m", "learner": 2, "rebuilding": rebuilding}
+
+
+def ready(server: Server) -> Json:
+    wait_until(lambda: server.get("/models/m")["state"] == "ready")
+    return server.get("/models/m")
+
+
+def fresh(server: Server, samples: Sequence[int], **spec: Any) -> Json:
+    """Return the fingerprint of a new model that learned samples."""
+    server.create(**{**SPEC, "name": "new", **spec})
+    learn(server, samples, "new")
+    found = server.fingerprint("new")
+    server.client.delete("/models/new").raise_for_status()
+    return found
+
+
+def kinds(server: Server) -> list[str]:
+    events = server.get("/models/m/events?limit=1000")["events"]
+    return [event["kind"] for event in events if event["kind"] not in ("learn", "action")]
+
+
+@contextmanager
+def relearning(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Hold an upgrade after it has begun; yield an event that is set then."""
+    begun, release, run_on = threading.Event(), threading.Event(), Recovery.run_on
+
+    def held(self: Recovery, model: Any, upto: Any = None, advance: Any = None, upgrade: Any = None) -> Any:
+        if upgrade is not None and upto is not None:
+            begun.set()
+            assert release.wait(60)
+        return run_on(self, model, upto, advance or (lambda done: None), upgrade)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recovery, "run_on", held)
+        try:
+            yield begun
+        finally:
+            release.set()
+
+
+@pytest.mark.parametrize("spec", [{}, DRIFTING])
+def test_an_upgraded_model_is_that_which_a_new_one_would_be(serve: Serve, spec: Json) -> None:
+    server = serve()
+    old(server, range(200), **spec)
+    before = server.fingerprint("m")
+    assert server.get("/models/m")["spec"]["learner"] == 1
+    upgrade(server)
+    described = ready(server)
+    assert (described["spec"]["learner"], described["step"], described["upgrade"]) == (2, 200, None)
+    assert kinds(server) == ["create", "upgrade", "upgraded"]
+    learn(server, range(200, 230))
+    expected = fresh(server, range(230), **spec)
+    assert server.fingerprint("m") == expected
+    upgrade(server, rebuilding=False)  # nothing is left to do
+    assert kinds(server) == ["create", "upgrade", "upgraded"]
+
+    for step in (210, 200):  # also the state at the very end of the upgrade
+        server.post("/models/m/rollback", step=step).raise_for_status()
+        assert server.fingerprint("m") == fresh(server, range(step), **spec)
+    server.post("/models/m/rollback", step=199).raise_for_status()
+    assert server.get("/models/m")["spec"]["learner"] == 1
+    if not spec:  # a rollback omits a drift response that is due
+        learn(server, [199])
+        assert server.fingerprint("m") == before
+
+
+def test_the_model_learns_and_is_changed_meanwhile(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve()
+    old(server, range(80), max_features=3)
+    server.client.patch("/models/m", json={"max_features": 50, "max_classes": 5}).raise_for_status()
+    with relearning(monkeypatch) as begun:
+        upgrade(server)
+        assert begun.wait(30)
+        described = server.get("/models/m")
+        assert (described["state"], described["spec"]["learner"]) == ("rebuilding", 1)
+        assert described["upgrade"] == {"learner": 2, "done": 0, "events": 81}
+        upgrade(server)  # it is in progress
+        learn(server, range(80, 100))
+        server.client.patch("/models/m", json={"max_classes": 7}).raise_for_status()
+        server.predict(sample(100)[0], model="m", id="later")
+        assert server.get("/models/m")["step"] == 100
+    described = ready(server)
+    assert (described["spec"]["max_classes"], described["spec"]["max_features"]) == (7, 50)
+    assert described["pending"] == 1
+    assert server.fingerprint("m") == fresh(server, range(100))
+    assert kinds(server) == ["create", "patch", "upgrade", "patch", "predict", "upgraded"]
+
+
+def test_a_prediction_with_an_id_is_labelled_across_an_upgrade(serve: Serve) -> None:
+    server = serve()
+    old(server, range(50))
+    given = server.predict(sample(50)[0], model="m", id="p")
+    upgrade(server)
+    ready(server)
+    answer = server.label("p", "cat", model="m")
+    assert (answer["prediction"], answer["step"]) == (given["prediction"], 51)
+    server.create(**{**SPEC, "name": "new"})
+    learn(server, range(50), "new")
+    server.learn(sample(50)[0], "cat", model="new")
+    assert server.fingerprint("m")["model_sha256"] == server.fingerprint("new")["model_sha256"]
+
+
+def test_samples_are_unlearned_during_and_after_an_upgrade(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(checkpoint_every=40)
+    old(server, range(100))
+    with relearning(monkeypatch) as begun:
+        upgrade(server)
+        assert begun.wait(30)
+        server.post("/models/m/forget", ids=["s7", "s90"]).raise_for_status()
+    assert ready(server)["spec"]["learner"] == 2
+    rest = [i for i in range(100) if i not in (7, 90)]
+    assert server.fingerprint("m") == fresh(server, rest)
+    learn(server, range(100, 120))
+    server.post("/models/m/forget", ids=["s3", "s110"]).raise_for_status()
+    ready(server)
+    rest = [i for i in range(120) if i not in (3, 7, 90, 110)]
+    assert server.fingerprint("m") == fresh(server, rest)
+    server.post("/models/m/rollback", step=50).raise_for_status()
+    assert server.get("/models/m")["spec"]["learner"] == 1
+    assert server.fingerprint("m") == fresh(server, rest[:50], learner=1)
+    steps = [event["step"] for event in server.get("/models/m/events?limit=1000")["events"]]
+    assert steps[:51] == [0, *range(1, 51)]
+
+
+@pytest.mark.parametrize("step", [60, 100])
+def test_a_rollback_cancels_an_upgrade(serve: Serve, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    server = serve()
+    old(server, range(100))
+    with relearning(monkeypatch) as begun:
+        upgrade(server)
+        assert begun.wait(30)
+        server.post("/models/m/rollback", step=step).raise_for_status()
+        described = server.get("/models/m")
+        assert (described["state"], described["upgrade"]) == ("ready", None)
+    learn(server, range(100, 120))
+    assert server.get("/models/m")["spec"]["learner"] == 1
+    upgrade(server)  # a second request
+    ready(server)
+    assert server.fingerprint("m") == fresh(server, [*range(step), *range(100, 120)])
+
+
+def test_an_import_cancels_an_upgrade_and_its_samples_are_not_in_the_log(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+    old(server, range(60))
+    file = server.client.get("/models/m/export").content
+    octets = {"content-type": "application/octet-stream"}
+    with relearning(monkeypatch) as begun:
+        upgrade(server)
+        assert begun.wait(30)
+        server.client.put("/models/m/import", content=file, headers=octets).raise_for_status()
+        assert server.get("/models/m")["upgrade"] is None
+    learn(server, range(100, 130))
+    answer = server.client.post("/models/m/upgrade")
+    assert error(answer)[:2] == (410, "not_kept")
+    assert "30 of the 90 samples" in answer.json()["error"]["message"]
+    upgrade(server, "?kept=true")
+    assert ready(server)["step"] == 30
+    assert server.fingerprint("m") == fresh(server, range(100, 130))
+    server.post("/models/m/rollback", step=89).raise_for_status()  # before the upgrade
+    assert server.get("/models/m")["spec"]["learner"] == 1
+
+
+def test_what_is_kept_of_a_pruned_log_is_relearned_on_request(serve: Serve, tmp_path: Path) -> None:
+    with serving(tmp_path / "data", keep_checkpoints=1, retain_events=40) as before:
+        old(before, range(100))
+        before.client.post("/models/m/checkpoints").raise_for_status()
+    server = serve()
+    learn(server, range(100, 110))
+    answer = server.client.post("/models/m/upgrade")
+    assert error(answer)[:2] == (410, "not_kept")
+    message = answer.json()["error"]["message"]
+    assert "50 of the 110 samples" in message
+    assert "kept=true (--kept)" in message
+    assert kinds(server) == ["create"]
+    upgrade(server, "?kept=true")
+    assert ready(server)["step"] == 50
+    expected = fresh(server, range(60, 110))
+    assert server.fingerprint("m") == expected
+    server.post("/models/m/rollback", step=105).raise_for_status()
+    assert server.get("/models/m")["spec"]["learner"] == 1
+    learn(server, range(105, 110))
+    upgrade(server, "?kept=true")
+    ready(server)
+    assert server.fingerprint("m") == expected
+    server.post("/models/m/forget", ids=["s70"]).raise_for_status()
+    ready(server)
+    expected = fresh(server, [i for i in range(60, 110) if i != 70])
+    assert server.fingerprint("m") == expected
+
+
+def test_the_samples_stay_until_they_are_relearned(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve(keep_checkpoints=1, retain_events=0, checkpoint_every=20)
+    old(server, range(15))
+    with relearning(monkeypatch) as begun:
+        upgrade(server)
+        assert begun.wait(30)
+        learn(server, range(15, 90))  # with checkpoints, after which no sample would be kept
+        server.client.post("/models/m/checkpoints").raise_for_status()
+    ready(server)
+    assert server.fingerprint("m") == fresh(server, range(90))
+    assert len(server.get("/models/m/checkpoints")["checkpoints"]) <= 2
+
+
+def test_a_start_continues_an_upgrade(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve()
+    old(server, range(70))
+    with relearning(monkeypatch) as begun:
+        upgrade(server)
+        assert begun.wait(30)
+        server.ask_to_stop()
+    server.stop()
+    with serving(tmp_path / "data") as again:
+        assert ready(again)["spec"]["learner"] == 2
+        assert again.fingerprint("m") == fresh(again, range(70))
+
+
+def test_an_upgrade_that_makes_no_sense_is_refused(serve: Serve) -> None:
+    server = serve()
+    server.create(name="m", network="cnn", input_shape=[1, 6, 6], hidden=[3], learner=1)
+    answer = server.client.post("/models/m/upgrade")
+    assert error(answer)[:2] == (422, "invalid_spec")
+    assert "nothing to upgrade" in answer.json()["error"]["message"]
+    assert error(server.client.post("/models/unknown/upgrade"))[:2] == (404, "unknown_model")
+
+
+def test_a_server_may_not_allow_the_upgraded_model(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+    old(server, range(10), max_features=10, max_classes=3)
+    server.stop()
+    monkeypatch.setattr("bnp_online.engines.base.LINEAR_RATES", (0.1,) * 50)  # it has more weights
+    with serving(tmp_path / "data", max_parameters=1000) as again:
+        assert again.fingerprint("m")["step"] == 10
+        answer = again.client.post("/models/m/upgrade")
+        assert error(answer) == (422, "invalid_spec", "hidden")
+        assert again.get("/models/m")["state"] == "ready"
