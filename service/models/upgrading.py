@@ -152,8 +152,8 @@ class Upgrading:
         if missing and not kept:
             raise NotKeptError(
                 f"the log has {model.step - missing} of the {model.step} samples of the model; the others "
-                "were removed by the limits of retention, or are part of an imported file. Relearn those that "
-                "are kept with kept=true (--kept), or keep this model and train a new one"
+                "were removed by the limits of retention, or are part of an imported file. Relearn those "
+                "that are kept with kept=true (--kept), or keep this model and train a new one"
             )
         history.request_upgrade(spec.model_dump(mode="json"), after, missing)
         self._checkpointer.add(1, 0)
