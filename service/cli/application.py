@@ -12,7 +12,7 @@ from bnp_online.client import ClientError
 from bnp_online.errors import BNPError
 
 from ..problems import explain
-from . import administration, bench, demo, doctor, keys, learning, predicting, repair, serve
+from . import administration, bench, demo, doctor, keys, learning, predicting, repair, serve, upgrade
 from .output import CommandError, failure, note
 
 #: Exit code of typer after Ctrl-C.
@@ -37,6 +37,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     administration.rollback,
     administration.export,
     administration.import_,
+    upgrade.upgrade,
     repair.repair,
     doctor.doctor,
     bench.bench,

@@ -16,7 +16,13 @@ from typing import IO, Any, TypeAlias
 
 from bnp_online.errors import StateError
 
-from ..errors import DamagedEventError, IncompleteLogError, NotKeptError, StorageError
+from ..errors import (
+    DamagedEventError,
+    IncompleteLogError,
+    NotKeptError,
+    StorageError,
+    UnknownModelError,
+)
 from ..settings import Settings
 from ..storage import event_codec
 from ..storage.checkpoints import FOLDER, CheckpointFiles
@@ -322,6 +328,30 @@ def open_folder(settings: Settings) -> Opened:
         folder.close()
         raise
     return Opened(folder, log, checkpoints, models)
+
+
+@contextlib.contextmanager
+def opened(settings: Settings, name: str) -> Iterator[tuple[History, Recovery, HostedModel, CheckpointFiles]]:
+    """Open a data folder, and recover one model, for the block.
+
+    Raises
+    ------
+    UnknownModelError
+        If the folder has no model of this name.
+    FolderInUseError, StorageError, DamagedEventError, NotKeptError
+        As `open_folder`.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock(settings.data_dir))
+        checkpoints = CheckpointFiles(settings.data_dir / FOLDER)
+        log = stack.enter_context(contextlib.closing(open_log(settings, checkpoints)))
+        numbers = {event_codec.loads(each.event.body)["name"]: each.model for each in log.models()}
+        if name not in numbers:
+            raise UnknownModelError(
+                f"{settings.data_dir} has no model {name!r}: the models are {', '.join(numbers) or 'none'}"
+            )
+        with reported(settings.data_dir, checkpoints):
+            yield *_recover(History(log, numbers[name]), checkpoints, settings), checkpoints
 
 
 def _recover(

@@ -21,12 +21,16 @@ from ..errors import (
     UnknownModelError,
 )
 from ..settings import Settings
-from ..storage.history import Upgrade
+from ..storage import event_codec
+from ..storage.history import History, Upgrade
+from ..storage.interfaces import Event
 from ..telemetry.audit import audit
+from ..telemetry.progress import progress
+from . import snapshot
 from .checkpointer import Checkpointer
 from .feed import Feed
 from .hosted import HostedModel
-from .recovery import Recovery
+from .recovery import Recovery, opened
 from .spec_limits import check_change
 from .threads import Threads
 from .worker import Worker
@@ -122,43 +126,11 @@ class Upgrading:
             await asyncio.wait([self._task])
 
     def request(self, *, kept: bool) -> bool:
-        """Log the request of an upgrade, with exclusive access; return whether there is one to do.
-
-        Parameters
-        ----------
-        kept : bool
-            Whether the new model may lack samples that the log no longer has.
-
-        Raises
-        ------
-        NotKeptError
-            If the log lacks samples, and `kept` is false.
-        InvalidSpecError
-            If the model does not depend on the generation, or exceeds a limit of the server.
-        """
-        model, history = self._worker.model, self._history
-        if history.upgrading is not None or model.spec.learner == LATEST_LEARNER:
-            return history.upgrading is not None
-        if model.spec.network != "mlp":
-            raise InvalidSpecError(
-                f"a model with network={model.spec.network!r} learns in the same way in all generations: "
-                "there is nothing to upgrade"
-            )
-        spec = model.spec.model_copy(update={"learner": LATEST_LEARNER})
-        check_change(spec, {}, self._settings)
-        after = history.samples_after()
-        found = history.step_at(after)
-        missing = model.step if found is None else found
-        if missing and not kept:
-            raise NotKeptError(
-                f"the log has {model.step - missing} of the {model.step} samples of the model; the others "
-                "were removed by the limits of retention, or are part of an imported file. Relearn those "
-                "that are kept with kept=true (--kept), or keep this model and train a new one"
-            )
-        history.request_upgrade(spec.model_dump(mode="json"), after, missing)
-        self._checkpointer.add(1, 0)
-        audit("upgrade requested", model.name, step=model.step, learner=spec.learner, kept=kept)
-        return True
+        """Log the request of an upgrade, with exclusive access; see `request`."""
+        asked = request(self._worker.model, self._history, self._settings, kept=kept)
+        if asked:
+            self._checkpointer.add(1, 0)
+        return asked
 
     def start(self) -> None:
         """Relearn in the background."""
@@ -228,3 +200,80 @@ class Upgrading:
         self._checkpointer.begin(model.replay)
         self._checkpointer.keep(model)  # a start from the log would relearn all samples
         self._feed.publish("upgrade", model.name, step=model.step, learner=model.spec.learner)
+
+
+def request(model: HostedModel, history: History, settings: Settings, *, kept: bool) -> bool:
+    """Log the request of an upgrade, unless there is one; return whether an upgrade is to be done.
+
+    Parameters
+    ----------
+    model, history : HostedModel, History
+        The model after its last event, and its history.
+    settings : Settings
+        Limits.
+    kept : bool
+        Whether the new model may lack samples that the log no longer has.
+
+    Raises
+    ------
+    NotKeptError
+        If the log lacks samples, and `kept` is false.
+    InvalidSpecError
+        If the model does not depend on the generation, or exceeds a limit of the server.
+    """
+    if history.upgrading is not None or model.spec.learner == LATEST_LEARNER:
+        return history.upgrading is not None
+    if model.spec.network != "mlp":
+        raise InvalidSpecError(
+            f"a model with network={model.spec.network!r} learns in the same way in all generations: "
+            "there is nothing to upgrade"
+        )
+    spec = model.spec.model_copy(update={"learner": LATEST_LEARNER})
+    check_change(spec, {}, settings)
+    after = history.samples_after()
+    found = history.step_at(after)
+    missing = model.step if found is None else found
+    if missing and not kept:
+        raise NotKeptError(
+            f"the log has {model.step - missing} of the {model.step} samples of the model; the others "
+            "were removed by the limits of retention, or are part of an imported file. Relearn those "
+            "that are kept with kept=true (--kept), or keep this model and train a new one"
+        )
+    history.request_upgrade(spec.model_dump(mode="json"), after, missing)
+    audit("upgrade requested", model.name, step=model.step, learner=spec.learner, kept=kept)
+    return True
+
+
+def upgrade_in_place(settings: Settings, name: str, *, kept: bool) -> tuple[int, bool]:
+    """Upgrade a model of a data folder without a server, with progress bars.
+
+    Returns
+    -------
+    int, bool
+        Step of the model, and whether it was of an earlier generation.
+
+    Raises
+    ------
+    UnknownModelError
+        If the folder has no model of this name.
+    NotKeptError, InvalidSpecError
+        As `request`.
+    FolderInUseError, StorageError, DamagedEventError
+        If the folder cannot be opened, read or written.
+    """
+    with opened(settings, name) as (history, recovery, model, checkpoints):
+        if not request(model, history, settings, kept=kept):
+            return model.step, False
+        upgrade = history.upgrading
+        assert upgrade is not None  # noqa: S101 (for mypy)
+        model = recovery.begin(upgrade)
+        with progress(f"relearning {name}", recovery.left(model)) as advance:
+            model = recovery.run_on(model, advance=advance, upgrade=upgrade)
+        model.sequence = history.complete_upgrade(upgrade, model.step)
+        for action in model.acted:
+            model.sequence = history.append(Event("action", event_codec.dumps(action)))
+        log = history.log
+        state = snapshot.sign(snapshot.take(model), log.checksum(model.sequence))
+        checkpoints.save(history.model, history.branch, model.sequence, model.step, log.head, state)
+        audit("model upgraded", name, step=model.step, learner=model.spec.learner)
+        return model.step, True
