@@ -126,7 +126,8 @@ class Moment(Schema):
     step: int
     scores: Scores
     baselines: BaselineScores
-    mixture: list[CopyWeight]
+    shares: dict[str, float]
+    """Weight of each kind of experts in the prediction."""
 
 
 class Dashboard(Moment):
@@ -135,6 +136,12 @@ class Dashboard(Moment):
     model: str
     task: Task
     state: State
+    upgrade: UpgradeProgress | None
+    """Progress of an upgrade; null without one."""
+    mixture: list[CopyWeight]
+    """Experts of the mixture, with their weights."""
+    leading: str | None
+    """What leads the mixture, and why that matters; null for a single expert."""
     predicted: int
     """Predictions made."""
     time: float

@@ -297,6 +297,8 @@ class ModelDescription(Schema):
     engine: str
     mixture: list[CopyWeight]
     """Experts of the mixture, with their weights."""
+    leading: str | None = None
+    """What leads the mixture, and why that matters; null for a single expert."""
     sequence: int
     """Number of the last event of the log in the state."""
     pending: int

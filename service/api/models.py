@@ -92,7 +92,7 @@ async def get_dashboard(
     registry = models_of(request.scope)
     worker = registry.get(m)
     shown = await worker.ask(report.dashboard)
-    shown["state"], shown["queue"] = worker.state, worker.queue_depth
+    shown.update(registry.operations(m).status, queue=worker.queue_depth)
     shown["time"] = time.monotonic()
     shown["latency"] = _latency(request) if request.scope["caller"].models is None else None
     shown["drift"] = registry.feed.recent("drift", m)

@@ -30,8 +30,13 @@ def models(
     if not as_json:
         spec = described.pop("spec")
         described["hidden"], described["features"] = spec["hidden"], len(described["features"])
-        described["mixture"] = [f"{each['expert']}: {each['weight']:.0%}" for each in described["mixture"]]
+        described["learner"], mixture = spec["learner"], described.pop("mixture")
     show({**described, "metrics": scores if as_json else scores["cumulative"]}, as_json=as_json)
+    if not as_json and len(mixture) > 1:
+        mixture.sort(key=lambda expert: -expert["weight"])
+        rows = [{"expert": each["expert"], "share": f"{each['weight']:.1%}"} for each in mixture]
+        print()
+        show_rows(rows, ("expert", "share"), as_json=False)
 
 
 def checkpoint(

@@ -96,7 +96,9 @@ function drawNumbers(shown) {
   say($("tile-step-note"), `${whole(shown.predicted)} predictions`);
   show($("tile-pending"), shown.pending, whole(shown.pending));
   say($("tile-queue"), `predictions; ${whole(shown.queue)} requests in the queue`);
-  const state = shown.state === "ready" ? "" : ` · ${shown.state}`;
+  const { state: found, upgrade } = shown;
+  const share = upgrade?.events ? ` ${Math.floor((100 * upgrade.done) / upgrade.events)}%` : "";
+  const state = upgrade ? ` · upgrading${share}` : found === "ready" ? "" : ` · ${found}`;
   say(
     $("about-model"),
     `${shown.task}, ${compact(shown.parameters)} parameters, ${shown.engine} on ${shown.device}${state}`,
@@ -127,6 +129,7 @@ const SAID = {
   drift: ({ step }) => `Drift${step === undefined ? "" : ` at step ${whole(step)}`}`,
   checkpoint: ({ step }) => `Checkpoint at step ${whole(step)}`,
   rollback: ({ step }) => `Rolled back to step ${whole(step)}`,
+  upgrade: ({ step, learner }) => `Upgraded to generation ${learner} of the learner at step ${whole(step)}`,
 };
 
 function addEvent(kind, data, live) {

@@ -1,4 +1,4 @@
-// Scores, weights of the mixture, throughput and latency.
+// Scores, mixture of experts, throughput and latency.
 
 import { LineChart, fromZero, shares } from "./charts.js";
 import { $, compact, make, percent, say, seconds, short, show, whole } from "./dom.js";
@@ -7,7 +7,15 @@ const LINES = [
   { name: "last 1,000", colour: "--accent", width: 2.5 },
   { name: "since the start", colour: "--accent", dash: true },
 ];
-const COPIES = ["--m0", "--m1", "--m2", "--m3", "--m4", "--m5", "--m6"];
+/** Colours of the kinds of experts. */
+const KINDS = {
+  "fast networks": "--m3",
+  networks: "--m0",
+  "slow networks": "--m1",
+  "linear models": "--m5",
+  neighbours: "--m4",
+  stack: "--m2",
+};
 const steps = { x: "samples learned", xFormat: compact };
 
 const TASKS = {
@@ -71,8 +79,8 @@ export class Scores {
     this.loss = chart("loss", charts.loss, short);
     this.mixture = new LineChart($("mixture"), {
       ...steps,
-      title: "Mixture weights",
-      about: "Weight of each member of the mixture in the prediction.",
+      title: "Mixture of experts",
+      about: "Share of each kind of experts in the prediction.",
       format: percent,
       series: [],
       range: shares,
@@ -104,6 +112,7 @@ export class Scores {
   update(shown) {
     this.drawScores(shown);
     this.drawMixture(shown);
+    this.drawExperts(shown);
     this.drawRate(shown);
     this.drawLatency(shown);
     this.before = shown;
@@ -127,12 +136,25 @@ export class Scores {
     say($("tile-score-note"), has && base ? better(window[score], base[plain][score]) : "");
   }
 
-  drawMixture({ step, mixture }) {
-    const names = mixture.map(({ expert }) => expert);
+  drawMixture({ step, shares: found }) {
+    const names = Object.keys(found);
     if (names.join() !== this.mixture.series.map(({ name }) => name).join()) {
-      this.mixture.clear(names.map((name, i) => ({ name, colour: COPIES[i % COPIES.length], dash: i >= 3, width: 2 })));
+      this.mixture.clear(names.map((name) => ({ name, colour: KINDS[name] ?? "--m6", width: 2 })));
     }
-    this.mixture.add(step, mixture.map(({ weight }) => weight));
+    this.mixture.add(step, Object.values(found));
+  }
+
+  /** Tell what leads the mixture, and list all experts, those with the greatest share first. */
+  drawExperts({ mixture, leading }) {
+    say(this.mixture.about, leading ?? "A single network predicts.");
+    const experts = [...mixture].sort((one, other) => other.weight - one.weight);
+    const list = $("expert-list");
+    while (list.children.length > experts.length) list.lastChild.remove();
+    experts.forEach(({ expert, weight }, i) => {
+      const row = list.children[i] ?? list.appendChild(make("tr", {}, make("th", { scope: "row" }), make("td")));
+      say(row.firstChild, expert);
+      show(row.lastChild, weight, percent(weight));
+    });
   }
 
   drawRate(shown) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,8 +13,57 @@ from ..storage import event_codec
 from .hosted import HostedModel
 from .snapshot import versions
 
+#: Rate from which a network is fast: its weights follow the latest samples.
+_FAST = 0.6
+#: Kinds of experts, and what it means that one of them has the greatest weight.
+_KINDS = {
+    "fast networks": "the latest samples tell most, because samples depend on each other in time or the "
+    "relation changes; labels that arrive late lower the quality",
+    "networks": "the relation changes slowly, or the model has learned few samples",
+    "slow networks": "the relation is stable, so replayed samples and means of weights reduce noise",
+    "linear models": "the relation is close to linear, or the model has learned few samples",
+    "neighbours": "samples resemble earlier ones, so the most similar ones in the memory predict best",
+    "stack": "a learned combination of all experts predicts better than their weighted mean",
+}
 #: Largest number of classes in the confusion matrix, and of names of features and classes, for the dashboard.
 _CONFUSED, _NAMED = 12, 100
+
+
+def _kind(expert: Mapping[str, Any]) -> str:
+    if expert["kind"] != "network":
+        return {"linear": "linear models"}.get(expert["kind"], str(expert["kind"]))
+    if expert["replay"] or expert["averages"]:
+        return "slow networks"
+    return "fast networks" if expert["lr"] >= _FAST else "networks"
+
+
+def shares(mixture: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the weight of each kind of experts in the prediction, with sum 1."""
+    present = {_kind(each) for each in mixture}
+    found = {kind: 0.0 for kind in _KINDS if kind in present}
+    for each in mixture:
+        found[_kind(each)] += each["weight"]
+    return found
+
+
+def leading(mixture: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return in plain words what leads the mixture, and why that matters; None for a single expert.
+
+    Examples
+    --------
+    >>> leading([{"kind": "linear", "weight": 0.7}, {"kind": "neighbours", "weight": 0.3}])
+    'Linear models lead with 70%: the relation is close to linear, or the model has learned few samples.'
+    """
+    if len(mixture) == 1:
+        return None
+    found = shares(mixture)
+    first = max(found, key=lambda kind: found[kind])
+    share = f"with {found[first]:.0%}: {_KINDS[first]}."
+    if first != "stack":
+        return f"{first.capitalize()} lead {share}"
+    del found["stack"]
+    second = max(found, key=lambda kind: found[kind])
+    return f"The stack leads {share} Among the experts, {second} have the greatest weight: {_KINDS[second]}."
 
 
 def moment(model: HostedModel) -> dict[str, Any]:
@@ -22,7 +72,7 @@ def moment(model: HostedModel) -> dict[str, Any]:
         "step": model.step,
         "scores": model.score.report(),
         "baselines": model.baselines.report(),
-        "mixture": model.estimator.mixture,
+        "shares": shares(model.estimator.mixture),
     }
 
 
@@ -34,6 +84,8 @@ def dashboard(model: HostedModel) -> dict[str, Any]:
         "model": model.name,
         "task": model.spec.task,
         **moment(model),
+        "mixture": estimator.mixture,
+        "leading": leading(estimator.mixture),
         "predicted": model.predicted,
         "layers": [asdict(each) for each in estimator.diagnose()],
         "confusion": model.score.confusion(_CONFUSED) if model.spec.task == "classification" else None,
@@ -61,6 +113,7 @@ def describe(model: HostedModel) -> dict[str, Any]:
         "device": estimator.device_name,
         "engine": estimator.engine_name,
         "mixture": estimator.mixture,
+        "leading": leading(estimator.mixture),
         "sequence": model.sequence,
         "pending": model.pending,
         "drift": model.drift.report(),

@@ -74,7 +74,13 @@ def test_the_numbers_are_those_of_the_api(
         window["Accuracy"], cumulative["Accuracy"], plain["majority"]["Accuracy"], plain["last"]["Accuracy"],
     ]  # fmt: skip
     assert legend(page, "loss") == [window["LogLoss"], cumulative["LogLoss"], plain["majority"]["LogLoss"]]
-    assert legend(page, "mixture") == [copy["weight"] for copy in shown["mixture"]]
+    assert legend(page, "mixture") == [*shown["shares"].values()]
+    assert shown["leading"]
+    expect(page.locator("#mixture .about")).to_have_text(shown["leading"])
+    experts = page.locator("#expert-list tr").all_text_contents()
+    sorted_by_share = sorted(shown["mixture"], key=lambda each: -each["weight"])
+    assert len(experts) == len(sorted_by_share)
+    assert experts[0].startswith(sorted_by_share[0]["expert"])
     assert value(page, "#tile-pending") == 1
     assert value(page, "#class-count") == 3
     assert value(page, "#feature-count") == 3

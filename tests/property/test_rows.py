@@ -253,9 +253,7 @@ def test_rows_of_an_array_are_learned_as_one_by_one(kind: str) -> None:
 def test_a_bad_row_of_an_array_is_refused_with_all_of_them(bad: tuple[int, str]) -> None:
     X, Y = np.random.default_rng(0).normal(size=(12, 4)), [0, 1, 2] * 4
     # The second generation bounds the value.
-    model, other = (
-        BNPClassifier((3,), input_shape=(4,), standardize=False, learner=1) for _ in range(2)
-    )
+    model, other = (BNPClassifier((3,), input_shape=(4,), standardize=False, learner=1) for _ in range(2))
     for each in (model, other):
         each.learn_many(X, Y)
     row, part = bad

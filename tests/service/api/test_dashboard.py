@@ -174,7 +174,7 @@ def test_how_the_scores_came_to_be(serve: Callable[..., Server], monkeypatch: py
         server.learn({"a": i % 3}, str(i % 3))
         points = history(server, i)
         shown = watch(server)
-        assert points[-1] == {name: shown[name] for name in ("step", "scores", "baselines", "mixture")}
+        assert points[-1] == {name: shown[name] for name in ("step", "scores", "baselines", "shares")}
     steps = [point["step"] for point in points]
     assert len(steps) <= 6
     assert steps == sorted(set(steps))
