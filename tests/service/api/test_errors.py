@@ -176,7 +176,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(tmp_path_factory.mktemp("errors"), **limits) as running:
         running.create(name="numbers", task="regression")
         running.create(name="image", input_shape=[2, 2])
-        running.create(name="raw", standardize=False)
+        running.create(name="raw", standardize=False, learner=1)  # which does not bound values
         for i, y in enumerate(("a", "b", "c")):
             running.learn({"a": float(i), "b": "red"}, y)
             running.learn({"a": float(i)}, i / 3, model="numbers")

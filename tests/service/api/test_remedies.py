@@ -57,7 +57,7 @@ def test_a_wrong_method_is_answered_with_the_allowed_ones(
         ("POST", "/models", {"name": "q", "hidden": 0}, "hidden must be an array"),
         ("POST", "/models", {"name": "q", "hidden": [0]}, "hidden.0 must be at least 1"),
         ("POST", "/models", {"name": "q", "task": None}, "task must be 'classification' or 'regression'"),
-        ("POST", "/models", {"name": "q", "layers": 3}, "layers is not a known field"),
+        ("POST", "/models", {"name": "q", "units": 3}, "units is not a known field"),
         ("POST", "/models", {"name": "q", "replay": True}, "replay must be an integer"),
         (
             "POST",

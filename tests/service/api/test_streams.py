@@ -93,7 +93,7 @@ def error_of(line: Json) -> tuple[str, str | None]:
 def test_a_step_that_is_refused_refuses_its_line_alone(server: Server) -> None:
     server.create(name="raw", standardize=False)
     lines = [{"x": {"a": float(i % 3)}, "y": i % 2, "model": "raw"} for i in range(40)]
-    lines[25] = {"x": {"a": 1e39}, "y": 1, "model": "raw"}
+    lines[25] = {"x": {"a": 1.0}, "y": 1, "w": 1e300, "model": "raw"}
     answered = post_lines(server, lines)
     assert refusals(answered) == {26: "non_finite_state"}
     assert [line["step"] for line in answered if "step" in line] == list(range(1, 40))

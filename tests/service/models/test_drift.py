@@ -30,13 +30,13 @@ CHANGE, LENGTH = 320, 600
 
 
 def samples(task: str = "classification", seed: int = 0) -> list[tuple[Json, Any]]:
-    """What decides is turned round, and numbers are much larger, after `CHANGE` samples."""
+    """Another feature decides as well, and numbers are much larger, after `CHANGE` samples."""
     rng = random.Random(seed)  # noqa: S311
     drawn = []
     for i in range(LENGTH):
         x = {"a": rng.gauss(0.0, 1.0), "b": rng.gauss(0.0, 1.0)}
         sign = 1.0 if i < CHANGE else -1.0
-        y: Any = "cat" if sign * x["a"] > 0 else "dog"
+        y: Any = "cat" if x["a"] * (x["b"] if i >= CHANGE else 1.0) > 0 else "dog"
         drawn.append(
             (x, y if task == "classification" else sign * 100.0 * x["a"] + (0.0 if i < CHANGE else 2000.0))
         )

@@ -117,7 +117,7 @@ def test_a_group_leaves_what_a_loop_leaves(make: Callable[..., Model]) -> None:
         for i in range(100)
     ]
     requests[30] = requests[31] = Learn({"a": 1.0, "new": 3.0}, "cat", id="e")
-    requests[40] = requests[41] = Learn({"a": 1e39}, "cat", id="poison")
+    requests[40] = requests[41] = Learn({"a": 1.0}, "cat", 1e300, id="poison")
     requests[60] = requests[61] = Label("t", "dog 1")
     raw = ModelSpec(hidden=(8,), standardize=False)
     group, loop = make(raw), make(raw)

@@ -24,7 +24,7 @@ FORM = {"content-type": "application/x-www-form-urlencoded"}
 CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "POST /models": (
         "/models",
-        {"json": {"name": "a"}},
+        {"json": {"name": "a", "learner": 1}},
         {"message": "model created", "model": "a", "task": "classification"},
     ),
     "POST /models/{m}/checkpoints": (
@@ -41,6 +41,11 @@ CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         "/models/default/forget",
         {"json": {"ids": ["secret-1", "secret-2"]}},
         {"message": "samples unlearned", "model": "default", "ids": 2, "events": 2},
+    ),
+    "POST /models/{m}/upgrade": (
+        "/models/a/upgrade",
+        {},
+        {"message": "upgrade requested", "model": "a", "step": 0, "learner": 2, "kept": False},
     ),
     "PATCH /models/{m}": (
         "/models/default",
