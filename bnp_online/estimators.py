@@ -192,7 +192,7 @@ class BNPRegressor(_Estimator, base.MiniBatchRegressor):
     >>> reg = BNPRegressor(hidden=(16,))
     >>> for i in range(300):
     ...     reg.learn_one({"a": i % 7}, 2.0 * (i % 7))
-    >>> abs(reg.predict_one({"a": 3}) - 6.0) < 0.5
+    >>> abs(reg.predict_one({"a": 4}) - 8.0) < 0.5
     True
     """
 
@@ -245,8 +245,8 @@ class BNPRegressor(_Estimator, base.MiniBatchRegressor):
         >>> reg = BNPRegressor(hidden=(16,), intervals=32)
         >>> for i in range(300):
         ...     reg.learn_one({"a": i % 7}, 2.0 * (i % 7) + i % 2)
-        >>> low, high = reg.predict_interval_one({"a": 3}, 0.9)
-        >>> low < 6.5 < high and high - low < 5.0
+        >>> low, high = reg.predict_interval_one({"a": 4}, 0.9)
+        >>> low < 8.5 < high and high - low < 5.0
         True
         """
         if self._intervals is None:
