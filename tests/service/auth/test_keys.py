@@ -181,7 +181,7 @@ def test_a_key_is_made_and_opens_the_server_to_other_machines(tmp_path: Path) ->
     ("arguments", "reason"),
     [
         (("--name", "me", "--scopes", "read"), "has a key with the name me"),
-        (("--name", "a b", "--scopes", "read"), "scopes"),
+        (("--name", "a b", "--scopes", "read"), "one word"),
         (("--name", "you", "--scopes", "all"), "scopes"),
         (("--name", "you", "--scopes", "read", "--models", "a/b"), "models="),
         (("--name", "you", "--scopes", "read", "--expires", "soon"), "expires"),
