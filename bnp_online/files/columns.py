@@ -23,9 +23,9 @@ _INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
 _JSON = frozenset({int, float, bool, str})
 _TRUTH = {"true": True, "false": False}
 
-#: A column with so many values, of which such a share are distinct, is an id.
+#: Least number of values of an id column, and least share of distinct ones.
 IDS, SHARE = 200, 0.95
-#: So many new values within so many rows show an id later in the file.
+#: Number of new values within a number of rows that shows an id column later in the file.
 _NEW, _WITHIN = 95, 100
 #: Distinct values that are remembered for a column of strings.
 _REMEMBERED = 100_000

@@ -328,7 +328,7 @@ def test_a_checkpoint_that_cannot_be_written_stays_due(tmp_path: Path) -> None:
         checkpoints.write_bytes(b"")  # a file in place of the folder
         learn(client, range(25))
         checkpoints.unlink()
-        assert sum("cannot write a checkpoint" in line for line in server.running.lines) == 1
+        wait_until(lambda: sum("cannot write a checkpoint" in line for line in server.running.lines) == 1)
         assert server.terminate() == 0  # counts the events of the failed checkpoint
         server.start()
         assert replayed(server) == 0

@@ -48,7 +48,7 @@ def test_a_model_deleted_on_a_nearly_full_disk_is_gone_and_erased_with_room(tmp_
             assert [m["name"] for m in client.get("/models").json()["models"]] == ["default"]
             assert client.post("/learn", json={"x": {}, "y": 1, "model": "m"}).status_code == 404
             assert not erased(client)
-            assert any("cannot erase removed data now" in line for line in server.running.lines)
+            wait_until(lambda: any("cannot erase removed data now" in line for line in server.running.lines))
             if kill:
                 server.kill()
                 client = server.start()

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from service.models.readiness import INTERVAL
-from tests.support.server_process import replayed, restartable
+from tests.support.server_process import replayed, restartable, wait_until
 
 
 def learn(client: httpx.Client, i: int) -> httpx.Response:
@@ -60,7 +60,7 @@ def test_without_room_it_predicts_and_with_room_it_learns_again(tmp_path: Path) 
         after = client.get("/models/default/fingerprint").json()
         assert (after["step"], after["model_sha256"]) == (40, replayed(server.folder))
         refused = "the event log cannot be written, so no model learns"
-        assert any(refused in line for line in server.running.lines)
+        wait_until(lambda: any(refused in line for line in server.running.lines))
         server.kill()
         assert server.start().get("/models/default/fingerprint").json() == after
         assert not any(refused in line for line in server.running.lines)

@@ -184,7 +184,7 @@ def test_pyarrow_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -
         (b"\xd0\xcf\x11\xe0 and more", "save the sheet as CSV"),
         (b"BZh91AY and more", "decompress it"),
         (b"", "is empty"),
-        (gzip.compress(b""), "is empty"),
+        pytest.param(gzip.compress(b""), "is empty", id="empty gzip"),
         (b"\n\n", "is empty"),
         (b'[{"a": 1, "y": 0}]', "one object per line"),
         (b'{\n "a": 1\n}', "one object per line"),

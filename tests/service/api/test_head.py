@@ -11,7 +11,7 @@ from starlette.routing import Route
 from service.app import create_app
 from tests.support.running import Server
 
-STREAMS = {"/events", "/api/stream/events/", "/api/stream/metrics/"}
+STREAMS = ("/events", "/api/stream/events/", "/api/stream/metrics/")
 #: Headers that differ between two responses, and those of the content of a stream or of a varying body.
 VARYING = {"date", "x-request-id", "content-length"}
 

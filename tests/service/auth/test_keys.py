@@ -20,7 +20,7 @@ from service.auth.keys import Key, KeysError, new_secret, parse_key
 from service.auth.scopes import SCOPES
 from service.settings import Settings
 from tests.support.programs import ROOT
-from tests.support.server_process import end, process, restartable
+from tests.support.server_process import end, process, restartable, wait_until
 
 SECRET = "0123456789abcdef" * 2
 EVERYWHERE = "0.0.0.0"
@@ -181,7 +181,7 @@ def test_a_key_is_made_and_opens_the_server_to_other_machines(tmp_path: Path) ->
     ("arguments", "reason"),
     [
         (("--name", "me", "--scopes", "read"), "has a key with the name me"),
-        (("--name", "a b", "--scopes", "read"), "scopes"),
+        (("--name", "a b", "--scopes", "read"), "one word"),
         (("--name", "you", "--scopes", "all"), "scopes"),
         (("--name", "you", "--scopes", "read", "--models", "a/b"), "models="),
         (("--name", "you", "--scopes", "read", "--expires", "soon"), "expires"),
@@ -306,7 +306,7 @@ def test_sighup_during_the_start_is_logged_and_harmless(tmp_path: Path, called: 
     code = f"import gc, os, signal, sys; {called} = lambda *_: os.kill(os.getpid(), signal.SIGHUP)"
     with restartable(tmp_path, code) as server:
         client = server.start()
-        assert [line for line in server.running.lines if "API keys reloaded: there are none" in line]
+        wait_until(lambda: any("API keys reloaded: there are none" in line for line in server.running.lines))
         assert client.get("/models").status_code == 200
 
 

@@ -139,7 +139,11 @@ def test_a_compressed_stream_is_answered_while_it_comes(server: Server) -> None:
 
 
 @pytest.mark.parametrize("kind", [JSON, NDJSON])
-@pytest.mark.parametrize("content", [RAW, gzip.compress(RAW)[:-1], gzip.compress(RAW) + b"more"])
+@pytest.mark.parametrize(
+    "content",
+    [RAW, gzip.compress(RAW)[:-1], gzip.compress(RAW) + b"more"],
+    ids=["not gzip", "too short", "too long"],
+)
 def test_damaged_gzip_is_refused_with_the_remedy(server: Server, kind: str, content: bytes) -> None:
     before = server.fingerprint()
     answer = post(server, content, kind, content_encoding="gzip")
