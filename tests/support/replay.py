@@ -301,7 +301,8 @@ class Replayer:
             (row.seq, seq)
             for row in rows
             if row.kind == "forget"
-            for _, seq in json.loads(row.body)["events"]
+            for branch, seq in json.loads(row.body)["events"]
+            if any(branch == other and low < seq <= high for other, low, high in on_way)
         ]
         upgrade = latest_upgrade(current(rows))
         return [
