@@ -252,6 +252,7 @@ def test_models_are_looked_after(client: Any, model: str, tmp_path: Path) -> Non
         client.rollback(model, step=1000)
     client.learn_one({"a": 1.0}, 1, model=model, id="forget-me")
     assert client.forget(["forget-me"], model=model).forgotten == 1
+    assert client.upgrade(model, kept=True).rebuilding is False
     assert client.patch(model, max_classes=2).spec.max_classes == 2
     client.learn_one({"a": 1.0}, 1, model=model)
     with pytest.raises(errors.InvalidSampleError, match="classes"):
