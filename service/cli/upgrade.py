@@ -59,11 +59,13 @@ def _at_server(client: Client, name: str, *, kept: bool) -> tuple[int, bool]:
 
     with progress(f"relearning {name}", None, fraction=share) as advance:
         while shown.upgrade is not None:
+            if shown.state == "failed":
+                raise CommandError(f"{name} failed meanwhile: see the log of the server.")
             advance(shown.upgrade.done)
             time.sleep(_PERIOD)
             shown = client.describe(name)
     if shown.spec.learner != asked.learner:
-        raise CommandError(f"The upgrade of {name} was canceled by a rollback or an import.")
+        raise CommandError(f"A rollback or an import canceled the upgrade of {name}. Start it again.")
     return shown.step, asked.rebuilding
 
 

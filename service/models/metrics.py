@@ -37,6 +37,7 @@ from ..storage.interfaces import Checkpoint, EventLog
 from .hosted import HostedModel, Replay
 from .operations import Operations
 from .registry import Models
+from .upgrading import Progress
 from .worker import Worker
 
 Series: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
@@ -83,6 +84,8 @@ class Observation:
         The model, of which only counters are read.
     failed, rebuilding : bool
         State of the worker.
+    upgrade : Progress or None
+        Progress of an upgrade; None without one.
     waiting : mapping of str to int
         Number of requests that wait ``"to learn"`` and ``"to read"``, by queue.
     refusals : mapping of str to int
@@ -100,6 +103,7 @@ class Observation:
     model: HostedModel
     failed: bool
     rebuilding: bool
+    upgrade: Progress | None
     waiting: Mapping[str, int]
     refusals: Mapping[str, int]
     replay: Replay
@@ -128,6 +132,7 @@ async def observe(worker: Worker, operations: Operations, seconds: float) -> Obs
         model=model,
         failed=worker.failed,
         rebuilding=worker.rebuilding,
+        upgrade=operations.upgrading,
         waiting={"learn": to_learn, "read": worker.queue_depth - to_learn},
         refusals=dict(worker.refusals),
         replay=operations.replay,
@@ -239,10 +244,23 @@ def _unevenness(seen: Observation) -> Series:
         yield (layer.name, "after"), layer.after
 
 
+def _upgrade(seen: Observation) -> Series:
+    if seen.upgrade is not None:
+        yield ("all",), seen.upgrade.events
+        yield ("done",), seen.upgrade.done
+
+
 _C, _G = CounterMetricFamily, GaugeMetricFamily
 FAMILIES = (
     Family(_G, "bnp_model_up", "1, or 0 if the model failed.", _one(lambda m: not m.failed)),
     Family(_G, "bnp_model_rebuilding", "1 while the state is being rebuilt.", _one(lambda m: m.rebuilding)),
+    Family(
+        _G,
+        "bnp_model_upgrade_events",
+        "Events that an upgrade in progress relearns, and those that it has relearned.",
+        _upgrade,
+        ("events",),
+    ),
     Family(_C, "bnp_model_learned", "Samples learned.", _one(lambda m: m.model.step)),
     Family(_C, "bnp_model_predicted", "Predictions answered.", _one(lambda m: m.model.predicted)),
     Family(_C, "bnp_model_labelled", "Predictions that got their label.", _one(lambda m: m.model.labelled)),

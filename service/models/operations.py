@@ -37,8 +37,8 @@ from .recovery import Recovery
 from .removals import Removals
 from .spec_limits import check_change, complete
 from .threads import Threads
-from .upgrading import Upgrading
-from .worker import Worker
+from .upgrading import Progress, Upgrading
+from .worker import Worker, report_error
 
 #: Seconds between two attempts to rebuild a model: they double, from the first value to the second.
 _SHORTEST, _LONGEST = 1.0, 60.0
@@ -119,9 +119,14 @@ class Operations:
         self._upgrading.resume()
 
     @property
+    def upgrading(self) -> Progress | None:
+        """Progress of an upgrade; None without one."""
+        return self._upgrading.progress
+
+    @property
     def status(self) -> dict[str, Any]:
         """State of the model, and progress of an upgrade, for its description."""
-        progress = self._upgrading.progress
+        progress = self.upgrading
         return {"state": self._worker.state, "upgrade": None if progress is None else progress._asdict()}
 
     async def close(self) -> None:
@@ -237,6 +242,7 @@ class Operations:
             if counted and (self._rebuilding is None or self._rebuilding.done()):
                 # One rebuild serves several requests: it has the context variables of none of them.
                 self._rebuilding = asyncio.create_task(self._rebuild(), context=Context())
+                self._rebuilding.add_done_callback(report_error)
             elif not counted:
                 await self._removals.complete(self._history.model)
             return gone

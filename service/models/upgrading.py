@@ -33,7 +33,7 @@ from .hosted import HostedModel
 from .recovery import Recovery, opened
 from .spec_limits import check_change
 from .threads import Threads
-from .worker import Worker
+from .worker import Worker, report_error
 
 #: Events that are relearned with exclusive access to the model, at most, if the others were relearned before.
 _FEW = 500
@@ -101,6 +101,7 @@ class Upgrading:
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self._done = self._events = 0
+        self._relearned: tuple[int, HostedModel] | None = None  # version of the history, and the model
 
     @property
     def progress(self) -> Progress | None:
@@ -110,13 +111,8 @@ class Upgrading:
 
     def resume(self) -> None:
         """Continue an upgrade that a server before this one has not completed."""
-        upgrade = self._history.upgrading
-        if upgrade is None:
-            return
-        if self._history.reaches(upgrade.after):
-            self._start()
-        else:  # a repair has removed the samples
-            self._history.upgrading = None
+        if self._history.upgrading is not None:
+            self.start()
 
     async def close(self) -> None:
         """Stop. The next start continues."""
@@ -135,11 +131,9 @@ class Upgrading:
     def start(self) -> None:
         """Relearn in the background."""
         if self._task is None or self._task.done():
-            self._start()
-
-    def _start(self) -> None:
-        # The upgrade outlives the request: it has none of its context variables.
-        self._task = asyncio.create_task(self._run(), context=Context())
+            # The upgrade outlives the request: it has none of its context variables.
+            self._task = asyncio.create_task(self._run(), context=Context())
+            self._task.add_done_callback(report_error)
 
     async def _run(self) -> None:
         pause = _SHORTEST
@@ -147,6 +141,7 @@ class Upgrading:
             await self._rebuilt()
             upgrade, version = self._history.upgrading, self._history.version
             if upgrade is None:
+                self._relearned = None
                 return
             try:
                 model = await self._relearn(upgrade, version)
@@ -163,8 +158,13 @@ class Upgrading:
 
     async def _relearn(self, upgrade: Upgrade, version: int) -> HostedModel:
         """Return a new model that has learned all samples but the latest few."""
-        self._done, left = 0, _FEW + 1
-        model = await asyncio.to_thread(self._recovery.begin, upgrade)
+        left = _FEW + 1
+        if self._relearned is not None and self._relearned[0] == version:  # the switch failed
+            model = self._relearned[1]
+        else:
+            self._done = 0
+            model = await asyncio.to_thread(self._recovery.begin, upgrade)
+        self._relearned = None  # after a failure in between, a model is not usable
         while left > _FEW:
             # Events up to here are applied, so the log has all refusals among them.
             upto = await self._worker.exclusive(lambda: self._worker.model.sequence)
@@ -190,6 +190,7 @@ class Upgrading:
         if version != self._history.version or self._checkpointer.paused:
             return
         model = self._recovery.run_on(model, upgrade=upgrade)
+        self._relearned = version, model
         before = self._worker.model
         model.sequence = self._history.complete_upgrade(upgrade, model.step)
         model.predicted = before.predicted

@@ -104,7 +104,7 @@ class Worker:
         self._refusal: Callable[[], RequestError] | None = None
         # A model outlives the request that created it, and its log lines do not have that request's id.
         self._task = asyncio.create_task(self._run(), context=Context())
-        self._task.add_done_callback(_report)
+        self._task.add_done_callback(report_error)
 
     @property
     def model(self) -> HostedModel:
@@ -278,7 +278,7 @@ class Worker:
     async def _run(self) -> None:
         try:
             await self._pipeline.run()
-        finally:  # after an unexpected error too, which `_report` reports
+        finally:  # after an unexpected error too, which `report_error` reports
             if self._refusal is None:
                 self._refusal = self._failure
                 _logger.critical("model %r failed with an unexpected error", self.model.name)
@@ -291,10 +291,10 @@ class Worker:
         )
 
 
-def _report(task: asyncio.Task[None]) -> None:
-    """Pass an unexpected error to the exception handler of the event loop."""
+def report_error(task: asyncio.Task[None]) -> None:
+    """Pass an unexpected error of a task to the exception handler of the event loop."""
     if task.cancelled() or (error := task.exception()) is None:
         return
     for each in error.exceptions if isinstance(error, BaseExceptionGroup) else [error]:
-        context = {"message": "the writer of a model ended", "exception": each, "task": task}
+        context = {"message": "a task of a model ended", "exception": each, "task": task}
         task.get_loop().call_exception_handler(context)

@@ -121,8 +121,9 @@ class History:
             if record.seq in completed:
                 self._upgrades.append(replace(asked, seq=completed[record.seq]))
             elif record.branch == self.branch:
-                canceled = any(each.seq > record.seq for each in self.log.imports(self.model))
-                self.upgrading = None if canceled else asked
+                imported = any(each.seq > record.seq for each in self.log.imports(self.model))
+                # A repair may have removed the samples.
+                self.upgrading = asked if self.reaches(asked.after) and not imported else None
 
     @property
     def pruned(self) -> bool:

@@ -168,7 +168,9 @@ class Chaos:
     def _expect(self, problems: Iterable[str]) -> None:
         """Fail with a report if there are problems."""
         if found := list(problems):
-            log = "".join(self.server.running.lines[-15:])
+            lines = [*self.server.running.lines]
+            raised = [i for i, line in enumerate(lines) if "Traceback" in line][:1]
+            log = "".join(line for i in raised for line in lines[i : i + 60]) + "".join(lines[-15:])
             shown = "\n".join(f"- {problem}" for problem in found[:10])
             pytest.fail(
                 f"seed {self._seed}, folder {self.server.folder}, after {self.ends} ends: {len(found)} "

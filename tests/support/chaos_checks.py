@@ -122,16 +122,20 @@ def remnants(folder: Path, log: Log, record: Record) -> Iterator[str]:
                 left = sorted(token for token in tokens if removed.get(token) == why)
                 if left:
                     yield f"{path.relative_to(folder)} has content of a {why}: {len(left)}, as {left[0]}"
-            if are_in(data, numbers).any():
-                yield f"{path.relative_to(folder)} has a number of a removed sample, as binary"
+            found = numbers[are_in(data, numbers)]
+            if len(found):
+                token = record.numbers[repr(float(found[0]))]
+                why = f"{removed[token]}, {token} of model {record.sent[token]}"
+                yield f"{path.relative_to(folder)} has a number, as binary, of a {why}"
 
 
 def _removed(log: Log, record: Record) -> dict[str, str]:
     """Return the tokens that no file may contain, with the reason."""
     logged = {row.id for rows in log.rows.values() for row in rows}
     forgotten = {identifier for _, identifier in record.forgotten}
-    # An unlearning without an answer was either done or not.
-    forgotten |= {name for model, name in record.forgetting if model in log.rows and name not in logged}
+    # An unlearning without an answer was either done or not; a pruned sample is in the model nevertheless.
+    whole = {model for model, rows in log.rows.items() if not log.pruned.get(rows[0].seq)}
+    forgotten |= {name for model, name in record.forgetting if model in whole and name not in logged}
     removed = {identifier[:18]: "forgotten sample" for identifier in forgotten}
     return removed | {token: "deleted model" for token, model in record.sent.items() if model not in log.rows}
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from service.errors import StorageFullError
 from service.models.recovery import Recovery
+from service.storage import event_codec
+from service.storage.history import History
+from service.storage.interfaces import Event
+from service.storage.sqlite import SqliteLog
+from tests.support.exposition import samples, text_of
 from tests.support.running import Json, Server, error, serving
 from tests.support.server_process import wait_until
 
@@ -65,6 +71,14 @@ def fresh(server: Server, samples: Sequence[int], **spec: Any) -> Json:
 def kinds(server: Server) -> list[str]:
     events = server.get("/models/m/events?limit=1000")["events"]
     return [event["kind"] for event in events if event["kind"] not in ("learn", "action")]
+
+
+def measured(server: Server) -> dict[str, float]:
+    """Return the events of an upgrade as the metrics tell them."""
+    found = samples(text_of(server)).items()
+    return {
+        dict(labels)["events"]: value for (name, labels), value in found if name.endswith("upgrade_events")
+    }
 
 
 @contextmanager
@@ -122,12 +136,14 @@ def test_the_model_learns_and_is_changed_meanwhile(serve: Serve, monkeypatch: py
         described = server.get("/models/m")
         assert (described["state"], described["spec"]["learner"]) == ("rebuilding", 1)
         assert described["upgrade"] == {"learner": 2, "done": 0, "events": 81}
+        assert measured(server) == {"all": 81, "done": 0}
         upgrade(server)  # it is in progress
         learn(server, range(80, 100))
         server.client.patch("/models/m", json={"max_classes": 7}).raise_for_status()
         server.predict(sample(100)[0], model="m", id="later")
         assert server.get("/models/m")["step"] == 100
     described = ready(server)
+    assert measured(server) == {}
     assert (described["spec"]["max_classes"], described["spec"]["max_features"]) == (7, 50)
     assert described["pending"] == 1
     assert server.fingerprint("m") == fresh(server, range(100))
@@ -287,3 +303,60 @@ def test_a_server_may_not_allow_the_upgraded_model(
         answer = again.client.post("/models/m/upgrade")
         assert error(answer) == (422, "invalid_spec", "hidden")
         assert again.get("/models/m")["state"] == "ready"
+
+
+def test_a_model_is_deleted_during_an_upgrade(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = serve()
+    old(server, range(60))
+    with relearning(monkeypatch) as begun:
+        upgrade(server)
+        assert begun.wait(30)
+        server.client.delete("/models/m").raise_for_status()
+    old(server, range(20))  # another model of this name
+    upgrade(server)
+    ready(server)
+    assert server.fingerprint("m") == fresh(server, range(20))
+
+
+def test_an_upgrade_waits_for_space_on_the_disk(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The samples are not relearned again; the model of before serves and learns."""
+    server = serve()
+    old(server, range(60))
+    append, begin = SqliteLog.append, Recovery.begin
+    free, tried, begun = threading.Event(), threading.Event(), list[int]()
+
+    def full(self: SqliteLog, groups: Any) -> list[int]:
+        if groups[0].events[0].kind == "upgraded" and not free.is_set():
+            tried.set()
+            raise StorageFullError("the disk is full")
+        return append(self, groups)
+
+    def counted(self: Recovery, upgrade: Any) -> Any:
+        begun.append(upgrade.seq)
+        return begin(self, upgrade)
+
+    monkeypatch.setattr(SqliteLog, "append", full)
+    monkeypatch.setattr(Recovery, "begin", counted)
+    monkeypatch.setattr("service.models.upgrading._SHORTEST", 0.05)
+    upgrade(server)
+    assert tried.wait(30)
+    learn(server, range(60, 70))
+    described = server.get("/models/m")
+    assert (described["state"], described["spec"]["learner"]) == ("rebuilding", 1)
+    free.set()
+    ready(server)
+    assert len(begun) == 1
+    assert kinds(server) == ["create", "upgrade", "upgraded"]
+    assert server.fingerprint("m") == fresh(server, range(70))
+
+
+def test_an_upgrade_without_its_samples_is_not_continued(tmp_path: Path) -> None:
+    with closing(SqliteLog(tmp_path)) as log:
+        spec = {"name": "m"}
+        model = log.create(Event("create", event_codec.dumps(spec), step=0))
+        history = History(log, model, new=True)
+        learned = [history.append(Event("learn", b"{}", step=i)) for i in (1, 2)]
+        history.request_upgrade({**spec, "learner": 2}, model, 0)
+        assert History(log, model).upgrading == history.upgrading
+        log.prune(model, learned[1], 0, 0, 0.0)
+        assert History(log, model).upgrading is None
