@@ -109,7 +109,7 @@ def test_a_folder_of_version_0_1_0_is_relearned_as_it_was(tmp_path: Path) -> Non
 
 
 def test_an_upgrade_is_completed_after_kills(tmp_path: Path) -> None:
-    """The model learns and unlearns, and the server ends meanwhile; then it is the model that a new one would be."""
+    """The model learns and unlearns, and the server ends meanwhile; it becomes what a new model would be."""
     rng, learned = random.Random(SEED), 900  # noqa: S311
     print(f"BNP_TEST_SEED={SEED}")
     with restartable(tmp_path / "data", BNP_CHECKPOINT_EVERY="150", BNP_KEEP_CHECKPOINTS="2") as server:
