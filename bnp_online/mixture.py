@@ -56,7 +56,7 @@ AVERAGE_EVERY = 8
 NEIGHBOURS = ((0, 500, 5), (1, 500, 5), (1, 5000, 1), (1, 5000, 10))
 #: Greatest number of values compared for a prediction: windows shrink beyond it, and below the least window
 #: there are no neighbours.
-NEIGHBOUR_VALUES, LEAST_WINDOW = 100_000, 50
+NEIGHBOUR_VALUES, LEAST_WINDOW = 50_000, 50
 #: Samples between two renewals of the network's own metric, and its exponent in the squared distance.
 METRIC_EVERY, METRIC_POWER = 50, 3.0
 

@@ -60,69 +60,80 @@ def predict_neighbours(b: Buffers, x: NDArray[np.float64], row: int) -> None:
     remembered, capacity = int(b.scalars[REMEMBERED]), b.config[CAPACITY]
     count = min(remembered, capacity)
     newest = (remembered - 1) % capacity
+    of_inputs, of_network = 0, 0
+    for e in range(len(NEIGHBOURS)):
+        window = min(count, neighbour_window(b.sizes[0], NEIGHBOURS[e][1]))
+        if NEIGHBOURS[e][0] == 0:
+            of_inputs = max(of_inputs, window)
+        else:
+            of_network = max(of_network, window)
+    if count > 0:
+        _measure(b, x, newest, of_inputs, of_network)
     for metric in range(2):
         best = b.nearest[2 * metric : 2 * metric + 2]
         for i in range(best.shape[1]):
             best[DISTANCE, i] = math.inf
-        longest = 0
-        for e in range(len(NEIGHBOURS)):
-            if NEIGHBOURS[e][0] == metric:
-                longest = max(longest, min(count, neighbour_window(b.sizes[0], NEIGHBOURS[e][1])))
-        oldest = newest - longest + 1
-        if longest > 0:  # an empty memory has no block
-            _measure(b, x, metric, max(oldest, 0), newest + 1)
-        if oldest < 0:
-            _measure(b, x, metric, max(oldest + capacity, newest + 1), capacity)
         begin = 0
         for e in range(len(NEIGHBOURS)):
             if NEIGHBOURS[e][0] == metric:
                 window = min(count, neighbour_window(b.sizes[0], NEIGHBOURS[e][1]))
-                _select(b.distances[metric], best, newest, capacity, begin, window)
+                # Of the places from the newest to 0, then of those from the last to the oldest.
+                _select(b.distances[metric], best, newest - begin, max(newest - window, -1))
+                last = min(newest - begin, -1) + capacity
+                _select(b.distances[metric], best, last, newest - window + capacity)
                 begin = window
                 _vote(b, best, NEIGHBOURS[e][2], row + e)
 
 
 @jit
-def _measure(b: Buffers, x: NDArray[np.float64], metric: int, start: int, stop: int) -> None:
-    """Write the squared distances of the samples at places from `start` to `stop`, in one metric.
-
-    Blocks of samples are measured as a whole.
-    """
-    n = x.shape[0]
+def _measure(b: Buffers, x: NDArray[np.float64], newest: int, of_inputs: int, of_network: int) -> None:
+    """Write the squared distances of the newest samples, of a number for each metric, in whole blocks."""
+    n, capacity = x.shape[0], b.config[CAPACITY]
     z, scales, ones = b.scratch[ACTS, :n], b.entry[METRIC], b.scratch[ONES, :n]
     missing = b.scalars[MISSING_VALUES] > 0.0
     for j in range(n):
         ones[j] = 1.0
         if math.isnan(x[j]):
             missing = True
-    for number in range(start // BLOCK, (stop + BLOCK - 1) // BLOCK):
+    number, measured = newest // BLOCK, 0
+    while measured < max(of_inputs, of_network):
         block, first = b.memory_x[number], number * BLOCK
-        sums = b.distances[metric, first : first + BLOCK]
+        sums = b.distances[0, first : first + BLOCK]
+        sums_network = b.distances[1, first : first + BLOCK]
         if missing:
             present = b.distances[2, first : first + BLOCK]
-            _measure_present(block, x, z, ones if metric == 0 else scales, sums, present)
-        elif metric == 0:
-            _measure_inputs(block, z, sums)
+            _measure_present(block, x, z, ones, sums, present)
+            _measure_present(block, x, z, scales, sums_network, present)
+        elif measured < of_inputs:
+            _measure_both(block, z, scales, sums, sums_network)
         else:
-            _measure_network(block, z, scales, sums)
+            _measure_network(block, z, scales, sums_network)
+        measured += (newest if measured == 0 else min(first + BLOCK, capacity) - 1) - first + 1
+        number = number - 1 if number > 0 else (capacity - 1) // BLOCK
 
 
 @jit
-def _measure_inputs(block: Reals, z: Reals, sums: Reals) -> None:
-    """Write the distances of a block in the metric of the inputs, four inputs at a time."""
+def _measure_both(block: Reals, z: Reals, scales: Reals, sums: Reals, sums_network: Reals) -> None:
+    """Write the distances of a block in both metrics, four inputs at a time."""
     for k in range(BLOCK):
         sums[k] = 0.0
+        sums_network[k] = 0.0
     whole = z.shape[0] // 4 * 4
     for j in range(0, whole, 4):
         z0, z1, z2, z3 = z[j], z[j + 1], z[j + 2], z[j + 3]
+        s0, s1, s2, s3 = scales[j], scales[j + 1], scales[j + 2], scales[j + 3]
         m0, m1, m2, m3 = block[j], block[j + 1], block[j + 2], block[j + 3]
         for k in range(BLOCK):
             d0, d1, d2, d3 = z0 - m0[k], z1 - m1[k], z2 - m2[k], z3 - m3[k]
-            sums[k] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
+            q0, q1, q2, q3 = d0 * d0, d1 * d1, d2 * d2, d3 * d3
+            sums[k] += (q0 + q1) + (q2 + q3)
+            sums_network[k] += (s0 * q0 + s1 * q1) + (s2 * q2 + s3 * q3)
     for j in range(whole, z.shape[0]):
-        z0, m0 = z[j], block[j]
+        z0, s0, m0 = z[j], scales[j], block[j]
         for k in range(BLOCK):
-            sums[k] += (z0 - m0[k]) * (z0 - m0[k])
+            q0 = (z0 - m0[k]) * (z0 - m0[k])
+            sums[k] += q0
+            sums_network[k] += s0 * q0
 
 
 @jit
@@ -137,11 +148,11 @@ def _measure_network(block: Reals, z: Reals, scales: Reals, sums: Reals) -> None
         m0, m1, m2, m3 = block[j], block[j + 1], block[j + 2], block[j + 3]
         for k in range(BLOCK):
             d0, d1, d2, d3 = z0 - m0[k], z1 - m1[k], z2 - m2[k], z3 - m3[k]
-            sums[k] += (s0 * d0 * d0 + s1 * d1 * d1) + (s2 * d2 * d2 + s3 * d3 * d3)
+            sums[k] += (s0 * (d0 * d0) + s1 * (d1 * d1)) + (s2 * (d2 * d2) + s3 * (d3 * d3))
     for j in range(whole, z.shape[0]):
         z0, s0, m0 = z[j], scales[j], block[j]
         for k in range(BLOCK):
-            sums[k] += s0 * (z0 - m0[k]) * (z0 - m0[k])
+            sums[k] += s0 * ((z0 - m0[k]) * (z0 - m0[k]))
 
 
 @jit
@@ -167,9 +178,7 @@ def _measure_present(
 
 
 @jit
-def _select(
-    distances: Reals, best: NDArray[np.float64], newest: int, capacity: int, begin: int, end: int
-) -> None:
+def _select(distances: Reals, best: NDArray[np.float64], newest: int, before: int) -> None:
     """Insert samples into the list of the nearest, from the newest; of ties the newest stays.
 
     Parameters
@@ -178,28 +187,36 @@ def _select(
         Distances by place in the memory; NaN marks a sample that is no neighbour.
     best : float64 (2, 10)
         Distances and places of the nearest.
-    newest : int
-        Place of the newest sample.
-    capacity : int
-        Number of places.
-    begin, end : int
-        Samples to insert, counted from the newest.
+    newest, before : int
+        Places of the first sample to insert, and below the last one.
     """
     last = best.shape[1] - 1
-    worst = best[DISTANCE, last]
-    for i in range(begin, end):
-        place = newest - i if newest >= i else newest - i + capacity
-        distance = distances[place]
-        if not distance < worst:
-            continue
-        at = last
-        while at > 0 and best[DISTANCE, at - 1] > distance:
-            best[DISTANCE, at] = best[DISTANCE, at - 1]
-            best[PLACE, at] = best[PLACE, at - 1]
-            at -= 1
-        best[DISTANCE, at] = distance
-        best[PLACE, at] = place
-        worst = best[DISTANCE, last]
+    worst = distances.dtype.type(best[DISTANCE, last])
+    place = newest
+    while place - before >= 4:  # most fours have no near sample
+        d0, d1 = distances[place], distances[place - 1]
+        d2, d3 = distances[place - 2], distances[place - 3]
+        if (d0 < worst) | (d1 < worst) | (d2 < worst) | (d3 < worst):
+            for i in range(4):
+                _insert(best, distances[place - i], place - i)
+            worst = distances.dtype.type(best[DISTANCE, last])
+        place -= 4
+    while place > before:
+        _insert(best, distances[place], place)
+        place -= 1
+
+
+@jit
+def _insert(best: NDArray[np.float64], distance: float, place: int) -> None:
+    at = best.shape[1] - 1
+    if not distance < best[DISTANCE, at]:
+        return
+    while at > 0 and best[DISTANCE, at - 1] > distance:
+        best[DISTANCE, at] = best[DISTANCE, at - 1]
+        best[PLACE, at] = best[PLACE, at - 1]
+        at -= 1
+    best[DISTANCE, at] = distance
+    best[PLACE, at] = place
 
 
 @jit

@@ -271,5 +271,5 @@ def test_drift_response_follows_the_float64_reference(
 def test_constants_are_those_of_the_definition() -> None:
     """Of the paper's neighbours: a window bounded by the number of values compared."""
     assert mixture.neighbour_window(5, 5000) == 5000
-    assert mixture.neighbour_window(100, 5000) == 1000
+    assert mixture.neighbour_window(100, 5000) == 500
     assert mixture.neighbour_window(4096, 5000) == 50
