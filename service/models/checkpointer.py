@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import asynccontextmanager
 from functools import partial
@@ -71,6 +71,8 @@ class Checkpointer:
         self._counting = threading.Lock()  # the event loop and the executor count
         self.events = self.bytes = 0
         self.paused = False
+        self._correcting = threading.Lock()
+        self._refused, self._steps = dict[int, str](), dict[int, int]()  # that the log could not take
         self._holders = 0  # operations that depend on old checkpoints and samples
 
     @property
@@ -88,6 +90,29 @@ class Checkpointer:
         with self._counting:
             self.events += events
             self.bytes += size
+
+    def pause(self) -> None:
+        """Take no checkpoint: the model includes unlearned samples. A rebuild records all steps anew."""
+        self.paused = True
+        self._steps = {}
+
+    def correct(self, refused: Mapping[int, str], steps: Mapping[int, int]) -> None:
+        """Record refusals and steps in the log (`EventLog.correct`), with those of calls that failed.
+
+        No checkpoint is written before that: a start from it would not find them again.
+
+        Raises
+        ------
+        StorageError
+            If the log cannot be written.
+        """
+        with self._correcting:
+            self._refused.update(refused)
+            if not self.paused:
+                self._steps.update(steps)
+            if self._refused or self._steps:
+                self._history.log.correct(self._refused, self._steps)
+                self._refused, self._steps = {}, {}
 
     @property
     def due(self) -> bool:
@@ -147,6 +172,7 @@ class Checkpointer:
     ) -> Checkpoint:
         seq, step, head = where
         log = self._history.log
+        self.correct({}, {})
         log.flush()  # no checkpoint is ahead of the log on the disk
         signed = snapshot.sign(state(), log.checksum(seq))
         kept = self._checkpoints.save(self._history.model, branch, seq, step, head, signed)

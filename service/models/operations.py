@@ -266,7 +266,8 @@ class Operations:
             self._removals.add(self._history.model, self._checkpointer.purge)
             self._checkpointer.add(1, 0)
         audit("samples unlearned", self._worker.model.name, ids=len(ids), events=len(events))
-        self._checkpointer.paused = self._checkpointer.paused or bool(counted)
+        if counted:
+            self._checkpointer.pause()
         return len(events), bool(counted)
 
     async def _rebuild(self) -> None:

@@ -354,8 +354,8 @@ class Pipeline:
         self._unexpected = True
         self.refusals.update(applied.refused.values())
         try:
-            await asyncio.to_thread(self._history.log.correct, applied.refused, applied.steps)
-        except StorageError as error:  # the next recovery finds the same
+            await asyncio.to_thread(self._checkpointer.correct, applied.refused, applied.steps)
+        except StorageError as error:  # the next checkpoint or recovery records them
             _logger.warning("model %r: cannot record refused events in the log: %s", self.model.name, error)
 
     async def _log_actions(self, model: HostedModel) -> None:

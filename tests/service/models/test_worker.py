@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 import pytest
@@ -187,6 +187,38 @@ def test_what_was_checked_after_a_refused_commit_is_checked_again() -> None:
         assert steps(await first) == [StorageFailedError]
         assert steps(await writer.learn(({"a": 1.0}, 7), ({"a": 1.0}, 8))) == [1, 2]
         assert writer.worker.model.estimator.labels == (7, 8)  # type: ignore[union-attr]  # a classifier
+
+    run(test)
+
+
+def test_a_step_that_the_log_cannot_take_is_recorded_before_the_next_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A start from the checkpoint would not find it again."""
+
+    async def test(writer: Writer) -> None:
+        recorded, full = dict[int, int](), True
+
+        def correct(refused: Mapping[int, str], steps: Mapping[int, int]) -> None:
+            if full:
+                raise StorageFullError("the disk is full")
+            recorded.update(steps)
+
+        monkeypatch.setattr(writer.log, "correct", correct)
+        writer.log.hold()
+        writer.log.refuse(StorageFullError("the disk is full"))
+        first = asyncio.ensure_future(writer.learn(({"a": 1.0}, "cat")))
+        await writer.settle(lambda: writer.log.arrived == 1)
+        second = asyncio.ensure_future(writer.learn(({"a": 2.0}, "dog")))  # checked as step 2
+        await asyncio.sleep(0.1)
+        writer.log.open()
+        assert steps([*await first, *await second]) == [StorageFullError, 1]
+        model = writer.worker.model
+        with pytest.raises(StorageFullError):
+            await asyncio.wrap_future(writer.checkpointer.take(model))
+        full = False
+        await asyncio.wrap_future(writer.checkpointer.take(model))
+        assert recorded == {model.sequence: 1}
 
     run(test)
 
