@@ -100,6 +100,10 @@ class BNPClassifier(_Estimator, base.MiniBatchClassifier):
         """Classes in order of arrival."""
         return tuple(self._targets.labels)
 
+    @property
+    def _classes(self) -> tuple[Label, ...]:
+        return self.labels
+
     def predict_proba_one(self, x: Any, **kwargs: Any) -> dict[Label, float]:
         """Return the probability of each class, in order of arrival; empty before the first label.
 

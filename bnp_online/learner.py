@@ -23,8 +23,20 @@ from .engines.state import MOST, check_tensors
 from .errors import ConfigurationError, NonFiniteStateError, SampleError, StateError
 from .frames import rows_of, values_of
 from .intervals import Intervals, split
+from .late_labels import aligned, check_given
 from .parameters import EARLIER, Parameters
-from .values import Array, Features, Label, Prediction, Sample, Vector, at_row, check_array, check_weight
+from .values import (
+    Array,
+    ExpertPredictions,
+    Features,
+    Label,
+    Prediction,
+    Sample,
+    Vector,
+    at_row,
+    check_array,
+    check_weight,
+)
 
 #: Prediction of an untrained model.
 NOTHING = Prediction(None, {})
@@ -45,8 +57,13 @@ class Preview:
         self._model = model
         self._targets: Any = model._targets  # the model's own, up to the first new one
 
-    def check(self, x: object, y: object, w: object = 1.0) -> Sample:
-        """Return the sample, validated and ready to be learned.
+    @property
+    def experts(self) -> int:
+        """Number of experts that a sample with their earlier predictions judges; 0 if it judges none."""
+        return self._model._judged
+
+    def check(self, x: object, y: object, w: object = 1.0, given: object = None) -> Sample:
+        """Return the sample, validated and ready to be learned; the parameters are those of `learn_one`.
 
         Raises
         ------
@@ -56,11 +73,13 @@ class Preview:
         row = self._model._row(x)
         features = self._model.check_features(x) if row is None else Array(row)
         weight, targets = check_weight(w), self._targets
+        if given is not None:
+            given = check_given(given, self.experts, classifies=self._model.task == "classification")
         target = targets.check(y)
         if targets.code(target) is None:
             self._targets = targets = targets.copy()
             targets.add(target)
-        return Sample(features, target, weight)
+        return Sample(features, target, weight, given)
 
 
 class OnlineLearner(Parameters):
@@ -83,6 +102,7 @@ class OnlineLearner(Parameters):
         self._features = FeatureIndex(self.max_features)
         self.engine = spec.engine  # a pickle may have the name of version 0.1.0
         self._engine = make_engine(spec)
+        self._judged = len(spec.experts) if spec.stacks else 0
         inputs = 0 if self._shape is None else math.prod(self._shape)
         self._intervals = Intervals(self.intervals, self.seed, inputs) if self.intervals else None
 
@@ -210,6 +230,48 @@ class OnlineLearner(Parameters):
         outputs = self._outputs(x)
         return NOTHING if outputs is None else self._targets.read(outputs[None])[0]
 
+    def predict_experts_one(self, x: Any) -> ExpertPredictions | None:
+        """Return what each expert of `mixture` predicts for a sample, for a label that arrives late.
+
+        Given to `learn_one` with the label, it makes the mixture judge its experts by these predictions. The
+        model does not change.
+
+        Parameters
+        ----------
+        x : dict, or array of shape `input_shape`
+            A sample; unknown features are ignored.
+
+        Returns
+        -------
+        ExpertPredictions or None
+            None if there is nothing to judge: before the first label, for a single network (with a fixed
+            `lr`), and for ``learner=1``.
+
+        Raises
+        ------
+        SampleError, NonFiniteStateError
+            As `predict`.
+
+        Examples
+        --------
+        >>> from bnp_online import BNPClassifier
+        >>> clf = BNPClassifier(hidden=(16,))
+        >>> clf.learn_one({"amount": 1.0}, "genuine")
+        >>> given = clf.predict_experts_one({"amount": 900.0})  # as the payment is made
+        >>> clf.learn_one({"amount": 2.0}, "genuine")
+        >>> clf.learn_one({"amount": 900.0}, "fraud", given=given)  # weeks later
+        """
+        if not self._judged or not self._step:
+            return None
+        values = self._engine.experts(self._row_of(x))
+        classifies = self.task == "classification"
+        return ExpertPredictions(self._classes, values.astype(np.float32) if classifies else values)
+
+    @property
+    def _classes(self) -> tuple[Label, ...]:
+        """Classes of the outputs; empty for a regression."""
+        return ()
+
     def _outputs(self, x: object) -> Vector | None:
         """Return the engine's outputs for a sample; None before the first label."""
         return self._outputs_of(self._row_of(x))
@@ -228,7 +290,7 @@ class OnlineLearner(Parameters):
         shape = self._shape
         return self._features.row(x) if shape is None else read_array(x, shape)
 
-    def learn_one(self, x: Any, y: Any, w: float = 1.0) -> None:
+    def learn_one(self, x: Any, y: Any, w: float = 1.0, *, given: ExpertPredictions | None = None) -> None:
         """Learn one sample.
 
         Parameters
@@ -239,6 +301,10 @@ class OnlineLearner(Parameters):
             The target.
         w : float
             Weight of the sample, ≥ 0; it scales the step.
+        given : ExpertPredictions, optional
+            Result of `predict_experts_one` for the sample when it arrived. A label that arrives later than
+            its sample judges the experts of the mixture by these predictions, not by those that they would
+            make now. Without it they predict the sample now.
 
         Raises
         ------
@@ -248,8 +314,9 @@ class OnlineLearner(Parameters):
             If the step would make the state non-finite; nothing was changed.
         """
         row, target = self._row(x), self._targets.find(y)
-        if row is None or target is None or type(w) is not float or not 0.0 <= w < math.inf:
-            self.learn_sample(self.preview().check(x, y, w))
+        plain = given is None and type(w) is float and 0.0 <= w < math.inf
+        if row is None or target is None or not plain:
+            self.learn_sample(self.preview().check(x, y, w, given))
             return
         # As `_learn`, without an object for the sample (a fifth of the time of one member).
         self._target_of_one[0] = target
@@ -260,12 +327,18 @@ class OnlineLearner(Parameters):
         self._step += 1
 
     def _learn_rows(
-        self, x: Vector, targets: Vector, weights: Vector, *, predict: bool = False
+        self,
+        x: Vector,
+        targets: Vector,
+        weights: Vector,
+        *,
+        predict: bool = False,
+        given: Vector | None = None,
     ) -> tuple[int, Vector]:
         """Learn rows without growth (`Engine.learn`), and update the intervals with the errors."""
         if self._intervals is None:
-            return self._engine.learn(x, targets, weights, predict=predict)
-        done, values = self._engine.learn(x, targets, weights, predict=True)
+            return self._engine.learn(x, targets, weights, predict=predict, given=given)
+        done, values = self._engine.learn(x, targets, weights, predict=True, given=given)
         rows = x if x.ndim == 2 else x.reshape(len(x), -1)
         self._intervals.learn(rows[:done], targets[:done], values[:done, 0], weights[:done])
         return done, values
@@ -287,7 +360,14 @@ class OnlineLearner(Parameters):
         """
         return self._learn(samples, predict=True)
 
-    def learn_many(self, X: Any, y: Any = None, *, Y: Any = None) -> None:
+    def learn_many(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        given: Sequence[ExpertPredictions | None] | None = None,
+        Y: Any = None,
+    ) -> None:
         """Learn rows in order, one step each: the state equals that of a loop of `learn_one`.
 
         Parameters
@@ -296,6 +376,8 @@ class OnlineLearner(Parameters):
             The samples. A data frame is of pandas, polars or Arrow.
         y : series or sequence
             Their targets.
+        given : sequence, optional
+            For each row what `learn_one` takes as `given`, or None.
         Y : series or sequence
             Deprecated name of `y`.
 
@@ -310,14 +392,18 @@ class OnlineLearner(Parameters):
         rows, targets = rows_of(X).samples, values_of(y, "y")
         if len(rows) != len(targets):
             raise SampleError("wrong_shape", "y", f"has {len(targets)} targets for {len(rows)} samples")
-        shape = self._shape
+        if given is not None and len(given) != len(rows):
+            raise SampleError("wrong_shape", "given", f"has {len(given)} values for {len(rows)} samples")
+        shape = self._shape if given is None else None
         block = None if shape is None else read_array(rows, (len(rows), *shape))
         learn: Callable[[], Iterable[Prediction | NonFiniteStateError]]
         if block is not None:
             learn = functools.partial(self._learn_block, block, *self._targets.codes(targets))
         else:
             check = self.preview().check
-            samples = [at_row(check, i, *row) for i, row in enumerate(zip(rows, targets, strict=True))]
+            late = itertools.repeat(None, len(rows)) if given is None else given
+            labelled = zip(rows, targets, late, strict=True)
+            samples = [at_row(check, i, x, y, 1.0, known) for i, (x, y, known) in enumerate(labelled)]
             learn = functools.partial(self._learn, samples, predict=False)
         before = self.state_dict()
         for outcome in learn():
@@ -341,7 +427,7 @@ class OnlineLearner(Parameters):
     def _known_targets(self, samples: Sequence[Sample], start: int) -> list[float]:
         """Return the targets of the samples before the first one that needs a new column or output."""
         targets: list[float] = []
-        for features, target, _ in itertools.islice(samples, start, None):
+        for features, target, *_ in itertools.islice(samples, start, None):
             code = self._targets.code(target)
             if code is None or (isinstance(features, Features) and self._features.new(features)):
                 break
@@ -352,12 +438,12 @@ class OnlineLearner(Parameters):
         """Learn a sample that needs a new column or output; a refusal undoes the growth."""
         try:
             prediction = self.predict(sample.features) if predict else NOTHING
-            given = self._outputs(sample.features) if self._intervals is not None else None
+            outputs = self._outputs(sample.features) if self._intervals is not None else None
         except NonFiniteStateError as error:  # no member is finite on it, and none could learn it
             return error
         index, targets = self._features, self._targets.copy()
         columns = index.new(sample.features) if isinstance(sample.features, Features) else []
-        outputs = int(targets.code(sample.target) is None)
+        new = int(targets.code(sample.target) is None)
         targets.add(sample.target)
         if columns:
             index = index.copy()
@@ -367,8 +453,9 @@ class OnlineLearner(Parameters):
         engine, learned = self._engine, 0
         before = engine.snapshot()
         try:
-            engine.grow([*map(name_of, columns)], outputs)
-            learned, _ = engine.learn(row, target, weight)
+            engine.grow([*map(name_of, columns)], new)
+            given = None if sample.given is None else self._aligned([sample.given], targets)
+            learned, values = engine.learn(row, target, weight, predict=given is not None, given=given)
         finally:
             if not learned:
                 engine.restore(before)
@@ -376,7 +463,8 @@ class OnlineLearner(Parameters):
             return NonFiniteStateError(_REFUSED)
         if self._intervals is not None:
             self._intervals.grow(len(columns))
-            self._intervals.learn(row.reshape(1, -1), target, _UNKNOWN if given is None else given, weight)
+            known = values[0] if len(values) else _UNKNOWN if outputs is None else outputs
+            self._intervals.learn(row.reshape(1, -1), target, known, weight)
         self._features, self._targets = index, targets
         self._step += 1
         self._count_ignored([sample])
@@ -387,13 +475,16 @@ class OnlineLearner(Parameters):
     ) -> list[Prediction | NonFiniteStateError]:
         """Learn samples without growth, up to the first refused sample."""
         fixed, columns = self._shape is not None, len(self._features.columns)
+        features, _, weights, late = zip(*run, strict=True)
         rows = [
             x.values if isinstance(x, Array) and (fixed or len(x.values) == columns) else self._vector(x)
-            for x, _, _ in run
+            for x in features
         ]
         x = np.concatenate(rows).reshape(len(rows), *rows[0].shape)  # a third of the time of np.stack
-        weights = np.array([sample.weight for sample in run])
-        done, values = self._learn_rows(x, np.array(targets, np.float64), weights, predict=predict)
+        given = self._aligned(late, self._targets) if any(late) else None
+        done, values = self._learn_rows(
+            x, np.array(targets, np.float64), np.array(weights), predict=predict, given=given
+        )
         outcomes: list[Prediction | NonFiniteStateError] = []
         outcomes += self._targets.read(values[:done]) if predict else [NOTHING] * done
         self._step += done
@@ -402,9 +493,14 @@ class OnlineLearner(Parameters):
             outcomes.append(NonFiniteStateError(_REFUSED))
         return outcomes
 
+    def _aligned(self, given: Sequence[ExpertPredictions | None], targets: Any) -> Vector:
+        """Return earlier predictions of the experts as the engine takes them."""
+        outputs = len(targets) if self.task == "classification" else 1
+        return aligned(given, targets, self._judged, outputs)
+
     def _count_ignored(self, learned: Sequence[Sample]) -> None:
         """Count the feature values without a column, because of `max_features`, in learned samples."""
-        for x, _, _ in learned:
+        for x, *_ in learned:
             if isinstance(x, Features):
                 self._features.count_ignored(x)
 

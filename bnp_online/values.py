@@ -79,12 +79,29 @@ class Prediction(NamedTuple):
     probabilities: dict[Label, float]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertPredictions:
+    """Predictions of the experts of a model for a sample, to be judged once its label arrives.
+
+    Attributes
+    ----------
+    labels : tuple of label
+        Classes of the columns; empty for a regression.
+    values : array of shape (experts, classes) or (experts, 1)
+        Probabilities in float32, or predicted numbers in float64. NaN where an expert has no prediction.
+    """
+
+    labels: tuple[Label, ...]
+    values: NDArray[np.floating[Any]]
+
+
 class Sample(NamedTuple):
-    """Validated sample: features, target, weight."""
+    """Validated sample: features, target, weight, and predictions that the experts made for it earlier."""
 
     features: Features | Array
     target: Label | float
     weight: float
+    given: ExpertPredictions | None = None
 
 
 def check_features(x: object) -> Features:

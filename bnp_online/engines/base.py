@@ -276,8 +276,21 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def experts(self, x: Vector) -> Vector:
+        """Return the prediction of each expert, of shape (K, outputs); NaN where one has none.
+
+        Only a learner with a stack has them. The parameter and the errors are those of `predict`.
+        """
+
+    @abstractmethod
     def learn(
-        self, x: Vector, targets: Vector, weights: Vector, *, predict: bool = False
+        self,
+        x: Vector,
+        targets: Vector,
+        weights: Vector,
+        *,
+        predict: bool = False,
+        given: Vector | None = None,
     ) -> tuple[int, Vector]:
         """Learn rows in order, one step each, up to the first refused row.
 
@@ -289,6 +302,11 @@ class Engine(ABC):
             Class indices or target values; sample weights.
         predict : bool
             Whether to return the prediction made for each row before its step.
+        given : array of shape (N, K, outputs), optional
+            Predictions that the experts made earlier (`experts`). A stack and its hedge judge the experts by
+            them, and the returned prediction combines them. NaN stands for an expert without a prediction; a
+            row of NaN for predictions to compute now. A class that was unknown then has probability 0; a
+            sample of it changes neither hedge nor stack. Learners without a stack ignore them.
 
         Returns
         -------

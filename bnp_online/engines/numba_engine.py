@@ -74,7 +74,7 @@ _MOMENTS = ("inputs.", "target.", "moments.")
 _BOUNDS = {"values": VALUES, "largest": LARGEST, "joined": JOINED}
 #: Bytes of a cache line.
 _LINE = 64
-_NO_PREDICTIONS = np.zeros((0, 0))
+_NO_PREDICTIONS, _NOTHING_GIVEN = np.zeros((0, 0)), np.zeros((0, 0, 0))
 
 
 class NumbaEngine(Engine):
@@ -95,7 +95,7 @@ class NumbaEngine(Engine):
         self.spec = spec
         self._real = np.dtype(np.float64 if dtype == torch.float64 else np.float32)
         self._members = spec.members
-        self._memory = spec.remembered
+        self._memory, self._stacks = spec.remembered, spec.stacks
         self._averaging = [k for k, each in enumerate(self._members) if each.averages]
         self._inputs = 0 if spec.input_shape is None else math.prod(spec.input_shape)
         if self._real not in _COMPILED:
@@ -240,15 +240,28 @@ class NumbaEngine(Engine):
         row: Vector = predictions[0]
         return row
 
+    def experts(self, x: Vector) -> Vector:
+        """Return the predictions of the experts, of shape (K, outputs); NaN where one has none."""
+        self.predict(x)  # at once, if it is the latest prediction
+        outputs: Vector = self._buffers.outputs[: self._buffers.hedge.shape[1] - 2].copy()
+        return outputs
+
     def learn(
-        self, x: Vector, targets: Vector, weights: Vector, *, predict: bool = False
+        self,
+        x: Vector,
+        targets: Vector,
+        weights: Vector,
+        *,
+        predict: bool = False,
+        given: Vector | None = None,
     ) -> tuple[int, Vector]:
         """Learn rows in order, one step each, up to the first refused row."""
         predictions = np.empty((len(x), self._buffers.outputs.shape[1])) if predict else _NO_PREDICTIONS
         if self._memory:
             self._extend_memory(len(x))
         rows = x if x.ndim == 2 else x.reshape(len(x), -1)
-        return numba_step.learn(rows, targets, weights, predictions, *self._buffers), predictions
+        known = _NOTHING_GIVEN if given is None or not self._stacks else given
+        return numba_step.learn(rows, targets, weights, known, predictions, *self._buffers), predictions
 
     def moments(self) -> dict[str, Tensor]:
         """Return means and variances in the state: of the raw inputs, and of each layer by member."""
@@ -446,7 +459,7 @@ def _compile(b: Buffers) -> None:
     """Compile the kernels, or load them from the cache, by a call without rows."""
     rows, column = np.zeros((0, b.inputs.shape[1])), np.zeros(0)
     with announced():
-        numba_step.learn(rows, column, column, _NO_PREDICTIONS, *b)
+        numba_step.learn(rows, column, column, _NOTHING_GIVEN, _NO_PREDICTIONS, *b)
         numba_step.predict(rows, _NO_PREDICTIONS, *b)
     _COMPILED.add(b.params.dtype)
 

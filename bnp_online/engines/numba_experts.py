@@ -185,14 +185,8 @@ def _loss(b: Buffers, outputs: NDArray[np.float64], y: float) -> float:
 
 
 @jit
-def judge(b: Buffers, y: float) -> None:
-    """Write the loss of each expert, of the hedge and of the stack, before the step."""
-    experts = b.hedge.shape[1] - 2
-    for k in range(experts):
-        b.hedge[LOSS, k] = _loss(b, b.outputs[k], y)
-    if b.stack.shape[1] > 0:
-        b.hedge[LOSS, experts] = _loss(b, b.outputs[HEDGED], y)
-        b.hedge[LOSS, experts + 1] = _loss(b, b.outputs[STACKED], y)
+def mark_unsound(b: Buffers) -> None:
+    """Mark each trajectory with a prediction that is not sound: it has diverged."""
     row = 0
     for k in range(b.trajectories.shape[1]):
         lost = 0.0
@@ -203,6 +197,42 @@ def judge(b: Buffers, y: float) -> None:
             lost += math.isnan(b.outputs[row, 0])
             row += 1
         b.trajectories[LOST, k] = lost
+
+
+@jit
+def take_given(b: Buffers, given: NDArray[np.float64], y: float) -> bool:
+    """Put predictions that the experts made earlier in place of those in `outputs`, to judge them.
+
+    An expert whose prediction is NaN counts as the hedge, as one that is not sound. If all are NaN, nothing
+    changes: the experts are judged by their predictions now. Hedge and stack combine the predictions with
+    their weights of now.
+
+    Returns
+    -------
+    bool
+        Whether hedge and stack can learn: no expert gives a class a probability that was unknown then.
+    """
+    experts, found = b.hedge.shape[1] - 2, False
+    for k in range(experts):
+        found = found or not math.isnan(given[k, 0])
+    if not found:
+        return True
+    for k in range(experts):
+        assign(b.outputs[k], given[k])
+    b.scalars[PREDICTED] = -1.0  # the outputs are not those of now
+    _pool(b)
+    return bool(b.config[REGRESSION] or b.outputs[HEDGED, int(y)] > 0.0)
+
+
+@jit
+def judge(b: Buffers, y: float) -> None:
+    """Write the loss of each expert, of the hedge and of the stack, before the step."""
+    experts = b.hedge.shape[1] - 2
+    for k in range(experts):
+        b.hedge[LOSS, k] = _loss(b, b.outputs[k], y)
+    if b.stack.shape[1] > 0:
+        b.hedge[LOSS, experts] = _loss(b, b.outputs[HEDGED], y)
+        b.hedge[LOSS, experts + 1] = _loss(b, b.outputs[STACKED], y)
     if b.config[REGRESSION]:
         spread = b.target[VAR, 0]
         hedged = b.outputs[HEDGED, 0]
@@ -210,14 +240,15 @@ def judge(b: Buffers, y: float) -> None:
 
 
 @jit
-def update_experts(b: Buffers, y: float, weight: float) -> None:
+def update_experts(b: Buffers, y: float, weight: float, judged: bool) -> None:
     """Update hedge and stack by the losses, after the step; a trajectory that diverged restarts.
 
-    A sample of a new class, or of weight 0, changes neither.
+    A sample of a new class, or of weight 0, or one that is not to be judged, changes neither.
     """
     experts = b.hedge.shape[1] - 2
     _mark_lost(b)
-    if b.stack.shape[1] > 0 and (weight == 0.0 or (not b.config[REGRESSION] and y >= b.scalars[CLASSES])):
+    new = not b.config[REGRESSION] and y >= b.scalars[CLASSES]
+    if b.stack.shape[1] > 0 and (weight == 0.0 or new or not judged):
         _restart(b)
         return
     if b.config[REGRESSION] and b.scalars[OWN_ERROR] < 0.0:  # the targets have no spread yet

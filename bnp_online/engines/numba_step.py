@@ -60,7 +60,17 @@ from .numba_buffers import (
     Buffers,
     U,
 )
-from .numba_experts import first_logit, judge, place, predict_row, run, run_linear, update_experts
+from .numba_experts import (
+    first_logit,
+    judge,
+    mark_unsound,
+    place,
+    predict_row,
+    run,
+    run_linear,
+    take_given,
+    update_experts,
+)
 from .numba_glitches import admit, bound, revise
 from .numba_kernels import (
     BLOCK,
@@ -145,6 +155,7 @@ def learn(
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     weights: NDArray[np.float64],
+    given: NDArray[np.float64],
     predictions: NDArray[np.float64],
     sizes: NDArray[np.int64],
     config: NDArray[np.int64],
@@ -173,6 +184,8 @@ def learn(
     ----------
     x, y, weights : float64 (N, n), (N,), (N,)
         Raw inputs (NaN marks a missing value), class indices or targets, sample weights.
+    given : float64 (N, K, C) or (0, 0, 0)
+        Predictions of the experts to judge, as `numba_experts.take_given`.
     predictions : float64 (N, C) or (0, C)
         Receives the prediction made for each row before its step.
     sizes, …
@@ -203,15 +216,19 @@ def learn(
     wanted = predictions.shape[0] > 0
     mixture = b.hedge.shape[1] > 3
     for t in range(x.shape[0]):
-        if wanted or mixture:
-            if not predict_row(b, x[t]):
-                return t
-            if wanted:
-                assign(predictions[t], b.outputs[MIXED])
+        if (wanted or mixture) and not predict_row(b, x[t]):
+            return t
+        judged = True
+        if mixture:
+            mark_unsound(b)
+            if given.shape[0] > 0:
+                judged = take_given(b, given[t], y[t])
+        if wanted:
+            assign(predictions[t], b.outputs[MIXED])
         bounded = _bound_target(b, y[t])
         if mixture:
             judge(b, bounded)
-        if not _learn_row(b, x[t], bounded, weights[t]):
+        if not _learn_row(b, x[t], bounded, weights[t], judged):
             return t
     return len(x)
 
@@ -227,8 +244,11 @@ def _bound_target(b: Buffers, y: float) -> float:
 
 
 @jit
-def _learn_row(b: Buffers, x: NDArray[np.float64], y: float, weight: float) -> bool:
-    """Learn one sample; return False, and change nothing, if no network stays finite."""
+def _learn_row(b: Buffers, x: NDArray[np.float64], y: float, weight: float, judged: bool) -> bool:
+    """Learn one sample; return False, and change nothing, if no network stays finite.
+
+    With `judged`, it may change hedge and stack.
+    """
     s, regression, n = b.scalars, b.config[REGRESSION], b.sizes[0]
     for i in range(2):
         assign(b.inputs[MEAN_BEFORE + i], b.inputs[MEAN + i])
@@ -256,7 +276,7 @@ def _learn_row(b: Buffers, x: NDArray[np.float64], y: float, weight: float) -> b
     if b.config[BOUNDED_VALUES]:
         admit(b.inputs, order)
     if b.hedge.shape[1] > 3:
-        update_experts(b, y, weight)
+        update_experts(b, y, weight, judged)
     if regression:
         s[TARGET_WEIGHT] += 1.0
         s[TARGET_LOW], s[TARGET_HIGH] = min(s[TARGET_LOW], y), max(s[TARGET_HIGH], y)

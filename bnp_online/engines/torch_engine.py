@@ -186,17 +186,30 @@ class TorchEngine(Engine):
             raise NonFiniteStateError(NOT_FINITE)
         return np.array(values[: self._outputs])
 
+    def experts(self, x: Vector) -> Vector:
+        """Return the predictions of the experts, of shape (K, outputs); NaN where one has none."""
+        self.predict(x)
+        return np.ascontiguousarray(self._runner.experts()[:, : self._outputs])
+
     def learn(
-        self, x: Vector, targets: Vector, weights: Vector, *, predict: bool = False
+        self,
+        x: Vector,
+        targets: Vector,
+        weights: Vector,
+        *,
+        predict: bool = False,
+        given: Vector | None = None,
     ) -> tuple[int, Vector]:
         """Learn rows in order, one step each, up to the first refused row."""
-        rows, most = x.reshape(len(x), -1), self._runner.rows
+        known = given if self.spec.stacks else None
+        rows, most = x.reshape(len(x), -1), self._runner.rows if known is None else self._runner.late_rows
         predictions = np.empty((len(x), self._outputs) if predict else (0, 0))
         total = 0
         for start in range(0, len(x), most):
             part = slice(start, start + most)
             rest = self._columns(targets[part], weights[part])
-            done, values = self._runner.learn(rows[part], rest, predict=predict)
+            late = None if known is None else known[part]
+            done, values = self._runner.learn(rows[part], rest, late, predict=predict)
             if predict:
                 predictions[part] = values[:, : self._outputs]
             total += done

@@ -105,6 +105,33 @@ class Experts:
         mixed = self.shares @ torch.stack([hedged, stacked.values])
         return Combined(mixed, total > 0.0, values, sound, hedged, stacked)
 
+    def recombine(
+        self, found: Combined, given: Tensor, label: Tensor, floor: Tensor, target: Tensor | None
+    ) -> tuple[Combined, Tensor]:
+        """Return the predictions from those that the experts made earlier, as `numba_experts.take_given`.
+
+        Parameters
+        ----------
+        found : Combined
+            Predictions of now, used if all of the earlier ones are NaN.
+        given : float64 (K, C)
+            Earlier predictions of the experts; NaN where one had none.
+        label : int64 (1,)
+            Class index of a classification.
+        floor, target
+            As for `combine`.
+
+        Returns
+        -------
+        Combined, bool ()
+            The predictions, and whether hedge and stack can learn from them.
+        """
+        known = ~given[:, 0].isnan()
+        some = known.any()
+        values, sound = torch.where(some, given, found.values), torch.where(some, known, found.sound)
+        found = self.combine(values, sound, floor, target)
+        return found, ~some | (found.hedged.index_select(0, label)[0] > 0.0 if target is None else some)
+
     def learn(
         self,
         found: Combined,
@@ -173,8 +200,8 @@ class Experts:
         else:
             self._stack.learn_class(found.stacked, label, classes, judged)
 
-    def lost(self, sound: Tensor, able: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the trajectories that have diverged, (T,), and the experts that have not, (K,).
+    def lost(self, sound: Tensor, able: Tensor) -> Tensor:
+        """Return which trajectories have diverged, (T,).
 
         Parameters
         ----------
@@ -183,8 +210,11 @@ class Experts:
         able : bool (T,)
             Trajectories that can take the step.
         """
-        lost = ~able | (self._owns & ~sound).any(dim=1)
-        return lost, sound & ~(self._owns & lost[:, None]).any(dim=0)
+        return ~able | (self._owns & ~sound).any(dim=1)
+
+    def fit(self, sound: Tensor, lost: Tensor) -> Tensor:
+        """Return which experts have a usable prediction, (K,), and a trajectory that is not `lost`, (T,)."""
+        return sound & ~(self._owns & lost[:, None]).any(dim=0)
 
     def best(self, lost: Tensor, able: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the best network that has not diverged, and the best linear member; int64 ().

@@ -117,7 +117,9 @@ class Mixture:
             values, sound = torch.cat([values, voted]), torch.cat([sound, exist])
         return self.experts.combine(values, sound, self._networks.floor, target)
 
-    def learn(self, sample: Sample, target: Tensor | None, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    def learn(
+        self, sample: Sample, target: Tensor | None, allowed: Tensor, given: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Learn a sample, except for the memory; return whether it was learned, and the prediction, (C,).
 
         Parameters
@@ -128,6 +130,8 @@ class Mixture:
             Mean, variance and range of the targets of a regression, before the sample.
         allowed : bool ()
             Whether the sample may be learned.
+        given : float64 (K, C) or None
+            Earlier predictions of the experts, to judge them by.
         """
         z, goal, weight = sample.z, sample.goal, sample.weight
         outputs, sound, alive = self._networks.propose(z, goal, weight, predict=True)
@@ -146,34 +150,43 @@ class Mixture:
         if self._linear is not None:
             gradient = self._networks.output_gradient(linear[..., 1], goal)
             self._linear.step(gradient, weight, entry, able[len(alive) :] & learned)
-        self._judge(sample, found, able, target, learned)
+        lost, judged = self.experts.lost(found.sound, able), learned
+        if given is not None:
+            floor = self._networks.floor
+            found, known = self.experts.recombine(found, given, sample.label, floor, target)
+            judged = judged & known
+        judged = self._judge(sample, found, lost, target, judged)
+        self._restart(lost, able, learned if self._spec.stacks else judged)
+        if target is None:
+            write(self.classes, torch.maximum(self.classes, sample.y + 1.0), learned)
         return learned, found.mixed
 
     def _judge(
-        self, sample: Sample, found: Combined, able: Tensor, target: Tensor | None, learned: Tensor
-    ) -> None:
-        """Update the weights of the experts; a trajectory that diverged restarts from the best of its kind.
+        self, sample: Sample, found: Combined, lost: Tensor, target: Tensor | None, judged: Tensor
+    ) -> Tensor:
+        """Update the weights of the experts; return whether the sample, of those to judge, changed them.
 
         In the second generation, a sample of a new class, or of weight 0, changes no weights.
         """
-        judged = learned
         if self._spec.stacks:
             judged = judged & (sample.weight > 0.0)
         if target is not None:
             judged = judged & (target[1] > 0.0)
         elif self._spec.stacks:
             judged = judged & (sample.y < self.classes)
-        lost, fit = self.experts.lost(found.sound, able)
+        fit = self.experts.fit(found.sound, lost)
         self.experts.learn_stack(found, sample.y, sample.label, self.classes, sample.step, judged)
         self.experts.learn(found, sample.y, sample.label, target, fit, judged)
+        return judged
+
+    def _restart(self, lost: Tensor, able: Tensor, learned: Tensor) -> None:
+        """Restart each trajectory that has diverged from the best of its kind, if `learned`, ()."""
         best, best_linear = self.experts.best(lost, able)
-        lost = lost & (learned if self._spec.stacks else judged)
+        lost = lost & learned
         count = len(self._spec.members)
         self._networks.recover(lost[:count], best)
         if self._linear is not None and best_linear is not None:
             self._linear.recover(lost[count:], best_linear)
-        if target is None:
-            write(self.classes, torch.maximum(self.classes, sample.y + 1.0), learned)
 
     def revise(self, low: Tensor, high: Tensor, revised: Tensor) -> None:
         """Bound what an absurd target among the first may have changed, at the 20th target.

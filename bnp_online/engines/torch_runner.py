@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..mixture import METRIC_EVERY
 from ..values import Vector
@@ -52,11 +53,13 @@ class StepRunner:
         self._renews = spec.neighbours and bool(spec.hidden)
         columns = self.step.width + DRAWS + spec.replayed
         self.rows = min(max(MOST_BYTES // (8 * columns), 1), MOST_ROWS)
+        self.late_rows = min(max(MOST_BYTES // (8 * len(spec.experts) * size.outputs or 1), 1), self.rows)
         self._host = torch.zeros(self.rows, columns, dtype=torch.float64, pin_memory=device == "cuda")
         exact = torch.zeros((), dtype=torch.float64, device=device)
         self._rows = exact.new_zeros(self.rows + WARM_UPS, columns)
         self._results = exact.new_zeros(self.rows + WARM_UPS, 1 + size.outputs)
         self._at = torch.zeros(1, dtype=torch.int64, device=device)
+        self._given: Tensor | None = None  # most learners need none
         self._runs: dict[str, Callable[[], None]] = {}
 
     def predict(self, x: Vector, rest: Vector) -> Vector:
@@ -75,7 +78,16 @@ class StepRunner:
         row: Vector = self._download(1, self._results.shape[1])[0]
         return row
 
-    def learn(self, x: Vector, rest: Vector, *, predict: bool) -> tuple[int, Vector]:
+    def experts(self) -> Vector:
+        """Return the predictions of the experts in the latest prediction, (K, C); NaN where one had none."""
+        if self.step.experts is None:
+            return np.empty((0, 0))
+        values: Vector = self.step.experts.to("cpu", copy=True).numpy()
+        return values
+
+    def learn(
+        self, x: Vector, rest: Vector, given: Vector | None = None, *, predict: bool
+    ) -> tuple[int, Vector]:
         """Learn rows in order, up to the first refused row.
 
         Parameters
@@ -84,6 +96,8 @@ class StepRunner:
             Raw inputs, B ≤ `rows`.
         rest : (B, columns)
             Further columns of the rows; see `torch_sample`.
+        given : (B, K, outputs in use), optional
+            Earlier predictions of the experts, to judge them by; then B ≤ `late_rows`.
         predict : bool
             Whether to return the predictions.
 
@@ -92,7 +106,7 @@ class StepRunner:
         int, array of shape (B, C) or (B, 0)
             Number of rows learned, and the predictions.
         """
-        run = self._prepared(self.learn_row if predict else self.learn_unpredicted_row)
+        run = self._learning(predict=predict, given=given)
         counted = rest[:, NEW_WEIGHTS] > 0.0
         renewed = (rest[:, STEP] % METRIC_EVERY == 0.0) & self._renews
         average = self._prepared(self.average_row) if counted.any() else _nothing
@@ -108,6 +122,19 @@ class StepRunner:
                 break
         results = self._download(len(x), self._results.shape[1] if predict else 1)
         return int(results[:, 0].sum()), results[:, 1:]
+
+    def _learning(self, *, predict: bool, given: Vector | None) -> Callable[[], None]:
+        """Return the method that learns a row, and copy predictions of the experts to the device."""
+        if given is None:
+            return self._prepared(self.learn_row if predict else self.learn_unpredicted_row)
+        if self._given is None:
+            count = self.late_rows + WARM_UPS
+            self._given = self._rows.new_zeros(count, given.shape[1], self.size.outputs)
+        run = self._prepared(self.learn_given_row)
+        part = self._given[: len(given)]
+        part[..., : given.shape[2]].copy_(torch.from_numpy(given))
+        part[..., given.shape[2] :] = 0.0
+        return run
 
     def _upload(self, x: Vector, rest: Vector) -> None:
         """Copy rows to the device and clear the refusal; the host's buffer is free after `_download`."""
@@ -149,10 +176,16 @@ class StepRunner:
         """Learn the next row."""
         self._learn(predict=False)
 
+    def learn_given_row(self) -> None:
+        """Predict and learn the next row, and judge the experts by their earlier predictions."""
+        self._learn(predict=True, given=self._given)
+
     @torch.no_grad()
-    def _learn(self, *, predict: bool) -> None:
+    def _learn(self, *, predict: bool, given: Tensor | None = None) -> None:
         row = self._rows.index_select(0, self._at)[0]
-        result = self.step.learn(row, predict=predict)
+        if given is not None:
+            given = given.index_select(0, self._at)[0]
+        result = self.step.learn(row, predict=predict, given=given)
         self._results[:, : len(result)].index_copy_(0, self._at, result[None])
         self._at.add_(1)
 

@@ -59,6 +59,8 @@ class RowStep:
         Everything that a row changes, at fixed addresses.
     mixture : Mixture or None
         Experts and memory of a learner with several networks.
+    experts : float64 (K, outputs) or None
+        With a stack, the predictions of the experts in the latest prediction.
     halted : bool ()
         Set by a refused row; the rows after it are refused as well.
     """
@@ -88,6 +90,8 @@ class RowStep:
         self.inputs = exact.new_zeros(2, channels, 1)
         self.target = exact.new_tensor([0.0, 0.0, math.inf, -math.inf])
         self._zero, self._no_input = exact.clone(), exact.to(dtype)
+        self._missing = exact.new_full((), math.nan)
+        self.experts = exact.new_zeros(len(spec.experts), outputs) if spec.stacks else None
         self.halted = torch.zeros((), device=device, dtype=torch.bool)
         self.tensors = self.members.tensors | {"inputs": self.inputs, "target": self.target}
         for part in (self.mixture, self._bounds):
@@ -140,6 +144,8 @@ class RowStep:
             remembered = row[self.width + REMEMBERED].to(torch.int64)
             found = self.mixture.predict(z, missing[:, 0], remembered, self._target_seen)
             mixed, exists = found.mixed, found.exists
+            if self.experts is not None:
+                self.experts.copy_(torch.where(found.sound[:, None], found.values, self._missing))
         return torch.cat([exists.to(mixed.dtype).view(1), mixed])
 
     @property
@@ -147,16 +153,17 @@ class RowStep:
         """Mean, variance and range of the targets of a regression."""
         return self.target if self._regression else None
 
-    def learn(self, row: Tensor, *, predict: bool) -> Tensor:
+    def learn(self, row: Tensor, *, predict: bool, given: Tensor | None = None) -> Tensor:
         """Learn a row; return whether it was learned, followed by the prediction made before: (1 + C,).
 
-        Without `predict`, a module skips the forward pass of the prediction, and (1,) is returned.
+        Without `predict`, a module skips the forward pass of the prediction, and (1,) is returned. A mixture
+        judges its experts by their predictions in `given`, (K, C).
         """
         sample, counted = self._read(row)
         if self.mixture is None:
             learned, mixed = self._learn_alone(sample, predict=predict)
         else:
-            learned, mixed = self.mixture.learn(sample, self._target_seen, ~self.halted)
+            learned, mixed = self.mixture.learn(sample, self._target_seen, ~self.halted, given)
         torch.logical_not(learned, out=self.halted)
         if self._bounds is not None and counted.bounded is not None:
             after = self._columns(counted.inputs[0, :, 0], counted.target[0])

@@ -352,7 +352,8 @@ def prequential(
     task : {"classification", "regression"}
         Which metrics to compute.
     delay : int
-        Delay of a label in samples (``river.stream.simulate_qa``); None: no delay.
+        Delay of a label in samples (``river.stream.simulate_qa``); None: no delay. With a delay, an estimator
+        of this package judges its experts by what they predicted when the sample arrived.
     window : int
         Size of the window of `Result.curve`.
     every : int
@@ -364,7 +365,8 @@ def prequential(
 
     scores = PrequentialMetrics(task, window)
     predict_proba = getattr(model, "predict_proba_one", None) if task == "classification" else None
-    waiting: dict[int, tuple[Any, Probabilities | None]] = {}
+    predict_experts = getattr(model, "predict_experts_one", None) if delay is not None else None
+    waiting: dict[int, tuple[Any, Probabilities | None, dict[str, Any]]] = {}
     curve: list[tuple[int, dict[str, float]]] = []
     n = 0
     seconds = 0.0
@@ -373,18 +375,18 @@ def prequential(
         if y is None:
             probabilities = predict_proba(x) if predict_proba is not None else None
             if probabilities is None:
-                waiting[i] = model.predict_one(x), None
+                prediction = model.predict_one(x)
             else:
-                waiting[i] = (
-                    (max(probabilities, key=probabilities.get) if probabilities else None),
-                    probabilities,
-                )
+                prediction = max(probabilities, key=probabilities.get) if probabilities else None
+            late = {} if predict_experts is None else {"given": predict_experts(x)}
+            waiting[i] = prediction, probabilities, late
             seconds += time.perf_counter() - start
             continue
-        model.learn_one(x, y)
+        prediction, probabilities, late = waiting.pop(i)
+        model.learn_one(x, y, **late)
         seconds += time.perf_counter() - start
         n += 1
-        scores.update(y, *waiting.pop(i))
+        scores.update(y, prediction, probabilities)
         if every is not None and n % every == 0:
             curve.append((n, scores.report()["window"]))
         if progress is not None:

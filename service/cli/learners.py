@@ -21,6 +21,7 @@ from bnp_online.client.errors import (
 from bnp_online.client.schemas import ModelSpec
 from bnp_online.errors import BNPError, NonFiniteStateError, SampleError
 from bnp_online.evaluation.prequential import PrequentialMetrics
+from bnp_online.values import ExpertPredictions
 
 from .output import CommandError, file_errors
 from .report import Report
@@ -39,19 +40,21 @@ _SAMPLE_ERRORS = (SampleError, NonFiniteStateError, InvalidRequestError, Conflic
 class Local:
     """Estimator in this process: predicts a sample on arrival, and learns it when its label arrives."""
 
-    def __init__(self, estimator: Estimator) -> None:
+    def __init__(self, estimator: Estimator, *, late: bool) -> None:
         self._estimator = estimator
+        self._late = late
         self.scores = PrequentialMetrics(estimator.task)
-        self._predictions: dict[int, Any] = {}
+        self._predictions: dict[int, tuple[Any, ExpertPredictions | None]] = {}
 
     def predict(self, row: Row) -> None:
         """Predict a sample."""
-        self._predictions[row.number] = self._estimator.predict(row.x)
+        given = self._estimator.predict_experts_one(row.x) if self._late else None
+        self._predictions[row.number] = self._estimator.predict(row.x), given
 
     def learn(self, row: Row) -> Any:
         """Learn a sample, score its prediction, and return the prediction."""
-        prediction = self._predictions.pop(row.number)
-        self._estimator.learn_one(row.x, row.y, w=row.w)
+        prediction, given = self._predictions.pop(row.number)
+        self._estimator.learn_one(row.x, row.y, w=row.w, given=given)
         self.scores.update(row.y, *prediction)
         return prediction[0]
 
@@ -105,7 +108,7 @@ def learn_here(
     rows: Iterable[Row], estimator: Estimator, report: Report, delay: int | None, advance: Advance
 ) -> None:
     """Learn a stream with an estimator in this process; each label arrives `delay` samples late."""
-    learner = Local(estimator)
+    learner = Local(estimator, late=delay is not None)
     _learn(rows, learner, report, delay, advance)
     report.metrics = learner.scores.report()["cumulative"]
 

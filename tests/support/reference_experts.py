@@ -16,6 +16,9 @@ output. The modules beside this one contain the parts. The specification leaves 
 - Learning uses the clipped values of the input in all places; a prediction uses the input as it is.
 - At the 20th target, the range of targets becomes that of the 20 clipped ones, and the remembered raw targets
   are clipped to it. That target is judged (losses, E) as clipped with the first 20.
+- Predictions that the experts made earlier take the place of those of now in the losses, in E, in q and in s;
+  the weights and coefficients of q and s are those of now. A trajectory restarts by its prediction of now. A
+  class that no expert gave a probability then was unknown: a sample of it changes neither hedge nor stack.
 - Columns that join are present, with 0, in the remembered samples, and count 1 in the network's own metric up
   to its next renewal.
 - A window has at most 100,000 values, and at least 50 samples.
@@ -223,7 +226,8 @@ class ReferenceExperts:
         """Scale of the stack of a regression."""
         return max(self.error_scale, 1e-3) * self.deviation
 
-    def learn(self, x: Array, target: float, weight: float) -> None:
+    def learn(self, x: Array, target: float, weight: float, given: Array | None = None) -> None:
+        """Learn a sample; `given`, (K, C), is what its members predicted earlier, NaN where one did not."""
         inputs, targets = copy.deepcopy(self.inputs), copy.deepcopy(self.targets)
         z, goal = self._standardized(inputs, inputs.count(x)), target
         if self.task == "regression":
@@ -241,7 +245,10 @@ class ReferenceExperts:
             for owner, finite in zip(self._owners(), _finite(p), strict=True):
                 if owner is not None and not finite and owner not in lost:
                     lost.append(owner)
-            if weight > 0.0:
+            if given is not None and _finite(given).any():
+                p = given
+            unknown = self.task == "classification" and not np.nansum(p[:, int(target)])
+            if weight > 0.0 and not unknown:
                 self._judge(p, lost, target)
         self.inputs, self.targets = inputs, targets
         self.step += 1
