@@ -263,9 +263,7 @@ class OnlineLearner(Parameters):
         """
         if not self._judged or not self._step:
             return None
-        values = self._engine.experts(self._row_of(x))
-        classifies = self.task == "classification"
-        return ExpertPredictions(self._classes, values.astype(np.float32) if classifies else values)
+        return ExpertPredictions(self._classes, self._engine.experts(self._row_of(x)))
 
     @property
     def _classes(self) -> tuple[Label, ...]:

@@ -88,11 +88,11 @@ class ExpertPredictions:
     labels : tuple of label
         Classes of the columns; empty for a regression.
     values : array of shape (experts, classes) or (experts, 1)
-        Probabilities in float32, or predicted numbers in float64. NaN where an expert has no prediction.
+        Probabilities, or predicted numbers. NaN where an expert has no prediction.
     """
 
     labels: tuple[Label, ...]
-    values: NDArray[np.floating[Any]]
+    values: Vector
 
 
 class Sample(NamedTuple):

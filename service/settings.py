@@ -99,7 +99,9 @@ class Settings(BaseSettings):
     max_pending: Positive = 10_000
     """Maximum number of predictions that wait for their label, per model; the oldest are dropped."""
     max_pending_bytes: Positive = 2**26
-    """Maximum size of these predictions, per model, in bytes of their events; the oldest are dropped."""
+    """Maximum size of these predictions, per model, in bytes of their events and of what the experts of the
+    model predicted; the oldest are dropped, and before them what their experts predicted.
+    """
     label_ttl: Seconds = 86_400.0
     """Seconds for which a prediction waits for its label."""
     stream_timeout: Seconds = 60.0

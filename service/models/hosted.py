@@ -7,7 +7,7 @@ The same events give the same bits, with any number of samples per call.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -22,6 +22,7 @@ from ..schemas import DriftSpec, ModelSpec
 from ..settings import Settings
 from ..storage import event_codec
 from ..storage.interfaces import Record
+from . import late_labels
 from .drift import Drift
 from .pending import PendingPredictions
 from .validation import Answered, Entry, Predict, PredictionEvent, SampleEvent, Validator
@@ -50,8 +51,8 @@ class Applied:
         Step of each event that differs from its logged step, by number.
     drifts : list of int
         Steps at which a drift was detected.
-    learned : int
-        Number of samples learned.
+    learned, predicted : int
+        Number of samples learned, and of those whose experts predicted them for a later label.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
@@ -59,6 +60,7 @@ class Applied:
     steps: dict[int, int] = field(default_factory=dict)
     drifts: list[int] = field(default_factory=list)
     learned: int = 0
+    predicted: int = 0
 
 
 class Replay(NamedTuple):
@@ -99,6 +101,7 @@ class HostedModel:
         self.estimator = _estimator(spec, settings.device)
         self.score = PrequentialMetrics(spec.task)
         self._regression = spec.task == "regression"
+        self._experts = self.estimator.preview().experts
         self.baselines = Baselines(spec.task)
         self.sequence = 0
         self.predicted = 0
@@ -108,7 +111,8 @@ class HostedModel:
         self.labelled = 0
         self.settings = settings
         self.clock = clock
-        self._pending = PendingPredictions(settings.max_pending, settings.max_pending_bytes, clock)
+        limits = settings.max_pending, settings.max_pending_bytes, settings.label_ttl
+        self._pending = PendingPredictions(*limits, clock)
         self.drift = Drift(spec.drift)
         self.acted: list[dict[str, Any]] = []
         self.replay = Replay()
@@ -251,7 +255,19 @@ class HostedModel:
         return applied
 
     def _apply_run(self, entries: Sequence[Entry], applied: Applied) -> None:
-        samples = [entry.sample for entry in entries if isinstance(entry, SampleEvent)]
+        """Apply entries; a model that judges experts predicts each prediction's sample at its place."""
+        if self._experts and PredictionEvent in map(type, entries):
+            for part in _samples_first(entries):
+                self._apply_part(part, applied)
+        else:
+            self._apply_part(entries, applied)
+
+    def _apply_part(self, entries: Sequence[Entry], applied: Applied) -> None:
+        samples = [
+            entry.sample if entry.given is None else self._with_experts(entry)
+            for entry in entries
+            if isinstance(entry, SampleEvent)
+        ]
         step = self.estimator.step
         if self.drift.due and samples and self.drift.ready(step):
             predictions = iter(self._act_and_learn(samples))
@@ -274,10 +290,29 @@ class HostedModel:
                 applied.learned += 1
             elif isinstance(entry, PredictionEvent):
                 self.sequence = entry.seq
-                self._pending.add(str(entry.event.id), entry.event.body, entry.prediction)
+                experts = self._predicted(entry.prediction.x) if self._experts else None
+                self._pending.add(str(entry.event.id), entry.event.body, entry.prediction, experts)
+                applied.predicted += experts is not None
                 applied.outcomes.append(entry.prediction.answer)
             elif isinstance(entry, Answered):
                 applied.outcomes.append(entry.outcome())
+
+    def _predicted(self, x: Any) -> bytes | None:
+        """Return what the experts predict for a sample, packed; None if they predict nothing."""
+        try:
+            given = self.estimator.predict_experts_one(x)
+        except (SampleError, NonFiniteStateError):  # the answer is of another state
+            return None
+        return None if given is None else late_labels.pack(given)
+
+    def _with_experts(self, entry: SampleEvent) -> Sample:
+        """Return the sample of a label with what the experts predicted, if that is kept."""
+        experts = self._pending.experts(str(entry.event.id))
+        if experts is None:
+            return entry.sample
+        estimator = self.estimator
+        labels = estimator.labels if isinstance(estimator, BNPClassifier) else None
+        return entry.sample._replace(given=late_labels.unpack(experts, labels, self._experts))
 
     def _act_and_learn(self, samples: list[Sample]) -> list[Prediction | NonFiniteStateError]:
         """Take the drift action and learn. Undo it if all samples are refused: a replay would omit both."""
@@ -308,6 +343,18 @@ class HostedModel:
             self._pending.label(entry.event.id)
             self.labelled += 1
         return {"model": self.name, "step": step, "prediction": given, "loss": loss, "duplicate": False}
+
+
+def _samples_first(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    """Divide entries into runs in which no sample follows a prediction."""
+    start = 0
+    for stop in range(1, len(entries)):
+        if isinstance(entries[stop], SampleEvent) and isinstance(
+            entries[stop - 1], PredictionEvent | Answered
+        ):
+            yield entries[start:stop]
+            start = stop
+    yield entries[start:]
 
 
 def _readmitted(record: Record, preview: Preview) -> Entry:

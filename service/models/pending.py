@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -39,22 +40,34 @@ class PendingPredictions:
     Parameters
     ----------
     limit, size : int
-        Maximum number of predictions, and of bytes of their events. The oldest are dropped first. The limits
-        do not depend on the machine, so a replay drops the same predictions.
+        Maximum number of predictions, and of bytes of their events and of what their experts predicted. What
+        the experts predicted is dropped first, then the predictions; the oldest first.
+    lifetime : float
+        Seconds before a new prediction expires.
     clock : callable
         Time in seconds. It must not go back, also after a restart.
+
+    Notes
+    -----
+    A new prediction drops what had expired when it was made, and what is beyond the limits. The limits do not
+    depend on the machine, and the clock drops nothing in between. So a replay drops the same.
     """
 
-    def __init__(self, limit: int, size: int, clock: Callable[[], float]) -> None:
+    def __init__(self, limit: int, size: int, lifetime: float, clock: Callable[[], float]) -> None:
         self._limit = limit
         self._size = size
+        self._lifetime = lifetime
         self._clock = clock
         self._entries: OrderedDict[str, _Stored] = OrderedDict()
         self._labelled = 0  # number of labelled entries
-        self._bytes = 0
+        self._experts: OrderedDict[str, bytes] = OrderedDict()
+        self._bytes = self._expert_bytes = 0
 
     def __len__(self) -> int:
-        """Return the number of predictions without a label, including expired ones until the next search."""
+        """Return the number of predictions without a label.
+
+        Expired ones count until the next prediction.
+        """
         return len(self._entries) - self._labelled
 
     def repeated(self, identifier: str, x: Any) -> dict[str, Any] | None:
@@ -76,10 +89,22 @@ class PendingPredictions:
             raise IdConflictError("this id was used for a prediction with another x", "id")
         return event_codec.decode_pending(_unlabelled(entry).body).answer
 
-    def add(self, identifier: str, body: bytes, prediction: event_codec.Pending) -> None:
-        """Add a prediction, given the body of its event and its content."""
+    def add(
+        self, identifier: str, body: bytes, prediction: event_codec.Pending, experts: bytes | None = None
+    ) -> None:
+        """Add a prediction: the body of its event, its content, and what its experts predicted."""
+        made = prediction.expires - self._lifetime
+        while self._entries and next(iter(self._entries.values())).expires <= made:
+            self._drop(next(iter(self._entries)))
+        if identifier in self._entries:  # an expired one, made with another lifetime
+            self._drop(identifier)
         self._put(identifier, _Stored(body, event_codec.digest(prediction.x), prediction.expires))
+        self._put_experts(identifier, experts)
         self._drop_excess()
+
+    def experts(self, identifier: str) -> bytes | None:
+        """Return what the experts of a prediction predicted, if it is kept."""
+        return self._experts.get(identifier)
 
     def get(self, identifier: str) -> event_codec.Pending:
         """Return the pending prediction with an id.
@@ -102,25 +127,31 @@ class PendingPredictions:
         """Mark a prediction as labelled, if it still exists."""
         if (entry := self._entries.get(identifier)) is not None:
             self._put(identifier, _labelled(entry))
+            self._drop_experts(identifier)
 
     def copy(self) -> PendingPredictions:
         """Return a copy, in a fraction of the time of `dump`."""
-        twin = PendingPredictions(self._limit, self._size, self._clock)
+        twin = PendingPredictions(self._limit, self._size, self._lifetime, self._clock)
         twin._entries, twin._labelled = self._entries.copy(), self._labelled
-        twin._bytes = self._bytes
+        twin._experts = self._experts.copy()
+        twin._bytes, twin._expert_bytes = self._bytes, self._expert_bytes
         return twin
 
     def dump(self) -> list[Any]:
         """Return all entries as a value for `event_codec.dumps`."""
-        return [
-            [name, entry.body, entry.digest.hex(), entry.labelled] for name, entry in self._entries.items()
-        ]
+        dumped: list[Any] = []
+        for name, entry in self._entries.items():
+            experts = self._experts.get(name)
+            kept = [] if experts is None else [base64.b64encode(experts).decode()]
+            dumped.append([name, entry.body, entry.digest.hex(), entry.labelled, *kept])
+        return dumped
 
     def load(self, dumped: Iterable[Any]) -> None:
         """Load the entries from `dump`."""
-        for name, packed, digest, labelled in dumped:
+        for name, packed, digest, labelled, *experts in dumped:
             entry = _Stored(event_codec.dumps(packed), bytes.fromhex(digest), packed[2])
             self._put(name, _labelled(entry) if labelled else entry)
+            self._put_experts(name, base64.b64decode(experts[0]) if experts else None)
         self._drop_excess()
 
     def _put(self, identifier: str, entry: _Stored) -> None:
@@ -130,25 +161,31 @@ class PendingPredictions:
         self._labelled += entry.labelled
         self._bytes += len(entry.body)
 
+    def _put_experts(self, identifier: str, experts: bytes | None) -> None:
+        if experts is not None:
+            self._experts[identifier] = experts
+            self._expert_bytes += len(experts)
+
+    def _drop_experts(self, identifier: str) -> None:
+        self._expert_bytes -= len(self._experts.pop(identifier, b""))
+
     def _uncount(self, entry: _Stored) -> None:
         self._labelled -= entry.labelled
         self._bytes -= len(entry.body)
 
     def _find(self, identifier: str) -> _Stored | None:
-        now = self._clock()
-        while self._entries and next(iter(self._entries.values())).expires <= now:
-            self._drop_oldest()
         entry = self._entries.get(identifier)
-        # After a change of the setting, a later entry may expire before an earlier one.
-        return None if entry is None or entry.expires <= now else entry
+        return None if entry is None or entry.expires <= self._clock() else entry
 
     def _drop_excess(self) -> None:
         while len(self._entries) > self._limit or self._bytes > self._size:
-            self._drop_oldest()
+            self._drop(next(iter(self._entries)))
+        while self._bytes + self._expert_bytes > self._size:
+            self._drop_experts(next(iter(self._experts)))
 
-    def _drop_oldest(self) -> None:
-        _, entry = self._entries.popitem(last=False)
-        self._uncount(entry)
+    def _drop(self, identifier: str) -> None:
+        self._uncount(self._entries.pop(identifier))
+        self._drop_experts(identifier)
 
 
 def _labelled(entry: _Stored) -> _Stored:

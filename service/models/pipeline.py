@@ -324,8 +324,8 @@ class Pipeline:
             _logger.warning("model %r diverged: its state is rebuilt from the log", model.name)
             self.diverged, self._careful = True, CAREFUL
             return None
-        if applied.learned:
-            self._learn_length.add(applied.learned, time.perf_counter() - start)
+        if applied.learned or applied.predicted:
+            self._learn_length.add(applied.learned or applied.predicted, time.perf_counter() - start)
         return applied
 
     def _restore(self, sequence: int) -> None:

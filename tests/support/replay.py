@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jiter
+import numpy as np
 import orjson
 
-from bnp_online import BNPClassifier, BNPRegressor, checkpoint, load
+from bnp_online import BNPClassifier, BNPRegressor, NonFiniteStateError, SampleError, checkpoint, load
 from bnp_online.evaluation.drift import ADWIN, PageHinkley
 from bnp_online.evaluation.prequential import PrequentialMetrics
 from bnp_online.mixture import MAX_LOSS
+from bnp_online.values import ExpertPredictions
 
 Json = dict[str, Any]
 SAMPLES = ("learn", "label", "predict")
@@ -135,8 +138,8 @@ class Replica:
     ----------
     steps : dict of int to int
         Step after each learned sample, by number of its event.
-    pending : set of str
-        Ids of predictions without a label.
+    pending : dict of str to ExpertPredictions or None
+        What the experts predicted, by id, of predictions without a label.
     """
 
     def __init__(self, spec: Json) -> None:
@@ -152,7 +155,7 @@ class Replica:
         self.detector = _detector(self.setting)
         self.drift: Json = {"detections": 0, "actions": 0, "last": None, "due": False}
         self.steps: dict[int, int] = {}
-        self.pending: set[str] = set()
+        self.pending: dict[str, ExpertPredictions | None] = {}
 
     @classmethod
     def of_checkpoint(cls, path: Path) -> Replica:
@@ -166,7 +169,9 @@ class Replica:
         replica.drift = {key: service["drift"][key] for key in replica.drift}
         if replica.detector is not None:
             replica.detector.load_state_dict(service["drift"]["detector"])
-        replica.pending = {name for name, _, _, labelled in service["pending"] if not labelled}
+        for name, _, _, labelled, *experts in service["pending"]:
+            if not labelled:
+                replica.pending[name] = replica._unpacked(*experts)
         return replica
 
     def fingerprint(self) -> Json:
@@ -184,7 +189,7 @@ class Replica:
         if row.kind in ("learn", "label"):
             self._learn(row)
         elif row.kind == "predict":
-            self.pending.add(str(row.id))
+            self.pending[str(row.id)] = self._experts(jiter.from_json(row.body)[0])
         elif row.kind == "rollback":
             self.drift["due"] = False
         elif row.kind == "patch":
@@ -208,6 +213,23 @@ class Replica:
         replica.steps.clear()  # the log has those of the model before
         return replica
 
+    def _unpacked(self, experts: str | None = None) -> ExpertPredictions | None:
+        """Return predictions of the experts from a checkpoint."""
+        if experts is None:
+            return None
+        body = base64.b64decode(experts)
+        rows = int.from_bytes(body[:8], "little")
+        values: Any = np.frombuffer(body[8:], np.float64).reshape(rows, -1)
+        known = () if self.estimator.task == "regression" else self.estimator.labels[: values.shape[1]]
+        return ExpertPredictions(known, values)
+
+    def _experts(self, x: Any) -> ExpertPredictions | None:
+        try:
+            found: ExpertPredictions | None = self.estimator.predict_experts_one(x)
+        except (SampleError, NonFiniteStateError):
+            return None
+        return found
+
     def _learn(self, row: Row) -> None:
         x, y, w, given = _sample(row)
         estimator = self.estimator
@@ -215,11 +237,11 @@ class Replica:
             getattr(estimator, self.setting["action"])()
             self.drift.update(due=False, actions=self.drift["actions"] + 1)
         prediction, probabilities = estimator.predict(x)
-        estimator.learn_one(x, y, w=w)
+        late = None if given is None else self.pending.pop(str(row.id), None)
+        estimator.learn_one(x, y, w=w, given=late)
         self.steps[row.seq] = estimator.step
         if given is not None:
             prediction, probabilities = given
-            self.pending.discard(str(row.id))
         loss = self.score.update(y, prediction, probabilities)
         if loss is not None and self.detector is not None:
             if estimator.task == "regression":
