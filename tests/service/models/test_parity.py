@@ -105,15 +105,15 @@ def test_labels_that_come_later(server: Server) -> None:
     server.create(name="later", hidden=[16])
     local = BNPClassifier(hidden=(16,), device="cpu")
     scores = PrequentialMetrics("classification")
-    waiting: list[tuple[str, Any, Any, dict[Any, float], Any]] = []
+    waiting: list[tuple[str, Any, Any, dict[Any, float], Any, Any]] = []
     for i, (x, y) in enumerate(mixed(["cat", "dog", "cow"])):
         given, probabilities = local.predict_one(x), dict(local.predict_proba_one(x))
         server.predict(x, model="later", id=f"t-{i}")
-        waiting.append((f"t-{i}", x, y, probabilities, given))
+        waiting.append((f"t-{i}", x, y, probabilities, given, local.predict_experts_one(x)))
         if i % 4 == 3:  # and not in the order of the predictions
-            for identifier, past, target, proba, prediction in reversed(waiting):
+            for identifier, past, target, proba, prediction, experts in reversed(waiting):
                 answer = server.label(identifier, target, model="later")
-                local.learn_one(past, target)
+                local.learn_one(past, target, given=experts)
                 loss = scores.update(target, prediction, proba)
                 assert (answer["prediction"], answer["loss"]) == (prediction, loss)
                 assert answer["step"] == local.step
