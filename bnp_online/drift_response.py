@@ -61,7 +61,8 @@ def with_slowest_reset(state: Mapping[str, Tensor], spec: LearnerSpec) -> dict[s
     the other networks has the greatest weight in the mixture. The slowest networks copy it. Every running
     mean restarts at the latest weights of its network. Experts that are alike then get equal weights, with
     the same sum as before. The nearest neighbours have no samples left: they keep the least weight, and the
-    best network gets the rest. The stack does not change.
+    best network gets the rest. The model of bins keeps its weights, and takes steps as long as at its start.
+    The stack does not change.
 
     Parameters
     ----------
@@ -83,6 +84,8 @@ def with_slowest_reset(state: Mapping[str, Tensor], spec: LearnerSpec) -> dict[s
     for name in state:
         if name.startswith("average."):
             reset[name] = reset[f"network.{name.removeprefix('average.')}"][averaging]
+    if "bins.squares" in state:
+        reset["bins.squares"] = torch.zeros_like(state["bins.squares"])
     if "memory.count" in state:
         for name in ("memory.x", "memory.y"):
             reset[name] = state[name][:0]
@@ -93,18 +96,19 @@ def with_slowest_reset(state: Mapping[str, Tensor], spec: LearnerSpec) -> dict[s
 def _with_slowest_alike(before: Tensor, spec: LearnerSpec, slow: Sequence[int]) -> tuple[Tensor, int]:
     """Return the weights of the experts, with the `slow` networks as copies of the best, and its index."""
     experts, weights = spec.experts, before.clone()
+    mean = before.reshape(-1, len(experts)).mean(dim=0)  # of the weights of each rate
     owners = [k for k in spec.owners if k < len(spec.members)]
     latest = {k: e for e, k in enumerate(owners) if k not in slow and not experts[e].averages}
-    best = max(latest, key=lambda k: float(weights[latest[k]]))
+    best = max(latest, key=lambda k: float(mean[latest[k]]))
     least = SHARE / len(experts)
     for e, expert in enumerate(experts):
         if expert.kind == "neighbours":
-            weights[latest[best]] += weights[e] - least
-            weights[e] = least
+            weights[..., latest[best]] += weights[..., e] - least
+            weights[..., e] = least
     alike = {e: [e] for e in latest.values()}
     for e, k in enumerate(owners):
         source = latest[best if k in slow else k]
         alike[source] += [e] * (e != source)
     for group in alike.values():
-        weights[group] = weights[group].sum() / len(group)
+        weights[..., group] = weights[..., group].sum(dim=-1, keepdim=True) / len(group)
     return weights, best

@@ -36,10 +36,12 @@ RATES = (0.1, 0.3, 0.6)
 PLAIN_RATES, REPLAY_RATES, LINEAR_RATES = (0.1, 0.3, 1.0, 1.5), (0.3, 0.6), (0.1, 1.0)
 #: Rate of a single member, and of the member that averages without replay.
 SINGLE_RATE = 0.3
-#: Rate η of the weights.
-ETA = 0.2
+#: Rate η of the weights. In the second generation they are the mean of the weights of each of two rates.
+ETA, ETAS = 0.2, (0.2, 1.0)
 #: Share s of the weights that is distributed evenly.
 SHARE = 0.01
+#: η and s of the shares of hedge and stack.
+SHARES_ETA, SHARES_SHARE = 0.5, 0.003
 #: Bound of the losses, in nats: the loss of a probability of 1e-4.
 MAX_LOSS = float(-np.log(1e-4))
 #: Retention weight of a regression's running mean error, and its least value as a scale of losses.
@@ -59,6 +61,15 @@ NEIGHBOURS = ((0, 500, 5), (1, 500, 5), (1, 5000, 1), (1, 5000, 10))
 NEIGHBOUR_VALUES, LEAST_WINDOW = 50_000, 50
 #: Samples between two renewals of the network's own metric, and its exponent in the squared distance.
 METRIC_EVERY, METRIC_POWER = 50, 3.0
+
+# Bins
+#: Rate of the model of bins, and what is added to its sums of squares.
+BIN_RATE, BIN_DAMPING = 0.8, 0.1
+#: Bounds between the intervals of a standardized value: the deciles of the normal distribution. The fifth is
+#: not quite 0, so that rounding decides nothing about a value at the mean.
+BIN_EDGES = (-1.2816, -0.8416, -0.5244, -0.2533, 0.001, 0.2533, 0.5244, 0.8416, 1.2816)
+#: Number of integers, from 0, with a bin of their own; number of features with bins, the first ones.
+BIN_INTEGERS, BINNED_INPUTS = 32, 256
 
 # Stack
 #: Retention of the curvature; bound of the trace of its inverse by coefficient, which is also its start.
@@ -82,17 +93,25 @@ def neighbour_window(inputs: int, window: int) -> int:
 
 
 @jit
-def mix(weights: NDArray[np.float64], losses: NDArray[np.float64]) -> None:
-    """Update the weights in place; a loss of infinity marks a member that diverged, with weight 0."""
+def mix(weights: NDArray[np.float64], losses: NDArray[np.float64], eta: float, least: float) -> None:
+    """Update the weights in place.
+
+    Parameters
+    ----------
+    weights, losses : float64 (M,)
+        Weights, with sum 1; losses. A loss of infinity marks a member that diverged, with weight 0.
+    eta, least : float
+        Rate η; share s of the weights that is distributed evenly.
+    """
     total, best = 0.0, np.inf
     for k in range(losses.shape[0]):
         best = min(best, losses[k])  # a common factor: it cancels, and keeps the sum away from 0
     for k in range(weights.shape[0]):
-        weights[k] *= np.exp(-ETA * (losses[k] - best)) if losses[k] < np.inf else 0.0
+        weights[k] *= np.exp(-eta * (losses[k] - best)) if losses[k] < np.inf else 0.0
         total += weights[k]
     for k in range(weights.shape[0]):
         share = 1.0 / weights.shape[0]
-        weights[k] = (1.0 - SHARE) * (weights[k] / total if total > 0.0 else share) + SHARE * share
+        weights[k] = (1.0 - least) * (weights[k] / total if total > 0.0 else share) + least * share
 
 
 @jit

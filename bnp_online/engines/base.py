@@ -14,6 +14,10 @@ from torch import Tensor
 
 from ..errors import StateError
 from ..mixture import (
+    BIN_EDGES,
+    BIN_INTEGERS,
+    BIN_RATE,
+    BINNED_INPUTS,
     LEAST_WINDOW,
     LINEAR_RATES,
     NEIGHBOUR_VALUES,
@@ -65,10 +69,10 @@ class Expert(NamedTuple):
 
     Attributes
     ----------
-    kind : {"network", "linear", "neighbours"}
+    kind : {"network", "linear", "neighbours", "bins"}
         Kind of the model that predicts.
     rate : float or None
-        Learning rate of a network or of a linear model.
+        Learning rate of a network, of a linear model, or of the linear model of bins.
     replays, averages : bool
         Whether a network replays, and whether the prediction is that of the running mean of its weights.
     window, neighbours : int
@@ -152,6 +156,15 @@ class LearnerSpec(Parameters):
         return self.stacks and inputs * LEAST_WINDOW <= NEIGHBOUR_VALUES
 
     @property
+    def bins(self) -> bool:
+        """Whether a linear model of bins is among the experts. Without replay speed comes first."""
+        return self.stacks and self.replay > 0 and self.input_shape is None
+
+    def binned(self, inputs: int) -> int:
+        """Return the number of bins, with `inputs` features."""
+        return min(inputs, BINNED_INPUTS) * (len(BIN_EDGES) + 1 + BIN_INTEGERS) if self.bins else 0
+
+    @property
     def metric_of(self) -> int:
         """Index of the network whose metric the neighbours use."""
         rates = [member.rate for member in self.members]
@@ -167,11 +180,11 @@ class LearnerSpec(Parameters):
         found += [Expert("linear", rate) for rate in self.linear]
         for metric, window, k in NEIGHBOURS if self.neighbours else ():
             found.append(Expert("neighbours", None, False, False, window, k, ("inputs", "network")[metric]))
-        return found
+        return found + [Expert("bins", BIN_RATE)] * self.bins
 
     @property
     def owners(self) -> list[int]:
-        """Index of the model of each expert, networks first, then linear models; neighbours have none."""
+        """Index of the model of each expert, networks first, then linear models; the others have none."""
         counts = [each.latest + each.averages for each in self.members] + [1] * len(self.linear)
         return [k for k, count in enumerate(counts) for _ in range(count)]
 
@@ -213,7 +226,8 @@ class LearnerSpec(Parameters):
         sizes = [inputs, *self.hidden, outputs]
         dense = sum(n * m + m for n, m in itertools.pairwise(sizes))
         linear = len(self.linear) * (sizes[0] * outputs + outputs)
-        return len(self.members) * (convolutions + dense) + linear
+        bins = (self.binned(inputs) + 1) * outputs if self.bins else 0
+        return len(self.members) * (convolutions + dense) + linear + bins
 
     def __post_init__(self) -> None:
         super().__post_init__()

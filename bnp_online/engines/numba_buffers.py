@@ -22,8 +22,8 @@ RATE, REPLAYS, HIDDEN_WEIGHT, HIDDEN_PRIOR, RAW, AVERAGE, LOST = range(7)
 MEAN, VAR, MEAN_BEFORE, VAR_BEFORE, BOUNDED, LATEST, VALUES, LARGEST, JOINED, FIRST = range(10)
 # Rows of `Buffers.entry`, after mean and variance.
 METRIC, ENTRY_BEFORE = 2, 3
-# Rows of `Buffers.hedge`. The last two columns are the hedge and the stack.
-WEIGHT, LOSS = range(2)
+# Rows of `Buffers.hedge`; the weights of each rate follow. The last two columns are the hedge and the stack.
+WEIGHT, LOSS, WEIGHTS = range(3)
 # Rows of `Buffers.outputs`, counted from the end.
 HEDGED, STACKED, MIXED = -3, -2, -1
 # Rows of `Buffers.stack`; the inverse follows.
@@ -33,7 +33,7 @@ DISTANCE, PLACE = range(2)
 # Columns of `Buffers.memory_y`.
 GOAL, SAMPLE_WEIGHT, RAW_TARGET, MISSING = range(4)
 # Rows of `Buffers.scratch`.
-ACTS, PRE, ENTRY_U, U, DELTA, BACK, ONES = range(7)
+ACTS, PRE, ENTRY_U, U, DELTA, BACK, ONES, SUMS = range(8)
 
 
 class Buffers(NamedTuple):
@@ -74,8 +74,9 @@ class Buffers(NamedTuple):
         Memory: standardized inputs; NaN marks a missing value.
     memory_y : float64 (S, 2 or 4)
         Goals and weights; with neighbours, raw targets and the numbers of missing values as well.
-    hedge : float64 (2, K + 2)
-        Weight and latest loss of each expert, of the hedge and of the stack.
+    hedge : float64 (2 or 4, K + 2)
+        Weight and latest loss of each expert, of the hedge and of the stack; weights of the experts for each
+        rate of a mixture with several.
     stack : float64 (D + 3, D)
         Coefficients of the experts and of the hedge; gradient and direction of the latest step; inverse of
         the curvature.
@@ -86,8 +87,10 @@ class Buffers(NamedTuple):
         Squared distances of the remembered samples in each metric, and the numbers of inputs present in both.
     nearest : float64 (4, 10)
         Nearest neighbours, for each metric.
-    scratch, live : real (7, n + H + C), int64 (n + H + C,)
-        Working space.
+    bins : real (B + 1, C + 1 padded), or (0, …) without a model of bins
+        Bias of the model of bins, then weights of each bin; the last column is G.
+    scratch, live : real (8, …), int64 (…)
+        Working space, for n + H + C values at least.
     """
 
     sizes: NDArray[np.int64]
@@ -108,5 +111,6 @@ class Buffers(NamedTuple):
     outputs: NDArray[np.float64]
     distances: Reals
     nearest: NDArray[np.float64]
+    bins: Reals
     scratch: Reals
     live: NDArray[np.int64]

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from ..errors import ConfigurationError, NonFiniteStateError
 from ..jit import announced
-from ..mixture import FIRST_VALUES, STACK_TRACE
+from ..mixture import ETAS, FIRST_VALUES, STACK_TRACE
 from ..network import entry_start, mlp_start
 from ..values import Vector
 from . import numba_step
 from .base import NOT_FINITE, Engine, LearnerSpec
+from .numba_bins import BINS
 from .numba_buffers import (
     ACTIVATION,
     AVERAGE,
@@ -63,6 +64,7 @@ from .numba_buffers import (
     VALUES,
     VAR,
     WEIGHT,
+    WEIGHTS,
     Buffers,
 )
 from .numba_kernels import BLOCK, GELU, NONE, NORM, PAPER, RELU, TANH, Reals, padded
@@ -127,7 +129,7 @@ class NumbaEngine(Engine):
         numbers = sum(padded(n) * m + padded(m) for n, m in itertools.pairwise(sizes))
         experts = len(spec.experts)
         coefficients = experts + 1 if spec.stacks else 0
-        width = sum(sizes)
+        width, bins = sum(sizes), spec.binned(inputs)
         b = Buffers(
             sizes=np.array(sizes),
             config=self._config(),
@@ -142,16 +144,18 @@ class NumbaEngine(Engine):
             target=np.zeros((FIRST + FIRST_VALUES if spec.bounds else FIRST, 1)),
             memory_x=_aligned((0, inputs, BLOCK), real),
             memory_y=np.zeros((0, 4 if spec.neighbours else 2)),
-            hedge=np.zeros((2, experts + 2)),
+            hedge=np.zeros((WEIGHTS + len(ETAS) * spec.stacks, experts + 2)),
             stack=np.zeros((INVERSE + coefficients, coefficients)),
             outputs=np.zeros((experts + coefficients + 3, outputs)),
             distances=np.zeros((3, 0), real),
             nearest=np.zeros((4, 10)),
-            scratch=np.zeros((7, width), real),
-            live=np.zeros(width, np.int64),
+            bins=_aligned((bins + 1 if spec.bins else 0, padded(outputs + 1)), real),
+            scratch=np.zeros((8, width + padded(outputs + 1)), real),
+            live=np.zeros(width + bins + 1, np.int64),
         )
         b.entry[[VAR, METRIC]] = 1.0
         b.hedge[WEIGHT, :experts], b.hedge[WEIGHT, experts:] = 1.0 / experts, 0.5
+        b.hedge[WEIGHTS:, :experts] = 1.0 / experts
         np.fill_diagonal(b.stack[INVERSE:], STACK_TRACE)
         return b
 
@@ -293,7 +297,7 @@ class NumbaEngine(Engine):
         """Return the state of the mixture by name."""
         b, state = self._buffers, dict[str, NDArray[Any]]()
         if self.spec.mixes:
-            state["mixture.weights"] = b.hedge[WEIGHT, :-2]
+            state["mixture.weights"] = b.hedge[WEIGHTS:, :-2] if self.spec.stacks else b.hedge[WEIGHT, :-2]
             state["mixture.error_scale"] = b.scalars[ERROR_SCALE]
         if self.spec.stacks:
             state["mixture.shares"] = b.hedge[WEIGHT, -2:]
@@ -352,7 +356,10 @@ class NumbaEngine(Engine):
         """Copy the state of the mixture, of the bounds of values and of the memory into the arrays."""
         b = self._buffers
         if self.spec.mixes:
-            b.hedge[WEIGHT, :-2] = state["mixture.weights"]
+            weights = state["mixture.weights"]
+            if self.spec.stacks:
+                b.hedge[WEIGHTS:, :-2] = weights
+            b.hedge[WEIGHT, :-2] = _mean_of(weights) if self.spec.stacks else weights
             b.scalars[ERROR_SCALE] = state["mixture.error_scale"]
         if self.spec.stacks:
             b.hedge[WEIGHT, -2:] = state["mixture.shares"]
@@ -412,6 +419,10 @@ class NumbaEngine(Engine):
             named |= _views("average", b.average, layers)
         if self.spec.linear:
             named |= _views("linear", b.linear, [("head", (sizes[0], sizes[-1]))])
+        if self.spec.bins:
+            c, width = sizes[-1], b.bins.shape[1]
+            named["bins.weight"] = b.bins[1:].reshape(-1, BINS, width)[:, :, :c]
+            named |= {"bins.head.bias": b.bins[:1, :c], "bins.squares": b.bins[:, -1]}
         return named
 
 
@@ -434,6 +445,14 @@ def _scalars(spec: LearnerSpec) -> NDArray[np.float64]:
     scalars[[TARGET_LOW, TARGET_HIGH]] = math.inf, -math.inf
     scalars[PREDICTED] = -1.0
     return scalars
+
+
+def _mean_of(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean of the weights of each rate, with the bits of `numba_experts`."""
+    mean = np.zeros(weights.shape[1])
+    for of_rate in weights:
+        mean += of_rate / len(weights)
+    return mean
 
 
 def _rows_of(memory: Reals, count: int) -> Reals:

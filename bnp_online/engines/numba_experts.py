@@ -8,8 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..jit import jit
-from ..mixture import ERROR_FLOOR, ERROR_RETENTION, MAX_LOSS, mix
+from ..mixture import (
+    ERROR_FLOOR,
+    ERROR_RETENTION,
+    ETA,
+    ETAS,
+    MAX_LOSS,
+    SHARE,
+    SHARES_ETA,
+    SHARES_SHARE,
+    mix,
+)
+from ..mixture import NEIGHBOURS as TABLE
 from .base import INPUT_CLIP
+from .numba_bins import run_bins
 from .numba_buffers import (
     ACTIVATION,
     ACTS,
@@ -40,6 +52,7 @@ from .numba_buffers import (
     TARGET_LOW,
     VAR,
     WEIGHT,
+    WEIGHTS,
     Buffers,
 )
 from .numba_glitches import bound
@@ -137,6 +150,10 @@ def predict_row(b: Buffers, x: NDArray[np.float64]) -> bool:
         row += 1
     if b.config[NEIGHBOURS]:
         predict_neighbours(b, x, row)
+        row += len(TABLE)
+    if b.bins.shape[0] > 0:
+        run_bins(b, values, first_logit(b))
+        _read_output(b, True, row)
     if not _pool(b):
         return False
     assign(b.inputs[LATEST], x)
@@ -257,11 +274,27 @@ def update_experts(b: Buffers, y: float, weight: float, judged: bool) -> None:
         return
     if b.stack.shape[1] > 0:
         update_stack(b, y)
-        mix(b.hedge[WEIGHT, experts:], b.hedge[LOSS, experts:])
+        mix(b.hedge[WEIGHT, experts:], b.hedge[LOSS, experts:], SHARES_ETA, SHARES_SHARE)
     if b.config[REGRESSION]:
         b.scalars[ERROR_SCALE] += (1.0 - ERROR_RETENTION) * (b.scalars[OWN_ERROR] - b.scalars[ERROR_SCALE])
-    mix(b.hedge[WEIGHT, :experts], b.hedge[LOSS, :experts])
+    _hedge(b, experts)
     _restart(b)
+
+
+@jit
+def _hedge(b: Buffers, experts: int) -> None:
+    """Update the weights of the experts: with several rates, they are the mean of those of each rate."""
+    weights, losses = b.hedge[WEIGHT, :experts], b.hedge[LOSS, :experts]
+    if b.hedge.shape[0] == WEIGHTS:
+        mix(weights, losses, ETA, SHARE)
+        return
+    for k in range(experts):
+        weights[k] = 0.0
+    for i in range(len(ETAS)):
+        of_rate = b.hedge[WEIGHTS + i, :experts]
+        mix(of_rate, losses, ETAS[i], SHARE)
+        for k in range(experts):
+            weights[k] += of_rate[k] / len(ETAS)
 
 
 @jit

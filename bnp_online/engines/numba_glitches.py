@@ -35,8 +35,10 @@ def bound(columns: NDArray[np.float64], x: NDArray[np.float64], order: NDArray[n
         value, var, seen = x[j], columns[VAR, j], columns[VALUES, j]
         if not math.isnan(value):
             if seen >= FIRST_VALUES and var > 0.0:
-                most = max(BOUND_DEVIATIONS * math.sqrt(var), BOUND_GROWTH * columns[LARGEST, j])
-                value = min(max(value, columns[MEAN, j] - most), columns[MEAN, j] + most)
+                deviation = value - columns[MEAN, j]
+                if deviation * deviation > BOUND_DEVIATIONS**2 * var:  # rare: no root for most values
+                    most = max(BOUND_DEVIATIONS * math.sqrt(var), BOUND_GROWTH * columns[LARGEST, j])
+                    value = min(max(value, columns[MEAN, j] - most), columns[MEAN, j] + most)
             elif seen == FIRST_VALUES - 1:
                 columns[FIRST + FIRST_VALUES - 1, j] = value
                 low, high = _limits(columns, j, order)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..jit import jit
 from ..mixture import FIRST_VALUES, average_share, draw
 from .base import ERROR_CLIP, TARGET_CLIP
+from .numba_bins import run_bins, step_bins
 from .numba_buffers import (
     ACTIVATION,
     ACTS,
@@ -113,6 +114,7 @@ def predict(
     outputs: NDArray[np.float64],
     distances: Reals,
     nearest: NDArray[np.float64],
+    bins: Reals,
     scratch: Reals,
     live: NDArray[np.int64],
 ) -> int:
@@ -140,6 +142,7 @@ def predict(
         outputs,
         distances,
         nearest,
+        bins,
         scratch,
         live,
     )
@@ -175,6 +178,7 @@ def learn(
     outputs: NDArray[np.float64],
     distances: Reals,
     nearest: NDArray[np.float64],
+    bins: Reals,
     scratch: Reals,
     live: NDArray[np.int64],
 ) -> int:
@@ -210,6 +214,7 @@ def learn(
         outputs,
         distances,
         nearest,
+        bins,
         scratch,
         live,
     )
@@ -271,6 +276,8 @@ def _learn_row(b: Buffers, x: NDArray[np.float64], y: float, weight: float, judg
             assign(b.entry[MEAN + i], b.entry[ENTRY_BEFORE + i])
             assign(b.target[MEAN + i], b.target[MEAN_BEFORE + i])
         return False
+    if b.bins.shape[0] > 0 and weight < LARGEST_RATE:
+        _step_bins(b, values, goal, weight)
     s[ENTRY_PRIOR] *= (entry_weight - 1.0) / s[ENTRY_WEIGHT]
     s[INPUTS_WEIGHT], s[ENTRY_WEIGHT], s[STEP] = s[INPUTS_WEIGHT] + 1.0, entry_weight, s[STEP] + 1.0
     if b.config[BOUNDED_VALUES]:
@@ -380,6 +387,14 @@ def _step_linear(b: Buffers, k: int, goal: float, weight: float, inverse: Real, 
     rate = real(b.trajectories[RATE, b.params.shape[0] + k] * weight)
     delta, u = b.scratch[DELTA, :c], b.scratch[ENTRY_U, : b.sizes[0]]
     step_first(matrix, bias, delta, u, rate * real(inverse), rate * real(inverse_bias), b.live)
+
+
+@jit
+def _step_bins(b: Buffers, values: NDArray[np.float64], goal: float, weight: float) -> None:
+    """Step the model of bins."""
+    active = run_bins(b, values, first_logit(b))
+    _output_gradient(b, goal)
+    step_bins(b, active, weight)
 
 
 @jit

@@ -21,7 +21,7 @@ output. The modules beside this one contain the parts. The specification leaves 
   class that no expert gave a probability then was unknown: a sample of it changes neither hedge nor stack.
 - Columns that join are present, with 0, in the remembered samples, and count 1 in the network's own metric up
   to its next renewal.
-- A window has at most 100,000 values, and at least 50 samples.
+- A window has at most 50,000 values, and at least 50 samples.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tests.support.reference_bins import Bins
 from tests.support.reference_glitches import FIRST, Admission
 from tests.support.reference_learner import Array, ReferenceLearner
 from tests.support.reference_neighbours import Mask, Remembered, class_shares, mean_target, own_metric, votes
@@ -41,6 +42,8 @@ from tests.support.reference_stack import MOST, Stack, hedge, log_loss
 #: Chooses a remembered sample: (number of samples learned, turn, how many are remembered) → its place.
 Draw = Callable[[int, int, int], int]
 
+#: Rates of the hedge; rate and share of the hedge of hedge and stack.
+ETAS, SHARES = (0.2, 1.0), (0.5, 0.003)
 #: Bounds of a network that is finite: of its layers' outputs; of a rate times a weight.
 LARGEST, LARGEST_RATE = 1e18, 1e12
 
@@ -115,6 +118,7 @@ class ReferenceExperts:
     memory: int
     draw: Draw
     flags: Sequence[bool] = ()
+    binned: bool = False
     measure: float = 0.3  # rate of the trajectory whose first layer is the network's own metric
     error_scale: float = 1.0
     step: int = 0
@@ -131,9 +135,16 @@ class ReferenceExperts:
         self.inputs = Admission(self.flags or [False] * width)
         self.targets = Admission([False])
         self.metric = np.ones(width)
+        self.bins = Bins(len(self.networks[0].learner.layers[-1].bias)) if self.binned else None
         members = len(self._owners())
-        self.weights, self.shares = np.full(members, 1.0 / members), np.full(2, 0.5)
+        self.rates = [np.full(members, 1.0 / members) for _ in ETAS]
+        self.shares = np.full(2, 0.5)
         self.stack = Stack(members)
+
+    @property
+    def weights(self) -> Array:
+        """Weights of the members: the mean of those of each rate."""
+        return np.asarray(sum(self.rates) / len(self.rates))
 
     @property
     def coefficients(self) -> Array:
@@ -154,6 +165,8 @@ class ReferenceExperts:
         """Append columns, which were 0 in the past, and outputs."""
         for network in self.networks:
             network.grow(columns, outputs)
+        if self.bins is not None:
+            self.bins.grow(outputs)
         self.inputs.widen(flags or [False] * columns)
         self.metric = np.append(self.metric, np.ones(columns))
         for row in self.remembered:
@@ -161,12 +174,12 @@ class ReferenceExperts:
             row.missing = np.append(row.missing, np.zeros(columns, bool))
 
     def _window(self, stated: int) -> int:
-        return max(min(stated, 100_000 // max(len(self.metric), 1)), min(stated, 50))
+        return max(min(stated, 50_000 // max(len(self.metric), 1)), min(stated, 50))
 
     def _owners(self) -> list[Network | None]:
-        """The network of each member; None for the neighbours."""
+        """The network of each member; None for the neighbours and the bins."""
         owners: list[Network | None] = [each for each in self.networks for _ in each.predictors]
-        return owners + [None] * len(self.neighbours)
+        return owners + [None] * (len(self.neighbours) + self.binned)
 
     def predict(self, x: Array) -> Array:
         q, s, _ = self._combined(self.members(x))
@@ -176,7 +189,10 @@ class ReferenceExperts:
         """Return the prediction of each member, (K, C); NaN where it has none."""
         z, missing = self._standardized(self.inputs, x), np.isnan(x)
         made = [self._made(by, z) for network in self.networks for by in network.predictors]
-        return np.array(made + [self._voted(each, z, missing) for each in self.neighbours])
+        made += [self._voted(each, z, missing) for each in self.neighbours]
+        if self.bins is not None:
+            made.append(self._prediction(self.bins.output(z, x)))
+        return np.array(made)
 
     def _standardized(self, inputs: Admission, x: Array) -> Array:
         filled = np.where(np.isnan(x), inputs.moments.mean, x)
@@ -187,6 +203,10 @@ class ReferenceExperts:
         out = finite_output(by, z)
         if out is None:
             return np.full(len(by.layers[-1].bias), math.nan)
+        return self._prediction(out)
+
+    def _prediction(self, out: Array) -> Array:
+        """Return the prediction of an output."""
         if self.task == "classification":
             raised = np.exp(out - out.max())
             return np.asarray(raised / raised.sum())
@@ -229,7 +249,8 @@ class ReferenceExperts:
     def learn(self, x: Array, target: float, weight: float, given: Array | None = None) -> None:
         """Learn a sample; `given`, (K, C), is what its members predicted earlier, NaN where one did not."""
         inputs, targets = copy.deepcopy(self.inputs), copy.deepcopy(self.targets)
-        z, goal = self._standardized(inputs, inputs.count(x)), target
+        values = inputs.count(x)
+        z, goal = self._standardized(inputs, values), target
         if self.task == "regression":
             target = float(targets.count(np.array([target]))[0])
             goal = float(targets.moments.standardized(np.array([target]), 10.0)[0])
@@ -255,6 +276,8 @@ class ReferenceExperts:
         for network, can in zip(self.networks, able, strict=True):
             if can:
                 network.learner.learn_standardized(z, goal, weight)
+        if self.bins is not None:
+            self.bins.learn(z, values, weight * self._gradient(self.bins.output(z, values), goal))
         self._restart(lost, self.networks[able.index(True)].learner)
         self._count_target(target)
         self._remember(Remembered(z, np.isnan(x), goal, weight, target))
@@ -264,6 +287,12 @@ class ReferenceExperts:
                 network.average(self.step)
         if self.step % 50 == 0:
             self.metric = own_metric(self._measure().layers)
+
+    def _gradient(self, out: Array, goal: float) -> Array:
+        """Return the gradient of the loss at an output."""
+        if self.task == "regression":
+            return np.clip(out - goal, -5.0, 5.0)
+        return self._prediction(out) - (np.arange(len(out)) == goal)
 
     def _judge(self, p: Array, lost: list[Network], target: float) -> None:
         """Update hedge, stack and the hedge of both, with the statistics from before the sample."""
@@ -280,8 +309,11 @@ class ReferenceExperts:
         losses = np.array([log_loss(each) for each in p[:, label]])
         both = np.array([log_loss(q[label]), log_loss(s[label])])
         self.stack.learn_class(p, q, label)
-        self.weights = hedge(self.weights, np.where(absent, math.inf, losses))
-        self.shares = hedge(self.shares, both)
+        self._hedge(np.where(absent, math.inf, losses), both)
+
+    def _hedge(self, losses: Array, both: Array) -> None:
+        self.rates = [hedge(w, losses, eta, 0.01) for w, eta in zip(self.rates, ETAS, strict=True)]
+        self.shares = hedge(self.shares, both, *SHARES)
 
     def _judge_value(self, p: Array, q: float, s: float, absent: Mask, target: float) -> None:
         scale = self.deviation * max(self.error_scale, 1e-2)
@@ -289,8 +321,7 @@ class ReferenceExperts:
         both = np.minimum(np.abs(np.array([q, s]) - target) / scale, MOST)
         if self.step >= FIRST:
             self.stack.learn_value(p, q, target, self._scale())
-        self.weights = hedge(self.weights, np.where(absent, math.inf, losses))
-        self.shares = hedge(self.shares, both)
+        self._hedge(np.where(absent, math.inf, losses), both)
         self.error_scale = 0.99 * self.error_scale + 0.01 * abs(q - target) / self.deviation
 
     def _restart(self, lost: list[Network], entry: ReferenceLearner) -> None:

@@ -25,12 +25,12 @@ MANY, IMPROBABLE = 128, 1e-4
 RETENTION = 0.999
 
 
-def hedge(weights: Array, losses: Array) -> Array:
+def hedge(weights: Array, losses: Array, eta: float, share: float) -> Array:
     """Return the weights after a label; a loss of infinity is that of a member without a prediction."""
-    raised = weights * np.exp(-0.2 * losses)
-    share = 1.0 / len(weights)
-    raised = raised / raised.sum() if raised.sum() > 0.0 else np.full(len(weights), share)
-    return np.asarray(0.99 * raised + 0.01 * share)
+    raised = weights * np.exp(-eta * losses)
+    even = 1.0 / len(weights)
+    raised = raised / raised.sum() if raised.sum() > 0.0 else np.full(len(weights), even)
+    return np.asarray((1.0 - share) * raised + share * even)
 
 
 def log_loss(p: float) -> float:

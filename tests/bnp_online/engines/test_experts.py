@@ -109,6 +109,7 @@ def reference_for(engine: Engine, spec: LearnerSpec) -> ReferenceExperts:
             for each in spec.experts
             if each.metric is not None
         ],
+        binned=spec.bins,
         replay=spec.replayed,
         memory=spec.remembered,
         measure=0.1,
@@ -119,7 +120,7 @@ def reference_for(engine: Engine, spec: LearnerSpec) -> ReferenceExperts:
 def assert_equal(engine: Engine, spec: LearnerSpec, reference: ReferenceExperts, at: int) -> None:
     state = {name: value.numpy() for name, value in engine.state_dict().items()}
     pairs: dict[str, Vector | float] = {
-        "mixture.weights": reference.weights,
+        "mixture.weights": np.array(reference.rates),
         "mixture.shares": reference.shares,
         "mixture.error_scale": reference.error_scale,
         "stack.coefficients": reference.coefficients,
@@ -226,23 +227,27 @@ def shorten(reference: ReferenceExperts, weight: int) -> None:
 
 
 def reset(reference: ReferenceExperts) -> None:
-    names, weights = [], reference.weights
+    names, mean = [], reference.weights
     for k, network in enumerate(reference.networks):
         names += [(k, kind) for kind in network.predicts]
     quick = [k for k, (_, replays, _) in enumerate(reference.trajectories) if not replays]
-    best = max(quick, key=lambda k: float(weights[names.index((k, "raw"))]))
-    near = len(names)
-    weights[names.index((best, "raw"))] += (weights[near:] - 0.01 / len(weights)).sum()
-    weights[near:] = 0.01 / len(weights)
+    best = max(quick, key=lambda k: float(mean[names.index((k, "raw"))]))
+    near = slice(len(names), len(names) + len(reference.neighbours))
+    for weights in reference.rates:
+        weights[names.index((best, "raw"))] += (weights[near] - 0.01 / len(weights)).sum()
+        weights[near] = 0.01 / len(weights)
     slow = [k for k, (_, replays, _) in enumerate(reference.trajectories) if replays]
     for k in quick:
         alike = [i for i, (of, _) in enumerate(names) if of == k or (k == best and of in slow)]
-        weights[alike] = weights[alike].mean()
+        for weights in reference.rates:
+            weights[alike] = weights[alike].mean()
     source = reference.networks[best].learner
     for k in slow:
         reference.networks[k].restart(source, source)
     for network in reference.networks:
         network.mean.layers = copy.deepcopy(network.learner.layers)
+    if reference.bins is not None:
+        reference.bins.squares.clear()
     reference.remembered.clear()
     reference.count = 0
 

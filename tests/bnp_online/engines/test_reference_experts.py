@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from tests.support import reference_experts
 from tests.support.reference_experts import ReferenceExperts
 from tests.support.reference_glitches import Admission
 from tests.support.reference_learner import Array, Layer, ReferenceLearner
@@ -94,14 +95,16 @@ def mean_and_sd(admission: Admission) -> tuple[float, float]:
 
 
 def test_hedge_of_two_members_by_hand() -> None:
-    weights = hedge(np.array([0.5, 0.5]), np.array([0.0, 5.0 * math.log(2.0)]))  # 2/3 and 1/3, then the share
+    losses = np.array([0.0, 5.0 * math.log(2.0)])
+    weights = hedge(np.array([0.5, 0.5]), losses, 0.2, 0.01)  # 2/3 and 1/3, then the share
     np.testing.assert_allclose(weights, [0.665, 0.335], rtol=1e-12)
-    np.testing.assert_allclose(hedge(weights, np.full(2, MOST)), [0.66335, 0.33665], rtol=1e-12)
+    np.testing.assert_allclose(hedge(weights, np.full(2, MOST), 0.2, 0.01), [0.66335, 0.33665], rtol=1e-12)
 
 
 def test_hedge_weight_of_a_member_without_prediction_is_its_share() -> None:
-    np.testing.assert_allclose(hedge(np.array([0.9, 0.1]), np.array([math.inf, 1.0])), [0.005, 0.995])
-    np.testing.assert_allclose(hedge(np.array([0.9, 0.1]), np.full(2, math.inf)), [0.5, 0.5])
+    weights = np.array([0.9, 0.1])
+    np.testing.assert_allclose(hedge(weights, np.array([math.inf, 1.0]), 0.2, 0.01), [0.005, 0.995])
+    np.testing.assert_allclose(hedge(weights, np.full(2, math.inf), 0.2, 0.01), [0.5, 0.5])
 
 
 # Neighbours
@@ -378,8 +381,9 @@ def stream(task: str, length: int, missing_from: int = 0) -> list[tuple[Array, f
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_hedge_of_networks_is_the_first_generation(task: str) -> None:
-    """Where nothing is clipped and no value is missing among the first twenty."""
+def test_hedge_of_networks_is_the_first_generation(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its rate, where nothing is clipped and no value is missing among the first twenty."""
+    monkeypatch.setattr(reference_experts, "ETAS", (0.2,))
     table = [(0.1, False, "raw"), (0.3, False, "mean"), (0.3, True, "mean"), (0.2, True, "raw")]
     outputs = 2 if task == "classification" else 1
     networks = [network(task, (2, 4, outputs), lr, seed) for seed, (lr, _, _) in enumerate(table)]
@@ -443,7 +447,7 @@ def two_coins() -> ReferenceExperts:
     )
     for label in (0.0, 1.0):
         model.learn(np.zeros(1), label, 1.0)
-    model.weights, model.stack = np.array([0.5, 0.5]), Stack(2)
+    model.rates, model.stack = [np.array([0.5, 0.5])] * 2, Stack(2)
     for each, p in zip(model.networks, ([0.8, 0.2], [0.4, 0.6]), strict=True):
         each.learner.layers[0].bias = np.log(p)
         each.learner.layers[0].weight[:] = 0.0
@@ -457,9 +461,10 @@ def test_output_and_update_of_two_members_by_hand() -> None:
     np.testing.assert_allclose(model.predict(np.zeros(1)), [0.15 + 0.75 * s0, 0.1 + 0.75 * 0.401 / 1.002])
     model.learn(np.zeros(1), 0.0, 1.0)
     raised = np.array([0.8, 0.4]) ** 0.2  # 0.5 exp(0.2 log p), normalized
-    np.testing.assert_allclose(model.weights, 0.99 * raised / raised.sum() + 0.005, rtol=1e-12)
-    raised = np.array([0.25, 0.75]) * np.array([0.6, s0]) ** 0.2
-    np.testing.assert_allclose(model.shares, 0.99 * raised / raised.sum() + 0.005, rtol=1e-12)
+    expected = 0.99 * (raised / raised.sum() + np.array([0.8, 0.4]) / 1.2) / 2.0 + 0.005
+    np.testing.assert_allclose(model.weights, expected, rtol=1e-12)
+    raised = np.array([0.25, 0.75]) * np.array([0.6, s0]) ** 0.5
+    np.testing.assert_allclose(model.shares, 0.997 * raised / raised.sum() + 0.0015, rtol=1e-12)
     f = np.log(np.array([[0.801, 0.201], [0.401, 0.601], [0.601, 0.401]]))
     g = (f[:, 1] - f[:, 0]) * (1.0 - s0)
     a = -np.linalg.solve(29.97 * np.eye(3) + np.outer(g, g), g)
@@ -468,7 +473,7 @@ def test_output_and_update_of_two_members_by_hand() -> None:
 
 def test_new_class_changes_neither_hedge_nor_stack() -> None:
     model = two_coins()
-    model.weights = np.array([0.9, 0.1])
+    model.rates = [np.array([0.9, 0.1])] * 2
     before = copy.deepcopy(model)
     model.grow(0, 1)
     model.learn(np.zeros(1), 2.0, 1.0)
