@@ -90,6 +90,11 @@ def _problems_of_second_generation(
             yield "the stack has no inverse of a curvature: it is not symmetric, or not positive"
     if spec.neighbours and not _finite(state["neighbours.metric"], least=0.0):
         yield "the metric of the neighbours is negative or not finite"
+    if spec.bins:
+        if not _finite(state["bins.weight"]) or not _finite(state["bins.head.bias"]):
+            yield "the weights of the bins are not finite"
+        if not _finite(state["bins.squares"], least=0.0):
+            yield "the sums of squares of the bins are negative or not finite"
     for name in moments if spec.bounds else ():
         values, joined = state[f"bounds.{name}.values"], state[f"bounds.{name}.joined"]
         if not _counts(values) or not _counts(joined):

@@ -16,13 +16,14 @@ from ..values import Vector
 from . import torch_sample
 from .base import NOT_FINITE, Engine, LearnerSpec
 from .mlp_ensemble import MLPEnsemble
+from .numba_bins import BINS
 from .torch_runner import Size, StepRunner
 from .torch_sample import DRAWS, REMEMBERED
 
 #: Least numbers of inputs and of outputs, spare ones included: growth within them needs no new capture.
 LEAST_INPUTS, LEAST_OUTPUTS = 32, 8
 #: Names of what belongs to outputs, and to inputs, in the state.
-_KINDS = ("network", "average", "linear")
+_KINDS = ("network", "average", "linear", "bins")
 _HEAD_BIAS = tuple(f"{kind}.head.bias" for kind in _KINDS)
 _HEAD = (*_HEAD_BIAS, *(f"{kind}.head.weight" for kind in _KINDS))
 _BY_INPUT = (
@@ -120,6 +121,7 @@ class TorchEngine(Engine):
         """Number of weights and biases of all members, without the running means."""
         named = self._named()
         parameters = [*self._runner.step.members.parameters, "linear.head.weight", "linear.head.bias"]
+        parameters += ["bins.weight", "bins.head.bias"]
         return sum(named[name].numel() for name in parameters if name in named)
 
     @property
@@ -254,6 +256,10 @@ class TorchEngine(Engine):
             used[-1] = self._channels
         if name in _HEAD:
             used[1] = self._outputs
+        if name.startswith("bins."):
+            binned = self.spec.binned(self._channels)
+            used[0] = {"bins.weight": binned // BINS, "bins.squares": binned + 1}.get(name, used[0])
+            used[-1] = self._outputs if name == "bins.weight" else used[-1]
         if name.startswith("memory."):
             used[0] = min(self._remembered, self.spec.remembered)
         return tuple(slice(size) for size in used)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..mixture import ERROR_FLOOR, ERROR_RETENTION, ETA, MAX_LOSS, SHARE
+from ..mixture import ERROR_FLOOR, ERROR_RETENTION, ETA, ETAS, MAX_LOSS, SHARE, SHARES_ETA, SHARES_SHARE
 from .base import LearnerSpec
 from .static_moments import write
 from .torch_stack import Stack, Stacked
@@ -53,8 +53,8 @@ class Experts:
 
     Attributes
     ----------
-    weights : float64 (K,)
-        Weights of the hedge.
+    rates : float64 (R, K)
+        Weights of the hedge for each of its rates.
     shares : float64 (2,)
         Shares of hedge and stack in the prediction.
     error_scale : float64 ()
@@ -73,13 +73,20 @@ class Experts:
         models = torch.arange(len(spec.members) + len(spec.linear), device=device)
         self._owns = owners == models[:, None]
         self._even, self._half = exact.new_full((), 1.0 / count), exact.new_full((), 0.5)
-        self.weights, self.shares = self._even.repeat(count), self._half.repeat(2)
+        self._etas = exact.new_tensor(ETAS if spec.stacks else (ETA,))[:, None]
+        self.rates, self.shares = self._even.repeat(len(self._etas), count), self._half.repeat(2)
         self.error_scale = exact.new_ones(())
-        self.tensors = {"mixture.weights": self.weights, "mixture.error_scale": self.error_scale}
+        weights = self.rates if spec.stacks else self.rates[0]
+        self.tensors = {"mixture.weights": weights, "mixture.error_scale": self.error_scale}
         self._stack = None
         if spec.stacks:
             self._stack = Stack(count, outputs, regression=self._regression, device=device)
             self.tensors |= {"mixture.shares": self.shares} | self._stack.tensors
+
+    @property
+    def weights(self) -> Tensor:
+        """Weights of the hedge, float64 (K,): the mean of those of each rate."""
+        return self.rates.mean(dim=0)
 
     def combine(self, values: Tensor, sound: Tensor, floor: Tensor, target: Tensor | None) -> Combined:
         """Return the predictions of hedge and stack.
@@ -158,10 +165,11 @@ class Experts:
         """
         losses = self._losses(found, y, label, target, judged)
         if self._stack is not None:
-            write(self.shares, _mixed(self.shares, losses[-2:], self._half), judged)
+            shares = _mixed(self.shares[None], losses[-2:], SHARES_ETA, SHARES_SHARE, self._half)
+            write(self.shares, shares[0], judged)
             losses = losses[:-2]
         losses = torch.where(fit, losses, self._lost)
-        write(self.weights, _mixed(self.weights, losses, self._even), judged)
+        write(self.rates, _mixed(self.rates, losses, self._etas, SHARE, self._even), judged)
 
     def _losses(
         self, found: Combined, y: Tensor, label: Tensor, target: Tensor | None, judged: Tensor
@@ -228,11 +236,11 @@ class Experts:
         return best, linear.argmax() if len(linear) else None
 
 
-def _mixed(weights: Tensor, losses: Tensor, even: Tensor) -> Tensor:
-    """Return the weights after losses, as `mixture.mix`."""
-    raised = weights * torch.exp(-ETA * (losses - losses.min()))
-    total = raised.sum()
-    return (1.0 - SHARE) * torch.where(total > 0.0, raised / total, even) + SHARE / len(raised)
+def _mixed(weights: Tensor, losses: Tensor, eta: Tensor | float, share: float, even: Tensor) -> Tensor:
+    """Return the weights, (R, M), after losses, (M,), as `mixture.mix`."""
+    raised = weights * torch.exp(-eta * (losses - losses.min()))
+    total = raised.sum(dim=1, keepdim=True)
+    return (1.0 - share) * torch.where(total > 0.0, raised / total, even) + share / len(losses)
 
 
 def predictions(outputs: Tensor, floor: Tensor, target: Tensor | None) -> Tensor:

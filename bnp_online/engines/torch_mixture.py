@@ -12,6 +12,7 @@ from .base import LearnerSpec
 from .linear_ensemble import LinearEnsemble
 from .mlp_ensemble import MLPEnsemble
 from .static_moments import write
+from .torch_bins import Bins
 from .torch_experts import Combined, Experts, predictions
 from .torch_neighbours import RAW_TARGET, SAMPLE_WEIGHT, Neighbours
 from .torch_sample import Sample
@@ -56,15 +57,17 @@ class Mixture:
         size = (inputs, outputs, device, dtype)
         self._linear = LinearEnsemble(spec, *size) if spec.linear else None
         self._neighbours = Neighbours(spec, *size) if spec.neighbours else None
+        self._bins = Bins(inputs, outputs, device, dtype) if spec.bins else None
         rows = spec.remembered + 1 if spec.remembered else 0  # the last row takes the samples not to be kept
         exact = torch.zeros((), device=device, dtype=torch.float64)
         self.classes = exact.clone()
         self._memory_x = torch.zeros(rows, inputs, device=device, dtype=dtype)
         self._memory_y = exact.new_zeros(rows, 4 if spec.neighbours else 2)
         self._nowhere = torch.full((), spec.remembered, device=device, dtype=torch.int64)
+        self._always = torch.ones(1, device=device, dtype=torch.bool)
         self._missing = torch.full((), math.nan, device=device, dtype=dtype)
         self.tensors = {"classes": self.classes, "memory_x": self._memory_x, "memory_y": self._memory_y}
-        for part in (self.experts, self._linear, self._neighbours):
+        for part in (self.experts, self._linear, self._neighbours, self._bins):
             self.tensors |= part.tensors if part is not None else {}
 
     def named(self) -> dict[str, Tensor]:
@@ -74,6 +77,8 @@ class Mixture:
             named |= self._linear.tensors
         if self._neighbours is not None:
             named["neighbours.metric"] = self._neighbours.metric
+        if self._bins is not None:
+            named |= self._bins.named()
         if len(self._memory_x):
             named |= {"memory.x": self._memory_x, "memory.y": self._memory_y}
         return named
@@ -82,14 +87,16 @@ class Mixture:
         """Use spare inputs."""
         if self._neighbours is not None:
             self._neighbours.add_inputs(before, after)
+        if self._bins is not None:
+            self._bins.add_inputs(before, after)
 
-    def predict(self, z: Tensor, missing: Tensor, remembered: Tensor, target: Tensor | None) -> Combined:
+    def predict(self, z: Tensor, values: Tensor, remembered: Tensor, target: Tensor | None) -> Combined:
         """Return the predictions for a standardized input.
 
         Parameters
         ----------
-        z, missing : (n,)
-            Standardized input, and which values are missing.
+        z, values : (n,)
+            Standardized input; bounded values, where NaN marks a missing one.
         remembered : int64 ()
             Number of samples remembered.
         target : float64 (4,) or None
@@ -99,22 +106,26 @@ class Mixture:
         if self._linear is not None:
             linear, linear_sound, _ = self._linear.run(z[None])
             outputs, sound = torch.cat([outputs, linear[..., 0]]), torch.cat([sound, linear_sound[:, 0]])
-        return self._combine(outputs, sound, z, missing, remembered, target)
+        return self._combine(outputs, sound, z, values, remembered, target)
 
     def _combine(
         self,
         outputs: Tensor,
         sound: Tensor,
         z: Tensor,
-        missing: Tensor,
+        raw: Tensor,
         remembered: Tensor,
         target: Tensor | None,
     ) -> Combined:
         values = predictions(outputs, self._networks.floor, target)
         if self._neighbours is not None:
             memory = self._memory_x, self._memory_y
-            voted, exist = self._neighbours.predict(z, missing, memory, remembered, self.classes)
+            voted, exist = self._neighbours.predict(z, raw.isnan(), memory, remembered, self.classes)
             values, sound = torch.cat([values, voted]), torch.cat([sound, exist])
+        if self._bins is not None:
+            outputs = self._bins.run(z, raw).outputs
+            values = torch.cat([values, predictions(outputs, self._networks.floor, target)])
+            sound = torch.cat([sound, self._always])
         return self.experts.combine(values, sound, self._networks.floor, target)
 
     def learn(
@@ -142,7 +153,7 @@ class Mixture:
             linear, linear_sound, linear_able = self._linear.run(z, weight)
             outputs, sound = torch.cat([outputs, linear[..., 0]]), torch.cat([sound, linear_sound[:, 0]])
             able = torch.cat([alive, linear_able])
-        found = self._combine(outputs, sound, z[0], sample.missing, sample.remembered, target)
+        found = self._combine(outputs, sound, z[0], sample.values, sample.remembered, target)
         able = able & allowed & found.exists
         accepted = able[: len(alive)]
         learned = accepted.any()
@@ -150,6 +161,10 @@ class Mixture:
         if self._linear is not None:
             gradient = self._networks.output_gradient(linear[..., 1], goal)
             self._linear.step(gradient, weight, entry, able[len(alive) :] & learned)
+        if self._bins is not None:
+            bins = self._bins.run(z[1], sample.values)
+            gradient = self._networks.output_gradient(bins.outputs, goal)[0]
+            self._bins.step(bins, gradient, weight, learned)
         lost, judged = self.experts.lost(found.sound, able), learned
         if given is not None:
             floor = self._networks.floor

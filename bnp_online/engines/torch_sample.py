@@ -19,6 +19,8 @@ class Sample(NamedTuple):
     ----------
     z : (2, n)
         Input, standardized without the sample and with it. A missing value is at the mean.
+    values : float64 (n,)
+        Bounded values; NaN marks a missing one.
     missing : bool (n,)
         Which values are missing.
     y, goal : float64 ()
@@ -30,6 +32,7 @@ class Sample(NamedTuple):
     """
 
     z: Tensor
+    values: Tensor
     missing: Tensor
     y: Tensor
     goal: Tensor

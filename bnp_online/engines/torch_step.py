@@ -142,7 +142,7 @@ class RowStep:
             mixed, exists = predictions(outputs, self.members.floor, self._target_seen)[0], sound[0]
         else:
             remembered = row[self.width + REMEMBERED].to(torch.int64)
-            found = self.mixture.predict(z, missing[:, 0], remembered, self._target_seen)
+            found = self.mixture.predict(z, x[:, 0], remembered, self._target_seen)
             mixed, exists = found.mixed, found.exists
             if self.experts is not None:
                 self.experts.copy_(torch.where(found.sound[:, None], found.values, self._missing))
@@ -213,7 +213,7 @@ class RowStep:
         missing = x.isnan()
         z, inputs = self._count_inputs(x, missing, new_inputs, bounded)
         goal, target = self._count_target(y, new_target, bounded)
-        sample = Sample(z, missing.view(-1), y, goal, weight, rest[LABEL:].to(torch.int64))
+        sample = Sample(z, x.reshape(-1), missing.view(-1), y, goal, weight, rest[LABEL:].to(torch.int64))
         return sample, _Counted(inputs, target, bounded)
 
     def _columns(self, of_inputs: Tensor, of_target: Tensor) -> Tensor:

@@ -291,8 +291,8 @@ class ReferenceExperts:
     def _gradient(self, out: Array, goal: float) -> Array:
         """Return the gradient of the loss at an output."""
         if self.task == "regression":
-            return np.clip(out - goal, -5.0, 5.0)
-        return self._prediction(out) - (np.arange(len(out)) == goal)
+            return np.asarray(np.clip(out - goal, -5.0, 5.0))
+        return np.asarray(self._prediction(out) - (np.arange(len(out)) == goal))
 
     def _judge(self, p: Array, lost: list[Network], target: float) -> None:
         """Update hedge, stack and the hedge of both, with the statistics from before the sample."""
