@@ -184,6 +184,7 @@ def _kind(expert: Mapping[str, Any]) -> str:
 def _expert_colours(kinds: Sequence[str]) -> list[Any]:
     """Return a colour for each expert: a hue by kind, a shade by place."""
     hues = {"network": "Oranges", "replay": "Blues", "linear": "Greens", "neighbours": "Purples"}
+    hues["bins"] = "Greys"
     colours: list[Any] = []
     for place, kind in enumerate(kinds):
         number, of_kind = kinds[:place].count(kind), kinds.count(kind)

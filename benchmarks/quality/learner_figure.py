@@ -66,7 +66,7 @@ def draw(path: Path) -> None:
         "by the last weights, and by their mean",
     ]
     _box(ax, 3.6, 3.2, (2.9, 1.25), _NETWORKS, of_networks)
-    linear = [f"{len(spec.linear)} linear models", f"rates {_rates(spec.linear)}"]
+    linear = [f"{len(spec.linear)} linear models, and one of bins", f"rates {_rates(spec.linear)}"]
     _box(ax, 3.6, 2.0, (2.9, 0.7), _LINEAR, linear)
     of_neighbours = ["nearest neighbours", "; ".join(votes), "by all inputs, and by what the network uses"]
     _box(ax, 3.6, 0.9, (2.9, 0.95), _NEIGHBOURS, of_neighbours)

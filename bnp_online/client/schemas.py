@@ -244,7 +244,7 @@ class CopyWeight(Schema):
     expert: str = ""
     """Name in plain words."""
     kind: str = "network"
-    """"network", "linear", "neighbours", or "stack", which combines all others."""
+    """"network", "linear", "neighbours", "bins", or "stack", which combines all others."""
     lr: float | None
     """Learning rate; null for neighbours and the stack."""
     replay: int

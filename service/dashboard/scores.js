@@ -14,6 +14,7 @@ const KINDS = {
   "slow networks": "--m1",
   "linear models": "--m5",
   neighbours: "--m4",
+  bins: "--m6",
   stack: "--m2",
 };
 const steps = { x: "samples learned", xFormat: compact };
@@ -139,7 +140,7 @@ export class Scores {
   drawMixture({ step, shares: found }) {
     const names = Object.keys(found);
     if (names.join() !== this.mixture.series.map(({ name }) => name).join()) {
-      this.mixture.clear(names.map((name) => ({ name, colour: KINDS[name] ?? "--m6", width: 2 })));
+      this.mixture.clear(names.map((name) => ({ name, colour: KINDS[name] ?? "--plain", width: 2 })));
     }
     this.mixture.add(step, Object.values(found));
   }

@@ -23,6 +23,7 @@ _KINDS = {
     "slow networks": "the relation is stable, so replayed samples and means of weights reduce noise",
     "linear models": "the relation is close to linear, or the model has learned few samples",
     "neighbours": "samples resemble earlier ones, so the most similar ones in the memory predict best",
+    "bins": "each feature tells by itself, by the interval or the code that its value is",
     "stack": "a learned combination of all experts predicts better than their weighted mean",
 }
 #: Largest number of classes in the confusion matrix, and of names of features and classes, for the dashboard.

@@ -28,7 +28,11 @@ def test_the_constants_are_those_of_the_code() -> None:
     assert f"Above {mixture.NEIGHBOUR_VALUES // mixture.LEAST_WINDOW:,} inputs" in PAGE
     assert f"(M_{{jj}} / \\bar M)^{mixture.METRIC_POWER:g}$" in PAGE
     assert f"every {mixture.METRIC_EVERY} samples" in PAGE
-    assert f"e^{{-{mixture.ETA:g}\\,\\ell_k}}" in PAGE
+    assert (
+        f"at two rates: η = {mixture.ETAS[0]:g} is slow and precise, η = {mixture.ETAS[1]:g} follows" in PAGE
+    )
+    assert f"The first {mixture.BINNED_INPUTS} features have bins" in PAGE
+    assert f"An integer from 0 to {mixture.BIN_INTEGERS - 1}, " in PAGE
     assert f"From the {mixture.FIRST_VALUES}th value" in PAGE
     assert f"± {mixture.BOUND_DEVIATIONS:g} standard deviations" in PAGE
     assert f"median ± {mixture.FIRST_DEVIATIONS:g} median absolute" in PAGE
