@@ -130,9 +130,9 @@ class OnlineLearner(Parameters):
     def mixture(self) -> list[dict[str, Any]]:
         """Experts whose predictions the mixture combines, with their weights.
 
-        Each has its name in plain words (``expert``), its ``kind`` ("network", "linear", "neighbours",
-        "bins" or "stack"), its learning rate (``lr``; None for neighbours and the stack), the number of samples that it
-        replays after each new one (``replay``), whether it predicts with the running mean of its weights
+        Each has its name in plain words (``expert``), its ``kind`` ("network", "linear", "neighbours", "bins"
+        or "stack"), its learning rate (``lr``; None for neighbours and the stack), the number of samples that
+        it replays after each new one (``replay``), whether it predicts with the running mean of its weights
         (``averages``), and its weight in the prediction (``weight``). The weights have the sum 1. The last
         expert of ``lr="auto"`` is the stack, which learns how to combine all others.
         """

@@ -298,7 +298,7 @@ FAMILIES = (
     Family(
         _G,
         "bnp_model_mixture_weight",
-        "Share of each expert in the prediction: networks, linear models, neighbours, bins, and the stack of all.",
+        "Share of each expert in the prediction: networks, linear models, neighbours, bins, and their stack.",
         _mixture,
         ("expert", "kind", "lr", "replay", "averages"),
     ),
