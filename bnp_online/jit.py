@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -70,3 +72,39 @@ def announced(seconds: float = 3.0) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def compile_elsewhere(function: Any, arguments: tuple[Any, ...], statement: str) -> None:
+    """Compile in another process, into the cache, unless the cache has the code for these arguments.
+
+    A process that compiles has more copies of a callee than one that loads the code, and two copies may round
+    differently. With this, every process loads, so that all have the same bits.
+
+    Parameters
+    ----------
+    function : compiled function
+        Function that calls all others.
+    arguments : tuple
+        Arguments of its calls; only the types matter.
+    statement : str
+        Python statement that compiles the function for these arguments.
+    """
+    cache = function._cache  # numba has no public name for it
+    if cache.cache_path is None or getattr(sys, "frozen", False):
+        return  # each process compiles
+    signature = tuple(map(numba.typeof, arguments))
+    if cache.load_overload(signature, function.targetctx) is not None:
+        return
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    if config.CACHE_DIR:
+        environment["NUMBA_CACHE_DIR"] = config.CACHE_DIR
+    command = [sys.executable, "-c", statement]
+    done = subprocess.run(  # noqa: S603 (this Python, with a statement of this package)
+        command, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        _logger.warning(
+            "Compilation in another process failed. This process compiles, and may differ from later ones in "
+            "the last bits: %s",
+            done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}",
+        )

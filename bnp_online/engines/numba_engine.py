@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ConfigurationError, NonFiniteStateError
-from ..jit import announced
+from ..jit import announced, compile_elsewhere
 from ..mixture import ETAS, FIRST_VALUES, STACK_TRACE
 from ..network import entry_start, mlp_start
 from ..values import Vector
@@ -77,6 +77,8 @@ _BOUNDS = {"values": VALUES, "largest": LARGEST, "joined": JOINED}
 #: Bytes of a cache line.
 _LINE = 64
 _NO_PREDICTIONS, _NOTHING_GIVEN = np.zeros((0, 0)), np.zeros((0, 0, 0))
+#: Inputs, targets, weights, earlier predictions and predictions of no rows.
+_NO_ROWS = (np.zeros((0, 0)), np.zeros(0), np.zeros(0), _NOTHING_GIVEN, _NO_PREDICTIONS)
 
 
 class NumbaEngine(Engine):
@@ -100,8 +102,8 @@ class NumbaEngine(Engine):
         self._memory, self._stacks = spec.remembered, spec.stacks
         self._averaging = [k for k, each in enumerate(self._members) if each.averages]
         self._inputs = 0 if spec.input_shape is None else math.prod(spec.input_shape)
-        if self._real not in _COMPILED:
-            _compile(self._buffers)
+        if self._real not in _LOADED:
+            _load(self._buffers)
 
     @functools.cached_property
     def _buffers(self) -> Buffers:
@@ -470,17 +472,36 @@ def _aligned(shape: tuple[int, ...], real: np.dtype[Any]) -> Reals:
     return zeros[start : start + size].reshape(shape)
 
 
-#: Precisions whose kernels this process has compiled.
-_COMPILED: set[np.dtype[Any]] = set()
+#: Precisions whose kernels this process has loaded.
+_LOADED: set[np.dtype[Any]] = set()
 
 
-def _compile(b: Buffers) -> None:
-    """Compile the kernels, or load them from the cache, by a call without rows."""
-    rows, column = np.zeros((0, b.inputs.shape[1])), np.zeros(0)
+def _load(b: Buffers) -> None:
+    """Load the kernels from the cache; if it lacks them, another process compiles them first."""
     with announced():
-        numba_step.learn(rows, column, column, _NOTHING_GIVEN, _NO_PREDICTIONS, *b)
-        numba_step.predict(rows, _NO_PREDICTIONS, *b)
-    _COMPILED.add(b.params.dtype)
+        statement = f"import {__name__} as engine; engine.compile_kernels({b.params.dtype.name!r})"
+        compile_elsewhere(numba_step.learn, (*_NO_ROWS, *b), statement)
+        _run_kernels(b)
+    _LOADED.add(b.params.dtype)
+
+
+def compile_kernels(precision: str) -> None:
+    """Compile the kernels in this process, and write them to the cache.
+
+    Parameters
+    ----------
+    precision : {"float32", "float64"}
+        Precision of the networks.
+    """
+    dtype = {"float32": torch.float32, "float64": torch.float64}[precision]
+    _LOADED.add(np.dtype(precision))
+    _run_kernels(NumbaEngine(LearnerSpec(task="classification"), dtype)._buffers)
+
+
+def _run_kernels(b: Buffers) -> None:
+    """Call the kernels without rows."""
+    numba_step.learn(*_NO_ROWS, *b)
+    numba_step.predict(_NO_PREDICTIONS, _NO_PREDICTIONS, *b)
 
 
 def _moments(shape: tuple[int, ...], real: np.dtype[Any]) -> Reals:

@@ -15,7 +15,7 @@ import pytest
 
 from bnp_online import BNPClassifier, BNPRegressor, encoding, jit
 from bnp_online.engines import numba_step
-from bnp_online.jit import announced
+from bnp_online.jit import announced, compile_elsewhere
 
 ROOT = Path(__file__).parents[2]
 #: A small function of the kind that the library compiles: the library itself takes half a minute.
@@ -73,6 +73,45 @@ def test_the_process_that_compiles_learns_the_bits_of_the_next(tmp_path: Path) -
     (hits, *first), (more, *second) = (run(tmp_path, tmp_path / "cache").split() for _ in range(2))
     assert (hits, more) == ("0", "1")
     assert first == second
+
+
+MODELS = """
+import numpy as np
+import bnp_online as bnp
+from bnp_online.engines import numba_step
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(120, 5))
+X[::7, 1] = np.nan
+prints = []
+for model in (bnp.BNPClassifier((9, 8)), bnp.BNPRegressor((9, 8)), bnp.BNPClassifier(learner=1)):
+    for x in X:
+        value = float(np.nansum(x))
+        y = value if isinstance(model, bnp.BNPRegressor) else value > 0.0
+        model.learn_one({f"f{j}": each for j, each in enumerate(x)}, y)
+    prints.append(model.fingerprint())
+print(sum(numba_step.learn.stats.cache_hits.values()), *prints)
+"""
+
+
+def test_the_first_process_learns_the_bits_of_the_next(tmp_path: Path) -> None:
+    """It has another process compile, and loads the code as all later ones do."""
+    program = tmp_path / "program.py"
+    program.write_text(MODELS)
+    first, second = (run(tmp_path, tmp_path / "cache").split() for _ in range(2))
+    assert first == second
+    assert first[0] == "1"
+
+
+def test_a_failed_compilation_elsewhere_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    @jit.jit
+    def half(x: float) -> float:
+        return x / 2.0
+
+    compile_elsewhere(half, (1.0,), "raise SystemExit('no memory')")
+    assert "This process compiles" in caplog.messages[0]
+    assert "no memory" in caplog.messages[0]
+    assert half(2.0) == 1.0
 
 
 def test_a_cache_that_cannot_be_written_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
