@@ -500,7 +500,8 @@ def compile_kernels(precision: str) -> None:
 
 def _run_kernels(b: Buffers) -> None:
     """Call the kernels without rows."""
-    numba_step.learn(*_NO_ROWS, *b)
+    rows, targets, weights, given, predictions = _NO_ROWS
+    numba_step.learn(rows, targets, weights, given, predictions, *b)
     numba_step.predict(_NO_PREDICTIONS, _NO_PREDICTIONS, *b)
 
 
