@@ -160,17 +160,20 @@ class Twin:
         self.estimator = make(**{**options, "hidden": tuple(options["hidden"])}, device="cpu")
         self.pending: dict[str, Event] = {}
         self._labelled: set[str] = set()
+        self._experts: dict[str | None, Any] = {}  # what the experts predicted, for a label
         for event in self.events:
             self._apply(event)
 
     def _apply(self, event: Event) -> None:
         if event.kind in ("learn", "label"):
             x, y, w = event.sample
-            self.estimator.learn_one(x, y, w=w)
+            given = None if event.kind == "learn" else self._experts.get(event.id)
+            self.estimator.learn_one(x, y, w=w, given=given)
         if event.kind == "label" and event.id is not None:
             self._labelled.add(event.id)
         if event.kind == "predict" and event.id is not None:
             self.pending[event.id] = event
+            self._experts[event.id] = self.estimator.predict_experts_one(event.sample[0])
         elif event.kind != "forget":
             event.step = self.estimator.step
 
