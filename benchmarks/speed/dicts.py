@@ -21,8 +21,8 @@ _SIDES: dict[str, Callable[[], Any]] = {
         preprocessing.StandardScaler() | multiclass.OneVsRestClassifier(linear_model.LogisticRegression())
     ),
     "BNPClassifier(lr=0.1, replay=0): one member": lambda: BNPClassifier(lr=0.1, replay=0),
-    "BNPClassifier(replay=0): four members": lambda: BNPClassifier(replay=0),
-    "BNPClassifier(): seven members, replay": BNPClassifier,
+    "BNPClassifier(replay=0)": lambda: BNPClassifier(replay=0),
+    "BNPClassifier()": BNPClassifier,
 }
 
 

@@ -37,7 +37,7 @@ def measure(effort: Effort, tick: Tick) -> dict[str, Any]:
 
 def _sides(axis: str, value: int, sizes: Sequence[int]) -> dict[str, Steps]:
     if axis == "members":
-        return {_MANY: fused(sizes, engine(sizes, 0.1, copies=value), 200)}
+        return {_MANY: fused(sizes, engine(sizes, 0.1, copies=value, learner=1), 200)}
     learners = {_ONE: engine(sizes, 0.1), _AUTO: engine(sizes, "auto")}
     return {name: fused(sizes, learner, 200) for name, learner in learners.items()} | rates(sizes)
 

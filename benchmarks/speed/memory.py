@@ -11,6 +11,7 @@ import numpy as np
 
 from bnp_online import BNPClassifier
 from bnp_online.engines.numba_engine import NumbaEngine
+from bnp_online.engines.numba_kernels import BLOCK
 
 from ..common.report import Cell, Table
 from .timing import NETWORKS, Effort, Tick, engine, samples
@@ -23,7 +24,7 @@ _KINDS: dict[str, tuple[float | str, int]] = {
 
 
 #: Arrays of parameters and moments.
-_STATE = ("params", "average", "hidden", "entry", "inputs", "target")
+_STATE = ("params", "average", "linear", "bins", "hidden", "entry", "inputs", "target")
 
 
 def measure(effort: Effort, tick: Tick) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def measure(effort: Effort, tick: Tick) -> dict[str, Any]:
 def _needed(learner: NumbaEngine, remembered: int) -> int:
     """Return the bytes of parameters, moments and samples in the replay buffer."""
     arrays = learner._buffers
-    row = arrays.memory_x[:1].nbytes + arrays.memory_y[:1].nbytes
+    row = arrays.memory_x[:1].nbytes // BLOCK + arrays.memory_y[:1].nbytes
     return sum(int(getattr(arrays, name).nbytes) for name in _STATE) + remembered * row
 
 

@@ -120,7 +120,9 @@ class CopiesSpec(LearnerSpec):
         return [Member(0.1)] * self.count
 
 
-def engine(sizes: Sequence[int], lr: float | str, replay: int = 0, copies: int = 0) -> NumbaEngine:
+def engine(
+    sizes: Sequence[int], lr: float | str, replay: int = 0, copies: int = 0, learner: int = 2
+) -> NumbaEngine:
     """Return a numba engine with inputs and outputs; `copies` replaces the members of `lr`."""
     options: dict[str, Any] = {
         "task": "classification",
@@ -137,6 +139,7 @@ def engine(sizes: Sequence[int], lr: float | str, replay: int = 0, copies: int =
         "input_shape": None,
         "network": "mlp",
         "seed": 0,
+        "learner": learner,
     }
     made = NumbaEngine(CopiesSpec(**options, count=copies) if copies else LearnerSpec(**options))
     made.grow([f"f{i}" for i in range(sizes[0])], sizes[-1])
