@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -144,22 +144,26 @@ def test_what_has_no_experts_returns_none() -> None:
         assert model.fingerprint() == plain.fingerprint()
 
 
+def predictions(experts: int, classes: int, value: float) -> ExpertPredictions:
+    return ExpertPredictions(("a", "b"), np.full((experts, classes), value))
+
+
 @pytest.mark.parametrize(
-    ("given", "code"),
+    ("make", "code"),
     [
-        ([[0.5, 0.5]], "wrong_shape"),
-        (ExpertPredictions(("a", "b"), np.full((3, 2), 0.5)), "wrong_shape"),
-        (ExpertPredictions(("a",), np.full((15, 2), 0.5)), "wrong_shape"),
-        (ExpertPredictions(("a", "b"), np.full((15, 2), 1.5)), "invalid_prediction"),
-        (ExpertPredictions(("a", "b"), np.full((15, 2), -0.5)), "invalid_prediction"),
+        (lambda experts: [[0.5, 0.5]] * experts, "wrong_shape"),
+        (lambda experts: predictions(experts - 1, 2, 0.5), "wrong_shape"),
+        (lambda experts: predictions(experts, 1, 0.5), "wrong_shape"),
+        (lambda experts: predictions(experts, 2, 1.5), "invalid_prediction"),
+        (lambda experts: predictions(experts, 2, -0.5), "invalid_prediction"),
     ],
-    ids=str,
+    ids=["no result", "experts", "classes", "above 1", "below 0"],
 )
-def test_other_predictions_are_refused(given: Any, code: str) -> None:
+def test_other_predictions_are_refused(make: Callable[[int], Any], code: str) -> None:
     model = learned(BNPClassifier, 40)
     before = model.fingerprint()
     with pytest.raises(SampleError) as caught:
-        model.learn_one({"f0": 1.0}, "a", given=given)
+        model.learn_one({"f0": 1.0}, "a", given=make(len(model.mixture) - 1))
     assert (caught.value.code, caught.value.field) == (code, "given")
     assert model.fingerprint() == before
 

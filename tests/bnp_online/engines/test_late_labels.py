@@ -153,7 +153,7 @@ def test_a_captured_step_equals_the_plain_one(task: base.Task, monkeypatch: pyte
     """With blocks of several uploads, and spare outputs that had a column of a refused growth."""
     for name, fake in FAKES.items():
         monkeypatch.setattr(torch.cuda, name, fake)
-    monkeypatch.setattr(torch_runner, "MOST_BYTES", 8 * 15 * 8 * 4)
+    monkeypatch.setattr(torch_runner, "MOST_BYTES", 8 * len(spec_of(task).experts) * 8 * 4)
     spec = spec_of(task, replay=1)
     plain, captured = (TorchEngine(spec, dtype=torch.float64) for _ in range(2))
     for engine in (plain, captured):
