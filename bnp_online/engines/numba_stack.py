@@ -165,7 +165,7 @@ def _solve(b: Buffers, error: float) -> None:
     trace = 0.0
     for i in range(size):
         b.stack[COEFFICIENTS, i] += direction[i] * error / divisor
-        for j in range(i, size):  # both halves from one: rounding errors of their difference would grow by 1/λ
+        for j in range(i, size):  # both halves at once: a difference would grow by 1/λ
             moved = (b.stack[INVERSE + i, j] - direction[i] * direction[j] / divisor) / STACK_RETENTION
             b.stack[INVERSE + i, j] = b.stack[INVERSE + j, i] = moved
         trace += b.stack[INVERSE + i, i]
