@@ -89,9 +89,9 @@ def compile_elsewhere(function: Any, arguments: tuple[Any, ...], statement: str)
     statement : str
         Python statement that compiles the function for these arguments.
     """
-    cache = function._cache  # numba has no public name for it
-    if cache.cache_path is None or getattr(sys, "frozen", False):
-        return  # each process compiles
+    cache = getattr(function, "_cache", None)  # numba has no public name for it; without compilation, none
+    if cache is None or cache.cache_path is None or getattr(sys, "frozen", False):
+        return  # each process compiles, or none
     signature = tuple(map(numba.typeof, arguments))
     if cache.load_overload(signature, function.targetctx) is not None:
         return

@@ -25,6 +25,8 @@ O. Shamir, T. Zhang, *Stochastic gradient descent for non-smooth optimization*, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,7 +39,8 @@ PLAIN_RATES, REPLAY_RATES, LINEAR_RATES = (0.1, 0.3, 1.0, 1.5), (0.3, 0.6), (0.1
 #: Rate of a single member, and of the member that averages without replay.
 SINGLE_RATE = 0.3
 #: Rate η of the weights. In the second generation they are the mean of the weights of each of two rates.
-ETA, ETAS = 0.2, (0.2, 1.0)
+ETA = 0.2
+ETAS = (ETA, 1.0)
 #: Share s of the weights that is distributed evenly.
 SHARE = 0.01
 #: η and s of the shares of hedge and stack.
@@ -92,26 +95,31 @@ def neighbour_window(inputs: int, window: int) -> int:
     return max(min(window, NEIGHBOUR_VALUES // max(inputs, 1)), min(window, LEAST_WINDOW))
 
 
-@jit
-def mix(weights: NDArray[np.float64], losses: NDArray[np.float64], eta: float, least: float) -> None:
-    """Update the weights in place.
+def _mixing(eta: float, least: float) -> Callable[[NDArray[np.float64], NDArray[np.float64]], None]:
+    """Return the update of weights with a rate η and an evenly distributed share.
 
-    Parameters
-    ----------
-    weights, losses : float64 (M,)
-        Weights, with sum 1; losses. A loss of infinity marks a member that diverged, with weight 0.
-    eta, least : float
-        Rate η; share s of the weights that is distributed evenly.
+    Both are constants of the compiled code: as arguments, they would change the last bits of the first
+    generation.
     """
-    total, best = 0.0, np.inf
-    for k in range(losses.shape[0]):
-        best = min(best, losses[k])  # a common factor: it cancels, and keeps the sum away from 0
-    for k in range(weights.shape[0]):
-        weights[k] *= np.exp(-eta * (losses[k] - best)) if losses[k] < np.inf else 0.0
-        total += weights[k]
-    for k in range(weights.shape[0]):
-        share = 1.0 / weights.shape[0]
-        weights[k] = (1.0 - least) * (weights[k] / total if total > 0.0 else share) + least * share
+
+    @jit
+    def mix(weights: NDArray[np.float64], losses: NDArray[np.float64]) -> None:
+        """Update the weights in place; a loss of infinity marks a member that diverged, with weight 0."""
+        total, best = 0.0, np.inf
+        for k in range(losses.shape[0]):
+            best = min(best, losses[k])  # a common factor: it cancels, and keeps the sum away from 0
+        for k in range(weights.shape[0]):
+            weights[k] *= np.exp(-eta * (losses[k] - best)) if losses[k] < np.inf else 0.0
+            total += weights[k]
+        for k in range(weights.shape[0]):
+            share = 1.0 / weights.shape[0]
+            weights[k] = (1.0 - least) * (weights[k] / total if total > 0.0 else share) + least * share
+
+    return mix
+
+
+#: Updates of the weights of the experts at each rate, and of the shares of hedge and stack.
+mix, mix_fast, mix_shares = _mixing(ETA, SHARE), _mixing(ETAS[1], SHARE), _mixing(SHARES_ETA, SHARES_SHARE)
 
 
 @jit

@@ -8,17 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..jit import jit
-from ..mixture import (
-    ERROR_FLOOR,
-    ERROR_RETENTION,
-    ETA,
-    ETAS,
-    MAX_LOSS,
-    SHARE,
-    SHARES_ETA,
-    SHARES_SHARE,
-    mix,
-)
+from ..mixture import ERROR_FLOOR, ERROR_RETENTION, MAX_LOSS, mix, mix_fast, mix_shares
 from ..mixture import NEIGHBOURS as TABLE
 from .base import INPUT_CLIP
 from .numba_bins import run_bins
@@ -274,7 +264,7 @@ def update_experts(b: Buffers, y: float, weight: float, judged: bool) -> None:
         return
     if b.stack.shape[1] > 0:
         update_stack(b, y)
-        mix(b.hedge[WEIGHT, experts:], b.hedge[LOSS, experts:], SHARES_ETA, SHARES_SHARE)
+        mix_shares(b.hedge[WEIGHT, experts:], b.hedge[LOSS, experts:])
     if b.config[REGRESSION]:
         b.scalars[ERROR_SCALE] += (1.0 - ERROR_RETENTION) * (b.scalars[OWN_ERROR] - b.scalars[ERROR_SCALE])
     _hedge(b, experts)
@@ -286,15 +276,13 @@ def _hedge(b: Buffers, experts: int) -> None:
     """Update the weights of the experts: with several rates, they are the mean of those of each rate."""
     weights, losses = b.hedge[WEIGHT, :experts], b.hedge[LOSS, :experts]
     if b.hedge.shape[0] == WEIGHTS:
-        mix(weights, losses, ETA, SHARE)
+        mix(weights, losses)
         return
+    slow, fast = b.hedge[WEIGHTS, :experts], b.hedge[WEIGHTS + 1, :experts]
+    mix(slow, losses)
+    mix_fast(fast, losses)
     for k in range(experts):
-        weights[k] = 0.0
-    for i in range(len(ETAS)):
-        of_rate = b.hedge[WEIGHTS + i, :experts]
-        mix(of_rate, losses, ETAS[i], SHARE)
-        for k in range(experts):
-            weights[k] += of_rate[k] / len(ETAS)
+        weights[k] = 0.5 * slow[k] + 0.5 * fast[k]
 
 
 @jit

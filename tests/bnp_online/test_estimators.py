@@ -451,8 +451,8 @@ def lies() -> Iterator[tuple[str, str, Callable[[dict[str, Any]], object]]]:
         (classes, "memory.y", (3, 0), math.nan),
         (both, "memory.y", (3, 1), -1.0),
         (both, "memory.x", (3, 1), math.inf),
-        (both, "mixture.weights", (2,), math.nan),
-        (both, "mixture.weights", (2,), -0.5),
+        (both, "mixture.weights", (1, 2), math.nan),
+        (both, "mixture.weights", (0, 2), -0.5),
         (both, "mixture.weights", (), 0.0),
         (both, "mixture.error_scale", (), math.inf),
         (both, "mixture.shares", (1,), -0.5),
@@ -833,7 +833,8 @@ def test_what_a_model_says_of_itself() -> None:
     n = len(model.feature_names)
     network, linear = (6 * n + 6) + (5 * 6 + 5) + (3 * 5 + 3), 3 * n + 3
     spec = LearnerSpec(task="classification")
-    assert model.num_parameters == len(spec.members) * network + len(spec.linear) * linear
+    bins = (42 * n + 1) * 3  # ten intervals and 32 integers of each feature, and the bias
+    assert model.num_parameters == len(spec.members) * network + len(spec.linear) * linear + bins
     assert [each["expert"] for each in model.mixture] == [each.name for each in spec.experts] + ["stack"]
     assert sum(each["weight"] for each in model.mixture) == pytest.approx(1.0)
     named = {each["expert"]: each for each in model.mixture}

@@ -16,7 +16,7 @@ def test_the_weights_follow_the_definition() -> None:
     expected = weights.copy()
     for _ in range(200):
         losses = rng.exponential(size=5) * [1.0, 1.2, 0.9, 2.0, 1.0]
-        mix(weights, losses, 0.2, 0.01)
+        mix(weights, losses)
         raised = expected * np.exp(-0.2 * losses)
         expected = 0.99 * raised / raised.sum() + 0.01 / 5
         np.testing.assert_allclose(weights, expected, rtol=1e-10)
@@ -26,7 +26,7 @@ def test_the_weights_follow_the_definition() -> None:
 
 def test_a_copy_that_diverged_keeps_only_its_share() -> None:
     weights = np.array([0.7, 0.2, 0.1])
-    mix(weights, np.array([math.inf, 1.0, 1.0]), 0.2, 0.01)
+    mix(weights, np.array([math.inf, 1.0, 1.0]))
     np.testing.assert_allclose(weights, [0.01 / 3, 0.99 * 2 / 3 + 0.01 / 3, 0.99 / 3 + 0.01 / 3])
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
@@ -84,9 +84,14 @@ class Attack:
             self._check_spare(accepted)
         elif request.path in ("/learn", "/predict") and request.kind == LINES:
             if accepted:
-                self._follow_lines(request, answer.splitlines())
+                lines = [line for line in request.body.split(b"\n") if line.strip()]
+                self._follow_each(request.path, lines, map(json.loads, answer.splitlines()))
         elif accepted:
-            self._follow(request.path, json.loads(request.body.decode()), json.loads(answer))
+            body, told = json.loads(request.body.decode()), json.loads(answer)
+            if isinstance(body, list):
+                self._follow_each(request.path, [json.dumps(item).encode() for item in body], told)
+            else:
+                self._follow(request.path, body, told)
 
     def _send(self, request: Request) -> tuple[int, bytes]:
         headers = {"content-type": request.kind} if request.kind else {}
@@ -99,13 +104,13 @@ class Attack:
         assert accepted or now == self._spare
         self._spare = now
 
-    def _follow_lines(self, request: Request, answers: list[bytes]) -> None:
-        lines = [line for line in request.body.split(b"\n") if line.strip()]
-        for line, answer in zip(lines, map(json.loads, answers), strict=True):
+    def _follow_each(self, path: str, bodies: list[bytes], answers: Iterable[Json]) -> None:
+        """Let a twin do what was accepted of lines or of the items of an array."""
+        for body, answer in zip(bodies, answers, strict=True):
             if "error" in answer:
                 self.counts["lines refused"] += 1
             else:
-                self._follow(request.path, json.loads(line.decode()), answer)
+                self._follow(path, json.loads(body.decode()), answer)
 
     def _follow(self, path: str, body: Json, told: Json) -> None:
         """Let a twin do what was accepted."""

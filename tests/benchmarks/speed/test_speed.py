@@ -59,4 +59,4 @@ def test_a_model_holds_little_more_than_it_needs() -> None:
     for kinds in memory.measure(effort, lambda _: None).values():
         for of in kinds.values():
             assert 1.0 < of["times"] <= 1.3
-            assert of["estimator_held"] - of["estimator_needed"] < 40_000
+            assert of["estimator_held"] - of["estimator_needed"] < 70_000
