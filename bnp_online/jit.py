@@ -64,7 +64,7 @@ def jit_inline(function: _F) -> _F:
 @contextmanager
 def announced(seconds: float = 3.0) -> Iterator[None]:
     """Log that the block compiles, if it takes longer than loading compiled code."""
-    message = "Compiling the step for this CPU: about half a minute, once (numba caches it)."
+    message = "Compiling the step for this CPU: about a minute, once (numba caches it)."
     timer = threading.Timer(seconds, _logger.warning, [message])
     timer.daemon = True
     timer.start()

@@ -18,7 +18,7 @@ from bnp_online.engines import numba_step
 from bnp_online.jit import announced, compile_elsewhere
 
 ROOT = Path(__file__).parents[2]
-#: A small function of the kind that the library compiles: the library itself takes half a minute.
+#: A small function of the kind that the library compiles: the library itself takes a minute.
 PROGRAM = """
 import sys
 sys.path.insert(0, {root!r})
