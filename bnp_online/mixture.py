@@ -81,7 +81,7 @@ STACK_RETENTION, STACK_TRACE = 0.999, 1.0 / 30.0
 STACK_SMOOTHING, STACK_SCALE_FLOOR, STACK_ERROR_CLIP = 1e-3, 1e-3, 5.0
 #: Samples before a regression's first step.
 STACK_FROM = 20
-#: Above so many classes the stack leaves out those with a small probability.
+#: Number of classes above which the stack leaves out improbable ones, and their greatest probability.
 STACK_MOST_CLASSES, STACK_LEAST = 128, 1e-4
 
 # Bounds of values (`engines.numba_glitches`)

@@ -23,7 +23,7 @@ Real: TypeAlias = float | np.floating[Any]
 LARGEST = 1e18
 RELU, TANH, GELU = range(3)
 NORM, PAPER, NONE = range(3)
-#: Rows of weights begin at multiples of so many numbers.
+#: Rows of weights begin at multiples of this number of values.
 GRAIN = 16
 #: Samples in a block of the memory. Within a block each input is a row, so distances are added for all
 #: samples of the block at once.
