@@ -274,7 +274,7 @@ def test_a_checkpoint_of_another_log_is_not_deleted_by_an_unlearning(tmp_path: P
     with serving(other) as server:
         learn(server.client, range(100, 150))
         server.client.post("/models/default/forget", json={"ids": ["e105"]}).raise_for_status()
-    shutil.rmtree(other / "checkpoints", ignore_errors=True)  # there are none if the unlearning is not complete
+    shutil.rmtree(other / "checkpoints", ignore_errors=True)  # none if the unlearning is not complete
     shutil.copytree(data / "checkpoints", other / "checkpoints")
     before = sorted((other / "checkpoints").rglob("*"))
     with pytest.raises(IncompleteLogError, match="belongs to another log"):
