@@ -162,7 +162,7 @@ async def download(models: Models, name: str) -> Response:
     response_model=schemas.ModelDescription,
 )
 @needs("admin", Layer.CREATION, Layer.EXCLUSIVE, Layer.WRITE, Layer.READ, Layer.IMPORT, takes=(BYTES,))
-async def import_model(request: Request, m: str) -> Response:
+async def import_model(request: Request, m: schemas.ModelName) -> Response:
     """Replace the model by that of a file, which export or `save` in Python wrote, or create it.
 
     Its specification becomes that of the file; its prequential metrics start again.

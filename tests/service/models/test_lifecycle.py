@@ -254,7 +254,10 @@ def test_an_import_creates_a_model(serve: Callable[..., Server], tmp_path: Path)
         return server.client.put(f"/models/{name}/import", content=content, headers=headers)
 
     assert error(send("new", b"no file"))[:2] == (422, "invalid_checkpoint")
-    assert error(send("a%20b", (tmp_path / "file").read_bytes()))[:2] == (422, "invalid_spec")
+    refused = send("a%20b", (tmp_path / "file").read_bytes())
+    assert error(refused)[:2] == (422, "invalid_request")
+    assert refused.json()["error"]["field"] == "m"
+    assert refused.json()["error"]["message"].startswith("m must")
     assert names(server) == ["default"]
     created = send("new", (tmp_path / "file").read_bytes()).json()
     assert (created["name"], created["spec"]["task"], created["step"]) == ("new", "regression", 5)
