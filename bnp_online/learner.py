@@ -8,6 +8,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from .frames import rows_of, values_of
 from .intervals import Intervals, split
 from .late_labels import aligned, check_given
 from .parameters import EARLIER, Parameters
+from .sparse import ROUTED, Growth, Items, SparseStage, growth
 from .values import (
     Array,
     ExpertPredictions,
@@ -32,6 +34,7 @@ from .values import (
     Label,
     Prediction,
     Sample,
+    TextRules,
     Vector,
     at_row,
     check_array,
@@ -99,12 +102,27 @@ class OnlineLearner(Parameters):
         self._target_of_one = np.empty(1)  # of `learn_one`: a new array would cost a tenth of a step
         self._shape = spec.input_shape
         self._step = 0
+        self._stage: SparseStage | None = None
+        self._staged = self.learner >= 2 and self._shape is None and self.network == "mlp"
         self._features = FeatureIndex(self.max_features)
+        self._features.rules = self._rules()
         self.engine = spec.engine  # a pickle may have the name of version 0.1.0
         self._engine = make_engine(spec)
         self._judged = len(spec.experts) if spec.stacks else 0
         inputs = 0 if self._shape is None else math.prod(self._shape)
         self._intervals = Intervals(self.intervals, self.seed, inputs) if self.intervals else None
+
+    def _rules(self) -> TextRules | None:
+        """Return the rules of texts and counts; None where the learner has no sparse stage."""
+        if not self._staged:
+            return None
+        prefixes = tuple(pattern.removesuffix("*") for pattern in self.sparse)
+        return TextRules(frozenset(self.text), prefixes, self.ngrams)
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """Number of values of each feature with strings or words, once one of them outgrew its columns."""
+        return {} if self._stage is None else self._stage.numbers_of_values()
 
     @property
     def step(self) -> int:
@@ -276,17 +294,49 @@ class OnlineLearner(Parameters):
 
     def _outputs_of(self, row: Vector) -> Vector | None:
         """Return the engine's outputs for a raw input; None before the first label."""
-        return self._engine.predict(row) if self._step else None
+        if not self._step:
+            return None
+        outputs = self._engine.predict(row)
+        return outputs if self._stage is None else self._stage.combine(outputs)
 
     def _row_of(self, x: object) -> Vector:
         """Return the raw input of any sample."""
+        if self._stage is not None:
+            features = self._features_of(x)
+            vector = self._features.vector(features)
+            self._stage.front(self._items(features, self._stage, self._features), vector, features.missing)
+            return vector
         row = self._row(x)
         return self._vector(self.check_features(x)) if row is None else row
 
     def _row(self, x: object) -> Vector | None:
         """Return the raw input of a plain sample without new features; None for others (`RowReader`)."""
         shape = self._shape
+        if self._stage is not None:
+            return None
         return self._features.row(x) if shape is None else read_array(x, shape)
+
+    def _features_of(self, x: object) -> Features:
+        """Return a sample as features by name; one that was read as a row had known values alone."""
+        features = self.check_features(x)
+        return features if isinstance(features, Features) else self._features.features(features.values)
+
+    def _items(
+        self,
+        features: Features,
+        stage: SparseStage,
+        index: FeatureIndex,
+        new: Mapping[str, int] = MappingProxyType({}),
+    ) -> Items:
+        """Return the values of a sample that the stage reads; `new` has the fields that the sample adds."""
+        routed = ROUTED in stage.fields or ROUTED in new
+        positions = index.positions
+        values = [
+            ((ROUTED, column) if isinstance(column, str) else column, amount)
+            for column, amount in features.values.items()
+            if not isinstance(column, str) or (routed and column not in positions)
+        ]
+        return stage.items(values, [name for name in new if name not in stage.fields])
 
     def learn_one(self, x: Any, y: Any, w: float = 1.0, *, given: ExpertPredictions | None = None) -> None:
         """Learn one sample.
@@ -414,6 +464,9 @@ class OnlineLearner(Parameters):
         """Learn samples in order. Consecutive samples without growth take one call of the engine."""
         outcomes: list[Prediction | NonFiniteStateError] = []
         while (start := len(outcomes)) < len(samples):
+            if self._stage is not None:
+                outcomes.append(self._learn_staged(samples[start], predict=predict))
+                continue
             targets = self._known_targets(samples, start)
             if targets:
                 run = samples[start : start + len(targets)]
@@ -427,13 +480,92 @@ class OnlineLearner(Parameters):
         targets: list[float] = []
         for features, target, *_ in itertools.islice(samples, start, None):
             code = self._targets.code(target)
-            if code is None or (isinstance(features, Features) and self._features.new(features)):
+            if code is None or (isinstance(features, Features) and any(self._growth(features))):
                 break
             targets.append(code)
         return targets
 
+    def _growth(self, features: Features, *, more_classes: bool = False) -> Growth:
+        """Return the columns and fields that a sample needs."""
+        if not self._staged:
+            return Growth(self._features.new(features), {})
+        stage, classes = self._stage, self._targets.outputs + more_classes
+        fields = {} if stage is None else stage.fields
+        return growth(
+            self._features,
+            fields,
+            features,
+            classes,
+            self._step,
+            is_open=stage is not None,
+            more_classes=more_classes,
+        )
+
+    def _learn_staged(self, sample: Sample, *, predict: bool) -> Prediction | NonFiniteStateError:
+        """Learn a sample with the sparse stage, which it may open; a refusal undoes all changes."""
+        features, targets = self._features_of(sample.features), self._targets
+        stage, more = self._stage, targets.code(sample.target) is None
+        grown = self._growth(features, more_classes=more)
+        try:
+            prediction = self.predict(features) if predict and (more or any(grown)) else NOTHING
+        except NonFiniteStateError as error:
+            return error
+        if stage is None:
+            stage = self._new_stage()
+        index = self._features
+        if grown.columns:
+            index = index.copy()
+            index.add(grown.columns)
+        items = self._items(features, stage, index, grown.fields)
+        state = stage.laid_out(index.columns, grown.fields) if any(grown) else stage.state
+        row = index.vector(features)
+        state = stage.front(items, row, features.missing, state)
+        if more:
+            targets = targets.copy()
+            targets.add(sample.target)
+        target, weight = np.array([targets.code(sample.target)], np.float64), np.array([sample.weight])
+        engine, learned = self._engine, 0
+        before = engine.snapshot() if more or grown.columns else None
+        try:
+            engine.grow([*map(name_of, grown.columns)], int(more))
+            learned, dense = engine.learn(row[None], target, weight, predict=True)
+        finally:
+            if not learned and before is not None:
+                engine.restore(before)
+        if not learned:
+            return NonFiniteStateError(_REFUSED)
+        known = self._step > 0 and not (more and self.task == "classification")
+        stage.adopt(state, grown.fields)
+        if more and self.task == "classification":
+            stage.add_class()
+            stage.front(items, row.copy(), features.missing)
+        combined = stage.combine(dense[0])
+        stage.learn(items, float(target[0]), sample.weight, judged=known)
+        stage.enter_columns(
+            [(column, index.positions[column]) for column in grown.columns if type(column) is tuple]
+        )
+        if self._intervals is not None:
+            self._intervals.grow(len(grown.columns))
+            self._intervals.learn(row[None], target, combined if known else _UNKNOWN, weight)
+        if predict and self._step and not (more or any(grown)):
+            prediction = self._targets.read(combined[None])[0]
+        self._stage, self._features, self._targets = stage, index, targets
+        self._step += 1
+        return prediction
+
+    def _new_stage(self) -> SparseStage:
+        """Return a stage for the classes and the columns of the learner."""
+        regression = self.task == "regression"
+        stage = SparseStage(regression, self.seed, self.max_values, fresh=self._step == 0)
+        for _ in range(0 if regression else self._targets.outputs):
+            stage.add_class()
+        stage.adopt(stage.laid_out(self._features.columns, {}), {})
+        return stage
+
     def _learn_grown(self, sample: Sample, *, predict: bool) -> Prediction | NonFiniteStateError:
         """Learn a sample that needs a new column or output; a refusal undoes the growth."""
+        if isinstance(sample.features, Features) and self._growth(sample.features).fields:
+            return self._learn_staged(sample, predict=predict)
         try:
             prediction = self.predict(sample.features) if predict else NOTHING
             outputs = self._outputs(sample.features) if self._intervals is not None else None

@@ -100,6 +100,7 @@ _LIMITS: dict[str, dict[str, Any]] = {
     "eps_abs": {"ge": None, "gt": 0},
     "input_shape": {"le": 1024, "max_length": 4},
     "max_classes": {"ge": 2},
+    "max_values": {"le": 2**24},
     "seed": {"ge": 0, "lt": 2**63},
     "intervals": {"le": 256},
 }
@@ -115,6 +116,7 @@ def _field(each: dataclasses.Field[Any]) -> tuple[Any, Any]:
         "float": Annotated[float, Field(**bounds)],
         "int": whole,
         "tuple[int, ...]": GenericAlias(tuple, (whole, ...)),
+        "tuple[str, ...]": tuple[str, ...],
         "None": None,
     }
     kinds = [types[name] for name in str(each.type).split(" | ") if name in types]

@@ -1,0 +1,307 @@
+"""Sparse stage of a learner: strings, words and rare numbers in front of the dense network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..mixture import STACK_TRACE
+from ..values import Column, Derived, Vector
+from . import names, step
+from .columns import FIELD, LOG
+from .columns import PAIRS as OF_PAIRS_SCOPE
+from .constants import LAST_PAIRS
+from .state import (
+    BY_PAIR,
+    BY_ROW,
+    CLASSES,
+    EXPERTS,
+    INVERSE,
+    MEMBERS,
+    OF_PAIRS,
+    RECYCLED,
+    ROWS,
+    SAMPLES,
+    SUMS,
+    TEXT_END,
+    TEXT_WASTE,
+    TOUCHED,
+    WEIGHT,
+    State,
+    extended,
+    untrained,
+)
+
+_PREFIX = "sparse."
+#: Row of `State.numbers` with the number of samples before the first value.
+_JOINED = 8
+#: Scalars that are working space, or that the arrays determine.
+_DERIVED_SCALARS = (ROWS, CLASSES, TEXT_END, TEXT_WASTE)
+
+
+class Items(NamedTuple):
+    """Values of a sample that the stage reads.
+
+    Attributes
+    ----------
+    text, ends : uint8, int64 (N,)
+        Names in UTF-8, one after another; the end of each.
+    fields, amounts : int64 (N,), float64 (N,)
+        Field and amount of each.
+    """
+
+    text: NDArray[np.uint8]
+    ends: NDArray[np.int64]
+    fields: NDArray[np.int64]
+    amounts: NDArray[np.float64]
+
+
+class SparseStage:
+    """State of the stage of one learner; it exists from the sample that opens it.
+
+    A change of size makes a new `State` (`grown`), which `adopt` takes over when the sample is learned.
+
+    Parameters
+    ----------
+    regression : bool
+        Kind of the targets.
+    seed, max_values : int
+        Seed of draws; greatest number of values.
+    fresh : bool
+        Whether no sample was learned before: the groups then begin with equal weights.
+    real : dtype
+        float32, or float64 for tests of exactness.
+
+    Attributes
+    ----------
+    fields : dict of str to int
+        Kind by field, in order of arrival.
+    """
+
+    def __init__(
+        self,
+        regression: bool,
+        seed: int,
+        max_values: int,
+        *,
+        fresh: bool = True,
+        real: Any = np.float32,
+    ) -> None:
+        self.fields: dict[str, int] = {}
+        self._ids: dict[str, int] = {}
+        self._regression, self._seed, self.max_values = regression, seed, max_values
+        self._real = np.dtype(real)
+        state = untrained(regression, seed, max_values, self._real)
+        np.fill_diagonal(state.stack[INVERSE:], STACK_TRACE)
+        if not fresh:  # the prediction does not jump
+            state.hedge[WEIGHT, :EXPERTS] = [1.0, 0.0, 0.0]
+        self.state = state
+
+    @property
+    def values(self) -> int:
+        """Number of values."""
+        return int(self.state.scalars[ROWS])
+
+    @property
+    def recycled(self) -> int:
+        """Number of values that were replaced because of `max_values`."""
+        return int(self.state.scalars[RECYCLED])
+
+    @property
+    def weights(self) -> list[float]:
+        """Shares of the network, of the linear group, of the pairs and of the stack in the prediction."""
+        hedge = self.state.hedge[WEIGHT]
+        return [*(hedge[:EXPERTS] * hedge[EXPERTS]).tolist(), float(hedge[EXPERTS + 1])]
+
+    def numbers_of_values(self) -> dict[str, int]:
+        """Return the number of values by field."""
+        counts = np.bincount(self.state.field[: self.values], minlength=len(self.fields))
+        return dict(zip(self.fields, counts.tolist(), strict=True))
+
+    def items(self, values: Iterable[tuple[tuple[str, str], float]], new: Sequence[str] = ()) -> Items:
+        """Return values by field and name in arrays; `new` has the fields that a sample adds."""
+        ids = self._ids
+        if new:
+            ids = {**ids, **{name: len(ids) + i for i, name in enumerate(new)}}
+        unknown = len(ids)
+        texts, fields, amounts = list[bytes](), list[int](), list[float]()
+        for (field, value), amount in values:
+            texts.append(value.encode("utf-8", "surrogatepass"))
+            fields.append(ids.get(field, unknown))
+            amounts.append(amount)
+        ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
+        text = np.frombuffer(b"".join(texts) or b"\0", np.uint8)
+        return Items(text, ends, np.array(fields, np.int64), np.array(amounts, np.float64))
+
+    def front(
+        self, items: Items, row: Vector, missing: Iterable[str] = (), state: State | None = None
+    ) -> State:
+        """Write the evidence to the columns of `row`, and predict by both groups; return the state used."""
+        s = self.state if state is None else state
+        if len(items.ends) > len(s.rows):
+            s = self._with_room_for_items(s, len(items.ends))
+            if state is None:
+                self.state = s
+        for name in missing:
+            field = self._ids.get(name, -1)
+            if field >= 0 and s.slot[field] >= 0:
+                places = s.places[s.slot[field]]
+                row[places[places >= 0]] = np.nan
+        step.front(*items, row, *s)
+        return s
+
+    @staticmethod
+    def _with_room_for_items(s: State, count: int) -> State:
+        size = 2 * count
+        return s._replace(
+            rows=extended(s.rows, (size,)),
+            row_amounts=extended(s.row_amounts, (size,)),
+            fresh=extended(s.fresh, (size,)),
+        )
+
+    def combine(self, dense: Vector, state: State | None = None) -> Vector:
+        """Return the prediction, after `front`, with the network's prediction `dense`."""
+        out = np.empty(len(dense))
+        step.combine(dense, out, *(self.state if state is None else state))
+        return out
+
+    def learn(self, items: Items, y: float, weight: float, *, judged: bool) -> None:
+        """Learn a sample, after `front` and `combine`."""
+        self._reserve(len(items.ends), len(items.text))
+        step.learn(y, weight, judged and weight > 0.0, *items, *self.state)
+        if self.state.scalars[TOUCHED] * 4 > len(self.state.pair_scales):
+            self._double_pairs()
+
+    def enter_columns(self, columns: Sequence[tuple[tuple[str, str], int]]) -> None:
+        """Record the one-hot columns of values, by field and value."""
+        if columns:
+            items = self.items((column, 1.0) for column, _ in columns)
+            self._reserve(len(items.ends), len(items.text))
+            positions = np.array([position for _, position in columns], np.int64)
+            step.enter(items.text, items.ends, items.fields, positions, *self.state)
+
+    def adopt(self, state: State, fields: Mapping[str, int]) -> None:
+        """Take over a state from `laid_out`, with its fields."""
+        self.state = state
+        for name, kind in fields.items():
+            self._ids.setdefault(name, len(self._ids))
+            self.fields[name] = kind
+
+    def laid_out(self, columns: Sequence[Column], fields: Mapping[str, int]) -> State:
+        """Return the state for the columns of a learner, and for fields by name and kind."""
+        s = self.state
+        width = s.totals.shape[0]
+        merged = {**self.fields, **fields}
+        ids = {name: i for i, name in enumerate(merged)}
+        slot, places = (
+            np.full(len(merged), -1, np.int32),
+            [np.full((2, width + 1), -1, np.int32) for _ in range(2)],
+        )
+        numeric: list[int] = []
+        for position, column in enumerate(columns):
+            if isinstance(column, str):
+                numeric.append(position)
+            if not isinstance(column, Derived):
+                continue
+            if column.scope == LOG:
+                numeric.append(position)
+                continue
+            at = SUMS
+            if column.scope == OF_PAIRS_SCOPE:
+                at = OF_PAIRS
+            elif column.scope == FIELD:
+                field = ids[column.name]
+                if slot[field] < 0:
+                    slot[field] = len(places)
+                    places.append(np.full((2, width + 1), -1, np.int32))
+                at = int(slot[field])
+            if column.output <= width:
+                places[at][column.part, column.output] = position
+        s = s._replace(kinds=np.array([*merged.values()], np.int32), slot=slot, places=np.stack(places))
+        return _with_numbers(s, np.array(numeric, np.int64))
+
+    def add_class(self) -> None:
+        """Append a class."""
+        s = self.state
+        classes, width = int(s.scalars[CLASSES]), s.totals.shape[0]
+        if classes == width:
+            s = _widened(s, 2 * width)
+        s = s._replace(scalars=s.scalars.copy(), bias=s.bias.copy())
+        if classes:
+            s.bias[:, :, classes] = s.bias[:, :, :classes].min(axis=2)
+        s.scalars[CLASSES] += 1.0
+        self.state = s
+
+    def _reserve(self, values: int, size: int) -> None:
+        """Make room for values and the bytes of their names."""
+        s, rows = self.state, self.values
+        need = min(rows + values, self.max_values)
+        if need > len(s.scales):
+            capacity = 2 * need
+            s = s._replace(
+                **{name: extended(a, (capacity, *a.shape[1:])) for name in BY_ROW for a in [getattr(s, name)]}
+            )
+        if 2 * need > len(s.slots):
+            s = s._replace(slots=np.full(1 << (3 * need - 1).bit_length(), -1, np.int32))
+            names.link_all(s)
+        end, waste = int(s.scalars[TEXT_END]), int(s.scalars[TEXT_WASTE])
+        if end + size > len(s.names):
+            text = np.zeros(max(2 * (end - waste + size), 64), np.uint8)
+            starts = s.start.copy()
+            names.gather(s, text, starts)
+            s = s._replace(names=text, start=starts, scalars=s.scalars)
+            s.scalars[TEXT_END], s.scalars[TEXT_WASTE] = end - waste, 0.0
+        self.state = s
+
+    def _double_pairs(self) -> None:
+        """Double the table of pairs: each row is copied to both rows that its pairs may have then."""
+        s = self.state
+        if len(s.pair_scales) < LAST_PAIRS:
+            self.state = s._replace(**{name: np.concatenate([getattr(s, name)] * 2) for name in BY_PAIR})
+
+
+def _with_numbers(s: State, numeric: NDArray[np.int64]) -> State:
+    """Return a state with numeric columns; their number only grows, and their order stays."""
+    old, n = len(s.numeric), len(numeric)
+    if n == old:
+        return s
+    numbers = extended(s.numbers, (s.numbers.shape[0], n))
+    numbers[_JOINED, old:] = s.scalars[SAMPLES]
+    return s._replace(
+        numbers=numbers,
+        numeric=numeric,
+        z=np.zeros(n),
+        number_weights=extended(s.number_weights, (*s.number_weights.shape[:3], n)),
+        number_scales=extended(s.number_scales, (2, n)),
+    )
+
+
+def _widened(s: State, width: int) -> State:
+    """Return a state with room for more classes."""
+    old = s.totals.shape[0]
+
+    def by_class(weights: NDArray[Any]) -> NDArray[Any]:
+        apart = weights.reshape(len(weights), MEMBERS, old)
+        return extended(apart, (len(weights), MEMBERS, width)).reshape(len(weights), MEMBERS * width)
+
+    return s._replace(
+        counts=extended(s.counts, (len(s.counts), width)),
+        pair_counts=extended(s.pair_counts, (len(s.pair_counts), width)),
+        weights=by_class(s.weights),
+        pair_weights=by_class(s.pair_weights),
+        bias=extended(s.bias, (2, MEMBERS, width)),
+        number_weights=extended(s.number_weights, (2, MEMBERS, width, s.number_weights.shape[3])),
+        totals=extended(s.totals, (width,)),
+        outputs=extended(s.outputs, (len(s.outputs), width)),
+        places=_with_classes(s.places, width),
+    )
+
+
+def _with_classes(places: NDArray[np.int32], width: int) -> NDArray[np.int32]:
+    """Return positions of evidence columns with room for more classes."""
+    larger = np.full((places.shape[0], 2, width + 1), -1, np.int32)
+    larger[:, :, : places.shape[2]] = places
+    return larger
