@@ -151,7 +151,7 @@ def judge(s: State, y: float) -> None:
     if s.config[REGRESSION]:
         own = abs(y - s.outputs[HEDGED, 0]) / spread
         s.scalars[ERROR_SCALE] += (1.0 - ERROR_RETENTION) * (own - s.scalars[ERROR_SCALE])
-    _mix(s, 0, EXPERTS, STAGE_ETA, STAGE_SHARE)
+    _mix(s, 0, EXPERTS, STAGE_ETA, max(STAGE_SHARE, 1.0 / (s.scalars[SAMPLES] + 2.0) ** 2))
     _mix(s, EXPERTS, EXPERTS + 2, ETA, SHARE)
 
 

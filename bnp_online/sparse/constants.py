@@ -21,12 +21,13 @@ DAMPING = 0.1
 NORM_SAMPLES = 1000
 #: Rate and share of the hedge within a group of linear members; bound of its losses, in nats.
 GROUP_ETA, GROUP_SHARE, GROUP_LOSS = 0.5, 0.01, 9.21
-#: Rate and share of the hedge of the network and the two groups.
-STAGE_ETA, STAGE_SHARE = 0.5, 0.003
+#: Rate and share of the hedge of the network and the two groups. The share of the t-th sample, from 0, is
+#: 1/(t + 2)² if that is more: the groups begin without weight in a learner that has learned before.
+STAGE_ETA, STAGE_SHARE = 0.2, 0.001
 #: Count from which a value forms pairs; greatest number of pairs of a sample.
 PAIR_COUNT, MOST_PAIRS = 3.0, 300
 #: Least and greatest number of rows of pairs.
-FIRST_PAIRS, LAST_PAIRS = 2**12, 2**20
+FIRST_PAIRS, LAST_PAIRS = 2**14, 2**20
 #: Candidates for a row to be recycled.
 CANDIDATES = 16
 #: Magnitude from which amounts are compressed by a logarithm.

@@ -172,7 +172,7 @@ class SparseStage:
         """Learn a sample, after `front` and `combine`."""
         self._reserve(len(items.ends), len(items.text))
         step.learn(y, weight, judged and weight > 0.0, *items, *self.state)
-        if self.state.scalars[TOUCHED] * 4 > len(self.state.pair_scales):
+        if self.state.scalars[TOUCHED] * 64 > len(self.state.pair_scales):
             self._double_pairs()
 
     def enter_columns(self, columns: Sequence[tuple[tuple[str, str], int]]) -> None:
