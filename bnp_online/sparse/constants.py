@@ -20,7 +20,7 @@ DAMPING = 0.1
 #: Samples that the mean of the squared norm of the inputs covers.
 NORM_SAMPLES = 1000
 #: Rate and share of the hedge within a group of linear members; bound of its losses, in nats.
-GROUP_ETA, GROUP_SHARE, GROUP_LOSS = 0.5, 0.01, 9.21
+GROUP_ETA, GROUP_SHARE, GROUP_LOSS = 0.1, 0.001, 9.21
 #: Rate and share of the hedge of the network and the two groups. The share of the t-th sample, from 0, is
 #: 1/(t + 2)² if that is more: the groups begin without weight in a learner that has learned before.
 STAGE_ETA, STAGE_SHARE = 0.2, 0.001
