@@ -296,7 +296,7 @@ def load(path: str | os.PathLike[str], network: nn.Module | None = None) -> BNPC
             kind = parameters["network"]["module"]
             raise StateError(f"the file is of a model with a custom module: pass network={kind}(...)")
         parameters["network"] = network
-    for name in ("hidden", "input_shape"):
+    for name in ("hidden", "input_shape", "text", "sparse"):
         if parameters[name] is not None:
             parameters[name] = tuple(parameters[name])
     estimator: BNPClassifier | BNPRegressor = _ESTIMATORS[state["estimator"]](**parameters)

@@ -26,7 +26,7 @@ from .frames import rows_of, values_of
 from .intervals import Intervals, split
 from .late_labels import aligned, check_given
 from .parameters import EARLIER, Parameters
-from .sparse import ROUTED, Growth, Items, SparseStage, growth
+from .sparse import GROUPS, PREFIX, ROUTED, Growth, Items, SparseStage, growth
 from .values import (
     Array,
     ExpertPredictions,
@@ -77,7 +77,10 @@ class Preview:
         features = self._model.check_features(x) if row is None else Array(row)
         weight, targets = check_weight(w), self._targets
         if given is not None:
-            given = check_given(given, self.experts, classifies=self._model.task == "classification")
+            model = self._model
+            given = check_given(
+                given, self.experts, classifies=model.task == "classification", groups=model._groups
+            )
         target = targets.check(y)
         if targets.code(target) is None:
             self._targets = targets = targets.copy()
@@ -109,6 +112,7 @@ class OnlineLearner(Parameters):
         self.engine = spec.engine  # a pickle may have the name of version 0.1.0
         self._engine = make_engine(spec)
         self._judged = len(spec.experts) if spec.stacks else 0
+        self._groups = GROUPS if self._judged and self._staged else 0
         inputs = 0 if self._shape is None else math.prod(self._shape)
         self._intervals = Intervals(self.intervals, self.seed, inputs) if self.intervals else None
 
@@ -281,7 +285,12 @@ class OnlineLearner(Parameters):
         """
         if not self._judged or not self._step:
             return None
-        return ExpertPredictions(self._classes, self._engine.experts(self._row_of(x)))
+        row = self._row_of(x)
+        values = self._engine.experts(row)
+        if self._stage is not None:
+            self._outputs_of(row)
+            values = np.concatenate([values, self._stage.groups()])
+        return ExpertPredictions(self._classes, values)
 
     @property
     def _classes(self) -> tuple[Label, ...]:
@@ -332,7 +341,7 @@ class OnlineLearner(Parameters):
         routed = ROUTED in stage.fields or ROUTED in new
         positions = index.positions
         values = [
-            ((ROUTED, column) if isinstance(column, str) else column, amount)
+            ((ROUTED, column) if isinstance(column, str) else (column[0], column[1]), amount)
             for column, amount in features.values.items()
             if not isinstance(column, str) or (routed and column not in positions)
         ]
@@ -525,25 +534,28 @@ class OnlineLearner(Parameters):
             targets.add(sample.target)
         target, weight = np.array([targets.code(sample.target)], np.float64), np.array([sample.weight])
         engine, learned = self._engine, 0
+        given = None if sample.given is None else self._aligned([sample.given], targets)
         before = engine.snapshot() if more or grown.columns else None
         try:
             engine.grow([*map(name_of, grown.columns)], int(more))
-            learned, dense = engine.learn(row[None], target, weight, predict=True)
+            earlier = None if given is None else given[:, : self._judged]
+            learned, dense = engine.learn(row[None], target, weight, predict=True, given=earlier)
         finally:
             if not learned and before is not None:
                 engine.restore(before)
         if not learned:
             return NonFiniteStateError(_REFUSED)
-        known = self._step > 0 and not (more and self.task == "classification")
+        classifies = self.task == "classification"
+        known = self._step > 0 and not (more and classifies)
+        if given is not None and classifies:  # a class that was unknown then is not judged
+            known = known and bool((given[0, :, int(target[0])] != 0.0).any())
         stage.adopt(state, grown.fields)
-        if more and self.task == "classification":
+        if more and classifies:
             stage.add_class()
             stage.front(items, row.copy(), features.missing)
-        combined = stage.combine(dense[0])
+        combined = stage.combine(dense[0], *([] if given is None else [given[0, self._judged :]]))
         stage.learn(items, float(target[0]), sample.weight, judged=known)
-        stage.enter_columns(
-            [(column, index.positions[column]) for column in grown.columns if type(column) is tuple]
-        )
+        stage.enter_columns(grown.columns if self._stage else index.columns, index.positions)
         if self._intervals is not None:
             self._intervals.grow(len(grown.columns))
             self._intervals.learn(row[None], target, combined if known else _UNKNOWN, weight)
@@ -584,7 +596,9 @@ class OnlineLearner(Parameters):
         before = engine.snapshot()
         try:
             engine.grow([*map(name_of, columns)], new)
-            given = None if sample.given is None else self._aligned([sample.given], targets)
+            given = (
+                None if sample.given is None else self._aligned([sample.given], targets)[:, : self._judged]
+            )
             learned, values = engine.learn(row, target, weight, predict=given is not None, given=given)
         finally:
             if not learned:
@@ -611,7 +625,7 @@ class OnlineLearner(Parameters):
             for x in features
         ]
         x = np.concatenate(rows).reshape(len(rows), *rows[0].shape)  # a third of the time of np.stack
-        given = self._aligned(late, self._targets) if any(late) else None
+        given = self._aligned(late, self._targets)[:, : self._judged] if any(late) else None
         done, values = self._learn_rows(
             x, np.array(targets, np.float64), np.array(weights), predict=predict, given=given
         )
@@ -626,7 +640,7 @@ class OnlineLearner(Parameters):
     def _aligned(self, given: Sequence[ExpertPredictions | None], targets: Any) -> Vector:
         """Return earlier predictions of the experts as the engine takes them."""
         outputs = len(targets) if self.task == "classification" else 1
-        return aligned(given, targets, self._judged, outputs)
+        return aligned(given, targets, self._judged + self._groups, outputs)
 
     def _count_ignored(self, learned: Sequence[Sample]) -> None:
         """Count the feature values without a column, because of `max_features`, in learned samples."""
@@ -699,12 +713,19 @@ class OnlineLearner(Parameters):
             "step": self._step,
             **self._features.state_dict(),
             **self._targets_state(),
+            **self._fields_state(),
             "tensors": self._tensors(),
         }
+
+    def _fields_state(self) -> dict[str, Any]:
+        """Return the fields of the sparse stage, as JSON; nothing before it opens."""
+        return {} if self._stage is None else {"fields": self._stage.header()}
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return the tensors of everything that learning changes."""
         tensors = self._engine.state_dict()
+        if self._stage is not None:
+            tensors |= self._stage.state_dict()
         return tensors if self._intervals is None else {**tensors, **self._intervals.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -745,6 +766,7 @@ class OnlineLearner(Parameters):
         try:
             step, ignored = state["step"], state["ignored"]
             features = FeatureIndex.restored(self.max_features, state)
+            features.rules = self._rules()
             columns = len(features.columns)
             rows = columns if self.input_shape is not None else len(state["tensors"]["inputs.mean"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -755,6 +777,8 @@ class OnlineLearner(Parameters):
         if columns != rows or columns > self.max_features:
             raise StateError(f"the state has {columns} features for {rows} columns")
         tensors, of_intervals = split(state["tensors"])
+        stage = self._restored_stage(state, features)
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
         if bool(of_intervals) != (self._intervals is not None):
             raise StateError("the state or the model has intervals, but not both")
         check_tensors(self._engine.spec, step, tensors)
@@ -762,8 +786,17 @@ class OnlineLearner(Parameters):
         intervals = self._intervals and self._intervals.restored(of_intervals, inputs)
         self._engine.load_state_dict(tensors)
         self._intervals = intervals
+        self._stage = stage
         self._step = step
         self._features = features
+
+    def _restored_stage(self, state: Mapping[str, Any], features: FeatureIndex) -> SparseStage | None:
+        if not self._staged or "fields" not in state:
+            return None
+        classes = len(state["labels"]) if self.task == "classification" else 1
+        stage = SparseStage(self.task == "regression", self.seed, self.max_values)
+        stage.load(state["fields"], state["tensors"], features.columns, classes)
+        return stage
 
     def forget_moments(self, weight: float = 10.0) -> None:
         """Shorten the memory of all running moments, for a change of the input distribution.
@@ -802,7 +835,12 @@ class OnlineLearner(Parameters):
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of everything that learning changes."""
-        learned = {"step": self._step, **self._features.digested(), **self._targets_state()}
+        learned = {
+            "step": self._step,
+            **self._features.digested(),
+            **self._targets_state(),
+            **self._fields_state(),
+        }
         return checkpoint.digest(learned, self._tensors())
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -813,7 +851,7 @@ class OnlineLearner(Parameters):
         parameters = self._parameters()
         if isinstance(self.network, nn.Module):
             parameters["network"] = {"module": type(self.network).__name__}
-        for name in ("hidden", "input_shape"):
+        for name in ("hidden", "input_shape", "text", "sparse"):
             parameters[name] = None if parameters[name] is None else list(parameters[name])
         return parameters
 

@@ -6,6 +6,7 @@ linear members on the values and on pairs of them. See ``DESIGN.md``. Public nam
 """
 
 from .columns import ROUTED, Growth, growth
-from .stage import Items, SparseStage
+from .saving import PREFIX
+from .stage import GROUPS, Items, SparseStage
 
-__all__ = ["ROUTED", "Growth", "Items", "SparseStage", "growth"]
+__all__ = ["GROUPS", "PREFIX", "ROUTED", "Growth", "Items", "SparseStage", "growth"]

@@ -54,18 +54,25 @@ from .state import (
 
 
 @jit
-def combine(s: State, dense: NDArray[np.float64]) -> None:
-    """Write the combined prediction to ``s.outputs[MIXED]``."""
+def combine(s: State, dense: NDArray[np.float64], given: NDArray[np.float64]) -> None:
+    """Write the combined prediction to ``s.outputs[MIXED]``.
+
+    Parameters
+    ----------
+    s : State
+        State, after `step.front`.
+    dense : float64 (C,)
+        Prediction of the network.
+    given : float64 (2, C) or (0, 0)
+        Earlier predictions of the groups, in place of the present ones; NaN where there is none.
+    """
     outs = outputs_of(s)
     for c in range(outs):
         s.outputs[OUT_DENSE, c] = dense[c]
-    if s.config[REGRESSION]:
-        low, high = _range(s)
-        for k in range(1, EXPERTS):  # the groups' predictions become targets
-            value = s.target[0, 0] + math.sqrt(s.target[1, 0]) * s.outputs[OUT_LINEAR + k - 1, 0]
-            s.outputs[OUT_DENSE + k, 0] = (
-                min(max(value, low), high) if s.scalars[TARGET_WEIGHT] > 0 else dense[0]
-            )
+    for group in range(EXPERTS - 1):
+        late = given.shape[0] > 0 and not math.isnan(given[group, 0])
+        for c in range(outs):
+            s.outputs[OUT_DENSE + 1 + group, c] = given[group, c] if late else _prediction(s, group, c, dense)
     for c in range(outs):
         total = 0.0
         for k in range(EXPERTS):
@@ -78,6 +85,18 @@ def combine(s: State, dense: NDArray[np.float64]) -> None:
     for c in range(outs):
         of_hedge, of_stack = s.hedge[WEIGHT, EXPERTS], s.hedge[WEIGHT, EXPERTS + 1]
         s.outputs[MIXED, c] = of_hedge * s.outputs[HEDGED, c] + of_stack * s.outputs[STACKED, c]
+
+
+@jit_inline
+def _prediction(s: State, group: int, c: int, dense: NDArray[np.float64]) -> float:
+    """Return the prediction of a group; of a regression without a target, that of the network."""
+    value = s.outputs[OUT_LINEAR + group, c]
+    if not s.config[REGRESSION]:
+        return float(value)
+    if s.scalars[TARGET_WEIGHT] == 0.0:
+        return float(dense[0])
+    low, high = _range(s)
+    return float(min(max(s.target[0, 0] + math.sqrt(s.target[1, 0]) * value, low), high))
 
 
 @jit_inline

@@ -21,7 +21,7 @@ def _hash(text: _Bytes, begin: int, end: int, field: int) -> int:
         h = (h ^ np.uint64(text[i])) * np.uint64(0x100000001B3)
     h ^= h >> np.uint64(32)
     h *= np.uint64(0xBF58476D1CE4E5B9)
-    return np.int64((h ^ (h >> np.uint64(29))) >> np.uint64(2))
+    return int(np.int64((h ^ (h >> np.uint64(29))) >> np.uint64(2)))
 
 
 @jit

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from ..errors import StateError
 from ..mixture import STACK_TRACE
 from ..values import Column, Derived, Vector
-from . import names, step
+from . import names, saving, step
 from .columns import FIELD, LOG
 from .columns import PAIRS as OF_PAIRS_SCOPE
 from .constants import LAST_PAIRS
@@ -18,14 +20,17 @@ from .state import (
     BY_PAIR,
     BY_ROW,
     CLASSES,
+    CLOSED,
     EXPERTS,
     INVERSE,
     MEMBERS,
     OF_PAIRS,
+    OPEN,
     RECYCLED,
     ROWS,
     SAMPLES,
     SUMS,
+    TEXT,
     TEXT_END,
     TEXT_WASTE,
     TOUCHED,
@@ -36,6 +41,9 @@ from .state import (
 )
 
 _PREFIX = "sparse."
+#: Number of groups of linear members.
+GROUPS = 2
+_NOTHING_GIVEN = np.zeros((0, 0))
 #: Row of `State.numbers` with the number of samples before the first value.
 _JOINED = 8
 #: Scalars that are working space, or that the arrays determine.
@@ -116,6 +124,44 @@ class SparseStage:
         hedge = self.state.hedge[WEIGHT]
         return [*(hedge[:EXPERTS] * hedge[EXPERTS]).tolist(), float(hedge[EXPERTS + 1])]
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that learning changes."""
+        return saving.named(self.state)
+
+    def header(self) -> list[list[Any]]:
+        """Return the fields with their kinds, as JSON."""
+        return [[name, kind] for name, kind in self.fields.items()]
+
+    def load(
+        self, header: Sequence[Any], tensors: Mapping[str, Tensor], columns: Sequence[Column], classes: int
+    ) -> None:
+        """Load the results of `header` and `state_dict`, for the columns of a learner.
+
+        Raises
+        ------
+        StateError
+            If the state is damaged, or does not fit.
+        """
+        fields: dict[str, int] = dict(header)
+        if len(fields) != len(header) or not all(
+            isinstance(name, str) and kind in (CLOSED, OPEN, TEXT) for name, kind in fields.items()
+        ):
+            raise StateError("the state of the sparse stage is damaged: a field has no name or no kind")
+        for column in columns:
+            if isinstance(column, Derived) and column.scope == FIELD and column.name not in fields:
+                raise StateError(f"the state of the sparse stage is damaged: {column.name!r:.40} is no field")
+        self.state = saving.restored(
+            tensors,
+            regression=self._regression,
+            seed=self._seed,
+            max_values=self.max_values,
+            classes=classes,
+            fields=len(fields),
+            numbers=len(_numeric(columns)),
+            real=self._real,
+        )
+        self.adopt(self.laid_out(columns, fields), fields)
+
     def numbers_of_values(self) -> dict[str, int]:
         """Return the number of values by field."""
         counts = np.bincount(self.state.field[: self.values], minlength=len(self.fields))
@@ -150,7 +196,7 @@ class SparseStage:
             if field >= 0 and s.slot[field] >= 0:
                 places = s.places[s.slot[field]]
                 row[places[places >= 0]] = np.nan
-        step.front(*items, row, *s)
+        step.front(items.text, items.ends, items.fields, items.amounts, row, *s)
         return s
 
     @staticmethod
@@ -162,26 +208,42 @@ class SparseStage:
             fresh=extended(s.fresh, (size,)),
         )
 
-    def combine(self, dense: Vector, state: State | None = None) -> Vector:
-        """Return the prediction, after `front`, with the network's prediction `dense`."""
+    def combine(self, dense: Vector, given: Vector = _NOTHING_GIVEN) -> Vector:
+        """Return the prediction, after `front`.
+
+        Parameters
+        ----------
+        dense : array of shape (outputs,)
+            Prediction of the network.
+        given : array of shape (2, outputs), optional
+            Earlier predictions of the groups (`groups`), by which `learn` judges them; NaN for none.
+        """
         out = np.empty(len(dense))
-        step.combine(dense, out, *(self.state if state is None else state))
+        step.combine(dense, given, out, *self.state)
         return out
+
+    def groups(self) -> Vector:
+        """Return the predictions of both groups, after `combine`, of shape (2, outputs)."""
+        outputs = 1 if self._regression else int(self.state.scalars[CLASSES])
+        found: Vector = self.state.outputs[1:EXPERTS, :outputs].copy()
+        return found
 
     def learn(self, items: Items, y: float, weight: float, *, judged: bool) -> None:
         """Learn a sample, after `front` and `combine`."""
         self._reserve(len(items.ends), len(items.text))
-        step.learn(y, weight, judged and weight > 0.0, *items, *self.state)
+        judged = judged and weight > 0.0
+        step.learn(y, weight, judged, items.text, items.ends, items.fields, items.amounts, *self.state)
         if self.state.scalars[TOUCHED] * 64 > len(self.state.pair_scales):
             self._double_pairs()
 
-    def enter_columns(self, columns: Sequence[tuple[tuple[str, str], int]]) -> None:
-        """Record the one-hot columns of values, by field and value."""
-        if columns:
-            items = self.items((column, 1.0) for column, _ in columns)
+    def enter_columns(self, columns: Sequence[Column], positions: Mapping[Column, int]) -> None:
+        """Record the positions of one-hot columns in the rows of their values."""
+        values = [(column[0], column[1]) for column in columns if not isinstance(column, str | Derived)]
+        if values:
+            items = self.items((value, 1.0) for value in values)
             self._reserve(len(items.ends), len(items.text))
-            positions = np.array([position for _, position in columns], np.int64)
-            step.enter(items.text, items.ends, items.fields, positions, *self.state)
+            found = np.array([positions[value] for value in values], np.int64)
+            step.enter(items.text, items.ends, items.fields, found, *self.state)
 
     def adopt(self, state: State, fields: Mapping[str, int]) -> None:
         """Take over a state from `laid_out`, with its fields."""
@@ -200,14 +262,8 @@ class SparseStage:
             np.full(len(merged), -1, np.int32),
             [np.full((2, width + 1), -1, np.int32) for _ in range(2)],
         )
-        numeric: list[int] = []
         for position, column in enumerate(columns):
-            if isinstance(column, str):
-                numeric.append(position)
-            if not isinstance(column, Derived):
-                continue
-            if column.scope == LOG:
-                numeric.append(position)
+            if not isinstance(column, Derived) or column.scope == LOG:
                 continue
             at = SUMS
             if column.scope == OF_PAIRS_SCOPE:
@@ -221,7 +277,7 @@ class SparseStage:
             if column.output <= width:
                 places[at][column.part, column.output] = position
         s = s._replace(kinds=np.array([*merged.values()], np.int32), slot=slot, places=np.stack(places))
-        return _with_numbers(s, np.array(numeric, np.int64))
+        return _with_numbers(s, _numeric(columns))
 
     def add_class(self) -> None:
         """Append a class."""
@@ -263,11 +319,21 @@ class SparseStage:
             self.state = s._replace(**{name: np.concatenate([getattr(s, name)] * 2) for name in BY_PAIR})
 
 
+def _numeric(columns: Sequence[Column]) -> NDArray[np.int64]:
+    """Return the positions of the columns of numbers and of their logarithms."""
+    found = [
+        position
+        for position, column in enumerate(columns)
+        if isinstance(column, str) or (isinstance(column, Derived) and column.scope == LOG)
+    ]
+    return np.array(found, np.int64)
+
+
 def _with_numbers(s: State, numeric: NDArray[np.int64]) -> State:
     """Return a state with numeric columns; their number only grows, and their order stays."""
     old, n = len(s.numeric), len(numeric)
     if n == old:
-        return s
+        return s._replace(numeric=numeric)
     numbers = extended(s.numbers, (s.numbers.shape[0], n))
     numbers[_JOINED, old:] = s.scalars[SAMPLES]
     return s._replace(

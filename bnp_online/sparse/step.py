@@ -174,6 +174,7 @@ def front(
 @jit
 def combine(
     dense: NDArray[np.float64],
+    given: NDArray[np.float64],
     out: NDArray[np.float64],
     config: NDArray[np.int64],
     scalars: NDArray[np.float64],
@@ -255,7 +256,7 @@ def combine(
         z,
         order,
     )
-    combination.combine(s, dense)
+    combination.combine(s, dense, given)
     for c in range(outputs_of(s)):
         out[c] = s.outputs[MIXED, c]
 
@@ -533,7 +534,7 @@ def _learn_numbers(s: State) -> None:
 
 
 @jit_inline
-def _mixed_bits(a: int, b: int) -> np.uint64:
+def _mixed_bits(a: int | np.uint64, b: int | np.uint64) -> np.uint64:
     x = np.uint64(a) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(b) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -625,7 +626,7 @@ def _free_row(s: State, now: int, turn: int) -> int:
         return rows
     oldest = -1
     for i in range(CANDIDATES):
-        row = np.int64(draw(s.config[SEED], now, turn * CANDIDATES + i, rows))
+        row = int(np.int64(draw(s.config[SEED], now, turn * CANDIDATES + i, rows)))
         if s.last[row] >= now or s.column[row] >= 0:
             continue
         if oldest < 0 or s.last[row] < s.last[oldest] or (s.last[row] == s.last[oldest] and row < oldest):
