@@ -26,7 +26,7 @@ from .frames import rows_of, values_of
 from .intervals import Intervals, split
 from .late_labels import aligned, check_given
 from .parameters import EARLIER, Parameters
-from .sparse import GROUPS, PREFIX, ROUTED, Growth, Items, SparseStage, growth
+from .sparse import GROUPS, PREFIX, ROUTED, TAILS_EVERY, Growth, Items, SparseStage, growth, heavy_tails
 from .values import (
     Array,
     ExpertPredictions,
@@ -381,7 +381,7 @@ class OnlineLearner(Parameters):
         done, _ = self._learn_rows(row[None], self._target_of_one, weight)
         if done == 0:
             raise NonFiniteStateError(_REFUSED)
-        self._step += 1
+        self._learned(1)
 
     def _learn_rows(
         self,
@@ -487,7 +487,8 @@ class OnlineLearner(Parameters):
     def _known_targets(self, samples: Sequence[Sample], start: int) -> list[float]:
         """Return the targets of the samples before the first one that needs a new column or output."""
         targets: list[float] = []
-        for features, target, *_ in itertools.islice(samples, start, None):
+        most = TAILS_EVERY - self._step % TAILS_EVERY if self._staged else len(samples)
+        for features, target, *_ in itertools.islice(samples, start, start + most):
             code = self._targets.code(target)
             if code is None or (isinstance(features, Features) and any(self._growth(features))):
                 break
@@ -509,6 +510,21 @@ class OnlineLearner(Parameters):
             is_open=stage is not None,
             more_classes=more_classes,
         )
+
+    def _learned(self, count: int) -> None:
+        """Record that samples were learned; every 200th adds the columns that heavy tails need."""
+        self._step += count
+        if count and self._staged and self._step % TAILS_EVERY == 0:
+            new = heavy_tails(self._features, *self._engine.clipped())
+            if new:
+                index = self._features.copy()
+                index.add(new)
+                self._engine.grow([*map(name_of, new)], 0)
+                if self._intervals is not None:
+                    self._intervals.grow(len(new))
+                if self._stage is not None:
+                    self._stage.adopt(self._stage.laid_out(index.columns, {}), {})
+                self._features = index
 
     def _learn_staged(self, sample: Sample, *, predict: bool) -> Prediction | NonFiniteStateError:
         """Learn a sample with the sparse stage, which it may open; a refusal undoes all changes."""
@@ -562,7 +578,7 @@ class OnlineLearner(Parameters):
         if predict and self._step and not (more or any(grown)):
             prediction = self._targets.read(combined[None])[0]
         self._stage, self._features, self._targets = stage, index, targets
-        self._step += 1
+        self._learned(1)
         return prediction
 
     def _new_stage(self) -> SparseStage:
@@ -610,7 +626,7 @@ class OnlineLearner(Parameters):
             known = values[0] if len(values) else _UNKNOWN if outputs is None else outputs
             self._intervals.learn(row.reshape(1, -1), target, known, weight)
         self._features, self._targets = index, targets
-        self._step += 1
+        self._learned(1)
         self._count_ignored([sample])
         return prediction
 
@@ -631,7 +647,7 @@ class OnlineLearner(Parameters):
         )
         outcomes: list[Prediction | NonFiniteStateError] = []
         outcomes += self._targets.read(values[:done]) if predict else [NOTHING] * done
-        self._step += done
+        self._learned(done)
         self._count_ignored(run[:done])
         if done < len(run):
             outcomes.append(NonFiniteStateError(_REFUSED))

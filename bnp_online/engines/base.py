@@ -267,6 +267,13 @@ class Engine(ABC):
         """Append inputs (by name) and outputs; no existing output changes."""
 
     @abstractmethod
+    def clipped(self) -> tuple[Vector, Vector]:
+        """Return the numbers of values of each input, and of those that were clipped when standardized.
+
+        Only a learner that bounds values counts them.
+        """
+
+    @abstractmethod
     def snapshot(self) -> Any:
         """Return what `restore` needs to undo growth; valid until a row is learned."""
 

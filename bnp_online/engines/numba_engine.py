@@ -27,6 +27,7 @@ from .numba_buffers import (
     BOUNDED_VALUES,
     CAPACITY,
     CLASSES,
+    CLIPPED,
     COEFFICIENTS,
     ENTRY_PRIOR,
     ENTRY_WEIGHT,
@@ -73,7 +74,7 @@ _ACTIVATIONS = {"relu": RELU, "tanh": TANH, "gelu": GELU}
 _STEP_SCALES = {"norm": NORM, "paper": PAPER, "none": NONE}
 _MOMENTS = ("inputs.", "target.", "moments.")
 #: Rows of the bounds of values, by their names in the state.
-_BOUNDS = {"values": VALUES, "largest": LARGEST, "joined": JOINED}
+_BOUNDS = {"values": VALUES, "largest": LARGEST, "joined": JOINED, "clipped": CLIPPED}
 #: Bytes of a cache line.
 _LINE = 64
 _NO_PREDICTIONS, _NOTHING_GIVEN = np.zeros((0, 0)), np.zeros((0, 0, 0))
@@ -229,6 +230,10 @@ class NumbaEngine(Engine):
         memory = _aligned((len(old.memory_x), n + len(inputs), BLOCK), self._real)
         memory[:, :n] = old.memory_x
         self._buffers = new._replace(memory_x=memory, memory_y=old.memory_y, distances=old.distances)
+
+    def clipped(self) -> tuple[Vector, Vector]:
+        """Return the numbers of values of each input, and of those that were clipped."""
+        return self._buffers.inputs[VALUES].copy(), self._buffers.inputs[CLIPPED].copy()
 
     def snapshot(self) -> Any:
         """Return what `restore` needs to undo growth; valid until a row is learned."""

@@ -30,7 +30,7 @@ _BY_INPUT = (
     "linear.head.weight",
     "memory.x",
     "neighbours.metric",
-    *(f"bounds.inputs.{name}" for name in ("first", "values", "largest", "joined")),
+    *(f"bounds.inputs.{name}" for name in ("first", "values", "largest", "joined", "clipped")),
 )
 #: Tensors that only a learned row changes: a snapshot leaves them out.
 _REPLAY_BUFFER = ("memory_x", "memory_y")
@@ -165,6 +165,14 @@ class TorchEngine(Engine):
             for name, bias in step.named().items():
                 if name in _HEAD_BIAS:
                     bias[:, c : c + outputs] = bias[:, :c].amin(dim=1, keepdim=True)
+
+    def clipped(self) -> tuple[Vector, Vector]:
+        """Return the numbers of values of each input, and of those that were clipped."""
+        named = self._named()
+        values, clipped = (
+            named[f"bounds.inputs.{name}"].cpu().numpy().copy() for name in ("values", "clipped")
+        )
+        return values, clipped
 
     def snapshot(self) -> Any:
         """Return what `restore` needs to undo growth; valid until a row is learned."""

@@ -168,6 +168,9 @@ class RowStep:
         if self._bounds is not None and counted.bounded is not None:
             after = self._columns(counted.inputs[0, :, 0], counted.target[0])
             self._bounds.admit(counted.bounded, self._moments()[0], after, learned)
+            if self._spec.standardize:
+                clipped = (sample.z[1].view(-1).abs() >= INPUT_CLIP) & ~sample.missing
+                self._bounds.count_clipped(clipped, learned)
         write(self.inputs, counted.inputs, learned)
         if self._regression:
             write(self.target, counted.target, learned)

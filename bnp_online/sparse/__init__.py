@@ -5,8 +5,19 @@ linear members on the values and on pairs of them. See ``DESIGN.md``. Public nam
 `growth`, which decides when the stage opens. It imports the kernels of `bnp_online.engines`, never an engine.
 """
 
-from .columns import ROUTED, Growth, growth
+from .columns import ROUTED, Growth, growth, heavy_tails
+from .constants import TAILS_EVERY
 from .saving import PREFIX
 from .stage import GROUPS, Items, SparseStage
 
-__all__ = ["GROUPS", "PREFIX", "ROUTED", "Growth", "Items", "SparseStage", "growth"]
+__all__ = [
+    "GROUPS",
+    "PREFIX",
+    "ROUTED",
+    "TAILS_EVERY",
+    "Growth",
+    "Items",
+    "SparseStage",
+    "growth",
+    "heavy_tails",
+]

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from ..encoding import FeatureIndex, order_of
-from ..values import Column, Derived, Features
+from ..values import Column, Derived, Features, Vector
 from .constants import (
     DENSE_COLUMNS,
     MOST_EVIDENCE,
     MOST_ONE_HOT,
     MOST_ONE_HOT_COLUMNS,
     RARE,
+    TAILS_EVERY,
+    TAILS_SHARE,
     TEXT_PRIORS,
 )
 from .state import CLOSED, OPEN, TEXT
@@ -116,3 +120,23 @@ def _outgrown(index: FeatureIndex, new: Iterable[Column]) -> set[str]:
     if len(values) + sum(map(len, index.one_hot.values())) > MOST_ONE_HOT_COLUMNS and values:
         return {*values, *index.one_hot}
     return {name for name in values if len(index.one_hot.get(name, ())) >= MOST_ONE_HOT}
+
+
+def heavy_tails(index: FeatureIndex, values: Vector, clipped: Vector) -> list[Column]:
+    """Return the columns of logarithms that numbers with heavy tails need.
+
+    Parameters
+    ----------
+    index : FeatureIndex
+        Dense columns.
+    values, clipped : float64 (columns,)
+        Numbers of values of each column, and of those that were clipped when standardized.
+    """
+    heavy = (values >= TAILS_EVERY) & (clipped > TAILS_SHARE * values)
+    wanted = [
+        Derived(LOG, column, 0, 0)
+        for i in np.flatnonzero(heavy)
+        if isinstance(column := index.columns[i], str)
+    ]
+    new: list[Column] = [each for each in wanted if each not in index.positions]
+    return new[: index.max_features - len(index.columns)]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..engines.numba_buffers import JOINED
 from ..errors import StateError
 from ..mixture import STACK_TRACE
 from ..values import Column, Derived, Vector
@@ -44,8 +45,6 @@ _PREFIX = "sparse."
 #: Number of groups of linear members.
 GROUPS = 2
 _NOTHING_GIVEN = np.zeros((0, 0))
-#: Row of `State.numbers` with the number of samples before the first value.
-_JOINED = 8
 #: Scalars that are working space, or that the arrays determine.
 _DERIVED_SCALARS = (ROWS, CLASSES, TEXT_END, TEXT_WASTE)
 
@@ -335,7 +334,7 @@ def _with_numbers(s: State, numeric: NDArray[np.int64]) -> State:
     if n == old:
         return s._replace(numeric=numeric)
     numbers = extended(s.numbers, (s.numbers.shape[0], n))
-    numbers[_JOINED, old:] = s.scalars[SAMPLES]
+    numbers[JOINED, old:] = s.scalars[SAMPLES]
     return s._replace(
         numbers=numbers,
         numeric=numeric,

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engines.numba_buffers import FIRST
+from ..mixture import FIRST_VALUES
 from .constants import FIRST_PAIRS, MOST_PAIRS, RATES
 
 Reals = NDArray[Any]  # float32, or float64 for tests of exactness
@@ -43,7 +45,7 @@ WEIGHT, LOSS = range(2)
 # Rows of `State.stack`; the inverse follows.
 COEFFICIENTS, GRADIENT, DIRECTION, INVERSE = range(4)
 #: Rows of `State.numbers` and `State.target` (`engines.numba_buffers`).
-BOUND_ROWS = 29
+BOUND_ROWS = FIRST + FIRST_VALUES
 
 
 class State(NamedTuple):
@@ -70,9 +72,9 @@ class State(NamedTuple):
     bias, bias_scales, number_weights, number_scales, shares
         Of each group: biases (2, R, C) and their accumulator, weights of numbers (2, R, C, n) and their
         accumulators (2, n), weights of the members in the group's hedge (2, R); float64.
-    numbers, numeric : float64 (29, n), int64 (n,)
+    numbers, numeric : float64 (30, n), int64 (n,)
         Moments and bounds of the numbers (`engines.numba_buffers.Buffers.inputs`); their columns.
-    totals, target : float64 (C,), (29, 1)
+    totals, target : float64 (C,), (30, 1)
         Weight of the samples of each class; moments and bounds of the target.
     kinds, slot, places : int32 (fields,), (fields,), (slots, 2, C + 1)
         Kind of each field; its slot of evidence columns, or −1; positions of the columns by slot, set and
