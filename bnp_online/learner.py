@@ -29,6 +29,7 @@ from .parameters import EARLIER, Parameters
 from .sparse import GROUPS, PREFIX, ROUTED, TAILS_EVERY, Growth, Items, SparseStage, growth, heavy_tails
 from .values import (
     Array,
+    Derived,
     ExpertPredictions,
     Features,
     Label,
@@ -519,7 +520,7 @@ class OnlineLearner(Parameters):
             if new:
                 index = self._features.copy()
                 index.add(new)
-                self._engine.grow([*map(name_of, new)], 0)
+                self._engine.grow([*map(name_of, new)], 0, unknown=True)
                 if self._intervals is not None:
                     self._intervals.grow(len(new))
                 if self._stage is not None:
@@ -553,7 +554,8 @@ class OnlineLearner(Parameters):
         given = None if sample.given is None else self._aligned([sample.given], targets)
         before = engine.snapshot() if more or grown.columns else None
         try:
-            engine.grow([*map(name_of, grown.columns)], int(more))
+            scaled = sum(isinstance(column, Derived) for column in grown.columns)
+            engine.grow([*map(name_of, grown.columns)], int(more), scaled=scaled)
             earlier = None if given is None else given[:, : self._judged]
             learned, dense = engine.learn(row[None], target, weight, predict=True, given=earlier)
         finally:

@@ -19,7 +19,7 @@ from ..mixture import ETAS, FIRST_VALUES, STACK_TRACE
 from ..network import entry_start, mlp_start
 from ..values import Vector
 from . import numba_step
-from .base import NOT_FINITE, Engine, LearnerSpec
+from .base import INPUT_CLIP, NOT_FINITE, Engine, LearnerSpec
 from .numba_bins import BINS
 from .numba_buffers import (
     ACTIVATION,
@@ -202,7 +202,7 @@ class NumbaEngine(Engine):
             return 0.0
         return float(self._buffers.hedge[WEIGHT, -1]) if self._used else 0.5
 
-    def grow(self, inputs: Sequence[str], outputs: int) -> None:
+    def grow(self, inputs: Sequence[str], outputs: int, *, scaled: int = 0, unknown: bool = False) -> None:
         """Append inputs (by name) and outputs; no existing output changes."""
         if not inputs and not outputs:
             return
@@ -223,7 +223,10 @@ class NumbaEngine(Engine):
                     parameters[f"network.{name}"][k] = drawn.numpy()
             new.average[:] = new.params[self._averaging]
         new.entry[:, :n], new.inputs[:, :n] = old.entry, old.inputs
-        new.inputs[JOINED, n:] = old.scalars[INPUTS_WEIGHT]
+        new.inputs[JOINED, n:] = 0.0 if unknown else old.scalars[INPUTS_WEIGHT]
+        if scaled:
+            rows = [VAR, VALUES, LARGEST]
+            new.inputs[rows, new.inputs.shape[1] - scaled :] = np.array([[1.0], [FIRST_VALUES], [INPUT_CLIP]])
         for name in ("scalars", "trajectories", "hidden", "target", "hedge", "stack"):
             getattr(new, name)[:] = getattr(old, name)
         new.scalars[PREDICTED] = -1.0  # the latest prediction had other sizes

@@ -140,7 +140,7 @@ class TorchEngine(Engine):
         return 0.0 if mixture is None or not self.spec.stacks else float(mixture.experts.shares[1])
 
     @torch.no_grad()
-    def grow(self, inputs: Sequence[str], outputs: int) -> None:
+    def grow(self, inputs: Sequence[str], outputs: int, *, scaled: int = 0, unknown: bool = False) -> None:
         """Append inputs (by name) and outputs; no existing output changes."""
         if inputs and not self._grows:
             raise ConfigurationError("input_shape", "a network of fixed input shape cannot grow inputs")
@@ -153,13 +153,16 @@ class TorchEngine(Engine):
                 value[tuple(slice(size) for size in before[name].shape)] = before[name]
             if old is not None and self._runner.step.mixture is not None:
                 self._runner.step.mixture.classes.copy_(old.classes)
-        self._use(inputs, n, outputs, c)
+        self._use(inputs, n, outputs, c, unknown=unknown)
+        if scaled:
+            self._runner.step.scale_inputs(n + len(inputs) - scaled, n + len(inputs))
 
-    def _use(self, inputs: Sequence[str], n: int, outputs: int, c: int) -> None:
+    def _use(self, inputs: Sequence[str], n: int, outputs: int, c: int, *, unknown: bool = False) -> None:
         """Use spare inputs and outputs, after n inputs and c outputs in use."""
         step = self._runner.step
         if inputs:
-            step.add_inputs(inputs, n, self._inputs_weight, first=self._step == 0 and c == 0)
+            weight = 0.0 if unknown else self._inputs_weight
+            step.add_inputs(inputs, n, weight, first=self._step == 0 and c == 0)
         step.members.floor[c : c + outputs] = 0.0
         if c > 0 and outputs:
             for name, bias in step.named().items():

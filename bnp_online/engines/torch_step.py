@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from ..mixture import FIRST_VALUES
 from .base import INPUT_CLIP, TARGET_CLIP, LearnerSpec
 from .mlp_ensemble import MLPEnsemble
 from .module_member import ModuleMember
@@ -129,6 +130,13 @@ class RowStep:
             self.mixture.add_inputs(before, after)
         if self._bounds is not None:
             self._bounds.add_inputs(before, after, samples)
+
+    def scale_inputs(self, before: int, after: int) -> None:
+        """Give inputs in use the mean 0 and the variance 1."""
+        self.inputs[1, before:after] = 1.0
+        if self._bounds is not None:
+            self._bounds.values[before:after] = FIRST_VALUES
+            self._bounds.largest[before:after] = INPUT_CLIP
 
     def predict(self, row: Tensor) -> Tensor:
         """Return whether a row has a prediction, followed by the prediction: (1 + C,)."""

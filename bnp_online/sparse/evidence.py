@@ -7,19 +7,24 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engines.base import INPUT_CLIP
 from ..jit import jit, jit_inline
 from .constants import MOST_COUNT, PRIOR, TEXT_PRIORS
 from .state import (
+    AVERAGE,
     CLASSES,
     CLOSED,
     LOG_ODDS,
+    NUMBER,
     OF_PAIRS,
+    RAW,
     REFERENCE,
     REGRESSION,
     SHARE,
     SUMS,
     TARGET_WEIGHT,
     TEXT,
+    VARIANCE,
     Reals,
     State,
 )
@@ -123,3 +128,28 @@ def count(s: State, counts: Reals, y: float, weight: float) -> None:
         counts[1] += added
     else:
         counts[int(y)] += added
+
+
+@jit
+def scale_evidence(s: State, out: NDArray[np.float64]) -> None:
+    """Standardize the evidence columns by their moments before the sample."""
+    for k in range(s.evidence_at.shape[0]):
+        place = s.evidence_at[k]
+        s.evidence[RAW, k] = out[place]
+        spread = s.evidence[VARIANCE, k]
+        if not math.isnan(out[place]):
+            z = (out[place] - s.evidence[AVERAGE, k]) / math.sqrt(spread) if spread > 0.0 else 0.0
+            out[place] = min(max(z, -INPUT_CLIP), INPUT_CLIP)
+
+
+@jit
+def count_evidence(s: State) -> None:
+    """Count the sample's evidence into the moments."""
+    for k in range(s.evidence_at.shape[0]):
+        value = s.evidence[RAW, k]
+        if not math.isnan(value):
+            s.evidence[NUMBER, k] += 1.0
+            share = 1.0 / s.evidence[NUMBER, k]
+            change = value - s.evidence[AVERAGE, k]
+            s.evidence[VARIANCE, k] = (1.0 - share) * (s.evidence[VARIANCE, k] + share * change * change)
+            s.evidence[AVERAGE, k] += share * change

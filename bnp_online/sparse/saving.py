@@ -17,13 +17,16 @@ from ..mixture import FIRST_VALUES
 from .constants import LAST_PAIRS
 from .names import gather, link_all
 from .state import (
+    BOUND_ROWS,
     CLASSES,
     COEFFICIENTS,
+    EVIDENCE_ROWS,
     FRESH,
     INVERSE,
     KNOWN,
     MEMBERS,
     PAIR_NUMBER,
+    RAW,
     REGRESSION,
     ROWS,
     SAMPLES,
@@ -73,6 +76,7 @@ def _arrays(s: State) -> Iterator[tuple[str, NDArray[Any]]]:
         yield name, getattr(s, name)
     for name in ("numbers", "target"):
         yield name, _lasting(getattr(s, name))
+    yield "evidence", s.evidence[:RAW]
     yield "totals", s.totals[:outputs]
     yield "hedge", s.hedge[WEIGHT]
     yield "stack.coefficients", s.stack[COEFFICIENTS]
@@ -105,6 +109,7 @@ def restored(
     classes: int,
     fields: int,
     numbers: int,
+    evidence: int,
     real: np.dtype[Any],
 ) -> State:
     """Return the state in tensors from `named`.
@@ -115,8 +120,8 @@ def restored(
         The tensors; others than the stage's are ignored.
     regression, seed, max_values, real
         As for `untrained`.
-    classes, fields, numbers : int
-        Number of classes (1 for a regression), of fields, and of numeric columns.
+    classes, fields, numbers, evidence : int
+        Number of classes (1 for a regression), of fields, of numeric columns and of evidence columns.
 
     Raises
     ------
@@ -125,7 +130,7 @@ def restored(
     """
     values = {n.removeprefix(PREFIX): t.numpy() for n, t in tensors.items() if n.startswith(PREFIX)}
     try:
-        problem = next(_problems(values, regression, max_values, classes, fields, numbers), None)
+        problem = next(_problems(values, regression, max_values, classes, fields, (numbers, evidence)), None)
         if problem is not None:
             raise StateError(f"the state of the sparse stage is damaged: {problem}")
         return _filled(values, untrained(regression, seed, max_values, real), classes)
@@ -134,8 +139,14 @@ def restored(
 
 
 def _problems(
-    v: Mapping[str, NDArray[Any]], regression: bool, max_values: int, classes: int, fields: int, numbers: int
+    v: Mapping[str, NDArray[Any]],
+    regression: bool,
+    max_values: int,
+    classes: int,
+    fields: int,
+    columns: tuple[int, int],
 ) -> Iterator[str]:
+    numbers, evidence = columns
     expected = {"scalars", "names", "pairs.size", "pairs.rows", "numbers", "target"}
     for name, array in v.items():
         if array.dtype.kind == "f" and not (np.isfinite(array) | (name == "scalars")).all():
@@ -158,6 +169,9 @@ def _problems(
         "number_weights": (2, MEMBERS, classes, numbers),
         "number_scales": (2, numbers),
         "totals": (classes,),
+        "evidence": (RAW, evidence),
+        "numbers": (BOUND_ROWS, numbers),
+        "target": (BOUND_ROWS, 1),
     }
     for name, shape in shapes.items():
         if v[name].shape != shape:
@@ -212,6 +226,7 @@ def _filled(v: Mapping[str, NDArray[Any]], s: State, classes: int) -> State:
     made["totals"] = placed((width,), v["totals"], np.float64)
     made["outputs"] = np.zeros((len(s.outputs), width))
     made["z"] = np.zeros(numbers)
+    made["evidence"] = placed((EVIDENCE_ROWS, v["evidence"].shape[1]), v["evidence"], np.float64)
     made["numeric"] = np.zeros(numbers, np.int64)
     made["places"] = np.full((s.places.shape[0], 2, width + 1), -1, np.int32)
     made["scalars"] = v["scalars"].copy()

@@ -157,6 +157,7 @@ class SparseStage:
             classes=classes,
             fields=len(fields),
             numbers=len(_numeric(columns)),
+            evidence=sum(isinstance(each, Derived) and each.scope != LOG for each in columns),
             real=self._real,
         )
         self.adopt(self.laid_out(columns, fields), fields)
@@ -276,6 +277,9 @@ class SparseStage:
             if column.output <= width:
                 places[at][column.part, column.output] = position
         s = s._replace(kinds=np.array([*merged.values()], np.int32), slot=slot, places=np.stack(places))
+        shown = [i for i, column in enumerate(columns) if isinstance(column, Derived) and column.scope != LOG]
+        evidence = extended(s.evidence, (len(s.evidence), len(shown)))
+        s = s._replace(evidence=evidence, evidence_at=np.array(shown, np.int64))
         return _with_numbers(s, _numeric(columns))
 
     def add_class(self) -> None:

@@ -44,6 +44,9 @@ OUTPUTS = OUT_DELTA + MEMBERS + 3
 WEIGHT, LOSS = range(2)
 # Rows of `State.stack`; the inverse follows.
 COEFFICIENTS, GRADIENT, DIRECTION, INVERSE = range(4)
+# Rows of `State.evidence`.
+AVERAGE, VARIANCE, NUMBER, RAW = range(4)
+EVIDENCE_ROWS = 4
 #: Rows of `State.numbers` and `State.target` (`engines.numba_buffers`).
 BOUND_ROWS = FIRST + FIRST_VALUES
 
@@ -79,6 +82,8 @@ class State(NamedTuple):
     kinds, slot, places : int32 (fields,), (fields,), (slots, 2, C + 1)
         Kind of each field; its slot of evidence columns, or −1; positions of the columns by slot, set and
         class, −1 for none. In the place of class 0 is the column of counts.
+    evidence, evidence_at : float64 (4, k), int64 (k,)
+        Mean, variance and number of the values of each evidence column, and its latest value; its position.
     hedge, stack, outputs : float64 (2, 5), (7, 4), (OUTPUTS, C)
         Combination of the network and the groups; predictions and working space.
     rows, row_amounts, fresh, pair_rows, pair_amounts, z, order
@@ -113,6 +118,8 @@ class State(NamedTuple):
     kinds: NDArray[np.int32]
     slot: NDArray[np.int32]
     places: NDArray[np.int32]
+    evidence: NDArray[np.float64]
+    evidence_at: NDArray[np.int64]
     hedge: NDArray[np.float64]
     stack: NDArray[np.float64]
     outputs: NDArray[np.float64]
@@ -166,6 +173,8 @@ def untrained(regression: bool, seed: int, max_values: int, real: np.dtype[Any])
         kinds=np.zeros(0, np.int32),
         slot=np.zeros(0, np.int32),
         places=np.full((OF_FIELDS, 2, width + 1), -1, np.int32),
+        evidence=np.zeros((EVIDENCE_ROWS, 0)),
+        evidence_at=np.zeros(0, np.int64),
         hedge=np.zeros((2, EXPERTS + 2)),
         stack=np.zeros((INVERSE + FEATURES, FEATURES)),
         outputs=np.zeros((OUTPUTS, width)),

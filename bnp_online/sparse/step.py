@@ -24,7 +24,16 @@ from .constants import (
     NORM_SAMPLES,
     PAIR_COUNT,
 )
-from .evidence import add_evidence, add_pair_evidence, clear, count, prepare, weight_of
+from .evidence import (
+    add_evidence,
+    add_pair_evidence,
+    clear,
+    count,
+    count_evidence,
+    prepare,
+    scale_evidence,
+    weight_of,
+)
 from .linear import judge_group, outputs_of, run_group, step_group
 from .names import assign_name, before, find, unlink
 from .state import (
@@ -91,6 +100,8 @@ def front(
     kinds: NDArray[np.int32],
     slot: NDArray[np.int32],
     places: NDArray[np.int32],
+    evidence: NDArray[np.float64],
+    evidence_at: NDArray[np.int64],
     hedge: NDArray[np.float64],
     stack: NDArray[np.float64],
     outputs: NDArray[np.float64],
@@ -142,6 +153,8 @@ def front(
         kinds,
         slot,
         places,
+        evidence,
+        evidence_at,
         hedge,
         stack,
         outputs,
@@ -168,6 +181,7 @@ def front(
     pairs = int(s.scalars[PAIR_NUMBER])
     for e in range(pairs):
         add_pair_evidence(s, row, s.pair_rows[e], s.pair_amounts[e])
+    scale_evidence(s, row)
     run_group(s, PAIRS, s.pair_weights, s.pair_rows, s.pair_amounts, pairs, OFFSET)
 
 
@@ -204,6 +218,8 @@ def combine(
     kinds: NDArray[np.int32],
     slot: NDArray[np.int32],
     places: NDArray[np.int32],
+    evidence: NDArray[np.float64],
+    evidence_at: NDArray[np.int64],
     hedge: NDArray[np.float64],
     stack: NDArray[np.float64],
     outputs: NDArray[np.float64],
@@ -245,6 +261,8 @@ def combine(
         kinds,
         slot,
         places,
+        evidence,
+        evidence_at,
         hedge,
         stack,
         outputs,
@@ -298,6 +316,8 @@ def learn(
     kinds: NDArray[np.int32],
     slot: NDArray[np.int32],
     places: NDArray[np.int32],
+    evidence: NDArray[np.float64],
+    evidence_at: NDArray[np.int64],
     hedge: NDArray[np.float64],
     stack: NDArray[np.float64],
     outputs: NDArray[np.float64],
@@ -349,6 +369,8 @@ def learn(
         kinds,
         slot,
         places,
+        evidence,
+        evidence_at,
         hedge,
         stack,
         outputs,
@@ -377,6 +399,7 @@ def learn(
         _step(s, goal, weight)
         _count(s, y, weight)
     _learn_numbers(s)
+    count_evidence(s)
     s.scalars[SAMPLES] += 1.0
 
 
@@ -414,6 +437,8 @@ def rows_of(
     kinds: NDArray[np.int32],
     slot: NDArray[np.int32],
     places: NDArray[np.int32],
+    evidence: NDArray[np.float64],
+    evidence_at: NDArray[np.int64],
     hedge: NDArray[np.float64],
     stack: NDArray[np.float64],
     outputs: NDArray[np.float64],
@@ -455,6 +480,8 @@ def rows_of(
         kinds,
         slot,
         places,
+        evidence,
+        evidence_at,
         hedge,
         stack,
         outputs,
@@ -724,6 +751,8 @@ def enter(
     kinds: NDArray[np.int32],
     slot: NDArray[np.int32],
     places: NDArray[np.int32],
+    evidence: NDArray[np.float64],
+    evidence_at: NDArray[np.int64],
     hedge: NDArray[np.float64],
     stack: NDArray[np.float64],
     outputs: NDArray[np.float64],
@@ -765,6 +794,8 @@ def enter(
         kinds,
         slot,
         places,
+        evidence,
+        evidence_at,
         hedge,
         stack,
         outputs,
