@@ -513,7 +513,7 @@ class OnlineLearner(Parameters):
         )
 
     def _learned(self, count: int) -> None:
-        """Record that samples were learned; every 200th adds the columns that heavy tails need."""
+        """Record that samples were learned; every 50th adds the columns that heavy tails need."""
         self._step += count
         if count and self._staged and self._step % TAILS_EVERY == 0:
             new = heavy_tails(self._features, *self._engine.clipped())

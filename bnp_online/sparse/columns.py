@@ -15,7 +15,7 @@ from .constants import (
     MOST_ONE_HOT,
     MOST_ONE_HOT_COLUMNS,
     RARE,
-    TAILS_EVERY,
+    TAILS_FROM,
     TAILS_SHARE,
     TEXT_PRIORS,
 )
@@ -132,7 +132,7 @@ def heavy_tails(index: FeatureIndex, values: Vector, clipped: Vector) -> list[Co
     values, clipped : float64 (columns,)
         Numbers of values of each column, and of those that were clipped when standardized.
     """
-    heavy = (values >= TAILS_EVERY) & (clipped > TAILS_SHARE * values)
+    heavy = (values >= TAILS_FROM) & (clipped > TAILS_SHARE * values)
     wanted = [
         Derived(LOG, column, 0, 0)
         for i in np.flatnonzero(heavy)

@@ -34,5 +34,6 @@ CANDIDATES = 16
 MOST_AMOUNT = 10.0
 #: Least probability of the linear group as the offset of the pairs.
 LEAST_OFFSET = 1e-6
-#: Samples between two searches for numbers with heavy tails; share of clipped values beyond which one has them.
-TAILS_EVERY, TAILS_SHARE = 200, 0.01
+#: Samples between two searches for numbers with heavy tails; least number of values, and share of clipped
+#: values beyond which a number has them.
+TAILS_EVERY, TAILS_FROM, TAILS_SHARE = 50, 200, 0.01

@@ -280,7 +280,8 @@ class SparseStage:
         shown = [i for i, column in enumerate(columns) if isinstance(column, Derived) and column.scope != LOG]
         evidence = extended(s.evidence, (len(s.evidence), len(shown)))
         s = s._replace(evidence=evidence, evidence_at=np.array(shown, np.int64))
-        return _with_numbers(s, _numeric(columns))
+        numeric = _numeric(columns)
+        return _with_numbers(s, numeric, [isinstance(columns[i], str) for i in numeric])
 
     def add_class(self) -> None:
         """Append a class."""
@@ -332,13 +333,16 @@ def _numeric(columns: Sequence[Column]) -> NDArray[np.int64]:
     return np.array(found, np.int64)
 
 
-def _with_numbers(s: State, numeric: NDArray[np.int64]) -> State:
-    """Return a state with numeric columns; their number only grows, and their order stays."""
+def _with_numbers(s: State, numeric: NDArray[np.int64], counted: Sequence[bool]) -> State:
+    """Return a state with numeric columns; their number only grows, and their order stays.
+
+    Samples before a column joined count as 0 where `counted`, and as unknown values elsewhere.
+    """
     old, n = len(s.numeric), len(numeric)
     if n == old:
         return s._replace(numeric=numeric)
     numbers = extended(s.numbers, (s.numbers.shape[0], n))
-    numbers[JOINED, old:] = s.scalars[SAMPLES]
+    numbers[JOINED, old:] = s.scalars[SAMPLES] * np.array(counted[old:])
     return s._replace(
         numbers=numbers,
         numeric=numeric,
