@@ -27,8 +27,9 @@ class _Estimator(OnlineLearner, base.Estimator):
     def _get_params(self) -> dict[str, Any]:
         # River mistakes a tuple for a class with parameters, and fails on an empty one.
         parameters: dict[str, Any] = super()._get_params()
-        if not parameters["hidden"]:
-            parameters["hidden"] = []
+        for name in ("hidden", "text", "sparse"):
+            if not parameters[name]:
+                parameters[name] = []
         return parameters
 
     @abstractmethod

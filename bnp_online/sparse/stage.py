@@ -104,7 +104,7 @@ class SparseStage:
         state = untrained(regression, seed, max_values, self._real)
         np.fill_diagonal(state.stack[INVERSE:], STACK_TRACE)
         if not fresh:  # the prediction does not jump
-            state.hedge[WEIGHT, :EXPERTS] = [1.0, 0.0, 0.0]
+            state.hedge[WEIGHT] = [1.0, 0.0, 0.0, 1.0, 0.0]
         self.state = state
 
     @property
