@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+Array = Any
 RATES = (0.05, 0.2, 0.8)
 Value = tuple[str, str, float]
 
 
-def softmax(z: np.ndarray) -> np.ndarray:
+def softmax(z: Array) -> Array:
     e = np.exp(z - z.max())
     return e / e.sum()
 
@@ -25,8 +27,8 @@ def softmax(z: np.ndarray) -> np.ndarray:
 class Row:
     """A value or a pair: counts by class (regression: sum, weight), weights by rate and class, scale."""
 
-    counts: np.ndarray
-    weights: np.ndarray
+    counts: Array
+    weights: Array
     scale: float = 0.0
 
 
@@ -57,7 +59,7 @@ class Group:
         counted = 2 if self.regression else self.outputs
         return self.rows.setdefault(key, Row(np.zeros(counted), np.zeros((3, self.outputs))))
 
-    def predict(self, keys: list[tuple[object, float]], offset: np.ndarray | float = 0.0) -> None:
+    def predict(self, keys: list[tuple[Any, float]], offset: Array | float = 0.0) -> None:
         z = self.bias + offset
         for key, amount in keys:
             if key in self.rows:
@@ -65,12 +67,12 @@ class Group:
         self.members = z if self.regression else np.array([softmax(each) for each in z])
         self.mixed = self.shares @ self.members
 
-    def _errors(self, p: np.ndarray, y: float) -> np.ndarray:
+    def _errors(self, p: Array, y: float) -> Array:
         if self.regression:
             return np.clip(p - y, -5, 5)
         return p - np.eye(self.outputs)[int(y)]
 
-    def learn(self, keys: list[tuple[object, float]], y: float, w: float, samples: int, judged: bool) -> None:
+    def learn(self, keys: list[tuple[Any, float]], y: float, w: float, samples: int, judged: bool) -> None:
         if judged:
             if self.regression:
                 losses = np.minimum(abs(y - self.members[:, 0]) / max(self.error, 1e-9), 9.21)
@@ -95,7 +97,7 @@ class Group:
             for r in range(3):
                 row.weights[r] -= steps[r] * amount / math.sqrt(0.1 + row.scale)
 
-    def count(self, keys: list[tuple[object, float]], y: float, w: float, reference: float) -> None:
+    def count(self, keys: list[tuple[Any, float]], y: float, w: float, reference: float) -> None:
         added = min(w, 1000.0)
         for key, _ in keys:
             row = self.row(key)
@@ -127,7 +129,7 @@ class ReferenceStage:
     def _total(self, row: Row) -> float:
         return float(row.counts[1] if self.regression else row.counts.sum())
 
-    def _evidence(self, row: Row, amount: float, a: float) -> np.ndarray:
+    def _evidence(self, row: Row, amount: float, a: float) -> Array:
         """Return the evidence of a row for each class but the first, or the deviation from the mean."""
         if self._total(row) == 0.0 or (not self.regression and len(self.totals) == 1):
             return np.zeros(max(len(self.totals) - 1, 1))
