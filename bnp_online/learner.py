@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import operator
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -47,6 +48,10 @@ NOTHING = Prediction(None, {})
 
 _REFUSED = "the step would make the state non-finite: use a smaller lr"
 _ONE = np.ones(1)
+#: Types of which an object never changes.
+_IMMUTABLE = frozenset({bool, int, float, str, type(None)})
+_NO_FRONT: tuple[int, Any, Any, Any] = (-1, None, None, None)
+_NO_CHECK: tuple[tuple[Any, ...], tuple[Any, ...], Any] = (("",), (object(),), None)
 #: Prediction of an untrained regression, for the intervals.
 _UNKNOWN = np.full(1, np.nan)
 
@@ -107,6 +112,7 @@ class OnlineLearner(Parameters):
         self._shape = spec.input_shape
         self._step = 0
         self._stage: SparseStage | None = None
+        self._latest_check, self._latest_front = _NO_CHECK, _NO_FRONT
         self._staged = self.learner >= 2 and self._shape is None and self.network == "mlp"
         self._features = FeatureIndex(self.max_features)
         self._features.rules = self._rules()
@@ -214,8 +220,21 @@ class OnlineLearner(Parameters):
         if isinstance(x, Features | Array):
             return x
         if self.input_shape is None:
-            return self._features.check(x)
+            return self._features.check(x) if self._stage is None else self._check_again(x)
         return check_array(x, tuple(self.input_shape))
+
+    def _check_again(self, x: object) -> Features:
+        """Validate a sample, at once if it has the immutable values of the latest one."""
+        names, values, features = self._latest_check
+        if type(x) is dict and len(x) == len(names):
+            found = map(x.get, names, itertools.repeat(_REFUSED))
+            if all(map(operator.is_, found, values)):
+                latest: Features = features
+                return latest
+        features = self._features.check(x)
+        if type(x) is dict and _IMMUTABLE.issuperset(map(type, x.values())):
+            self._latest_check = tuple(x), tuple(x.values()), features
+        return features
 
     def read_features(self, x: object) -> Features | Array:
         """Validate an ``x``, as `check_features`, in less time for a plain sample without new features."""
@@ -312,10 +331,7 @@ class OnlineLearner(Parameters):
     def _row_of(self, x: object) -> Vector:
         """Return the raw input of any sample."""
         if self._stage is not None:
-            features = self._features_of(x)
-            vector = self._features.vector(features)
-            self._stage.front(self._items(features, self._stage, self._features), vector, features.missing)
-            return vector
+            return self._front_of(self._features_of(x), self._stage)[1]
         row = self._row(x)
         return self._vector(self.check_features(x)) if row is None else row
 
@@ -325,6 +341,18 @@ class OnlineLearner(Parameters):
         if self._stage is not None:
             return None
         return self._features.row(x) if shape is None else read_array(x, shape)
+
+    def _front_of(self, features: Features, stage: SparseStage) -> tuple[Items, Vector]:
+        """Return what the stage reads of a sample, and the raw input with the evidence.
+
+        A sample that is predicted is often learned next: the stage then has its predictions.
+        """
+        step, latest, items, row = self._latest_front
+        if latest is not features or step != self._step:
+            items, row = self._items(features, stage, self._features), self._features.vector(features)
+            stage.front(items, row, features.missing)
+            self._latest_front = self._step, features, items, row
+        return items, row
 
     def _features_of(self, x: object) -> Features:
         """Return a sample as features by name; one that was read as a row had known values alone."""
@@ -341,12 +369,18 @@ class OnlineLearner(Parameters):
         """Return the values of a sample that the stage reads; `new` has the fields that the sample adds."""
         routed = ROUTED in stage.fields or ROUTED in new
         positions = index.positions
-        values = [
-            ((ROUTED, column) if isinstance(column, str) else (column[0], column[1]), amount)
-            for column, amount in features.values.items()
-            if not isinstance(column, str) or (routed and column not in positions)
-        ]
-        return stage.items(values, [name for name in new if name not in stage.fields])
+        names, texts, amounts = list[str](), list[str](), list[float]()
+        for column, amount in features.values.items():
+            if type(column) is tuple:
+                name, text = column[0], column[1]
+            elif routed and column not in positions:
+                name, text = ROUTED, str(column)
+            else:
+                continue
+            names.append(name)
+            texts.append(text)
+            amounts.append(amount)
+        return stage.items(names, texts, amounts, [name for name in new if name not in stage.fields])
 
     def learn_one(self, x: Any, y: Any, w: float = 1.0, *, given: ExpertPredictions | None = None) -> None:
         """Learn one sample.
@@ -542,10 +576,14 @@ class OnlineLearner(Parameters):
         if grown.columns:
             index = index.copy()
             index.add(grown.columns)
-        items = self._items(features, stage, index, grown.fields)
-        state = stage.laid_out(index.columns, grown.fields) if any(grown) else stage.state
-        row = index.vector(features)
-        state = stage.front(items, row, features.missing, state)
+        if self._stage is not None and not any(grown):
+            items, row = self._front_of(features, stage)
+            state = stage.state
+        else:
+            items, row = self._items(features, stage, index, grown.fields), index.vector(features)
+            state = stage.laid_out(index.columns, grown.fields)
+            state = stage.front(items, row, features.missing, state)
+            self._latest_front = _NO_FRONT
         if more:
             targets = targets.copy()
             targets.add(sample.target)
@@ -571,6 +609,7 @@ class OnlineLearner(Parameters):
         if more and classifies:
             stage.add_class()
             stage.front(items, row.copy(), features.missing)
+            self._latest_front = _NO_FRONT
         combined = stage.combine(dense[0], *([] if given is None else [given[0, self._judged :]]))
         stage.learn(items, float(target[0]), sample.weight, judged=known)
         stage.enter_columns(grown.columns if self._stage else index.columns, index.positions)
@@ -805,6 +844,7 @@ class OnlineLearner(Parameters):
         self._engine.load_state_dict(tensors)
         self._intervals = intervals
         self._stage = stage
+        self._latest_check, self._latest_front = _NO_CHECK, _NO_FRONT
         self._step = step
         self._features = features
 

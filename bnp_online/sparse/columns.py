@@ -85,6 +85,8 @@ def growth(
     is_open, more_classes : bool
         Whether the stage is open; whether the sample has a new class.
     """
+    if is_open and not more_classes and _settled(index, fields, features):
+        return _NO_GROWTH
     dense, routed = list[Column](), False
     texts = [name for name in features.texts if fields.get(name) != TEXT]
     for column in features.values.keys() - index.positions.keys():
@@ -112,6 +114,20 @@ def growth(
     derived = [each for each in evidence_columns(after.items(), classes) if each not in index.positions]
     columns = [*sorted(dense, key=order_of), *sorted(derived)]
     return Growth(columns[: index.max_features - len(index.columns)], {n: after[n] for n in sorted(changed)})
+
+
+_NO_GROWTH = Growth([], {})
+
+
+def _settled(index: FeatureIndex, fields: Mapping[str, int], features: Features) -> bool:
+    """Return whether an open stage needs no change for a sample: quickly, for most samples."""
+    positions = index.positions
+    for column in features.values:
+        if type(column) is tuple and fields.get(column[0], CLOSED) != CLOSED:
+            continue
+        if column not in positions:
+            return False
+    return all(fields.get(name) == TEXT for name in features.texts)
 
 
 def _outgrown(index: FeatureIndex, new: Iterable[Column]) -> set[str]:

@@ -38,19 +38,22 @@ def run_group(
     """
     outs, width, n = outputs_of(s), s.totals.shape[0], s.z.shape[0]
     mixed = s.outputs[OUT_LINEAR + group]
+    first = OUT_MEMBERS + group * MEMBERS
+    for r in range(MEMBERS):
+        for c in range(outs):
+            total = s.bias[group, r, c] + (s.outputs[offset, c] if offset >= 0 else 0.0)
+            for k in range(n):
+                total += s.number_weights[group, r, c, k] * s.z[k]
+            s.outputs[first + r, c] = total
+    for e in range(count):
+        row, amount = weights[rows[e]], amounts[e]
+        for r in range(MEMBERS):
+            for c in range(outs):
+                s.outputs[first + r, c] += row[r * width + c] * amount
     for c in range(outs):
         mixed[c] = 0.0
     for r in range(MEMBERS):
-        p = s.outputs[OUT_MEMBERS + group * MEMBERS + r]
-        for c in range(outs):
-            total = s.bias[group, r, c]
-            for k in range(n):
-                total += s.number_weights[group, r, c, k] * s.z[k]
-            for e in range(count):
-                total += weights[rows[e], r * width + c] * amounts[e]
-            p[c] = total
-            if offset >= 0:
-                p[c] += s.outputs[offset, c]
+        p = s.outputs[first + r]
         if not s.config[REGRESSION]:
             _softmax(p, outs)
         for c in range(outs):

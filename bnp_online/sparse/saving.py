@@ -34,6 +34,7 @@ from .state import (
     TEXT_WASTE,
     WEIGHT,
     State,
+    block,
     untrained,
 )
 
@@ -201,20 +202,18 @@ def _filled(v: Mapping[str, NDArray[Any]], s: State, classes: int) -> State:
         array[tuple(slice(n) for n in value.shape)] = value
         return array
 
-    made: dict[str, NDArray[Any]] = {
-        "counts": placed((capacity, counted), v["counts"], real),
-        "weights": placed((capacity, MEMBERS, width), v["weights"], real).reshape(capacity, -1),
-        "pair_counts": np.zeros((size, counted), real),
-        "pair_weights": np.zeros((size, MEMBERS, width), real),
-        "pair_scales": np.zeros(size, real),
-    }
-    for name in ("scales", "last", "generation", "column", "length", "field"):
-        made[name] = placed((capacity,), v[name], getattr(s, name).dtype)
+    made: dict[str, NDArray[Any]] = {}
+    counts, weights, scales = block(capacity, counted, width, real)
+    counts[:rows, : v["counts"].shape[1]], scales[:rows] = v["counts"], v["scales"]
+    weights[:rows] = placed((rows, MEMBERS, width), v["weights"], real).reshape(rows, -1)
+    made |= {"counts": counts, "weights": weights, "scales": scales}
+    counts, weights, scales = block(size, counted, width, real)
     used = v["pairs.rows"]
-    made["pair_counts"][used, : v["pairs.counts"].shape[1]] = v["pairs.counts"]
-    made["pair_weights"][used, :, :classes] = v["pairs.weights"]
-    made["pair_weights"] = made["pair_weights"].reshape(size, -1)
-    made["pair_scales"][used] = v["pairs.scales"]
+    counts[used, : v["pairs.counts"].shape[1]], scales[used] = v["pairs.counts"], v["pairs.scales"]
+    weights[used] = placed((len(used), MEMBERS, width), v["pairs.weights"], real).reshape(len(used), -1)
+    made |= {"pair_counts": counts, "pair_weights": weights, "pair_scales": scales}
+    for name in ("last", "generation", "column", "length", "field"):
+        made[name] = placed((capacity,), v[name], getattr(s, name).dtype)
     made["start"] = placed((capacity,), np.cumsum(v["length"], dtype=np.int64) - v["length"], np.int64)
     made["names"] = placed((max(len(v["names"]), 64),), v["names"], np.uint8)
     made["slots"] = np.full(1 << max(3 * rows - 1, 127).bit_length(), -1, np.int32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from .state import (
     INVERSE,
     MEMBERS,
     OF_PAIRS,
+    OF_ROWS,
     OPEN,
     RECYCLED,
     ROWS,
@@ -37,6 +39,7 @@ from .state import (
     TOUCHED,
     WEIGHT,
     State,
+    block,
     extended,
     untrained,
 )
@@ -167,20 +170,29 @@ class SparseStage:
         counts = np.bincount(self.state.field[: self.values], minlength=len(self.fields))
         return dict(zip(self.fields, counts.tolist(), strict=True))
 
-    def items(self, values: Iterable[tuple[tuple[str, str], float]], new: Sequence[str] = ()) -> Items:
-        """Return values by field and name in arrays; `new` has the fields that a sample adds."""
+    def items(
+        self, fields: Sequence[str], names: Sequence[str], amounts: Sequence[float], new: Sequence[str] = ()
+    ) -> Items:
+        """Return values, by field and name with their amounts, in arrays.
+
+        `new` has the fields that a sample adds.
+        """
         ids = self._ids
         if new:
             ids = {**ids, **{name: len(ids) + i for i, name in enumerate(new)}}
         unknown = len(ids)
-        texts, fields, amounts = list[bytes](), list[int](), list[float]()
-        for (field, value), amount in values:
-            texts.append(value.encode("utf-8", "surrogatepass"))
-            fields.append(ids.get(field, unknown))
-            amounts.append(amount)
-        ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
-        text = np.frombuffer(b"".join(texts) or b"\0", np.uint8)
-        return Items(text, ends, np.array(fields, np.int64), np.array(amounts, np.float64))
+        joined = "".join(names)
+        if joined.isascii():
+            text, lengths = joined.encode(), [*map(len, names)]
+        else:
+            encoded = [name.encode("utf-8", "surrogatepass") for name in names]
+            text, lengths = b"".join(encoded), [*map(len, encoded)]
+        return Items(
+            np.frombuffer(text or b"\0", np.uint8),
+            np.array([*itertools.accumulate(lengths)], np.int64),
+            np.array([ids.get(field, unknown) for field in fields], np.int64),
+            np.array(amounts, np.float64),
+        )
 
     def front(
         self, items: Items, row: Vector, missing: Iterable[str] = (), state: State | None = None
@@ -206,6 +218,8 @@ class SparseStage:
             rows=extended(s.rows, (size,)),
             row_amounts=extended(s.row_amounts, (size,)),
             fresh=extended(s.fresh, (size,)),
+            keys=np.zeros(size, np.uint64),
+            key_amounts=np.zeros(size),
         )
 
     def combine(self, dense: Vector, given: Vector = _NOTHING_GIVEN) -> Vector:
@@ -240,7 +254,8 @@ class SparseStage:
         """Record the positions of one-hot columns in the rows of their values."""
         values = [(column[0], column[1]) for column in columns if not isinstance(column, str | Derived)]
         if values:
-            items = self.items((value, 1.0) for value in values)
+            fields, found_names = zip(*values, strict=True)
+            items = self.items(fields, found_names, [1.0] * len(values))
             self._reserve(len(items.ends), len(items.text))
             found = np.array([positions[value] for value in values], np.int64)
             step.enter(items.text, items.ends, items.fields, found, *self.state)
@@ -300,10 +315,9 @@ class SparseStage:
         s, rows = self.state, self.values
         need = min(rows + values, self.max_values)
         if need > len(s.scales):
-            capacity = 2 * need
-            s = s._replace(
-                **{name: extended(a, (capacity, *a.shape[1:])) for name in BY_ROW for a in [getattr(s, name)]}
-            )
+            capacity, width = 2 * need, s.totals.shape[0]
+            arrays = {name: extended(getattr(s, name), (capacity,)) for name in BY_ROW}
+            s = s._replace(**arrays, **_moved(s, OF_ROWS, capacity, width))
         if 2 * need > len(s.slots):
             s = s._replace(slots=np.full(1 << (3 * need - 1).bit_length(), -1, np.int32))
             names.link_all(s)
@@ -320,7 +334,11 @@ class SparseStage:
         """Double the table of pairs: each row is copied to both rows that its pairs may have then."""
         s = self.state
         if len(s.pair_scales) < LAST_PAIRS:
-            self.state = s._replace(**{name: np.concatenate([getattr(s, name)] * 2) for name in BY_PAIR})
+            size, width = len(s.pair_scales), s.totals.shape[0]
+            doubled = _moved(s, BY_PAIR, 2 * size, width)
+            for array in doubled.values():
+                array[size:] = array[:size]
+            self.state = s._replace(**doubled)
 
 
 def _numeric(columns: Sequence[Column]) -> NDArray[np.int64]:
@@ -354,23 +372,28 @@ def _with_numbers(s: State, numeric: NDArray[np.int64], counted: Sequence[bool])
 
 def _widened(s: State, width: int) -> State:
     """Return a state with room for more classes."""
-    old = s.totals.shape[0]
-
-    def by_class(weights: NDArray[Any]) -> NDArray[Any]:
-        apart = weights.reshape(len(weights), MEMBERS, old)
-        return extended(apart, (len(weights), MEMBERS, width)).reshape(len(weights), MEMBERS * width)
-
     return s._replace(
-        counts=extended(s.counts, (len(s.counts), width)),
-        pair_counts=extended(s.pair_counts, (len(s.pair_counts), width)),
-        weights=by_class(s.weights),
-        pair_weights=by_class(s.pair_weights),
+        **_moved(s, OF_ROWS, len(s.scales), width),
+        **_moved(s, BY_PAIR, len(s.pair_scales), width),
         bias=extended(s.bias, (2, MEMBERS, width)),
         number_weights=extended(s.number_weights, (2, MEMBERS, width, s.number_weights.shape[3])),
         totals=extended(s.totals, (width,)),
         outputs=extended(s.outputs, (len(s.outputs), width)),
         places=_with_classes(s.places, width),
     )
+
+
+def _moved(s: State, names: Sequence[str], rows: int, width: int) -> dict[str, Any]:
+    """Return counts, weights and scales in a larger block, by name."""
+    old = [getattr(s, name) for name in names]
+    counted = old[0].shape[1] if width == s.totals.shape[0] else width
+    counts, weights, scales = block(rows, counted, width, old[0].dtype)
+    size, outputs = len(old[0]), s.totals.shape[0]
+    counts[:size, : old[0].shape[1]], scales[:size] = old[0], old[2]
+    apart, before = weights[:size].reshape(size, MEMBERS, width), old[1].reshape(size, MEMBERS, outputs)
+    apart[:, :, :outputs] = before
+    weights[:size] = apart.reshape(size, -1)
+    return dict(zip(names, (counts, weights, scales), strict=True))
 
 
 def _with_classes(places: NDArray[np.int32], width: int) -> NDArray[np.int32]:

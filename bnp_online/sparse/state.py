@@ -86,7 +86,7 @@ class State(NamedTuple):
         Mean, variance and number of the values of each evidence column, and its latest value; its position.
     hedge, stack, outputs : float64 (2, 5), (7, 4), (OUTPUTS, C)
         Combination of the network and the groups; predictions and working space.
-    rows, row_amounts, fresh, pair_rows, pair_amounts, z, order
+    rows, row_amounts, fresh, keys, key_amounts, pair_rows, pair_amounts, z, order
         Working space: the sample's known rows, amounts, unknown names, pairs, standardized numbers.
     """
 
@@ -126,15 +126,17 @@ class State(NamedTuple):
     rows: NDArray[np.int64]
     row_amounts: NDArray[np.float64]
     fresh: NDArray[np.int64]
+    keys: NDArray[np.uint64]
+    key_amounts: NDArray[np.float64]
     pair_rows: NDArray[np.int64]
     pair_amounts: NDArray[np.float64]
     z: NDArray[np.float64]
     order: NDArray[np.float64]
 
 
-#: Arrays with a row for each value, and for each pair.
-BY_ROW = ("counts", "weights", "scales", "last", "generation", "column", "start", "length", "field")
-BY_PAIR = ("pair_counts", "pair_weights", "pair_scales")
+#: Arrays with a row for each value; arrays of a `block`, of values and of pairs.
+BY_ROW = ("last", "generation", "column", "start", "length", "field")
+OF_ROWS, BY_PAIR = ("counts", "weights", "scales"), ("pair_counts", "pair_weights", "pair_scales")
 
 
 def untrained(regression: bool, seed: int, max_values: int, real: np.dtype[Any]) -> State:
@@ -144,12 +146,14 @@ def untrained(regression: bool, seed: int, max_values: int, real: np.dtype[Any])
     scalars = np.zeros(SCALARS)
     scalars[[NORM, PAIR_NORM, GROUP_ERROR, PAIR_ERROR, ERROR_SCALE]] = 1.0
     scalars[[TARGET_LOW, TARGET_HIGH]] = np.inf, -np.inf
+    counts, weights, scales = block(rows, classes, width, real)
+    pair_counts, pair_weights, pair_scales = block(first, classes, width, real)
     state = State(
         config=np.array([regression, seed, max_values]),
         scalars=scalars,
-        counts=np.zeros((rows, classes), real),
-        weights=np.zeros((rows, r * width), real),
-        scales=np.zeros(rows, real),
+        counts=counts,
+        weights=weights,
+        scales=scales,
         last=np.zeros(rows, np.int64),
         generation=np.zeros(rows, np.int32),
         column=np.zeros(rows, np.int32),
@@ -158,9 +162,9 @@ def untrained(regression: bool, seed: int, max_values: int, real: np.dtype[Any])
         length=np.zeros(rows, np.int32),
         field=np.zeros(rows, np.int32),
         slots=np.full(2 * rows, -1, np.int32),
-        pair_counts=np.zeros((first, classes), real),
-        pair_weights=np.zeros((first, r * width), real),
-        pair_scales=np.zeros(first, real),
+        pair_counts=pair_counts,
+        pair_weights=pair_weights,
+        pair_scales=pair_scales,
         bias=np.zeros((2, r, width)),
         bias_scales=np.zeros(2),
         number_weights=np.zeros((2, r, width, 0)),
@@ -181,6 +185,8 @@ def untrained(regression: bool, seed: int, max_values: int, real: np.dtype[Any])
         rows=np.zeros(64, np.int64),
         row_amounts=np.zeros(64),
         fresh=np.zeros(64, np.int64),
+        keys=np.zeros(64, np.uint64),
+        key_amounts=np.zeros(64),
         pair_rows=np.zeros(MOST_PAIRS, np.int64),
         pair_amounts=np.zeros(MOST_PAIRS),
         z=np.zeros(0),
@@ -189,6 +195,12 @@ def untrained(regression: bool, seed: int, max_values: int, real: np.dtype[Any])
     state.hedge[WEIGHT] = 1.0 / EXPERTS
     state.hedge[WEIGHT, EXPERTS:] = 0.5
     return state
+
+
+def block(rows: int, counted: int, outputs: int, real: np.dtype[Any]) -> tuple[Reals, Reals, Reals]:
+    """Return counts, weights and scales of rows, all 0: views of one array, so that a row is in one place."""
+    whole = np.zeros((rows, counted + 1 + MEMBERS * outputs), real)
+    return whole[:, :counted], whole[:, counted + 1 :], whole[:, counted]
 
 
 def extended(array: NDArray[Any], shape: tuple[int, ...], fill: float = 0) -> NDArray[Any]:

@@ -108,6 +108,8 @@ def front(
     rows: NDArray[np.int64],
     row_amounts: NDArray[np.float64],
     fresh: NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    key_amounts: NDArray[np.float64],
     pair_rows: NDArray[np.int64],
     pair_amounts: NDArray[np.float64],
     z: NDArray[np.float64],
@@ -161,6 +163,8 @@ def front(
         rows,
         row_amounts,
         fresh,
+        keys,
+        key_amounts,
         pair_rows,
         pair_amounts,
         z,
@@ -226,6 +230,8 @@ def combine(
     rows: NDArray[np.int64],
     row_amounts: NDArray[np.float64],
     fresh: NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    key_amounts: NDArray[np.float64],
     pair_rows: NDArray[np.int64],
     pair_amounts: NDArray[np.float64],
     z: NDArray[np.float64],
@@ -269,6 +275,8 @@ def combine(
         rows,
         row_amounts,
         fresh,
+        keys,
+        key_amounts,
         pair_rows,
         pair_amounts,
         z,
@@ -324,6 +332,8 @@ def learn(
     rows: NDArray[np.int64],
     row_amounts: NDArray[np.float64],
     fresh: NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    key_amounts: NDArray[np.float64],
     pair_rows: NDArray[np.int64],
     pair_amounts: NDArray[np.float64],
     z: NDArray[np.float64],
@@ -377,6 +387,8 @@ def learn(
         rows,
         row_amounts,
         fresh,
+        keys,
+        key_amounts,
         pair_rows,
         pair_amounts,
         z,
@@ -445,6 +457,8 @@ def rows_of(
     rows: NDArray[np.int64],
     row_amounts: NDArray[np.float64],
     fresh: NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    key_amounts: NDArray[np.float64],
     pair_rows: NDArray[np.int64],
     pair_amounts: NDArray[np.float64],
     z: NDArray[np.float64],
@@ -488,6 +502,8 @@ def rows_of(
         rows,
         row_amounts,
         fresh,
+        keys,
+        key_amounts,
         pair_rows,
         pair_amounts,
         z,
@@ -571,19 +587,16 @@ def _mixed_bits(a: int | np.uint64, b: int | np.uint64) -> np.uint64:
 @jit
 def _find_pairs(s: State) -> None:
     """List the pairs of values with enough samples, in the order of their rows."""
-    mask, known, found = np.uint64(s.pair_scales.shape[0] - 1), int(s.scalars[KNOWN]), 0
-    for i in range(known):
-        if found >= MOST_PAIRS or weight_of(s, s.counts[s.rows[i]]) < PAIR_COUNT:
-            continue
-        first = _mixed_bits(s.rows[i], s.generation[s.rows[i]])
-        for j in range(i + 1, known):
-            if found >= MOST_PAIRS:
-                break
-            if weight_of(s, s.counts[s.rows[j]]) < PAIR_COUNT:
-                continue
-            second = _mixed_bits(s.rows[j], s.generation[s.rows[j]])
-            s.pair_rows[found] = np.int64(_mixed_bits(first, second) & mask)
-            s.pair_amounts[found] = s.row_amounts[i] * s.row_amounts[j]
+    mask, found, frequent = np.uint64(s.pair_scales.shape[0] - 1), 0, 0
+    for e in range(int(s.scalars[KNOWN])):
+        if weight_of(s, s.counts[s.rows[e]]) >= PAIR_COUNT:
+            s.keys[frequent] = _mixed_bits(s.rows[e], s.generation[s.rows[e]])
+            s.key_amounts[frequent] = s.row_amounts[e]
+            frequent += 1
+    for i in range(frequent):
+        for j in range(i + 1, min(frequent, i + 1 + MOST_PAIRS - found)):
+            s.pair_rows[found] = np.int64(_mixed_bits(s.keys[i], s.keys[j]) & mask)
+            s.pair_amounts[found] = s.key_amounts[i] * s.key_amounts[j]
             found += 1
     s.scalars[PAIR_NUMBER] = found
 
@@ -759,6 +772,8 @@ def enter(
     rows: NDArray[np.int64],
     row_amounts: NDArray[np.float64],
     fresh: NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    key_amounts: NDArray[np.float64],
     pair_rows: NDArray[np.int64],
     pair_amounts: NDArray[np.float64],
     z: NDArray[np.float64],
@@ -802,6 +817,8 @@ def enter(
         rows,
         row_amounts,
         fresh,
+        keys,
+        key_amounts,
         pair_rows,
         pair_amounts,
         z,

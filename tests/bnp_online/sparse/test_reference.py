@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from bnp_online.sparse import SparseStage
+from bnp_online.sparse import Items, SparseStage
 from bnp_online.sparse.columns import evidence_columns
 from bnp_online.sparse.state import OPEN, OUT_LINEAR, OUT_PAIRS, TEXT
 from bnp_online.values import Derived
@@ -35,21 +35,21 @@ def _both(classes: int, *, regression: bool = False) -> tuple[SparseStage, Refer
         stage.add_class()
     columns = evidence_columns(KINDS.items(), 1 if regression else classes)
     stage.adopt(stage.laid_out(columns, KINDS), KINDS)
-    stage.state = stage.state._replace(
-        **{name: np.concatenate([getattr(stage.state, name)] * 64) for name in _PAIRS}
-    )  # as many rows as no two pairs of the test share
+    for _ in range(6):  # so many rows that no two pairs of the test share one
+        stage._double_pairs()
     reference = ReferenceStage({"a": "field", "b": "field", "t": "text"}, classes, regression=regression)
     return stage, reference, columns
 
 
-_PAIRS = ("pair_counts", "pair_weights", "pair_scales")
+def _items(stage: SparseStage, sample: list[Value]) -> Items:
+    return stage.items([f for f, _, _ in sample], [v for _, v, _ in sample], [x for _, _, x in sample])
 
 
 def _compare(
     stage: SparseStage, reference: ReferenceStage, sample: list[Value], columns: list[Derived]
 ) -> None:
     """Compare the evidence and the predictions of both groups for a sample."""
-    items = stage.items(((f, v), amount) for f, v, amount in sample)
+    items = _items(stage, sample)
     stage.front(items, np.zeros(len(columns)))
     expected = reference.predict(sample)
     raw = stage.state.evidence[3]
@@ -69,7 +69,7 @@ def test_classes(classes: int) -> None:
     for sample, number in _samples(300, 1):
         _compare(stage, reference, sample, columns)
         weight = rng.choice([1.0, 1.0, 1.0, 0.0, 0.3, 4.0])
-        items = stage.items(((f, v), amount) for f, v, amount in sample)
+        items = _items(stage, sample)
         stage.combine(np.full(classes, 1.0 / classes))
         stage.learn(items, number % classes, weight, judged=True)
         reference.learn(sample, number % classes, weight, judged=weight > 0.0)
@@ -79,7 +79,7 @@ def test_regression() -> None:
     stage, reference, columns = _both(1, regression=True)
     for i, (sample, number) in enumerate(_samples(300, 2)):
         _compare(stage, reference, sample, columns)
-        items = stage.items(((f, v), amount) for f, v, amount in sample)
+        items = _items(stage, sample)
         stage.combine(np.zeros(1))
         stage.learn(items, 100.0 + number, 1.0, judged=i > 0)
         reference.learn(sample, 100.0 + number, judged=i > 0)
@@ -98,7 +98,7 @@ def test_new_classes_on_the_fly() -> None:
             stage.state = stage.state._replace(evidence=np.zeros((4, 0)))
             stage.adopt(stage.laid_out(columns, KINDS), KINDS)
         _compare(stage, reference, sample, columns)
-        items = stage.items(((f, v), amount) for f, v, amount in sample)
+        items = _items(stage, sample)
         stage.combine(np.full(len(reference.totals), 1.0 / len(reference.totals)))
         stage.learn(items, label, 1.0, judged=not new)
         reference.learn(sample, label, judged=not new)
@@ -108,7 +108,7 @@ def test_counts_are_bounded() -> None:
     stage, reference, columns = _both(2)
     sample: list[Value] = [("a", "x", 1.0), ("b", "y", 1.0)]
     for i in range(1100):
-        stage.front(items := stage.items(((f, v), x) for f, v, x in sample), np.zeros(len(columns)))
+        stage.front(items := _items(stage, sample), np.zeros(len(columns)))
         stage.combine(np.full(2, 0.5))
         stage.learn(items, i % 3 == 0, 1.0, judged=True)
         reference.predict(sample)
