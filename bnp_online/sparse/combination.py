@@ -237,9 +237,9 @@ def _solve(s: State, error: float) -> None:
         divisor += total * gradient[i]
     for i in range(FEATURES):
         s.stack[COEFFICIENTS, i] += direction[i] * error / divisor
-        for j in range(FEATURES):
-            moved = s.stack[INVERSE + i, j] - direction[i] * direction[j] / divisor
-            s.stack[INVERSE + i, j] = moved / STACK_RETENTION
+        for j in range(i, FEATURES):
+            moved = (s.stack[INVERSE + i, j] - direction[i] * direction[j] / divisor) / STACK_RETENTION
+            s.stack[INVERSE + i, j] = s.stack[INVERSE + j, i] = moved
         trace += s.stack[INVERSE + i, i]
     if trace > most:
         for i in range(FEATURES):
