@@ -85,6 +85,20 @@ def test_each_way_back_gives_the_same_state(serve: Serve, tmp_path: Path) -> Non
         assert server.fingerprint("m") == forgotten
 
 
+def test_a_late_label_counts_before_the_stage_opens(serve: Serve, tmp_path: Path) -> None:
+    """Its prediction may be from before the stage opened, which adds experts."""
+    server = serve()
+    server.create(name="m", **SPEC)
+    for i in range(30):
+        x, y = sample(i)
+        server.predict({"amount": x["amount"]}, model="m", id=f"s{i}")
+        if i >= 5:
+            server.label(f"s{i - 5}", sample(i - 5)[1], model="m")
+        if i >= 15:
+            server.learn(x, y, model="m")
+    replayed(server, tmp_path / "data")
+
+
 def test_an_upgraded_model_is_that_which_a_new_one_would_be(serve: Serve) -> None:
     server = serve()
     plain = {**SPEC, "text": [], "sparse": []}
