@@ -18,8 +18,8 @@ _SAMPLE: JsonDict = {"sepal length": 5.1, "sepal width": 3.5, "garden": "north"}
 _X = Field(
     description="An object of numbers, booleans, strings, lists of strings and nulls, or nested lists of "
     "numbers. null is a missing value. A string is a category, even if it is a date, unless the model splits "
-    "it into words (`text`): send a date as a number, such as seconds since 1970. A number that is a code can"
-    " be sent as a string."
+    "it into words (`text`): send a date as a number, such as seconds since 1970. A number that is a code "
+    "can be sent as a string."
 )
 
 

@@ -115,10 +115,12 @@ def test_strings_and_words_are_counted(serve: Callable[..., Server], open_page: 
     teach(server, 20)
     wait_for_step(page, 20)
     expect(page.locator("#fields")).to_be_hidden()
-    post_lines(server, [{"x": {"tags": [f"t{i}", f"t{i + 1}"], "user": f"u{i}"}, "y": "cat"} for i in range(9)])
+    post_lines(
+        server, [{"x": {"tags": [f"t{i}", f"t{i + 1}"], "user": f"u{i}"}, "y": "cat"} for i in range(9)]
+    )
     wait_for_step(page, 29)
-    expect(page.locator("#field-list tr")).to_have_text(["tags10", "user9"])
-    assert value(page, "#field-count") == 19
+    expect(page.locator("#field-list tr")).to_have_text(["tags10", "user9", "colour1"])
+    assert value(page, "#field-count") == 20
     assert "(count)" not in page.locator("#predict-x").input_value()
 
 
