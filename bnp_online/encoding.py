@@ -21,9 +21,11 @@ from .jit import jit
 from .values import (
     LARGEST,
     Column,
+    Derived,
     Features,
     Label,
     Prediction,
+    TextRules,
     Vector,
     at_row,
     check_features,
@@ -188,8 +190,10 @@ class FeatureIndex:
         self.columns: list[Column] = []
         self.ignored = ignored
         self.joined = joined
+        self.rules: TextRules | None = None
         self._positions: dict[Column, int] = {}
         self._one_hot: dict[str, dict[str, int]] = {}
+        self._logs: list[tuple[int, int]] = []
         self._keys: tuple[Any, ...] = ()
         self._previous: tuple[Any, ...] = ()
         self.row: Callable[[object], Vector | None]
@@ -203,6 +207,7 @@ class FeatureIndex:
     def copy(self) -> FeatureIndex:
         """Return an independent copy."""
         copy = FeatureIndex(self.max_features, self.columns, self.ignored, self.joined)
+        copy.rules = self.rules
         copy._expect(self._keys)
         return copy
 
@@ -212,7 +217,7 @@ class FeatureIndex:
 
     def check(self, x: object) -> Features:
         """Validate a dict, as `check_features`. After two dicts with equal keys, `row` reads such dicts."""
-        features = check_features(x)
+        features = check_features(x, self.rules)
         if self.joined:
             features = Features(self._with_joined(features.values), features.missing)
         if type(x) is dict:
@@ -242,18 +247,39 @@ class FeatureIndex:
     def _expect(self, keys: tuple[Any, ...]) -> None:
         """Prepare `row` for dicts with these keys, or with the names of all columns; the order is free."""
         self._keys = keys
-        keys = keys or tuple(self.columns)
+        keys = keys or tuple(column for column in self.columns if not isinstance(column, Derived))
         readable = len(keys) > 1 and {*map(type, keys)} == {str}
         if self.joined and any("=" in key for key in keys):
             readable = False  # two features may share a joined column
         self.row = RowReader(keys, self._positions, self._one_hot).read if readable else _no_row
+        if readable and self._logs:
+            self.row = self._with_logs(self.row)
+
+    def _with_logs(self, read: Callable[[object], Vector | None]) -> Callable[[object], Vector | None]:
+        def row(x: object) -> Vector | None:
+            vector = read(x)
+            if vector is not None:
+                self.place_logs(vector)
+            return vector
+
+        return row
+
+    @property
+    def one_hot(self) -> Mapping[str, Mapping[str, int]]:
+        """Positions of the columns of values, by feature and value."""
+        return self._one_hot
+
+    @property
+    def positions(self) -> Mapping[Column, int]:
+        """Positions of the columns."""
+        return self._positions
 
     def new(self, features: Features) -> list[Column]:
         """Return the columns that `add` would append; nothing changes."""
         if features.values.keys() <= self._positions.keys():
             return []
         free = self.max_features - len(self.columns)
-        return sorted(features.values.keys() - self._positions.keys(), key=_order)[:free]
+        return sorted(features.values.keys() - self._positions.keys(), key=order_of)[:free]
 
     def unknown(self, features: Features) -> list[str]:
         """Return the names of the features without a column: the name or the string value is unknown."""
@@ -273,7 +299,10 @@ class FeatureIndex:
             position = self._positions[column] = len(self.columns)
             self.columns.append(column)
             feature, sign, value = "", "", ""
-            if not isinstance(column, str):
+            if isinstance(column, Derived):
+                if column.scope == "log":
+                    self._logs.append((position, self._positions[column.name]))
+            elif not isinstance(column, str):
                 (feature, value), sign = column, "="
             elif position < self.joined:
                 feature, sign, value = column.partition("=")
@@ -293,7 +322,27 @@ class FeatureIndex:
             if name in positions:
                 vector[positions[name]] = math.nan
             vector[[*self._one_hot.get(name, {}).values()]] = math.nan
+        self.place_logs(vector)
         return vector
+
+    def place_logs(self, vector: Vector) -> None:
+        """Write the columns of logarithms: ``sign(v) log(1 + |v|)``."""
+        for position, source in self._logs:
+            value = float(vector[source])
+            vector[position] = math.copysign(math.log1p(abs(value)), value)
+
+    def features(self, row: Vector) -> Features:
+        """Return the features of a `row`, whose strings all have columns."""
+        values, missing = dict[Column, float](), dict[str, None]()
+        for column, value in zip(self.columns, row.tolist(), strict=False):
+            name = column if isinstance(column, str) else column[0]
+            if isinstance(column, Derived) or (value == 0.0 and not isinstance(column, str)):
+                continue
+            if value != value:
+                missing[name] = None
+            else:
+                values[column] = value
+        return Features(values, tuple(missing))
 
     def widen(self, row: Vector) -> Vector:
         """Return a `row` of an earlier number of columns, with 0 in the columns added since."""
@@ -310,8 +359,17 @@ class FeatureIndex:
 
         ``values`` has, for each column of a value, its position and the length of the feature's name.
         """
-        values = [[i, len(column[0])] for i, column in enumerate(self.columns) if not isinstance(column, str)]
-        return {"features": self.names, "ignored": self.ignored, "values": values, "joined": self.joined}
+        values = [
+            [i, len(column[0])]
+            for i, column in enumerate(self.columns)
+            if not isinstance(column, str | Derived)
+        ]
+        state = {"features": self.names, "ignored": self.ignored, "values": values, "joined": self.joined}
+        derived = self._derived()
+        return {**state, "derived": derived} if derived else state
+
+    def _derived(self) -> list[list[Any]]:
+        return [[i, *column] for i, column in enumerate(self.columns) if isinstance(column, Derived)]
 
     def digested(self) -> dict[str, Any]:
         """Return the columns and the count for a fingerprint.
@@ -324,7 +382,8 @@ class FeatureIndex:
             for i, column in enumerate(self.columns)
             if i >= self.joined and isinstance(column, str) and "=" in column
         ]
-        return {**digested, "numbers": signed} if signed else digested
+        derived = self._derived()
+        return digested | ({"numbers": signed} if signed else {}) | ({"derived": derived} if derived else {})
 
     @classmethod
     def restored(cls, max_features: int, state: Mapping[str, Any]) -> FeatureIndex:
@@ -343,6 +402,8 @@ class FeatureIndex:
             if name[length] != "=":
                 raise ValueError(f"the column {name!r:.40} has no value")
             columns[position] = name[:length], name[length + 1 :]
+        for position, *key in state.get("derived", ()):
+            columns[position] = Derived(*key)
         joined = state.get("joined", len(columns))
         if len({*columns}) != len(columns) or type(joined) is not int or not 0 <= joined <= len(columns):
             raise ValueError("the columns are not distinct")
@@ -357,10 +418,21 @@ def name_of(column: Column) -> str:
     >>> name_of("size"), name_of(("colour", "red"))
     ('size', 'colour=red')
     """
+    if isinstance(column, Derived):
+        return _name_of_derived(column)
     return column if isinstance(column, str) else "=".join(column)
 
 
-def _order(column: Column) -> tuple[str, bool]:
+def _name_of_derived(column: Derived) -> str:
+    scope, name, output, part = column
+    if scope == "log":
+        return f"{name} (log)"
+    what = "count" if output == 0 else f"evidence {output}" + (", wide" if part else "")
+    return f"{name if scope == 'field' else scope} ({what})"
+
+
+def order_of(column: Column) -> tuple[str, bool]:
+    """Return the key that sorts the new columns of a sample."""
     return name_of(column), isinstance(column, str)
 
 
@@ -391,6 +463,11 @@ class LabelIndex:
             self.add(label)
 
     def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of a network."""
         return len(self.labels)
 
     def copy(self) -> LabelIndex:
@@ -476,6 +553,11 @@ class NumberTargets:
 
     def __init__(self, started: bool = False) -> None:
         self.started = started
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of a network, after the first number."""
+        return 1
 
     def copy(self) -> NumberTargets:
         """Return an independent copy."""

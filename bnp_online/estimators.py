@@ -27,8 +27,9 @@ class _Estimator(OnlineLearner, base.Estimator):
     def _get_params(self) -> dict[str, Any]:
         # River mistakes a tuple for a class with parameters, and fails on an empty one.
         parameters: dict[str, Any] = super()._get_params()
-        if not parameters["hidden"]:
-            parameters["hidden"] = []
+        for name in ("hidden", "text", "sparse"):
+            if not parameters[name]:
+                parameters[name] = []
         return parameters
 
     @abstractmethod
@@ -296,7 +297,7 @@ def load(path: str | os.PathLike[str], network: nn.Module | None = None) -> BNPC
             kind = parameters["network"]["module"]
             raise StateError(f"the file is of a model with a custom module: pass network={kind}(...)")
         parameters["network"] = network
-    for name in ("hidden", "input_shape"):
+    for name in ("hidden", "input_shape", "text", "sparse"):
         if parameters[name] is not None:
             parameters[name] = tuple(parameters[name])
     estimator: BNPClassifier | BNPRegressor = _ESTIMATORS[state["estimator"]](**parameters)

@@ -17,7 +17,9 @@ from .errors import SampleError
 from .values import LARGEST, ExpertPredictions, Vector
 
 
-def check_given(given: object, experts: int, *, classifies: bool) -> ExpertPredictions | None:
+def check_given(
+    given: object, experts: int, *, classifies: bool, groups: int = 0
+) -> ExpertPredictions | None:
     """Validate predictions of the experts for a model with a number of experts.
 
     Returns
@@ -36,7 +38,9 @@ def check_given(given: object, experts: int, *, classifies: bool) -> ExpertPredi
         raise SampleError("wrong_shape", "given", message, kind=type(given))
     if not experts:
         return None
-    values, shape = given.values, (experts, len(given.labels) if classifies else 1)
+    values, shape = given.values, (experts + groups, len(given.labels) if classifies else 1)
+    if groups and np.shape(values) == (experts, shape[1]):  # from before the sparse stage opened
+        values = np.pad(values, ((0, groups), (0, 0)), constant_values=math.nan)
     if np.shape(values) != shape:
         message = "is of shape {given}, the experts of this model need {shape}: omit it"
         raise SampleError("wrong_shape", "given", message, given=np.shape(values), shape=shape)

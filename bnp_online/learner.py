@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import operator
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,13 +27,16 @@ from .frames import rows_of, values_of
 from .intervals import Intervals, split
 from .late_labels import aligned, check_given
 from .parameters import EARLIER, Parameters
+from .sparse import GROUPS, PREFIX, ROUTED, TAILS_EVERY, Growth, Items, SparseStage, growth, heavy_tails
 from .values import (
     Array,
+    Derived,
     ExpertPredictions,
     Features,
     Label,
     Prediction,
     Sample,
+    TextRules,
     Vector,
     at_row,
     check_array,
@@ -43,6 +48,10 @@ NOTHING = Prediction(None, {})
 
 _REFUSED = "the step would make the state non-finite: use a smaller lr"
 _ONE = np.ones(1)
+#: Types of which an object never changes.
+_IMMUTABLE = frozenset({bool, int, float, str, type(None)})
+_NO_FRONT: tuple[int, Any, Any, Any] = (-1, None, None, None)
+_NO_CHECK: tuple[tuple[Any, ...], tuple[Any, ...], Any] = (("",), (object(),), None)
 #: Prediction of an untrained regression, for the intervals.
 _UNKNOWN = np.full(1, np.nan)
 
@@ -74,7 +83,10 @@ class Preview:
         features = self._model.check_features(x) if row is None else Array(row)
         weight, targets = check_weight(w), self._targets
         if given is not None:
-            given = check_given(given, self.experts, classifies=self._model.task == "classification")
+            model = self._model
+            given = check_given(
+                given, self.experts, classifies=model.task == "classification", groups=model._groups
+            )
         target = targets.check(y)
         if targets.code(target) is None:
             self._targets = targets = targets.copy()
@@ -99,12 +111,29 @@ class OnlineLearner(Parameters):
         self._target_of_one = np.empty(1)  # of `learn_one`: a new array would cost a tenth of a step
         self._shape = spec.input_shape
         self._step = 0
+        self._stage: SparseStage | None = None
+        self._latest_check, self._latest_front = _NO_CHECK, _NO_FRONT
+        self._staged = self.learner >= 2 and self._shape is None and self.network == "mlp"
         self._features = FeatureIndex(self.max_features)
+        self._features.rules = self._rules()
         self.engine = spec.engine  # a pickle may have the name of version 0.1.0
         self._engine = make_engine(spec)
         self._judged = len(spec.experts) if spec.stacks else 0
+        self._groups = GROUPS if self._judged and self._staged else 0
         inputs = 0 if self._shape is None else math.prod(self._shape)
         self._intervals = Intervals(self.intervals, self.seed, inputs) if self.intervals else None
+
+    def _rules(self) -> TextRules | None:
+        """Return the rules of texts and counts; None where the learner has no sparse stage."""
+        if not self._staged:
+            return None
+        prefixes = tuple(pattern.removesuffix("*") for pattern in self.sparse)
+        return TextRules(frozenset(self.text), prefixes, self.ngrams)
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """Number of values of each feature with strings or words, once one of them outgrew its columns."""
+        return {} if self._stage is None else self._stage.numbers_of_values()
 
     @property
     def step(self) -> int:
@@ -191,8 +220,21 @@ class OnlineLearner(Parameters):
         if isinstance(x, Features | Array):
             return x
         if self.input_shape is None:
-            return self._features.check(x)
+            return self._features.check(x) if self._stage is None else self._check_again(x)
         return check_array(x, tuple(self.input_shape))
+
+    def _check_again(self, x: object) -> Features:
+        """Validate a sample, at once if it has the immutable values of the latest one."""
+        names, values, features = self._latest_check
+        if type(x) is dict and len(x) == len(names):
+            found = map(x.get, names, itertools.repeat(_REFUSED))
+            if all(map(operator.is_, found, values)):
+                latest: Features = features
+                return latest
+        features = self._features.check(x)
+        if type(x) is dict and _IMMUTABLE.issuperset(map(type, x.values())):
+            self._latest_check = tuple(x), tuple(x.values()), features
+        return features
 
     def read_features(self, x: object) -> Features | Array:
         """Validate an ``x``, as `check_features`, in less time for a plain sample without new features."""
@@ -263,7 +305,12 @@ class OnlineLearner(Parameters):
         """
         if not self._judged or not self._step:
             return None
-        return ExpertPredictions(self._classes, self._engine.experts(self._row_of(x)))
+        row = self._row_of(x)
+        values = self._engine.experts(row)
+        if self._stage is not None:
+            self._outputs_of(row)
+            values = np.concatenate([values, self._stage.groups()])
+        return ExpertPredictions(self._classes, values)
 
     @property
     def _classes(self) -> tuple[Label, ...]:
@@ -276,17 +323,64 @@ class OnlineLearner(Parameters):
 
     def _outputs_of(self, row: Vector) -> Vector | None:
         """Return the engine's outputs for a raw input; None before the first label."""
-        return self._engine.predict(row) if self._step else None
+        if not self._step:
+            return None
+        outputs = self._engine.predict(row)
+        return outputs if self._stage is None else self._stage.combine(outputs)
 
     def _row_of(self, x: object) -> Vector:
         """Return the raw input of any sample."""
+        if self._stage is not None:
+            return self._front_of(self._features_of(x), self._stage)[1]
         row = self._row(x)
         return self._vector(self.check_features(x)) if row is None else row
 
     def _row(self, x: object) -> Vector | None:
         """Return the raw input of a plain sample without new features; None for others (`RowReader`)."""
         shape = self._shape
+        if self._stage is not None:
+            return None
         return self._features.row(x) if shape is None else read_array(x, shape)
+
+    def _front_of(self, features: Features, stage: SparseStage) -> tuple[Items, Vector]:
+        """Return what the stage reads of a sample, and the raw input with the evidence.
+
+        A sample that is predicted is often learned next: the stage then has its predictions.
+        """
+        step, latest, items, row = self._latest_front
+        if latest is not features or step != self._step:
+            items, row = self._items(features, stage, self._features), self._features.vector(features)
+            stage.front(items, row, features.missing)
+            self._latest_front = self._step, features, items, row
+        return items, row
+
+    def _features_of(self, x: object) -> Features:
+        """Return a sample as features by name; one that was read as a row had known values alone."""
+        features = self.check_features(x)
+        return features if isinstance(features, Features) else self._features.features(features.values)
+
+    def _items(
+        self,
+        features: Features,
+        stage: SparseStage,
+        index: FeatureIndex,
+        new: Mapping[str, int] = MappingProxyType({}),
+    ) -> Items:
+        """Return the values of a sample that the stage reads; `new` has the fields that the sample adds."""
+        routed = ROUTED in stage.fields or ROUTED in new
+        positions = index.positions
+        names, texts, amounts = list[str](), list[str](), list[float]()
+        for column, amount in features.values.items():
+            if type(column) is tuple:
+                name, text = column[0], column[1]
+            elif routed and column not in positions:
+                name, text = ROUTED, str(column)
+            else:
+                continue
+            names.append(name)
+            texts.append(text)
+            amounts.append(amount)
+        return stage.items(names, texts, amounts, [name for name in new if name not in stage.fields])
 
     def learn_one(self, x: Any, y: Any, w: float = 1.0, *, given: ExpertPredictions | None = None) -> None:
         """Learn one sample.
@@ -322,7 +416,7 @@ class OnlineLearner(Parameters):
         done, _ = self._learn_rows(row[None], self._target_of_one, weight)
         if done == 0:
             raise NonFiniteStateError(_REFUSED)
-        self._step += 1
+        self._learned(1)
 
     def _learn_rows(
         self,
@@ -414,6 +508,9 @@ class OnlineLearner(Parameters):
         """Learn samples in order. Consecutive samples without growth take one call of the engine."""
         outcomes: list[Prediction | NonFiniteStateError] = []
         while (start := len(outcomes)) < len(samples):
+            if self._stage is not None:
+                outcomes.append(self._learn_staged(samples[start], predict=predict))
+                continue
             targets = self._known_targets(samples, start)
             if targets:
                 run = samples[start : start + len(targets)]
@@ -425,15 +522,119 @@ class OnlineLearner(Parameters):
     def _known_targets(self, samples: Sequence[Sample], start: int) -> list[float]:
         """Return the targets of the samples before the first one that needs a new column or output."""
         targets: list[float] = []
-        for features, target, *_ in itertools.islice(samples, start, None):
+        most = TAILS_EVERY - self._step % TAILS_EVERY if self._staged else len(samples)
+        for features, target, *_ in itertools.islice(samples, start, start + most):
             code = self._targets.code(target)
-            if code is None or (isinstance(features, Features) and self._features.new(features)):
+            if code is None or (isinstance(features, Features) and any(self._growth(features))):
                 break
             targets.append(code)
         return targets
 
+    def _growth(self, features: Features, *, more_classes: bool = False) -> Growth:
+        """Return the columns and fields that a sample needs."""
+        if not self._staged:
+            return Growth(self._features.new(features), {})
+        stage, classes = self._stage, self._targets.outputs + more_classes
+        fields = {} if stage is None else stage.fields
+        return growth(
+            self._features,
+            fields,
+            features,
+            classes,
+            self._step,
+            is_open=stage is not None,
+            more_classes=more_classes,
+        )
+
+    def _learned(self, count: int) -> None:
+        """Record that samples were learned; every 50th adds the columns that heavy tails need."""
+        self._step += count
+        if count and self._staged and self._step % TAILS_EVERY == 0:
+            new = heavy_tails(self._features, *self._engine.clipped())
+            if new:
+                index = self._features.copy()
+                index.add(new)
+                self._engine.grow([*map(name_of, new)], 0, unknown=True)
+                if self._intervals is not None:
+                    self._intervals.grow(len(new))
+                if self._stage is not None:
+                    self._stage.adopt(self._stage.laid_out(index.columns, {}), {})
+                self._features = index
+
+    def _learn_staged(self, sample: Sample, *, predict: bool) -> Prediction | NonFiniteStateError:
+        """Learn a sample with the sparse stage, which it may open; a refusal undoes all changes."""
+        features, targets = self._features_of(sample.features), self._targets
+        stage, more = self._stage, targets.code(sample.target) is None
+        grown = self._growth(features, more_classes=more)
+        try:
+            prediction = self.predict(features) if predict and (more or any(grown)) else NOTHING
+        except NonFiniteStateError as error:
+            return error
+        if stage is None:
+            stage = self._new_stage()
+        index = self._features
+        if grown.columns:
+            index = index.copy()
+            index.add(grown.columns)
+        if self._stage is not None and not any(grown):
+            items, row = self._front_of(features, stage)
+            state = stage.state
+        else:
+            items, row = self._items(features, stage, index, grown.fields), index.vector(features)
+            state = stage.laid_out(index.columns, grown.fields)
+            state = stage.front(items, row, features.missing, state)
+            self._latest_front = _NO_FRONT
+        if more:
+            targets = targets.copy()
+            targets.add(sample.target)
+        target, weight = np.array([targets.code(sample.target)], np.float64), np.array([sample.weight])
+        engine, learned = self._engine, 0
+        given = None if sample.given is None else self._aligned([sample.given], targets)
+        before = engine.snapshot() if more or grown.columns else None
+        try:
+            scaled = sum(isinstance(column, Derived) for column in grown.columns)
+            engine.grow([*map(name_of, grown.columns)], int(more), scaled=scaled)
+            earlier = None if given is None else given[:, : self._judged]
+            learned, dense = engine.learn(row[None], target, weight, predict=True, given=earlier)
+        finally:
+            if not learned and before is not None:
+                engine.restore(before)
+        if not learned:
+            return NonFiniteStateError(_REFUSED)
+        classifies = self.task == "classification"
+        known = self._step > 0 and not (more and classifies)
+        if given is not None and classifies:  # a class that was unknown then is not judged
+            known = known and bool((given[0, :, int(target[0])] != 0.0).any())
+        stage.adopt(state, grown.fields)
+        if more and classifies:
+            stage.add_class()
+            stage.front(items, row.copy(), features.missing)
+            self._latest_front = _NO_FRONT
+        combined = stage.combine(dense[0], *([] if given is None else [given[0, self._judged :]]))
+        stage.learn(items, float(target[0]), sample.weight, judged=known)
+        stage.enter_columns(grown.columns if self._stage else index.columns, index.positions)
+        if self._intervals is not None:
+            self._intervals.grow(len(grown.columns))
+            self._intervals.learn(row[None], target, combined if known else _UNKNOWN, weight)
+        if predict and self._step and not (more or any(grown)):
+            prediction = self._targets.read(combined[None])[0]
+        self._stage, self._features, self._targets = stage, index, targets
+        self._learned(1)
+        return prediction
+
+    def _new_stage(self) -> SparseStage:
+        """Return a stage for the classes and the columns of the learner."""
+        regression = self.task == "regression"
+        stage = SparseStage(regression, self.seed, self.max_values, fresh=self._step == 0)
+        for _ in range(0 if regression else self._targets.outputs):
+            stage.add_class()
+        stage.adopt(stage.laid_out(self._features.columns, {}), {})
+        return stage
+
     def _learn_grown(self, sample: Sample, *, predict: bool) -> Prediction | NonFiniteStateError:
         """Learn a sample that needs a new column or output; a refusal undoes the growth."""
+        if isinstance(sample.features, Features) and self._growth(sample.features).fields:
+            return self._learn_staged(sample, predict=predict)
         try:
             prediction = self.predict(sample.features) if predict else NOTHING
             outputs = self._outputs(sample.features) if self._intervals is not None else None
@@ -452,7 +653,9 @@ class OnlineLearner(Parameters):
         before = engine.snapshot()
         try:
             engine.grow([*map(name_of, columns)], new)
-            given = None if sample.given is None else self._aligned([sample.given], targets)
+            given = (
+                None if sample.given is None else self._aligned([sample.given], targets)[:, : self._judged]
+            )
             learned, values = engine.learn(row, target, weight, predict=given is not None, given=given)
         finally:
             if not learned:
@@ -464,7 +667,7 @@ class OnlineLearner(Parameters):
             known = values[0] if len(values) else _UNKNOWN if outputs is None else outputs
             self._intervals.learn(row.reshape(1, -1), target, known, weight)
         self._features, self._targets = index, targets
-        self._step += 1
+        self._learned(1)
         self._count_ignored([sample])
         return prediction
 
@@ -479,13 +682,13 @@ class OnlineLearner(Parameters):
             for x in features
         ]
         x = np.concatenate(rows).reshape(len(rows), *rows[0].shape)  # a third of the time of np.stack
-        given = self._aligned(late, self._targets) if any(late) else None
+        given = self._aligned(late, self._targets)[:, : self._judged] if any(late) else None
         done, values = self._learn_rows(
             x, np.array(targets, np.float64), np.array(weights), predict=predict, given=given
         )
         outcomes: list[Prediction | NonFiniteStateError] = []
         outcomes += self._targets.read(values[:done]) if predict else [NOTHING] * done
-        self._step += done
+        self._learned(done)
         self._count_ignored(run[:done])
         if done < len(run):
             outcomes.append(NonFiniteStateError(_REFUSED))
@@ -494,7 +697,7 @@ class OnlineLearner(Parameters):
     def _aligned(self, given: Sequence[ExpertPredictions | None], targets: Any) -> Vector:
         """Return earlier predictions of the experts as the engine takes them."""
         outputs = len(targets) if self.task == "classification" else 1
-        return aligned(given, targets, self._judged, outputs)
+        return aligned(given, targets, self._judged + self._groups, outputs)
 
     def _count_ignored(self, learned: Sequence[Sample]) -> None:
         """Count the feature values without a column, because of `max_features`, in learned samples."""
@@ -567,12 +770,19 @@ class OnlineLearner(Parameters):
             "step": self._step,
             **self._features.state_dict(),
             **self._targets_state(),
+            **self._fields_state(),
             "tensors": self._tensors(),
         }
+
+    def _fields_state(self) -> dict[str, Any]:
+        """Return the fields of the sparse stage, as JSON; nothing before it opens."""
+        return {} if self._stage is None else {"fields": self._stage.header()}
 
     def _tensors(self) -> dict[str, Tensor]:
         """Return the tensors of everything that learning changes."""
         tensors = self._engine.state_dict()
+        if self._stage is not None:
+            tensors |= self._stage.state_dict()
         return tensors if self._intervals is None else {**tensors, **self._intervals.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -613,6 +823,7 @@ class OnlineLearner(Parameters):
         try:
             step, ignored = state["step"], state["ignored"]
             features = FeatureIndex.restored(self.max_features, state)
+            features.rules = self._rules()
             columns = len(features.columns)
             rows = columns if self.input_shape is not None else len(state["tensors"]["inputs.mean"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -623,6 +834,8 @@ class OnlineLearner(Parameters):
         if columns != rows or columns > self.max_features:
             raise StateError(f"the state has {columns} features for {rows} columns")
         tensors, of_intervals = split(state["tensors"])
+        stage = self._restored_stage(state, features)
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
         if bool(of_intervals) != (self._intervals is not None):
             raise StateError("the state or the model has intervals, but not both")
         check_tensors(self._engine.spec, step, tensors)
@@ -630,8 +843,18 @@ class OnlineLearner(Parameters):
         intervals = self._intervals and self._intervals.restored(of_intervals, inputs)
         self._engine.load_state_dict(tensors)
         self._intervals = intervals
+        self._stage = stage
+        self._latest_check, self._latest_front = _NO_CHECK, _NO_FRONT
         self._step = step
         self._features = features
+
+    def _restored_stage(self, state: Mapping[str, Any], features: FeatureIndex) -> SparseStage | None:
+        if not self._staged or "fields" not in state:
+            return None
+        classes = len(state["labels"]) if self.task == "classification" else 1
+        stage = SparseStage(self.task == "regression", self.seed, self.max_values)
+        stage.load(state["fields"], state["tensors"], features.columns, classes)
+        return stage
 
     def forget_moments(self, weight: float = 10.0) -> None:
         """Shorten the memory of all running moments, for a change of the input distribution.
@@ -670,7 +893,12 @@ class OnlineLearner(Parameters):
 
     def fingerprint(self) -> str:
         """Return the SHA-256, in hex, of everything that learning changes."""
-        learned = {"step": self._step, **self._features.digested(), **self._targets_state()}
+        learned = {
+            "step": self._step,
+            **self._features.digested(),
+            **self._targets_state(),
+            **self._fields_state(),
+        }
         return checkpoint.digest(learned, self._tensors())
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -681,7 +909,7 @@ class OnlineLearner(Parameters):
         parameters = self._parameters()
         if isinstance(self.network, nn.Module):
             parameters["network"] = {"module": type(self.network).__name__}
-        for name in ("hidden", "input_shape"):
+        for name in ("hidden", "input_shape", "text", "sparse"):
             parameters[name] = None if parameters[name] is None else list(parameters[name])
         return parameters
 

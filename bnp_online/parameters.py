@@ -28,9 +28,13 @@ _FORMER_ENGINES = {"compiled": "numba", "graphed": "torch", "autograd": "torch"}
 #: Latest generation of the learner.
 LATEST_LEARNER = 2
 #: Parameters that earlier versions did not store, with the values that a stored model without them has.
-EARLIER = {"learner": 1}
+EARLIER = {"learner": 1, "text": [], "sparse": [], "ngrams": 1, "max_values": 2**20}
 #: Names of types in a docstring, where they differ from the annotation.
-_TYPES = {"tuple[int, ...]": "tuple of int", "nn.Module": "torch.nn.Module"}
+_TYPES = {
+    "tuple[int, ...]": "tuple of int",
+    "tuple[str, ...]": "tuple of str",
+    "nn.Module": "torch.nn.Module",
+}
 
 
 @dataclass(eq=False, repr=False)
@@ -77,6 +81,16 @@ class Parameters:
         Maximum number of columns. Further features are ignored and counted.
     max_classes
         Maximum number of classes. A further class is an error.
+    text
+        Names of the features whose strings are split into words.
+    ngrams
+        Greatest number of words of a sequence that counts as a value of a text: 1 is words alone.
+    sparse
+        Names of numbers that are counts, such as those of a bag of words, as prefixes with an asterisk:
+        ``("w:*",)``.
+    max_values
+        Maximum number of values of strings, words and rare numbers that have no column. Beyond it the values
+        least recently used are forgotten.
     engine
         Implementation of the step. ``auto`` is ``numba`` for multilayer perceptrons on the CPU, and
         ``torch`` otherwise. On a GPU the step is captured in a CUDA graph; a module is captured
@@ -116,14 +130,24 @@ class Parameters:
     seed: int = 0
     intervals: int = field(default=0, metadata={"ge": 0})
     learner: int = field(default=LATEST_LEARNER, metadata={"ge": 1, "le": LATEST_LEARNER})
+    text: tuple[str, ...] = ()
+    ngrams: int = field(default=1, metadata={"ge": 1, "le": 5})
+    sparse: tuple[str, ...] = ()
+    max_values: int = field(default=2**20, metadata={"ge": 32})
 
     def __post_init__(self) -> None:
-        if isinstance(self.hidden, list):  # as JSON and River give it
-            self.hidden = tuple(self.hidden)
+        for name in ("hidden", "text", "sparse"):
+            if isinstance(getattr(self, name), list):  # as JSON and River give it
+                setattr(self, name, tuple(getattr(self, name)))
         if self.engine == "autograd" and not isinstance(self.network, str):
             self.engine = "auto"  # "torch" would capture the module on a GPU
         self.engine = _FORMER_ENGINES.get(self.engine, self.engine)
         check_parameters(**self._parameters())
+        for pattern in self.sparse:
+            if not pattern.endswith("*") or pattern == "*":
+                raise ConfigurationError(
+                    "sparse", f"{pattern!r:.80} must be a prefix and an asterisk, such as 'w:*'"
+                )
         if self.network != "mlp" and self.input_shape is None:
             raise ConfigurationError("input_shape", "this network needs one, such as (1, 28, 28)")
 
@@ -174,6 +198,8 @@ def _declared(cls: type) -> Iterator[Field[Any]]:
 
 def _in_range(each: Field[Any], value: Any) -> bool:
     about, kinds = each.metadata, str(each.type).split(" | ")
+    if kinds == ["tuple[str, ...]"]:
+        return isinstance(value, tuple | list) and all(isinstance(entry, str) for entry in value)
     if value is None or isinstance(value, str):
         return value == each.default or value in about.get("choices", ())
     if "tuple[int, ...]" in kinds:

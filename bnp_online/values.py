@@ -19,16 +19,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import SampleError
+from .words import counted, words
 
 Label: TypeAlias = bool | int | str
 Vector: TypeAlias = NDArray[np.float64]
-Column: TypeAlias = "str | tuple[str, str]"
+
+
+class Derived(NamedTuple):
+    """Key of a column that a model computes from other features (`bnp_online.sparse`).
+
+    Attributes
+    ----------
+    scope : {"field", "sums", "pairs", "log"}
+        What it describes: one field, all fields, pairs of values, or a number.
+    name : str
+        Name of the field or of the number.
+    output : int
+        Class, or 1 for a regression; 0 is the column of counts.
+    part : int
+        Set of columns of a text.
+    """
+
+    scope: str
+    name: str
+    output: int
+    part: int
+
+
+Column: TypeAlias = "str | tuple[str, str] | Derived"
 """Key of a column: the name of a feature with numbers; name and value of a feature with strings."""
 
 #: Greatest magnitude of a feature or target: the variance of such numbers stays finite in float64.
 LARGEST = 1e100
 
 _EXACT = frozenset({bool, int, float})
+_LISTS = frozenset({list, tuple})
 #: Types of dates, times and durations, which are numbers of seconds in features alone.
 TIMES = date | time | timedelta | np.datetime64 | np.timedelta64
 _CLASS = "a class must be {bool}, {int} or {str}, not {given}"
@@ -45,10 +70,31 @@ class Features:
         Value by column; a feature with strings has a column for each value, with the value 1.
     missing : tuple of str
         Names whose value is missing.
+    texts : tuple of str
+        Names of the features with words or counts in place of one value.
     """
 
     values: dict[Column, float]
     missing: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+
+
+class TextRules(NamedTuple):
+    """Features whose values are words or counts.
+
+    Attributes
+    ----------
+    text : frozenset of str
+        Names of the features with text.
+    prefixes : tuple of str
+        Beginnings of the names of numbers that are counts.
+    ngrams : int
+        Greatest number of words of a sequence that counts as a value.
+    """
+
+    text: frozenset[str] = frozenset()
+    prefixes: tuple[str, ...] = ()
+    ngrams: int = 1
 
 
 @dataclass(slots=True, eq=False)
@@ -104,7 +150,7 @@ class Sample(NamedTuple):
     given: ExpertPredictions | None = None
 
 
-def check_features(x: object) -> Features:
+def check_features(x: object, rules: TextRules | None = None) -> Features:
     """Validate a dict of features.
 
     Parameters
@@ -124,9 +170,15 @@ def check_features(x: object) -> Features:
         raise SampleError("invalid_feature", "x", message, dict=dict, kind=type(x))
     values: dict[Column, float] = {}
     missing: list[str] = []
+    texts: list[str] = []
     for key, value in x.items():
         name = key if type(key) is str else feature_name(key, x)
         column: Column = name
+        if rules is not None and (type(value) in _LISTS or name in rules.text) and value is not None:
+            texts.append(name)
+            for word, times in _words(value, name, rules.ngrams).items():
+                values[name, word] = times
+            continue
         if type(value) in _EXACT and -LARGEST <= value <= LARGEST:  # a third of the time of `read_value`
             number = float(value)
         elif type(value) is str:
@@ -140,7 +192,32 @@ def check_features(x: object) -> Features:
         if column in values:
             raise given_twice(name)
         values[column] = number
-    return Features(values, tuple(missing))
+    if rules is not None and rules.prefixes:
+        texts += _gather_counts(values, rules.prefixes)
+    return Features(values, tuple(missing), tuple(texts))
+
+
+def _words(value: object, name: str, ngrams: int) -> dict[str, float]:
+    """Return the number of times of each word of a text, or of each string of a list."""
+    if isinstance(value, list | tuple):
+        if not all(isinstance(each, str) for each in value):
+            raise SampleError("invalid_feature", f"x.{name}", "must be a list of strings")
+        return counted(map(str, value), ngrams)
+    read = read_value(value, "feature", f"x.{name}")
+    if read is None:
+        return {}
+    text = read if isinstance(read, str) else str(value)
+    return counted(words(text), ngrams)
+
+
+def _gather_counts(values: dict[Column, float], prefixes: tuple[str, ...]) -> list[str]:
+    """Replace the numbers whose names begin with a prefix by values of a field; return the fields."""
+    found: dict[str, None] = {}
+    for column in [column for column in values if isinstance(column, str) and column.startswith(prefixes)]:
+        prefix = next(each for each in prefixes if column.startswith(each))
+        values[f"{prefix}*", column[len(prefix) :]] = values.pop(column)
+        found[f"{prefix}*"] = None
+    return [*found]
 
 
 def check_array(x: object, shape: tuple[int, ...]) -> Array:

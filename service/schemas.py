@@ -16,9 +16,10 @@ from bnp_online.client.schemas import *
 
 _SAMPLE: JsonDict = {"sepal length": 5.1, "sepal width": 3.5, "garden": "north"}
 _X = Field(
-    description="An object of numbers, booleans, strings and nulls, or nested lists of numbers. null is a "
-    "missing value. A string is a category, even if it is a date: send a date as a number, such as seconds "
-    "since 1970. A number that is a code can be sent as a string."
+    description="An object of numbers, booleans, strings, lists of strings and nulls, or nested lists of "
+    "numbers. null is a missing value. A string is a category, even if it is a date, unless the model splits "
+    "it into words (`text`): send a date as a number, such as seconds since 1970. A number that is a code "
+    "can be sent as a string."
 )
 
 
@@ -111,6 +112,24 @@ class Names(Schema):
     latest: list[ClassLabel]
 
 
+class FieldSize(Schema):
+    """Feature with strings or words, in the sparse stage of a model."""
+
+    name: str
+    values: int
+    """Number of its values."""
+
+
+class Fields(Schema):
+    """Features with strings or words, once one of them has more values than columns."""
+
+    count: int
+    values: int
+    """Number of values of all fields."""
+    largest: list[FieldSize]
+    """At most 20, those with the most values first."""
+
+
 class Latency(Schema):
     """Cumulative histograms of response times since the server started."""
 
@@ -151,6 +170,7 @@ class Dashboard(Moment):
     """Null for a regression model."""
     classes: Names
     features: Names
+    fields: Fields
     ignored_features: int
     pending: int
     queue: int

@@ -77,7 +77,11 @@ class Settings(BaseSettings):
     max_models: Positive = 64
     """Maximum number of models."""
     max_features: Positive = 4096
-    """Maximum number of features of a sample, and of a model."""
+    """Maximum number of features of a sample, with the strings in its lists, and of columns of a model."""
+    max_values: int = Field(default=2**20, ge=32, le=2**24)
+    """Maximum number of values of strings and words that a model keeps; the least recently used ones make
+    room. A value takes about 150 bytes for two classes, and 16 bytes for each further class.
+    """
     max_classes: int = Field(default=1024, ge=2)
     """Maximum number of classes of a model."""
     max_parameters: Positive = 100_000_000

@@ -32,7 +32,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Task: TypeAlias = Literal["classification", "regression"]
 ClassLabel: TypeAlias = StrictBool | StrictInt | StrictStr
 Target: TypeAlias = StrictBool | StrictInt | StrictFloat | StrictStr
-FeatureValue: TypeAlias = StrictBool | StrictInt | StrictFloat | StrictStr | None
+FeatureValue: TypeAlias = StrictBool | StrictInt | StrictFloat | StrictStr | list[StrictStr] | None
 Features: TypeAlias = dict[str, FeatureValue] | list[Any]
 Identifier: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 ModelName: TypeAlias = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -91,6 +91,8 @@ class DriftSpec(Body):
 
 #: Parameters that the server sets, not the specification of a model.
 _PLACE = ("engine", "device")
+#: Parameters whose default is the server's own limit, or that only one task has.
+_OPTIONAL = ("max_features", "max_classes", "max_values", "intervals")
 #: Limits that a server adds to the ranges of the library.
 _LIMITS: dict[str, dict[str, Any]] = {
     "hidden": {"le": 4096, "max_length": 8},
@@ -100,6 +102,7 @@ _LIMITS: dict[str, dict[str, Any]] = {
     "eps_abs": {"ge": None, "gt": 0},
     "input_shape": {"le": 1024, "max_length": 4},
     "max_classes": {"ge": 2},
+    "max_values": {"le": 2**24},
     "seed": {"ge": 0, "lt": 2**63},
     "intervals": {"le": 256},
 }
@@ -115,13 +118,14 @@ def _field(each: dataclasses.Field[Any]) -> tuple[Any, Any]:
         "float": Annotated[float, Field(**bounds)],
         "int": whole,
         "tuple[int, ...]": GenericAlias(tuple, (whole, ...)),
+        "tuple[str, ...]": tuple[str, ...],
         "None": None,
     }
     kinds = [types[name] for name in str(each.type).split(" | ") if name in types]
     choices, default = about.get("choices"), each.default
     if choices:
         kinds.append(Literal[choices])
-    if each.name in ("max_features", "max_classes", "intervals"):  # the server's own, or of one task only
+    if each.name in _OPTIONAL:
         default = None
         kinds.append(None)
     options = {key: about[key] for key in ("min_length", "max_length") if key in about}
@@ -290,6 +294,9 @@ class ModelDescription(Schema):
     """In order of arrival; empty for regression."""
     features: list[str]
     """Columns, in order of arrival."""
+    fields: dict[str, int] = {}
+    """Number of values of each feature with strings or words; empty until a feature has more values than
+    columns, or words."""
     ignored_features: int
     """Number of values ignored because all columns are taken."""
     parameters: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,14 +26,15 @@ _EXACT = frozenset({bool, int, float})
 _PLAIN = _EXACT | {str}
 _NAMES = frozenset({str})
 
-JsonValue: TypeAlias = bool | int | float | str | None
+JsonValue: TypeAlias = bool | int | float | str | list[str] | None
 
 
 def features(x: object) -> dict[str, JsonValue] | list[Any]:
     """Return features as JSON.
 
     A missing value (NaN, NaT, NA, None) is null. A date, time or duration is a number of seconds, as in
-    `bnp_online.values.check_features`. A name that is an integer or a tuple is its string.
+    `bnp_online.values.check_features`. A name that is an integer or a tuple is its string. A list of strings
+    remains one.
 
     Raises
     ------
@@ -45,6 +46,8 @@ def features(x: object) -> dict[str, JsonValue] | list[Any]:
     >>> from datetime import timedelta
     >>> features({"age": timedelta(minutes=1), "size": float("nan"), ("a", "b"): True})
     {'age': 60.0, 'size': None, "('a', 'b')": True}
+    >>> features({"title": ("free", "money")})
+    {'title': ['free', 'money']}
     """
     if not isinstance(x, Mapping):
         return _nested_lists(x)
@@ -57,9 +60,18 @@ def features(x: object) -> dict[str, JsonValue] | list[Any]:
             raise given_twice(name)
         if type(value) is str or (type(value) in _EXACT and -LARGEST <= value <= LARGEST):
             converted[name] = value
+        elif isinstance(value, list | tuple):
+            converted[name] = _strings(value, name)
         else:
             converted[name] = read_value(value, "feature", f"x.{name}")
     return converted
+
+
+def _strings(value: Sequence[object], name: str) -> list[str]:
+    strings = [str(each) for each in value if isinstance(each, str)]
+    if len(strings) < len(value):
+        raise SampleError("invalid_feature", f"x.{name}", "must be a list of strings")
+    return strings
 
 
 def _is_json(x: Mapping[Any, Any]) -> bool:

@@ -263,8 +263,28 @@ class Engine(ABC):
         return 0.0
 
     @abstractmethod
-    def grow(self, inputs: Sequence[str], outputs: int) -> None:
-        """Append inputs (by name) and outputs; no existing output changes."""
+    def grow(self, inputs: Sequence[str], outputs: int, *, scaled: int = 0, unknown: bool = False) -> None:
+        """Append inputs and outputs; no existing output changes.
+
+        Parameters
+        ----------
+        inputs : sequence of str
+            Names of the inputs.
+        outputs : int
+            Number of outputs.
+        scaled : int
+            Number of the last inputs whose moments begin with the mean 0 and the variance 1: the caller
+            standardizes them.
+        unknown : bool
+            Whether earlier samples have unknown values of the inputs in place of 0.
+        """
+
+    @abstractmethod
+    def clipped(self) -> tuple[Vector, Vector]:
+        """Return the numbers of values of each input, and of those that were clipped when standardized.
+
+        Only a learner that bounds values counts them.
+        """
 
     @abstractmethod
     def snapshot(self) -> Any:

@@ -19,7 +19,7 @@ CLASSES, MISSING_VALUES = range(14, 16)
 # Rows of `Buffers.trajectories`.
 RATE, REPLAYS, HIDDEN_WEIGHT, HIDDEN_PRIOR, RAW, AVERAGE, LOST = range(7)
 # Rows of `Buffers.inputs` and `Buffers.target`; the first values follow.
-MEAN, VAR, MEAN_BEFORE, VAR_BEFORE, BOUNDED, LATEST, VALUES, LARGEST, JOINED, FIRST = range(10)
+MEAN, VAR, MEAN_BEFORE, VAR_BEFORE, BOUNDED, LATEST, VALUES, LARGEST, JOINED, CLIPPED, FIRST = range(11)
 # Rows of `Buffers.entry`, after mean and variance.
 METRIC, ENTRY_BEFORE = 2, 3
 # Rows of `Buffers.hedge`; the weights of each rate follow. The last two columns are the hedge and the stack.
@@ -66,10 +66,10 @@ class Buffers(NamedTuple):
     entry : real (5, n)
         Mean and variance of the inputs of the first layer, common to all trajectories; weight of each input
         in the network's own metric; mean and variance before the step.
-    inputs, target : float64 (29, n), (29, 1)
+    inputs, target : float64 (30, n), (30, 1)
         Mean and variance of the raw inputs, and before the step; the sample's values, bounded; the values
-        predicted last; number of values, largest deviation, number of samples before the first value; the
-        first values. The same of the target.
+        predicted last; number of values, largest deviation, number of samples before the first value,
+        number of values that were clipped when standardized; the first values. The same of the target.
     memory_x : real (S / BLOCK, n, BLOCK)
         Memory: standardized inputs; NaN marks a missing value.
     memory_y : float64 (S, 2 or 4)

@@ -19,7 +19,7 @@ from ..mixture import ETAS, FIRST_VALUES, STACK_TRACE
 from ..network import entry_start, mlp_start
 from ..values import Vector
 from . import numba_step
-from .base import NOT_FINITE, Engine, LearnerSpec
+from .base import INPUT_CLIP, NOT_FINITE, Engine, LearnerSpec
 from .numba_bins import BINS
 from .numba_buffers import (
     ACTIVATION,
@@ -27,6 +27,7 @@ from .numba_buffers import (
     BOUNDED_VALUES,
     CAPACITY,
     CLASSES,
+    CLIPPED,
     COEFFICIENTS,
     ENTRY_PRIOR,
     ENTRY_WEIGHT,
@@ -73,7 +74,7 @@ _ACTIVATIONS = {"relu": RELU, "tanh": TANH, "gelu": GELU}
 _STEP_SCALES = {"norm": NORM, "paper": PAPER, "none": NONE}
 _MOMENTS = ("inputs.", "target.", "moments.")
 #: Rows of the bounds of values, by their names in the state.
-_BOUNDS = {"values": VALUES, "largest": LARGEST, "joined": JOINED}
+_BOUNDS = {"values": VALUES, "largest": LARGEST, "joined": JOINED, "clipped": CLIPPED}
 #: Bytes of a cache line.
 _LINE = 64
 _NO_PREDICTIONS, _NOTHING_GIVEN = np.zeros((0, 0)), np.zeros((0, 0, 0))
@@ -201,7 +202,7 @@ class NumbaEngine(Engine):
             return 0.0
         return float(self._buffers.hedge[WEIGHT, -1]) if self._used else 0.5
 
-    def grow(self, inputs: Sequence[str], outputs: int) -> None:
+    def grow(self, inputs: Sequence[str], outputs: int, *, scaled: int = 0, unknown: bool = False) -> None:
         """Append inputs (by name) and outputs; no existing output changes."""
         if not inputs and not outputs:
             return
@@ -222,13 +223,20 @@ class NumbaEngine(Engine):
                     parameters[f"network.{name}"][k] = drawn.numpy()
             new.average[:] = new.params[self._averaging]
         new.entry[:, :n], new.inputs[:, :n] = old.entry, old.inputs
-        new.inputs[JOINED, n:] = old.scalars[INPUTS_WEIGHT]
+        new.inputs[JOINED, n:] = 0.0 if unknown else old.scalars[INPUTS_WEIGHT]
+        if scaled:
+            rows = [VAR, VALUES, LARGEST]
+            new.inputs[rows, new.inputs.shape[1] - scaled :] = np.array([[1.0], [FIRST_VALUES], [INPUT_CLIP]])
         for name in ("scalars", "trajectories", "hidden", "target", "hedge", "stack"):
             getattr(new, name)[:] = getattr(old, name)
         new.scalars[PREDICTED] = -1.0  # the latest prediction had other sizes
         memory = _aligned((len(old.memory_x), n + len(inputs), BLOCK), self._real)
         memory[:, :n] = old.memory_x
         self._buffers = new._replace(memory_x=memory, memory_y=old.memory_y, distances=old.distances)
+
+    def clipped(self) -> tuple[Vector, Vector]:
+        """Return the numbers of values of each input, and of those that were clipped."""
+        return self._buffers.inputs[VALUES].copy(), self._buffers.inputs[CLIPPED].copy()
 
     def snapshot(self) -> Any:
         """Return what `restore` needs to undo growth; valid until a row is learned."""

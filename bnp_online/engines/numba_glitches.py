@@ -24,7 +24,7 @@ def bound(columns: NDArray[np.float64], x: NDArray[np.float64], order: NDArray[n
 
     Parameters
     ----------
-    columns : float64 (29, n)
+    columns : float64 (30, n)
         `Buffers.inputs` or `Buffers.target`.
     x : float64 (n,)
         The values.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..jit import jit
 from ..mixture import FIRST_VALUES, average_share, draw
-from .base import ERROR_CLIP, TARGET_CLIP
+from .base import ERROR_CLIP, INPUT_CLIP, TARGET_CLIP
 from .numba_bins import run_bins, step_bins
 from .numba_buffers import (
     ACTIVATION,
@@ -20,6 +20,7 @@ from .numba_buffers import (
     BOUNDED_VALUES,
     CAPACITY,
     CLASSES,
+    CLIPPED,
     DELTA,
     ENTRY_BEFORE,
     ENTRY_PRIOR,
@@ -282,6 +283,7 @@ def _learn_row(b: Buffers, x: NDArray[np.float64], y: float, weight: float, judg
     s[INPUTS_WEIGHT], s[ENTRY_WEIGHT], s[STEP] = s[INPUTS_WEIGHT] + 1.0, entry_weight, s[STEP] + 1.0
     if b.config[BOUNDED_VALUES]:
         admit(b.inputs, order)
+        _count_clipped(b, values)
     if b.hedge.shape[1] > 3:
         update_experts(b, y, weight, judged)
     if regression:
@@ -298,6 +300,14 @@ def _learn_row(b: Buffers, x: NDArray[np.float64], y: float, weight: float, judg
     if b.config[NEIGHBOURS]:
         renew_metric(b)
     return True
+
+
+@jit
+def _count_clipped(b: Buffers, values: NDArray[np.float64]) -> None:
+    """Count the values that were clipped when they were standardized."""
+    if b.config[STANDARDIZED]:
+        for j in range(values.shape[0]):
+            b.inputs[CLIPPED, j] += (abs(b.scratch[ACTS, j]) >= INPUT_CLIP) & ~math.isnan(values[j])
 
 
 @jit

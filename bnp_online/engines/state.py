@@ -96,8 +96,7 @@ def _problems_of_second_generation(
         if not _finite(state["bins.squares"], least=0.0):
             yield "the sums of squares of the bins are negative or not finite"
     for name in moments if spec.bounds else ():
-        values, joined = state[f"bounds.{name}.values"], state[f"bounds.{name}.joined"]
-        if not _counts(values) or not _counts(joined):
+        if not all(_counts(state[f"bounds.{name}.{which}"]) for which in ("values", "joined", "clipped")):
             yield f"the numbers of values of {name} are no counts"
         if not _finite(state[f"bounds.{name}.first"]) or not _finite(state[f"bounds.{name}.largest"], 0.0):
             yield f"the bounds of {name} are not finite"

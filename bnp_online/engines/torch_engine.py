@@ -30,7 +30,7 @@ _BY_INPUT = (
     "linear.head.weight",
     "memory.x",
     "neighbours.metric",
-    *(f"bounds.inputs.{name}" for name in ("first", "values", "largest", "joined")),
+    *(f"bounds.inputs.{name}" for name in ("first", "values", "largest", "joined", "clipped")),
 )
 #: Tensors that only a learned row changes: a snapshot leaves them out.
 _REPLAY_BUFFER = ("memory_x", "memory_y")
@@ -140,7 +140,7 @@ class TorchEngine(Engine):
         return 0.0 if mixture is None or not self.spec.stacks else float(mixture.experts.shares[1])
 
     @torch.no_grad()
-    def grow(self, inputs: Sequence[str], outputs: int) -> None:
+    def grow(self, inputs: Sequence[str], outputs: int, *, scaled: int = 0, unknown: bool = False) -> None:
         """Append inputs (by name) and outputs; no existing output changes."""
         if inputs and not self._grows:
             raise ConfigurationError("input_shape", "a network of fixed input shape cannot grow inputs")
@@ -153,18 +153,29 @@ class TorchEngine(Engine):
                 value[tuple(slice(size) for size in before[name].shape)] = before[name]
             if old is not None and self._runner.step.mixture is not None:
                 self._runner.step.mixture.classes.copy_(old.classes)
-        self._use(inputs, n, outputs, c)
+        self._use(inputs, n, outputs, c, unknown=unknown)
+        if scaled:
+            self._runner.step.scale_inputs(n + len(inputs) - scaled, n + len(inputs))
 
-    def _use(self, inputs: Sequence[str], n: int, outputs: int, c: int) -> None:
+    def _use(self, inputs: Sequence[str], n: int, outputs: int, c: int, *, unknown: bool = False) -> None:
         """Use spare inputs and outputs, after n inputs and c outputs in use."""
         step = self._runner.step
         if inputs:
-            step.add_inputs(inputs, n, self._inputs_weight, first=self._step == 0 and c == 0)
+            weight = 0.0 if unknown else self._inputs_weight
+            step.add_inputs(inputs, n, weight, first=self._step == 0 and c == 0)
         step.members.floor[c : c + outputs] = 0.0
         if c > 0 and outputs:
             for name, bias in step.named().items():
                 if name in _HEAD_BIAS:
                     bias[:, c : c + outputs] = bias[:, :c].amin(dim=1, keepdim=True)
+
+    def clipped(self) -> tuple[Vector, Vector]:
+        """Return the numbers of values of each input, and of those that were clipped."""
+        named = self._named()
+        values, clipped = (
+            named[f"bounds.inputs.{name}"].cpu().numpy().copy() for name in ("values", "clipped")
+        )
+        return values, clipped
 
     def snapshot(self) -> Any:
         """Return what `restore` needs to undo growth; valid until a row is learned."""

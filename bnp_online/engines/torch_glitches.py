@@ -62,20 +62,21 @@ class Bounds:
     ----------
     first : float64 (20, columns)
         First values of each column; once there are 20, clipped.
-    values, largest, joined : float64 (columns,)
+    values, largest, joined, clipped : float64 (columns,)
         Number of values; largest deviation from the mean that was admitted; number of samples before the
-        column joined.
+        column joined; number of values that were clipped when standardized.
     """
 
     def __init__(self, inputs: int, targets: int, device: str) -> None:
         exact = torch.zeros((), device=device, dtype=torch.float64)
         self._inputs = inputs
         self.first = exact.new_zeros(FIRST_VALUES, inputs + targets)
-        self.values, self.largest, self.joined = exact.new_zeros(3, inputs + targets).unbind()
+        self.values, self.largest, self.joined, self.clipped = exact.new_zeros(4, inputs + targets).unbind()
         self._place = torch.arange(FIRST_VALUES, device=device, dtype=torch.float64)[:, None]
         self._unbounded = exact.new_tensor(math.inf)
         self.tensors = {
-            f"bounds.{name}": getattr(self, name) for name in ("first", "values", "largest", "joined")
+            f"bounds.{name}": getattr(self, name)
+            for name in ("first", "values", "largest", "joined", "clipped")
         }
 
     def named(self) -> dict[str, Tensor]:
@@ -91,7 +92,7 @@ class Bounds:
 
     def add_inputs(self, before: int, after: int, samples: float) -> None:
         """Use spare inputs, after a number of samples without them; their zeros were no values."""
-        for each in (self.first, self.values, self.largest):
+        for each in (self.first, self.values, self.largest, self.clipped):
             each[..., before:after] = 0.0
         self.joined[before:after] = samples
 
@@ -143,6 +144,10 @@ class Bounds:
         most = (ordered[half - 1] + ordered[half]) * FIRST_DEVIATIONS / 2.0
         most = torch.where(most > 0.0, most, self._unbounded)
         return median - most, median + most
+
+    def count_clipped(self, clipped: Tensor, learned: Tensor) -> None:
+        """Count the inputs that were clipped, (n,), if the sample was learned."""
+        self.clipped[: self._inputs] += clipped & learned
 
     def admit(self, found: Bounded, before: Tensor, after: Tensor, learned: Tensor) -> None:
         """Count the bounded values of a sample that was learned.

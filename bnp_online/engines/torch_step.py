@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from ..mixture import FIRST_VALUES
 from .base import INPUT_CLIP, TARGET_CLIP, LearnerSpec
 from .mlp_ensemble import MLPEnsemble
 from .module_member import ModuleMember
@@ -130,6 +131,13 @@ class RowStep:
         if self._bounds is not None:
             self._bounds.add_inputs(before, after, samples)
 
+    def scale_inputs(self, before: int, after: int) -> None:
+        """Give inputs in use the mean 0 and the variance 1."""
+        self.inputs[1, before:after] = 1.0
+        if self._bounds is not None:
+            self._bounds.values[before:after] = FIRST_VALUES
+            self._bounds.largest[before:after] = INPUT_CLIP
+
     def predict(self, row: Tensor) -> Tensor:
         """Return whether a row has a prediction, followed by the prediction: (1 + C,)."""
         x = row[: self.width].view(self._shape)
@@ -168,6 +176,9 @@ class RowStep:
         if self._bounds is not None and counted.bounded is not None:
             after = self._columns(counted.inputs[0, :, 0], counted.target[0])
             self._bounds.admit(counted.bounded, self._moments()[0], after, learned)
+            if self._spec.standardize:
+                clipped = (sample.z[1].view(-1).abs() >= INPUT_CLIP) & ~sample.missing
+                self._bounds.count_clipped(clipped, learned)
         write(self.inputs, counted.inputs, learned)
         if self._regression:
             write(self.target, counted.target, learned)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -77,7 +77,7 @@ def learn(
     after the last sample, and Ctrl-C leaves it unchanged. With --url a model of a server learns, and the
     server stores it; --task creates it if it does not exist. A bad sample is reported and skipped.
     """
-    new = _read_spec(spec, task)
+    new = _read_spec(spec, task, source.text or [])
     _check_place(url, save, load, model)
     if url is not None:
         report = _learn_at_server(source, new, url, model or DEFAULT_MODEL, key, delay, size)
@@ -110,8 +110,9 @@ def _learn_here(
     loaded = None if load is None else _loaded(load, new)
     report = Report(new.task if loaded is None else loaded.task)
     features = () if loaded is None else loaded.feature_names
+    fields, text = ((), new.text) if loaded is None else (loaded.fields, loaded.text)
     with (
-        source.rows(labelled=True, task=report.task, features=features) as rows,
+        source.rows(labelled=True, task=report.task, features=features, fields=[*fields], text=text) as rows,
         progress(f"learning {source.name}", None, fraction=lambda: rows.fraction, score=report.score) as done,
     ):
         from .learners import learn_here, make_estimator  # late: torch
@@ -134,9 +135,20 @@ def _loaded(file: Path, new: ModelSpec) -> Estimator:
         raise CommandError(
             f"{file} is a model for {estimator.task}, not {new.task}: leave out --task, or load another.", 2
         )
-    if new.model_fields_set - {"task"}:
+    _check_text(new, estimator.text, str(file))
+    if new.model_fields_set - {"task", "text"}:
         raise CommandError("--spec is for a new model: leave it out, or leave out --load.", 2)
     return estimator
+
+
+def _check_text(new: ModelSpec, text: Sequence[str], model: str) -> None:
+    """Refuse --text for a column that an existing model reads otherwise."""
+    if others := [name for name in new.text if name not in text]:
+        raise CommandError(
+            f"{model} has no text {others[0]!r}: a model has its texts from its creation. Leave out --text "
+            f"{others[0]}, or make a new model.",
+            2,
+        )
 
 
 def _learn_at_server(
@@ -146,8 +158,10 @@ def _learn_at_server(
         found = _find(client, model, new)
         task = new.task if found is None else found.spec.task
         report = Report(task)
+        features = () if found is None else found.features
+        fields, text = ((), new.text) if found is None else (found.fields, found.spec.text)
         with (
-            source.rows(labelled=True, task=task, features=found.features if found else ()) as rows,
+            source.rows(labelled=True, task=task, features=features, fields=[*fields], text=text) as rows,
             progress(
                 f"learning {source.name}", None, fraction=lambda: rows.fraction, score=report.score
             ) as done,
@@ -180,7 +194,8 @@ def _find(client: Client, model: str, new: ModelSpec) -> ModelDescription | None
         raise CommandError(
             f"The model {model} is for {task}, not {asked}: choose another --model, or leave out --task.", 2
         )
-    if new.model_fields_set - {"task"}:
+    _check_text(new, found.spec.text, f"The model {model}")
+    if new.model_fields_set - {"task", "text"}:
         note(f"The model {model} exists: --spec is not used.")
     return found
 
@@ -262,7 +277,8 @@ def _rows(stream: Dataset, total: int) -> Iterator[Row]:
         yield Row(number, {str(name): value for name, value in x.items()}, y)
 
 
-def _read_spec(text: str, task: Task | None) -> ModelSpec:
+def _read_spec(text: str, task: Task | None, columns: Sequence[str] = ()) -> ModelSpec:
+    """Return the specification of a new model; `columns` have text."""
     try:
         given = json.loads(text)
     except ValueError as error:
@@ -273,6 +289,8 @@ def _read_spec(text: str, task: Task | None) -> ModelSpec:
         raise CommandError('--spec must be a JSON object, such as {"hidden": [64]}', 2)
     if task is not None and given.setdefault("task", task) != task:
         raise CommandError(f"--task is {task}, and --spec has another task: leave out one of the two", 2)
+    if columns and isinstance(texts := given.get("text", []), list):
+        given["text"] = [*dict.fromkeys([*texts, *columns])]
     try:
         return ModelSpec.model_validate_json(json.dumps(given))
     except ValidationError as error:

@@ -83,6 +83,10 @@ class SampleFile:
             metavar="COLUMN", help="Column to keep although each row has another value; repeatable."
         ),
     ] = None
+    text: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Column with text, which is split into words; repeatable."),
+    ] = None
     labels: Annotated[
         Literal["str", "int"] | None, typer.Option(help="Type of the classes; default: by the column.")
     ] = None
@@ -100,7 +104,13 @@ class SampleFile:
         return "standard input" if self.file == "-" else Path(self.file).name
 
     def rows(
-        self, *, labelled: bool, task: Task = "classification", features: Collection[str] = ()
+        self,
+        *,
+        labelled: bool,
+        task: Task = "classification",
+        features: Collection[str] = (),
+        fields: Collection[str] = (),
+        text: Collection[str] = (),
     ) -> Samples:
         """Open the file, and return its rows in order.
 
@@ -113,9 +123,14 @@ class SampleFile:
         features : collection of str
             Columns of the model so far: a feature with columns ``name=value`` is read as strings again,
             another one as numbers, and calendar features that the model has are there again.
+        fields : collection of str
+            Features of the model with words, or with more values than columns: they are read as strings.
+        text : collection of str
+            Columns with text: they are read as strings, although each row has another one.
         """
         from bnp_online.files import read_samples  # late: pyarrow
 
+        text = {*text, *(self.text or ())}
         with file_errors(self.file):
             return read_samples(
                 self.file,
@@ -126,8 +141,8 @@ class SampleFile:
                 decimal=self.decimal,
                 na=tuple(self.na or ()),
                 drop=tuple(self.drop or ()),
-                keep=tuple(self.keep or ()),
-                strings=string_features(features),
+                keep={*(self.keep or ()), *(text if labelled else ())},
+                strings={*string_features(features), *fields, *text},
                 numbers=features,
                 labels=self.labels,
                 encoding=self.encoding,

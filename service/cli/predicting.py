@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 #: Largest number of unknown features that are named.
 _NAMED = 10
+#: End of the name of a column that the model computes.
+_DERIVED = re.compile(r" \((count|log|evidence \d+(, wide)?)\)$")
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,14 @@ class Predictor:
         Names of the classes, as in JSON; empty for a regression.
     features : frozenset of str
         Columns of the model; a string feature has a column ``name=value`` for each value.
+    fields : frozenset of str
+        Its features with words, or with more values than columns.
     """
 
     predict: Callable[[Iterable[Row]], Iterator[tuple[Row, Prediction]]]
     classes: tuple[str, ...]
     features: frozenset[str]
+    fields: frozenset[str]
 
 
 @reads_samples
@@ -92,7 +98,7 @@ def predict(
     with (
         _sink(output) as sink,
         _predictor(load, url, key, model or DEFAULT_MODEL) as predictor,
-        source.rows(labelled=False, features=predictor.features) as rows,
+        source.rows(labelled=False, features=predictor.features, fields=predictor.fields) as rows,
         progress(f"predicting {source.name}", None, fraction=lambda: rows.fraction) as done,
     ):
         writer = CsvOutput if as_csv else JsonOutput
@@ -107,7 +113,7 @@ def predict(
 
 def _write(rows: Iterable[Row], predictor: Predictor, output: Output, done: Callable[[int], None]) -> int:
     """Write a prediction for each row, report unknown features, and return the number of invalid rows."""
-    unknown, invalid = Unknown(predictor.features), 0
+    unknown, invalid = Unknown(predictor.features, predictor.fields), 0
     for n, (row, prediction) in enumerate(predictor.predict(rows), 1):
         if row.error is None:
             unknown.add(row.x)
@@ -131,6 +137,9 @@ class Unknown:
     ----------
     columns : set of str
         Columns of the model.
+    fields : set of str
+        Its features with words, or with more values than columns. Counts are a field ``PREFIX*``, and rare
+        numbers the field ``*``.
 
     Attributes
     ----------
@@ -142,16 +151,20 @@ class Unknown:
         Whether a sample had a known feature.
     """
 
-    def __init__(self, columns: frozenset[str]) -> None:
-        self._known = string_features(columns) | columns
-        self.learned = sorted(string_features(columns) | {name for name in columns if "=" not in name})
+    def __init__(self, columns: frozenset[str], fields: frozenset[str] = frozenset()) -> None:
+        strings = string_features(columns) | fields
+        self._known = strings | columns
+        self._prefixes = tuple(name[:-1] for name in fields if name.endswith("*"))
+        self.learned = sorted(
+            strings | {name for name in columns if "=" not in name and not _DERIVED.search(name)}
+        )
         self.names: list[str] = []
         self.any_known = False
 
     def add(self, x: Any) -> None:
         """Take in the features of a sample."""
         if isinstance(x, dict) and self._known:
-            unknown = x.keys() - self._known
+            unknown = {name for name in x.keys() - self._known if not name.startswith(self._prefixes)}
             self.any_known = self.any_known or len(unknown) < len(x)
             if unknown and len(self.names) <= _NAMED:
                 self.names += sorted(map(str, unknown.difference(self.names)))
@@ -178,13 +191,15 @@ def _predictor(load: Path | None, url: str | None, key: str | None, model: str) 
         with connected(url, key) as client:
             described = client.describe(model)
             classes = tuple(map(_name, described.classes))
-            yield Predictor(partial(_remote, client, model), classes, frozenset(described.features))
+            fields = frozenset((*described.spec.text, *described.fields))
+            yield Predictor(partial(_remote, client, model), classes, frozenset(described.features), fields)
     elif load is not None:
         from .learners import load_estimator  # late: torch
 
         estimator = load_estimator(load)
         classes = tuple(map(_name, getattr(estimator, "labels", ())))
-        yield Predictor(partial(_local, estimator), classes, frozenset(estimator.feature_names))
+        fields = frozenset((*estimator.text, *estimator.fields))
+        yield Predictor(partial(_local, estimator), classes, frozenset(estimator.feature_names), fields)
 
 
 def _local(estimator: Estimator, rows: Iterable[Row]) -> Iterator[tuple[Row, Prediction]]:

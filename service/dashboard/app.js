@@ -73,7 +73,24 @@ function drawEmpty(shown) {
   );
 }
 
-function drawNames({ classes, features, ignored_features: ignored, task }) {
+/** Draw the features with strings or words, those with the most values first. */
+function drawFields({ count, values, largest }) {
+  $("fields").hidden = count === 0;
+  show($("field-count"), values, `${whole(values)} values`);
+  const list = $("field-list");
+  if (list.dataset.fields === JSON.stringify(largest)) return;
+  list.dataset.fields = JSON.stringify(largest);
+  const rows = largest.map(({ name, values: known }) =>
+    make("tr", {}, make("th", { scope: "row", textContent: name }), make("td", { textContent: whole(known) })),
+  );
+  if (count > largest.length) {
+    const more = make("th", { scope: "row", className: "more", textContent: `and ${whole(count - largest.length)} more` });
+    rows.push(make("tr", {}, more, make("td")));
+  }
+  list.replaceChildren(...rows);
+}
+
+function drawNames({ classes, features, fields, ignored_features: ignored, task }) {
   const fill = (id, { count, latest }) => {
     const list = $(`${id}-list`);
     const names = [...latest].reverse().map((name) => (typeof name === "string" ? name : JSON.stringify(name)));
@@ -87,6 +104,7 @@ function drawNames({ classes, features, ignored_features: ignored, task }) {
   fill("class", classes);
   fill("feature", features);
   say($("names-note"), ignored ? `${whole(ignored)} values ignored: no column left.` : "Latest first.");
+  drawFields(fields);
   $("class-list").previousElementSibling.hidden = $("class-list").hidden = task === "regression";
 }
 

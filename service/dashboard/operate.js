@@ -3,6 +3,9 @@
 import { Refusal, get, post } from "./api.js";
 import { $, compact, make, percent, say, short, whole } from "./dom.js";
 
+/** End of the name of a column that the model computes from strings, or from a number. */
+const COMPUTED = / \((count|log|evidence \d+(, wide)?)\)$/;
+
 const explain = (error) => (error instanceof Refusal ? error.message : "The server does not respond.");
 
 export class Operator {
@@ -52,9 +55,10 @@ export class Operator {
   /** Suggest a sample with the features of the model, unless the field has a text. */
   suggest({ latest }, shape) {
     const box = $("predict-x");
-    if (box.value !== "" || latest.length === 0 || shape) return;
+    const given = latest.filter((name) => !COMPUTED.test(name));
+    if (box.value !== "" || given.length === 0 || shape) return;
     const sample = {};
-    for (const name of latest.slice(0, 6)) {
+    for (const name of given.slice(0, 6)) {
       const [feature, value] = name.split(/=(.*)/s);
       sample[feature] = value ?? 1;
     }

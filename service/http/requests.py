@@ -251,15 +251,16 @@ def _types(annotation: Any) -> tuple[type, ...]:
 def read_fields(raw: bytes, shape: Shape, settings: Settings, part: str = "body") -> dict[str, Any]:
     """Return the JSON object in `raw` if it has the given shape; raises as `decode` and `check`."""
     body = check(decode(raw, shape.x, part), shape, settings, part)
-    if len(raw) > settings.max_string_length:  # otherwise no string in it can be too long
-        _check_lengths(body, shape, settings.max_string_length)
+    # In fewer bytes no string can be too long, and no list can have too many strings.
+    if len(raw) > min(settings.max_string_length, settings.max_features):
+        _check_lengths(body, shape, settings)
     return body
 
 
 def read_item(item: Any, shape: Shape, settings: Settings) -> dict[str, Any]:
     """Return an item of an array if it has the given shape; raises as `check`."""
     body = check(item, shape, settings, "item")
-    _check_lengths(body, shape, settings.max_string_length)
+    _check_lengths(body, shape, settings)
     return body
 
 
@@ -296,21 +297,32 @@ def check(body: Any, shape: Shape, settings: Settings, part: str = "body") -> di
     return body
 
 
-def _check_lengths(body: dict[str, Any], shape: Shape, longest: int) -> None:
-    """Refuse strings that a model would have to store; it refuses strings in nested lists itself."""
-    x, y = body.get(shape.x), body.get(shape.y)
+def _check_lengths(body: dict[str, Any], shape: Shape, settings: Settings) -> None:
+    """Refuse strings and lists that a model would have to store; it refuses lists of other values itself."""
+    x, y, longest = body.get(shape.x), body.get(shape.y), settings.max_string_length
     if type(y) is str and len(y) > longest:
         raise StringTooLongError(f"a label has at most {longest} characters (BNP_MAX_STRING_LENGTH)", shape.y)
     if type(x) is not dict or not x:
         return
     # One pass of C code each over names and types; a loop here would cost as much as all other checks.
-    if max(map(len, x)) > longest or str in map(type, x.values()):
+    kinds = {*map(type, x.values())}
+    if max(map(len, x)) > longest or str in kinds or list in kinds:
         for name, value in x.items():
-            if len(name) > longest or (type(value) is str and len(value) > longest):
+            strings = [name, *value] if type(value) is list else [name, value]
+            if any(type(each) is str and len(each) > longest for each in strings):
                 raise StringTooLongError(
-                    f"names and values have at most {longest} characters (BNP_MAX_STRING_LENGTH)",
+                    f"names and values have at most {longest} characters (BNP_MAX_STRING_LENGTH): send a "
+                    "longer text as a list of its words",
                     f"{shape.x}.{name}",
                 )
+    if list in kinds:
+        count = len(x) + sum(len(value) for value in x.values() if type(value) is list)
+        if count > settings.max_features:
+            raise TooManyFeaturesError(
+                f"{shape.x} has {count} features and strings in lists; the limit is {settings.max_features} "
+                "(BNP_MAX_FEATURES)",
+                shape.x,
+            )
 
 
 async def read_model(request: Request, model: type[M]) -> M:

@@ -312,7 +312,11 @@ class HostedModel:
             return entry.sample
         estimator = self.estimator
         labels = estimator.labels if isinstance(estimator, BNPClassifier) else None
-        return entry.sample._replace(given=late_labels.unpack(experts, labels, self._experts))
+        x, y, w, _ = entry.sample
+        try:  # the sparse stage may have opened since, which adds experts
+            return estimator.preview().check(x, y, w, late_labels.unpack(experts, labels))
+        except SampleError:  # another version had other experts
+            return entry.sample
 
     def _act_and_learn(self, samples: list[Sample]) -> list[Prediction | NonFiniteStateError]:
         """Take the drift action and learn. Undo it if all samples are refused: a replay would omit both."""

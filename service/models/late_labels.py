@@ -19,8 +19,8 @@ def pack(given: ExpertPredictions) -> bytes:
     return np.uint64(len(given.values)).tobytes() + given.values.tobytes()
 
 
-def unpack(body: bytes, labels: Sequence[Label] | None, experts: int) -> ExpertPredictions | None:
-    """Return the predictions from `pack`; None if another version had another number of experts.
+def unpack(body: bytes, labels: Sequence[Label] | None) -> ExpertPredictions:
+    """Return the predictions from `pack`.
 
     Parameters
     ----------
@@ -28,11 +28,7 @@ def unpack(body: bytes, labels: Sequence[Label] | None, experts: int) -> ExpertP
         Result of `pack`.
     labels : sequence of label or None
         Classes of the model, in order of arrival: at least those of the predictions; None for a regression.
-    experts : int
-        Number of experts of the model.
     """
     count = int(np.frombuffer(body, np.uint64, 1)[0])
-    if count != experts:
-        return None
     values: Any = np.frombuffer(body, np.float64, offset=8).reshape(count, -1)
     return ExpertPredictions(() if labels is None else tuple(labels[: values.shape[1]]), values)

@@ -63,6 +63,8 @@ class Copies(NamedTuple):
         Returns the conditioning of the layers.
     features, classes, ignored : int
         Number of features, of classes, and of values of features beyond the limit.
+    fields, values : int
+        Number of features with strings or words in the sparse stage, and of their values.
     """
 
     scores: PrequentialMetrics
@@ -72,6 +74,8 @@ class Copies(NamedTuple):
     features: int
     classes: int
     ignored: int
+    fields: int
+    values: int
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,7 @@ async def _copies(worker: Worker, seconds: float) -> Copies | None:
 
 def _copy(model: HostedModel) -> Copies:
     estimator = model.estimator
+    fields = estimator.fields
     return Copies(
         scores=model.score.copy(),
         baselines=model.baselines.report(),
@@ -167,6 +172,8 @@ def _copy(model: HostedModel) -> Copies:
         features=len(estimator.feature_names),
         classes=len(estimator.labels) if isinstance(estimator, BNPClassifier) else 0,
         ignored=estimator.ignored_features,
+        fields=len(fields),
+        values=sum(fields.values()),
     )
 
 
@@ -338,6 +345,13 @@ FAMILIES = (
         "Values of features beyond max_features.",
         _of_copies(lambda c: c.ignored),
     ),
+    Family(
+        _G,
+        "bnp_model_fields",
+        "Features with strings or words whose values have rows in place of columns.",
+        _of_copies(lambda c: c.fields),
+    ),
+    Family(_G, "bnp_model_values", "Values of these features.", _of_copies(lambda c: c.values)),
     Family(_G, "bnp_model_checkpoints", "Checkpoints kept.", _one(lambda m: len(m.checkpoints))),
     Family(
         _G,

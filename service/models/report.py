@@ -28,6 +28,8 @@ _KINDS = {
 }
 #: Largest number of classes in the confusion matrix, and of names of features and classes, for the dashboard.
 _CONFUSED, _NAMED = 12, 100
+#: Largest number of fields for the dashboard.
+_FIELDS = 20
 
 
 def _kind(expert: Mapping[str, Any]) -> str:
@@ -92,11 +94,28 @@ def dashboard(model: HostedModel) -> dict[str, Any]:
         "confusion": model.score.confusion(_CONFUSED) if model.spec.task == "classification" else None,
         "classes": {"count": len(classes), "latest": classes[-_NAMED:]},
         "features": {"count": len(estimator.feature_names), "latest": estimator.feature_names[-_NAMED:]},
+        "fields": _fields(estimator.fields),
         "ignored_features": estimator.ignored_features,
         "pending": model.pending,
         "parameters": estimator.num_parameters,
         "engine": estimator.engine_name,
         "device": estimator.device_name,
+    }
+
+
+def _fields(values: Mapping[str, int]) -> dict[str, Any]:
+    """Return the number of fields and of their values, and the largest fields.
+
+    Examples
+    --------
+    >>> _fields({"site": 40, "title": 900})["largest"]
+    [{'name': 'title', 'values': 900}, {'name': 'site', 'values': 40}]
+    """
+    largest = sorted(values, key=lambda name: -values[name])[:_FIELDS]
+    return {
+        "count": len(values),
+        "values": sum(values.values()),
+        "largest": [{"name": name, "values": values[name]} for name in largest],
     }
 
 
@@ -109,6 +128,7 @@ def describe(model: HostedModel) -> dict[str, Any]:
         "step": model.step,
         "classes": list(estimator.labels) if isinstance(estimator, BNPClassifier) else [],
         "features": list(estimator.feature_names),
+        "fields": estimator.fields,
         "ignored_features": estimator.ignored_features,
         "parameters": estimator.num_parameters,
         "device": estimator.device_name,

@@ -21,7 +21,8 @@ def complete(spec: ModelSpec, settings: Settings) -> ModelSpec:
     ConfigurationError
         If the library refuses the specification.
     """
-    given = {"max_features": settings.max_features}
+    given = {"max_features": settings.max_features, "max_values": settings.max_values}
+    _check_words(spec)
     if spec.task == "classification":
         given["max_classes"] = settings.max_classes
         if spec.intervals is not None:
@@ -44,6 +45,17 @@ def check_change(spec: ModelSpec, changes: Mapping[str, int], settings: Settings
         If a changed limit exceeds the server's.
     """
     _check(spec.model_copy(update=dict(changes)), changes, settings)
+
+
+def _check_words(spec: ModelSpec) -> None:
+    """Check that a model with texts or counts can read them."""
+    for name in ("text", "sparse"):
+        if not getattr(spec, name):
+            continue
+        if spec.input_shape is not None:
+            raise InvalidSpecError(f"{name} is for features with names: omit {name} or input_shape", name)
+        if spec.learner < 2:
+            raise InvalidSpecError(f"{name} needs the latest learner: omit {name} or learner", name)
 
 
 def _check(spec: ModelSpec, asked: Mapping[str, int], settings: Settings) -> None:

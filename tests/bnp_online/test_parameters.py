@@ -33,12 +33,15 @@ SHARED = [
 DECLARED = {each.name: each for each in dataclasses.fields(Parameters)}
 
 
+SPARSE = ["text", "ngrams", "sparse", "max_values"]
+
+
 def test_the_order_of_positional_arguments_is_fixed() -> None:
     classifier, regressor = (
         list(inspect.signature(kind).parameters) for kind in (BNPClassifier, BNPRegressor)
     )
-    assert classifier == [*SHARED, "max_classes", "engine", "device", "seed", "learner"]
-    assert regressor == [*SHARED, "engine", "device", "seed", "intervals", "learner"]
+    assert classifier == [*SHARED, "max_classes", "engine", "device", "seed", "learner", *SPARSE]
+    assert regressor == [*SHARED, "engine", "device", "seed", "intervals", "learner", *SPARSE]
 
 
 @pytest.mark.parametrize("kind", [BNPClassifier, BNPRegressor])

@@ -109,6 +109,21 @@ def test_a_regression(serve: Callable[..., Server], open_page: Callable[..., Pag
     expect(page.locator("#confusion")).to_be_hidden()
 
 
+def test_strings_and_words_are_counted(serve: Callable[..., Server], open_page: Callable[..., Page]) -> None:
+    server = serve()
+    page = open_page(server)
+    teach(server, 20)
+    wait_for_step(page, 20)
+    expect(page.locator("#fields")).to_be_hidden()
+    post_lines(
+        server, [{"x": {"tags": [f"t{i}", f"t{i + 1}"], "user": f"u{i}"}, "y": "cat"} for i in range(9)]
+    )
+    wait_for_step(page, 29)
+    expect(page.locator("#field-list tr")).to_have_text(["tags10", "user9", "colour1"])
+    assert value(page, "#field-count") == 20
+    assert "(count)" not in page.locator("#predict-x").input_value()
+
+
 def test_a_newcomer_is_told_what_to_type(
     serve: Callable[..., Server], open_page: Callable[..., Page]
 ) -> None:

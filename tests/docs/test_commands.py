@@ -9,7 +9,13 @@ import pytest
 
 from tests.docs.blocks import DOCS, agrees, blocks, matches, run
 
-PAGES = ["tutorial.md", "how-to/send-samples.md", "how-to/recover.md", "how-to/secure.md"]
+PAGES = [
+    "tutorial.md",
+    "how-to/send-samples.md",
+    "how-to/recover.md",
+    "how-to/secure.md",
+    "how-to/strings.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)

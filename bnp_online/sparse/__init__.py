@@ -1,0 +1,23 @@
+"""Sparse stage: strings, words and rare numbers in front of the dense network.
+
+The stage turns the values of strings into evidence columns, which are inputs of the network, and predicts by
+linear members on the values and on pairs of them. See ``DESIGN.md``. Public names: `SparseStage`, and
+`growth`, which decides when the stage opens. It imports the kernels of `bnp_online.engines`, never an engine.
+"""
+
+from .columns import ROUTED, Growth, growth, heavy_tails
+from .constants import TAILS_EVERY
+from .saving import PREFIX
+from .stage import GROUPS, Items, SparseStage
+
+__all__ = [
+    "GROUPS",
+    "PREFIX",
+    "ROUTED",
+    "TAILS_EVERY",
+    "Growth",
+    "Items",
+    "SparseStage",
+    "growth",
+    "heavy_tails",
+]

@@ -1,0 +1,403 @@
+"""Sparse stage of a learner: strings, words and rare numbers in front of the dense network."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..engines.numba_buffers import JOINED
+from ..errors import StateError
+from ..mixture import STACK_TRACE
+from ..values import Column, Derived, Vector
+from . import names, saving, step
+from .columns import FIELD, LOG
+from .columns import PAIRS as OF_PAIRS_SCOPE
+from .constants import LAST_PAIRS
+from .state import (
+    BY_PAIR,
+    BY_ROW,
+    CLASSES,
+    CLOSED,
+    EXPERTS,
+    INVERSE,
+    MEMBERS,
+    OF_PAIRS,
+    OF_ROWS,
+    OPEN,
+    RECYCLED,
+    ROWS,
+    SAMPLES,
+    SUMS,
+    TEXT,
+    TEXT_END,
+    TEXT_WASTE,
+    TOUCHED,
+    WEIGHT,
+    State,
+    block,
+    extended,
+    untrained,
+)
+
+_PREFIX = "sparse."
+#: Number of groups of linear members.
+GROUPS = 2
+_NOTHING_GIVEN = np.zeros((0, 0))
+#: Scalars that are working space, or that the arrays determine.
+_DERIVED_SCALARS = (ROWS, CLASSES, TEXT_END, TEXT_WASTE)
+
+
+class Items(NamedTuple):
+    """Values of a sample that the stage reads.
+
+    Attributes
+    ----------
+    text, ends : uint8, int64 (N,)
+        Names in UTF-8, one after another; the end of each.
+    fields, amounts : int64 (N,), float64 (N,)
+        Field and amount of each.
+    """
+
+    text: NDArray[np.uint8]
+    ends: NDArray[np.int64]
+    fields: NDArray[np.int64]
+    amounts: NDArray[np.float64]
+
+
+class SparseStage:
+    """State of the stage of one learner; it exists from the sample that opens it.
+
+    A change of size makes a new `State` (`grown`), which `adopt` takes over when the sample is learned.
+
+    Parameters
+    ----------
+    regression : bool
+        Kind of the targets.
+    seed, max_values : int
+        Seed of draws; greatest number of values.
+    fresh : bool
+        Whether no sample was learned before: the groups then begin with equal weights.
+    real : dtype
+        float32, or float64 for tests of exactness.
+
+    Attributes
+    ----------
+    fields : dict of str to int
+        Kind by field, in order of arrival.
+    """
+
+    def __init__(
+        self,
+        regression: bool,
+        seed: int,
+        max_values: int,
+        *,
+        fresh: bool = True,
+        real: Any = np.float32,
+    ) -> None:
+        self.fields: dict[str, int] = {}
+        self._ids: dict[str, int] = {}
+        self._regression, self._seed, self.max_values = regression, seed, max_values
+        self._real = np.dtype(real)
+        state = untrained(regression, seed, max_values, self._real)
+        np.fill_diagonal(state.stack[INVERSE:], STACK_TRACE)
+        if not fresh:  # the prediction does not jump
+            state.hedge[WEIGHT] = [1.0, 0.0, 0.0, 1.0, 0.0]
+        self.state = state
+
+    @property
+    def values(self) -> int:
+        """Number of values."""
+        return int(self.state.scalars[ROWS])
+
+    @property
+    def recycled(self) -> int:
+        """Number of values that were replaced because of `max_values`."""
+        return int(self.state.scalars[RECYCLED])
+
+    @property
+    def weights(self) -> list[float]:
+        """Shares of the network, of the linear group, of the pairs and of the stack in the prediction."""
+        hedge = self.state.hedge[WEIGHT]
+        return [*(hedge[:EXPERTS] * hedge[EXPERTS]).tolist(), float(hedge[EXPERTS + 1])]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return everything that learning changes."""
+        return saving.named(self.state)
+
+    def header(self) -> list[list[Any]]:
+        """Return the fields with their kinds, as JSON."""
+        return [[name, kind] for name, kind in self.fields.items()]
+
+    def load(
+        self, header: Sequence[Any], tensors: Mapping[str, Tensor], columns: Sequence[Column], classes: int
+    ) -> None:
+        """Load the results of `header` and `state_dict`, for the columns of a learner.
+
+        Raises
+        ------
+        StateError
+            If the state is damaged, or does not fit.
+        """
+        fields: dict[str, int] = dict(header)
+        if len(fields) != len(header) or not all(
+            isinstance(name, str) and kind in (CLOSED, OPEN, TEXT) for name, kind in fields.items()
+        ):
+            raise StateError("the state of the sparse stage is damaged: a field has no name or no kind")
+        for column in columns:
+            if isinstance(column, Derived) and column.scope == FIELD and column.name not in fields:
+                raise StateError(f"the state of the sparse stage is damaged: {column.name!r:.40} is no field")
+        self.state = saving.restored(
+            tensors,
+            regression=self._regression,
+            seed=self._seed,
+            max_values=self.max_values,
+            classes=classes,
+            fields=len(fields),
+            numbers=len(_numeric(columns)),
+            evidence=sum(isinstance(each, Derived) and each.scope != LOG for each in columns),
+            real=self._real,
+        )
+        self.adopt(self.laid_out(columns, fields), fields)
+
+    def numbers_of_values(self) -> dict[str, int]:
+        """Return the number of values by field."""
+        counts = np.bincount(self.state.field[: self.values], minlength=len(self.fields))
+        return dict(zip(self.fields, counts.tolist(), strict=True))
+
+    def items(
+        self, fields: Sequence[str], names: Sequence[str], amounts: Sequence[float], new: Sequence[str] = ()
+    ) -> Items:
+        """Return values, by field and name with their amounts, in arrays.
+
+        `new` has the fields that a sample adds.
+        """
+        ids = self._ids
+        if new:
+            ids = {**ids, **{name: len(ids) + i for i, name in enumerate(new)}}
+        unknown = len(ids)
+        joined = "".join(names)
+        if joined.isascii():
+            text, lengths = joined.encode(), [*map(len, names)]
+        else:
+            encoded = [name.encode("utf-8", "surrogatepass") for name in names]
+            text, lengths = b"".join(encoded), [*map(len, encoded)]
+        return Items(
+            np.frombuffer(text or b"\0", np.uint8),
+            np.array([*itertools.accumulate(lengths)], np.int64),
+            np.array([ids.get(field, unknown) for field in fields], np.int64),
+            np.array(amounts, np.float64),
+        )
+
+    def front(
+        self, items: Items, row: Vector, missing: Iterable[str] = (), state: State | None = None
+    ) -> State:
+        """Write the evidence to the columns of `row`, and predict by both groups; return the state used."""
+        s = self.state if state is None else state
+        if len(items.ends) > len(s.rows):
+            s = self._with_room_for_items(s, len(items.ends))
+            if state is None:
+                self.state = s
+        for name in missing:
+            field = self._ids.get(name, -1)
+            if field >= 0 and s.slot[field] >= 0:
+                places = s.places[s.slot[field]]
+                row[places[places >= 0]] = np.nan
+        step.front(items.text, items.ends, items.fields, items.amounts, row, *s)
+        return s
+
+    @staticmethod
+    def _with_room_for_items(s: State, count: int) -> State:
+        size = 2 * count
+        return s._replace(
+            rows=extended(s.rows, (size,)),
+            row_amounts=extended(s.row_amounts, (size,)),
+            fresh=extended(s.fresh, (size,)),
+            keys=np.zeros(size, np.uint64),
+            key_amounts=np.zeros(size),
+        )
+
+    def combine(self, dense: Vector, given: Vector = _NOTHING_GIVEN) -> Vector:
+        """Return the prediction, after `front`.
+
+        Parameters
+        ----------
+        dense : array of shape (outputs,)
+            Prediction of the network.
+        given : array of shape (2, outputs), optional
+            Earlier predictions of the groups (`groups`), by which `learn` judges them; NaN for none.
+        """
+        out = np.empty(len(dense))
+        step.combine(dense, given, out, *self.state)
+        return out
+
+    def groups(self) -> Vector:
+        """Return the predictions of both groups, after `combine`, of shape (2, outputs)."""
+        outputs = 1 if self._regression else int(self.state.scalars[CLASSES])
+        found: Vector = self.state.outputs[1:EXPERTS, :outputs].copy()
+        return found
+
+    def learn(self, items: Items, y: float, weight: float, *, judged: bool) -> None:
+        """Learn a sample, after `front` and `combine`."""
+        self._reserve(len(items.ends), len(items.text))
+        judged = judged and weight > 0.0
+        step.learn(y, weight, judged, items.text, items.ends, items.fields, items.amounts, *self.state)
+        if self.state.scalars[TOUCHED] * 64 > len(self.state.pair_scales):
+            self._double_pairs()
+
+    def enter_columns(self, columns: Sequence[Column], positions: Mapping[Column, int]) -> None:
+        """Record the positions of one-hot columns in the rows of their values."""
+        values = [(column[0], column[1]) for column in columns if not isinstance(column, str | Derived)]
+        if values:
+            fields, found_names = zip(*values, strict=True)
+            items = self.items(fields, found_names, [1.0] * len(values))
+            self._reserve(len(items.ends), len(items.text))
+            found = np.array([positions[value] for value in values], np.int64)
+            step.enter(items.text, items.ends, items.fields, found, *self.state)
+
+    def adopt(self, state: State, fields: Mapping[str, int]) -> None:
+        """Take over a state from `laid_out`, with its fields."""
+        self.state = state
+        for name, kind in fields.items():
+            self._ids.setdefault(name, len(self._ids))
+            self.fields[name] = kind
+
+    def laid_out(self, columns: Sequence[Column], fields: Mapping[str, int]) -> State:
+        """Return the state for the columns of a learner, and for fields by name and kind."""
+        s = self.state
+        width = s.totals.shape[0]
+        merged = {**self.fields, **fields}
+        ids = {name: i for i, name in enumerate(merged)}
+        slot, places = (
+            np.full(len(merged), -1, np.int32),
+            [np.full((2, width + 1), -1, np.int32) for _ in range(2)],
+        )
+        for position, column in enumerate(columns):
+            if not isinstance(column, Derived) or column.scope == LOG:
+                continue
+            at = SUMS
+            if column.scope == OF_PAIRS_SCOPE:
+                at = OF_PAIRS
+            elif column.scope == FIELD:
+                field = ids[column.name]
+                if slot[field] < 0:
+                    slot[field] = len(places)
+                    places.append(np.full((2, width + 1), -1, np.int32))
+                at = int(slot[field])
+            if column.output <= width:
+                places[at][column.part, column.output] = position
+        s = s._replace(kinds=np.array([*merged.values()], np.int32), slot=slot, places=np.stack(places))
+        shown = [i for i, column in enumerate(columns) if isinstance(column, Derived) and column.scope != LOG]
+        evidence = extended(s.evidence, (len(s.evidence), len(shown)))
+        s = s._replace(evidence=evidence, evidence_at=np.array(shown, np.int64))
+        numeric = _numeric(columns)
+        return _with_numbers(s, numeric, [isinstance(columns[i], str) for i in numeric])
+
+    def add_class(self) -> None:
+        """Append a class."""
+        s = self.state
+        classes, width = int(s.scalars[CLASSES]), s.totals.shape[0]
+        if classes == width:
+            s = _widened(s, 2 * width)
+        s = s._replace(scalars=s.scalars.copy(), bias=s.bias.copy())
+        if classes:
+            s.bias[:, :, classes] = s.bias[:, :, :classes].min(axis=2)
+        s.scalars[CLASSES] += 1.0
+        self.state = s
+
+    def _reserve(self, values: int, size: int) -> None:
+        """Make room for values and the bytes of their names."""
+        s, rows = self.state, self.values
+        need = min(rows + values, self.max_values)
+        if need > len(s.scales):
+            capacity, width = 2 * need, s.totals.shape[0]
+            arrays = {name: extended(getattr(s, name), (capacity,)) for name in BY_ROW}
+            s = s._replace(**arrays, **_moved(s, OF_ROWS, capacity, width))
+        if 2 * need > len(s.slots):
+            s = s._replace(slots=np.full(1 << (3 * need - 1).bit_length(), -1, np.int32))
+            names.link_all(s)
+        end, waste = int(s.scalars[TEXT_END]), int(s.scalars[TEXT_WASTE])
+        if end + size > len(s.names):
+            text = np.zeros(max(2 * (end - waste + size), 64), np.uint8)
+            starts = s.start.copy()
+            names.gather(s, text, starts)
+            s = s._replace(names=text, start=starts, scalars=s.scalars)
+            s.scalars[TEXT_END], s.scalars[TEXT_WASTE] = end - waste, 0.0
+        self.state = s
+
+    def _double_pairs(self) -> None:
+        """Double the table of pairs: each row is copied to both rows that its pairs may have then."""
+        s = self.state
+        if len(s.pair_scales) < LAST_PAIRS:
+            size, width = len(s.pair_scales), s.totals.shape[0]
+            doubled = _moved(s, BY_PAIR, 2 * size, width)
+            for array in doubled.values():
+                array[size:] = array[:size]
+            self.state = s._replace(**doubled)
+
+
+def _numeric(columns: Sequence[Column]) -> NDArray[np.int64]:
+    """Return the positions of the columns of numbers and of their logarithms."""
+    found = [
+        position
+        for position, column in enumerate(columns)
+        if isinstance(column, str) or (isinstance(column, Derived) and column.scope == LOG)
+    ]
+    return np.array(found, np.int64)
+
+
+def _with_numbers(s: State, numeric: NDArray[np.int64], counted: Sequence[bool]) -> State:
+    """Return a state with numeric columns; their number only grows, and their order stays.
+
+    Samples before a column joined count as 0 where `counted`, and as unknown values elsewhere.
+    """
+    old, n = len(s.numeric), len(numeric)
+    if n == old:
+        return s._replace(numeric=numeric)
+    numbers = extended(s.numbers, (s.numbers.shape[0], n))
+    numbers[JOINED, old:] = s.scalars[SAMPLES] * np.array(counted[old:])
+    return s._replace(
+        numbers=numbers,
+        numeric=numeric,
+        z=np.zeros(n),
+        number_weights=extended(s.number_weights, (*s.number_weights.shape[:3], n)),
+        number_scales=extended(s.number_scales, (2, n)),
+    )
+
+
+def _widened(s: State, width: int) -> State:
+    """Return a state with room for more classes."""
+    return s._replace(
+        **_moved(s, OF_ROWS, len(s.scales), width),
+        **_moved(s, BY_PAIR, len(s.pair_scales), width),
+        bias=extended(s.bias, (2, MEMBERS, width)),
+        number_weights=extended(s.number_weights, (2, MEMBERS, width, s.number_weights.shape[3])),
+        totals=extended(s.totals, (width,)),
+        outputs=extended(s.outputs, (len(s.outputs), width)),
+        places=_with_classes(s.places, width),
+    )
+
+
+def _moved(s: State, names: Sequence[str], rows: int, width: int) -> dict[str, Any]:
+    """Return counts, weights and scales in a larger block, by name."""
+    old = [getattr(s, name) for name in names]
+    counted = old[0].shape[1] if width == s.totals.shape[0] else width
+    counts, weights, scales = block(rows, counted, width, old[0].dtype)
+    size, outputs = len(old[0]), s.totals.shape[0]
+    counts[:size, : old[0].shape[1]], scales[:size] = old[0], old[2]
+    apart, before = weights[:size].reshape(size, MEMBERS, width), old[1].reshape(size, MEMBERS, outputs)
+    apart[:, :, :outputs] = before
+    weights[:size] = apart.reshape(size, -1)
+    return dict(zip(names, (counts, weights, scales), strict=True))
+
+
+def _with_classes(places: NDArray[np.int32], width: int) -> NDArray[np.int32]:
+    """Return positions of evidence columns with room for more classes."""
+    larger = np.full((places.shape[0], 2, width + 1), -1, np.int32)
+    larger[:, :, : places.shape[2]] = places
+    return larger

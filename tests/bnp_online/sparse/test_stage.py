@@ -1,0 +1,179 @@
+"""Promises of estimators with a sparse stage."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnp_online import BNPClassifier, BNPRegressor, SampleError, load
+from bnp_online.sparse import columns
+
+_Estimator = BNPClassifier | BNPRegressor
+
+
+def _stream(count: int, task: str, seed: int = 1) -> Iterator[tuple[dict[str, Any], Any, float]]:
+    """Yield samples with strings, text, numbers, missing values, a third class and a late feature."""
+    rng = random.Random(seed)  # noqa: S311
+    for i in range(count):
+        a, b = rng.randrange(80), rng.randrange(10)
+        x: dict[str, Any] = {"a": f"a{a}", "b": f"b{b}", "n": rng.gauss(0.0, 1.0)}
+        x["t"] = " ".join(f"w{min(int(rng.expovariate(0.1)), 200)}" for _ in range(rng.randrange(6)))
+        if rng.random() < 0.1:
+            x[rng.choice("bn")] = None
+        if rng.random() < 0.1:
+            del x["a"]
+        if i > 100:
+            x["late"] = f"l{rng.randrange(100)}"
+        y: Any = (a + b) % 3 if i >= 80 else (a + b) % 2
+        yield x, 100.0 * y if task == "regression" else y, rng.choice([1.0, 1.0, 1.0, 0.0, 0.5, 3.0])
+
+
+def _make(task: str) -> _Estimator:
+    kind = BNPRegressor if task == "regression" else BNPClassifier
+    return kind(hidden=(8,), text=("t",), max_values=150, memory=200)
+
+
+def _shuffled(x: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    return {name: x[name] for name in rng.sample(list(x), len(x))}
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_the_order_of_keys_and_predictions_have_no_effect(task: str) -> None:
+    model, other, rng = _make(task), _make(task), random.Random(0)  # noqa: S311
+    for i, (x, y, w) in enumerate(_stream(220, task)):
+        assert model.predict(x) == other.predict(_shuffled(x, rng))
+        model.predict(x | {"a": "never seen", "t": "nor these words"})
+        model.learn_one(x, y, w)
+        other.learn_one(_shuffled(x, rng), y, w)
+        if i % 40 == 39:
+            assert model.fingerprint() == other.fingerprint()
+    assert model.fields == other.fields
+    assert sum(model.fields.values()) == 150  # some were recycled
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_saved_model_learns_on_with_equal_bits(task: str, tmp_path: Path) -> None:
+    model = _make(task)
+    samples = list(_stream(260, task))
+    for x, y, w in samples[:200]:
+        model.learn_one(x, y, w)
+    model.save(tmp_path / "model")
+    copies = [load(tmp_path / "model"), _make(task)]
+    copies[1].load_state_dict(model.state_dict())
+    for x, y, w in samples[200:]:
+        for each in (model, *copies):
+            each.learn_one(x, y, w)
+    assert {each.fingerprint() for each in copies} == {model.fingerprint()}
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_many_samples_in_one_call_are_learned_as_one_by_one(task: str) -> None:
+    model, other = _make(task), _make(task)
+    samples = [(x, y) for x, y, _ in _stream(220, task)]
+    for x, y in samples:
+        model.learn_one(x, y)
+    other.learn_many([x for x, _ in samples], [y for _, y in samples])
+    assert model.fingerprint() == other.fingerprint()
+
+
+def test_a_field_keeps_its_columns_and_evidence_joins_without_a_jump(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    models = [BNPClassifier(hidden=(8,), lr=0.3) for _ in range(2)]
+    for i in range(32):
+        for model in models:
+            model.learn_one({"city": f"c{i}", "n": i % 3}, i % 2)
+    assert models[0].fields == {}
+    models[0].learn_one({"city": "c32", "n": 1}, 1, 0.0)  # opens the stage; the weight 0 keeps its hedge
+    monkeypatch.setattr(columns, "MOST_ONE_HOT", 33)
+    models[1].learn_one({"city": "c32", "n": 1}, 1, 0.0)
+    one_hot = [name for name in models[0].feature_names if name.startswith("city=")]
+    assert one_hot == [f"city=c{i}" for i in range(32)]
+    assert models[0].feature_names[-4:] == (
+        "city (count)",
+        "city (evidence 1)",
+        "pairs (count)",
+        "pairs (evidence 1)",
+    )
+    x = {"city": "c7", "n": 2}
+    assert models[0].predict_proba_one(x) == pytest.approx(models[1].predict_proba_one(x), rel=1e-5)
+
+
+def test_a_new_value_or_feature_changes_no_prediction() -> None:
+    model = _make("classification")
+    for x, y, _ in _stream(150, "classification"):
+        model.learn_one(x, y)
+    x = {"a": "a1", "b": "b1", "n": 0.3}
+    assert model.predict(x) == model.predict(x | {"t": "unseen", "late": "unseen", "new": "value"})
+
+
+def test_text_is_split_counted_and_given_as_a_list() -> None:
+    models = [BNPClassifier(hidden=(8,), text=("t",)), BNPClassifier(hidden=(8,), sparse=("t:*",))]
+    models += [BNPClassifier(hidden=(8,))]
+    for i in range(40):
+        word = f"w{i % 7}"
+        models[0].learn_one({"t": f"The {word}, the END"}, i % 2)
+        models[1].learn_one({"t:the": 2, f"t:{word}": 1, "t:end": 1}, i % 2)
+        models[2].learn_one({"t": ["the", word, "the", "end"]}, i % 2)
+    assert [each.fields for each in models] == [{"t": 9}, {"t:*": 9}, {"t": 9}]
+    assert models[0].predict({"t": "w3"}) == models[2].predict({"t": ["w3"]})
+
+
+def test_a_list_of_other_values_is_refused() -> None:
+    with pytest.raises(SampleError, match="list of strings"):
+        BNPClassifier().learn_one({"t": [1, 2]}, 0)
+
+
+def test_rare_numbers_have_no_columns_of_their_own() -> None:
+    model = BNPClassifier(hidden=(8,), replay=0)
+    for i in range(300):
+        model.learn_one({"n": 1.0, f"x{i}": 2.0}, i % 2)
+    assert len([name for name in model.feature_names if name.startswith("x")]) == 255
+    assert model.fields == {"*": 45}
+
+
+def test_a_number_with_a_heavy_tail_gets_a_column_of_its_logarithm() -> None:
+    model, rng = BNPClassifier(hidden=(8,), replay=0), random.Random(1)  # noqa: S311
+    for _ in range(300):
+        z = rng.gauss(0.0, 1.0)
+        model.learn_one({"amount": 10.0 ** (3.0 * z), "other": z}, int(z > 0.0))
+    assert model.feature_names == ("amount", "other", "amount (log)")
+
+
+def test_many_classes() -> None:
+    model, rng = BNPClassifier(hidden=(8,), replay=0), random.Random(1)  # noqa: S311
+    right = 0
+    for i in range(1500):
+        y = rng.randrange(40)
+        right += (
+            model.predict_one({"city": f"c{y}", "noise": f"n{rng.randrange(60)}"}) == f"k{y}" and i >= 750
+        )
+        model.learn_one({"city": f"c{y}", "noise": f"n{rng.randrange(60)}"}, f"k{y}")
+    assert right > 675
+
+
+def test_the_earlier_generation_has_no_stage() -> None:
+    model = BNPClassifier(hidden=(8,), learner=1)
+    for i in range(40):
+        model.learn_one({"city": f"c{i}"}, i % 2)
+    assert model.fields == {}
+    assert len(model.feature_names) == 40
+
+
+def test_late_labels_judge_the_groups_by_their_earlier_predictions() -> None:
+    late, again = _make("classification"), _make("classification")
+    samples = list(_stream(200, "classification"))
+    for x, y, _ in samples[:150]:
+        late.learn_one(x, y)
+        again.learn_one(x, y)
+    given = [late.predict_experts_one(x) for x, _, _ in samples[150:]]
+    for (x, y, _), each in zip(samples[150:], given, strict=True):
+        assert each is not None
+        late.learn_one(x, y, given=each)
+        again.learn_one(x, y)
+    assert late.fingerprint() != again.fingerprint()
+    assert late.fields == again.fields
