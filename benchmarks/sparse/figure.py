@@ -29,6 +29,8 @@ _STYLES = {
     "FM*": ("X", _GREY, 6.0),
 }
 _FLOOR = "Floor"
+#: Limits of the processor time of a sample.
+_MICROSECONDS = (2.0, 6000.0)
 _LINES = {
     "BNP": (_ORANGE, "-"),
     "dense": (_ORANGE, ":"),
@@ -106,7 +108,7 @@ def _draw_stream(ax: Axes, name: str, row: Mapping[str, Entry], facts: Mapping[s
         loss = high if entry.value is None else min(entry.value, high)
         order = 4 if colour == _ORANGE else 3
         ax.plot(
-            1e6 / entry.samples_per_second,
+            min(max(1e6 / entry.samples_per_second, _MICROSECONDS[0]), _MICROSECONDS[1]),
             loss,
             marker,
             color=colour,
@@ -124,6 +126,8 @@ def _draw_stream(ax: Axes, name: str, row: Mapping[str, Entry], facts: Mapping[s
     if ours is not None and ours.value is not None:
         ax.axhline(ours.value, color=_ORANGE, linewidth=0.7, alpha=0.5, zorder=1)
     ax.set_xscale("log")
+    ax.set_xlim(*_MICROSECONDS)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} µs"))
     ax.set_ylim(low - 0.06 * (high - low), high + 0.02 * (high - low))
     unit = "RMSE" if facts["metric"] == "RMSE" else "log loss"
     title = f"{name}: {facts['samples']:,} samples, {facts['values']:,} values"
@@ -148,7 +152,7 @@ def _draw_growth(ax: Axes, growth: Mapping[str, Any]) -> None:
                 fontsize=8.5,
                 annotation_clip=False,
             )
-    ax.set_yscale("log")
+    ax.set_ylim(0)
     ax.set_xlim(0, values[-1])
     title = f"{growth['stream']}: processor time of a sample in µs by the number of values seen"
     ax.set_title(title, loc="left", fontsize=9.5, color=_INK)
@@ -157,11 +161,7 @@ def _draw_growth(ax: Axes, growth: Mapping[str, Any]) -> None:
 
 
 def _strip(ax: Axes) -> None:
-    """Remove spines and ticks, and write times as plain numbers."""
-    if ax.get_xscale() == "log":
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} µs"))
-    if ax.get_yscale() == "log":
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    """Remove spines and ticks."""
     ax.minorticks_off()
     ax.grid(color=_FAINT, linewidth=0.8)
     ax.set_axisbelow(True)
