@@ -58,7 +58,7 @@ CONTESTANTS = (
         "VW -q*",
         "Vowpal Wabbit: the same with all pairs, -q ::",
         _VW,
-        grid={"rate": (0.1, 0.3, 1.0, 3.0, 10.0)},
+        grid={"rate": (0.03, 0.1, 0.3, 1.0, 3.0)},
         seeded=False,
     ),
     _contestant(
@@ -71,14 +71,14 @@ CONTESTANTS = (
         "Linear*",
         "River: LogisticRegression (one vs. rest) / LinearRegression, SGD",
         _RIVER,
-        grid={"rate": (0.01, 0.03, 0.1, 0.3, 1.0)},
+        grid={"rate": (0.003, 0.01, 0.03, 0.1, 0.3)},
         seeded=False,
     ),
     _contestant(
         "FTRL*",
         "River: the same with FTRLProximal",
         _RIVER,
-        grid={"rate": (0.03, 0.1, 0.3, 1.0, 3.0)},
+        grid={"rate": (0.01, 0.03, 0.1, 0.3, 1.0)},
         seeded=False,
     ),
     _contestant(
