@@ -1,7 +1,7 @@
 """Processor time of a sample: the learner on strings, dense learners with as many columns, and rivals.
 
-All models take turns in one process. The dense learners get arrays of numbers with as many columns as the
-learner on strings has at the end.
+All models take turns in one process. The dense learners get arrays, or dicts, of numbers with as many columns
+as the learner on strings has at the end.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from .passes import Model, steps
 from .rivals import MODELS
 from .river_models import River
 
-#: Learners on strings: name of the contestant, parameters of the dense learner, and its name.
-PAIRED: Mapping[str, tuple[Mapping[str, Any], str]] = {
-    "BNP": ({}, "dense"),
-    "BNP, replay=0": ({"replay": 0}, "dense, replay=0"),
-}
+#: Learners on strings: name of the contestant, and the parameters of the dense learner.
+PAIRED: Mapping[str, Mapping[str, Any]] = {"BNP": {}, "BNP, replay=0": {"replay": 0}}
+#: Name of the dense learner on arrays, and of the one on dicts, for each learner on strings.
+DENSE = {name: (name.replace("BNP", "arrays"), name.replace("BNP", "dicts")) for name in PAIRED}
 #: Setting of each rival; the time hardly depends on it.
 RIVALS: Mapping[str, Setting] = {
     "VW*": {"rate": 0.3},
@@ -85,20 +84,23 @@ def columns_of(stream: Stream, limit: int, parameters: Mapping[str, Any]) -> int
     return len(model.feature_names)
 
 
-def dense(stream: Stream, columns: int, parameters: Mapping[str, Any]) -> Side:
-    """Return a learner on arrays of normal numbers, with targets that depend on them."""
+def dense(stream: Stream, columns: int, parameters: Mapping[str, Any], *, dicts: bool = False) -> Side:
+    """Return a learner on arrays, or dicts, of normal numbers, with targets that depend on them."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(_ROWS, columns))
     model: BNPClassifier | BNPRegressor
     targets: Sequence[Any]
+    shape = None if dicts else (columns,)
     if stream.task == "classification":
         labels = len(stream.labels)
         targets = (rows @ rng.normal(size=(columns, labels))).argmax(axis=1).tolist()
-        model = BNPClassifier(input_shape=(columns,), seed=0, **parameters)
+        model = BNPClassifier(input_shape=shape, seed=0, **parameters)
     else:
         targets = (rows @ rng.normal(size=columns)).tolist()
-        model = BNPRegressor(input_shape=(columns,), seed=0, **parameters)
-    return Side(River(model), itertools.cycle(zip(rows, targets, strict=True)))
+        model = BNPRegressor(input_shape=shape, seed=0, **parameters)
+    names = [f"f{i}" for i in range(columns)]
+    given = [dict(zip(names, row, strict=True)) for row in rows.tolist()] if dicts else rows
+    return Side(River(model), itertools.cycle(zip(given, targets, strict=True)))
 
 
 def compare(stream: Stream, tick: Tick) -> dict[str, Any]:
@@ -115,9 +117,10 @@ def compare(stream: Stream, tick: Tick) -> dict[str, Any]:
     tick(f"{stream.name}: columns")
     columns = columns_of(stream, count, {"replay": 0, "hidden": ()})
     sides: dict[str, Side] = {}
-    for name, (parameters, name_of_dense) in PAIRED.items():
+    for name, parameters in PAIRED.items():
         sides[name] = _of_stream(name, stream, {})
-        sides[name_of_dense] = dense(stream, columns, parameters)
+        for name_of_dense, dicts in zip(DENSE[name], (False, True), strict=True):
+            sides[name_of_dense] = dense(stream, columns, parameters, dicts=dicts)
     for name, setting in RIVALS.items():
         if name != "Bayes*" or stream.task == "classification":
             sides[name] = _of_stream(name, stream, setting)
@@ -161,7 +164,7 @@ def growth(stream: Stream, tick: Tick) -> dict[str, Any]:
     columns = columns_of(stream, min(SAMPLES, count), {"replay": 0, "hidden": ()})
     strings = {name: _of_stream(name, stream, {}) for name in PAIRED}
     strings["VW*"] = _of_stream("VW*", stream, RIVALS["VW*"])
-    rows = {name: dense(stream, columns, parameters) for parameters, name in PAIRED.values()}
+    rows = {DENSE[name][0]: dense(stream, columns, parameters) for name, parameters in PAIRED.items()}
     turn, values = max(count // GROWTH_TURNS, LEAST_TURN), _values(stream)
     points = []
     for done in range(0, count, turn):

@@ -33,9 +33,9 @@ _FLOOR = "Floor"
 _MICROSECONDS = (2.0, 6000.0)
 _LINES = {
     "BNP": (_ORANGE, "-"),
-    "dense": (_ORANGE, ":"),
+    "arrays": (_ORANGE, ":"),
     "BNP, replay=0": ("#fb923c", "-"),
-    "dense, replay=0": ("#fb923c", ":"),
+    "arrays, replay=0": ("#fb923c", ":"),
     "VW*": (_BLUE, "-"),
 }
 _COLUMNS = 3

@@ -33,6 +33,7 @@ from .tables import (
     gain_table,
     growth_table,
     loss_table,
+    rivals_table,
     time_table,
     verdict,
     versus,
@@ -89,7 +90,8 @@ def blocks(entries: Sequence[Entry], facts: Mapping[str, Any], parts: Mapping[st
         tables += [gain_table(rivals, OURS)] if words[0] else []
         found["sparse"] = [*filter(None, words), *tables, time_table(entries, facts)]
     if "cost" in parts:
-        found["sparse-cost"] = [cost_table(parts["cost"]["streams"])]
+        of_streams = parts["cost"]["streams"]
+        found["sparse-cost"] = [cost_table(of_streams), rivals_table(of_streams)]
     if "growth" in parts:
         found["sparse-growth"] = [growth_table(parts["growth"])]
     return found

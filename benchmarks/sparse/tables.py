@@ -7,8 +7,9 @@ from typing import Any
 
 from ..common.report import Cell, Table
 from ..quality.summary import LEVEL, Entry, gains, mean_ranks
-from .cost import PAIRED, RIVALS, thinned
+from .cost import DENSE, PAIRED, RIVALS, thinned
 
+_COST = "Processor time of a sample in µs, in turns in one process, median over the second half: BNP"
 _UNITS = {"LogLoss": "log loss", "RMSE": "RMSE"}
 
 
@@ -136,19 +137,31 @@ def versus(entries: Sequence[Entry], ours: str, family: str, name: str) -> str:
 
 
 def cost_table(cost: Mapping[str, Any]) -> Table:
-    """Return the processor time on each stream, with ratios to dense learners."""
+    """Return the processor time on each stream, with ratios to dense learners with as many columns."""
     rows = []
     for name, of in cost.items():
         times = of["microseconds"]
         cells = [Cell(name), Cell(f"{of['columns']:,}")]
-        for ours, (_, rows_of) in PAIRED.items():
-            cells += [Cell(f"{times[ours]:,.0f}"), Cell(f"{times[rows_of]:,.0f}")]
-            cells.append(Cell(f"{times[ours] / times[rows_of]:.2f}×", True))
-        cells += [Cell(f"{times[model]:,.0f}" if model in times else "–") for model in RIVALS]
+        for ours in PAIRED:
+            cells.append(Cell(f"{times[ours]:,.0f}"))
+            for other in DENSE[ours]:
+                cells += [Cell(f"{times[other]:,.0f}"), Cell(f"{times[ours] / times[other]:.2f}×", True)]
         rows.append(cells)
-    sides = [name for ours, (_, rows_of) in PAIRED.items() for name in (ours, rows_of, "ratio")]
-    title = "Processor time of a sample in µs, in turns in one process: median over the second half"
-    return Table(title, ["stream", "dense columns", *sides, *RIVALS], rows)
+    sides = [name for ours in PAIRED for name in (ours, *(n for of in DENSE[ours] for n in (of, "ratio")))]
+    return Table(f"{_COST}, and dense learners", ["stream", "dense columns", *sides], rows)
+
+
+def rivals_table(cost: Mapping[str, Any]) -> Table:
+    """Return the processor time of the learner and of each rival on each stream."""
+    names = [*PAIRED, *RIVALS]
+    rows = [
+        [
+            Cell(stream),
+            *(Cell(f"{of['microseconds'][n]:,.0f}" if n in of["microseconds"] else "–") for n in names),
+        ]
+        for stream, of in cost.items()
+    ]
+    return Table(f"{_COST}, and rivals", ["stream", *names], rows)
 
 
 def growth_table(growth: Mapping[str, Any]) -> Table:

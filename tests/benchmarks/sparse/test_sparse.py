@@ -35,7 +35,7 @@ def test_sparse_program_writes_tables_json_and_figure(
     assert {model for _, model in values} == set(models)
     shown = format_loss(values["pairs", "BNP"])
     times = content["parts"]["cost"]["streams"]["ratings"]["microseconds"]
-    assert set(times) >= {"BNP", "dense", "BNP, replay=0", "dense, replay=0", "VW*"}
+    assert set(times) >= {"BNP", "arrays", "dicts", "BNP, replay=0", "dicts, replay=0", "VW*"}
     assert min(times.values()) > 0.0
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert shown in page.read_text()
