@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from benchmarks.common.program import markdown
+from benchmarks.quality.results import read
 from benchmarks.quality.summary import Entry
 from benchmarks.sparse import cost, main
 from benchmarks.sparse.rivals import CONTESTANTS
 from benchmarks.sparse.streams import load
 from benchmarks.sparse.tables import format_loss, growth_table, verdict, versus
+from tests.support.programs import DOCS, RESULTS
 
 
 def test_sparse_program_writes_tables_json_and_figure(
@@ -52,6 +55,19 @@ def test_sparse_program_writes_tables_json_and_figure(
     assert kept["parts"] == content["parts"]
     main.main(["--read", str(out)])
     assert "0.1230" in capsys.readouterr().out
+
+
+def test_page_shows_the_results_of_record() -> None:
+    path = RESULTS / "sparse.json"
+    entries, facts = read(path)
+    page = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    blocks = main.blocks(entries, facts, json.loads(path.read_text(encoding="utf-8"))["parts"])
+    assert list(blocks) == ["sparse", "sparse-cost", "sparse-growth"]
+    for parts in blocks.values():
+        assert markdown(parts) in page
+    values = {entry.stream: entry.value for entry in entries if entry.model == "BNP"}
+    assert values["sms"] is not None
+    assert values["sms"] < 0.06
 
 
 def test_growth_shows_the_time_by_the_number_of_values() -> None:
