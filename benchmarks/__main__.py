@@ -15,6 +15,7 @@ PROGRAMS = {
         "quality.groups",
         "prequential quality on autocorrelated, stationary and drifting streams",
     ),
+    "sparse": ("sparse.main", "quality and cost on strings, words and ids, against Vowpal Wabbit and River"),
     "development": ("quality.development", "prequential quality on generated streams"),
     "explain": ("quality.algorithm_figures", "figures of docs/algorithm.md, from a generated stream"),
     "speed": ("speed.main", "time, memory and start of the numba engine"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
 
@@ -45,6 +45,10 @@ class Stream:
         One of `GROUPS` for a file of ``DIR/streams`` and a generated stream; empty for one of `NAMES`.
     origin : {"", "files", "generated"}
         Where a stream with a group comes from.
+    texts : tuple of str
+        Features that are texts.
+    facts : dict
+        Further facts for `describe`.
     """
 
     name: str
@@ -54,6 +58,8 @@ class Stream:
     pixels: NDArray[np.uint8] | None = None
     group: str = ""
     origin: Literal["", "files", "generated"] = ""
+    texts: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def targets(self) -> list[Any]:
@@ -88,7 +94,7 @@ class Stream:
             facts["classes"] = len(self.labels)
         if self.group:
             facts |= {"group": self.group, "origin": self.origin}
-        return facts
+        return facts | dict(self.facts)
 
 
 def _columns(item: tuple[str, Any]) -> list[tuple[str, float]]:

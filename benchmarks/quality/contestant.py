@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from bnp_online.engines.base import Task
 from bnp_online.evaluation.prequential import Learner, prequential
 
 from ..common.streams import Stream
@@ -58,6 +59,8 @@ class Contestant:
         Values to try for each name of a setting. The best combination on a stream counts, in hindsight.
     slow : dict
         Values that are skipped on a stream of hundreds of features.
+    tasks : tuple of {"classification", "regression"}
+        Streams that it can learn.
     seeded : bool
         Whether the result depends on a seed.
     ours : bool
@@ -70,15 +73,24 @@ class Contestant:
     packages: tuple[str, ...]
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     slow: Mapping[str, Any] = field(default_factory=dict)
+    tasks: tuple[Task, ...] = ("classification", "regression")
     seeded: bool = True
     ours: bool = False
 
-    def settings(self, features: int) -> list[Setting]:
-        """Return all settings for a stream with this number of features; an empty one if untuned."""
+    def settings(self, facts: Mapping[str, Any]) -> list[Setting]:
+        """Return all settings for a stream: an empty one if untuned, none if it cannot learn the stream.
+
+        Parameters
+        ----------
+        facts : dict
+            `Stream.describe` of the stream.
+        """
+        if facts["task"] not in self.tasks:
+            return []
         tried: list[Setting] = [
             dict(zip(self.grid, chosen, strict=True)) for chosen in itertools.product(*self.grid.values())
         ]
-        if features <= _MANY_FEATURES:
+        if facts["features"] <= _MANY_FEATURES:
             return tried
         return [setting for setting in tried if not setting.items() & self.slow.items()]
 

@@ -19,7 +19,7 @@ from ..common.report import Cell, Table
 from ..common.streams import files
 from .groups_figure import draw
 from .means import LOSS, Mean, losses, means
-from .program import QUICK, add_options, check_streams, run
+from .program import QUICK, Suite, add_options, check_streams, run
 from .results import read
 from .rivals import BY_NAME, CONTESTANTS, FIRST_GENERATION
 from .summary import Entry
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.read is not None:
         entries, facts = read(arguments.read)
     else:
-        results = run("groups", arguments, list(BY_NAME.values()), console)
+        results = run("groups", arguments, Suite(list(BY_NAME.values())), console)
         entries, facts = results.entries(), results.facts
         if results.unfinished:
             console.print(f"Incomplete streams: {', '.join(results.unfinished)}")

@@ -16,7 +16,7 @@ from ..common import report
 from ..common.program import arguments_of
 from ..common.streams import FILES, NAMES
 from . import figure
-from .program import QUICK, add_options, check_streams, run
+from .program import QUICK, Suite, add_options, check_streams, run
 from .results import read
 from .rivals import CONTESTANTS
 from .summary import Entry
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.left_out:
         files = ", ".join(FILES[name] for name in arguments.left_out)
         console.print(f"Left out: {', '.join(arguments.left_out)}. They need --data-dir DIR with {files}.")
-    results = run("quality", arguments, CONTESTANTS, console)
+    results = run("quality", arguments, Suite(CONTESTANTS), console)
     entries = results.entries()
     if not entries:
         console.print(f"No stream has results of enough models yet. Written: {arguments.out}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -47,6 +47,13 @@ class Results:
         Whether the streams are shortened.
     save_every : float
         Least seconds between two saves by `add`.
+    place : callable of (str, dict)
+        Place of a stream in the tables, from its name and facts.
+
+    Attributes
+    ----------
+    parts : dict
+        Further results, which the file contains by name.
     """
 
     def __init__(
@@ -58,7 +65,10 @@ class Results:
         *,
         quick: bool = False,
         save_every: float = 5.0,
+        place: Callable[[str, Mapping[str, Any]], Any] = place,
     ) -> None:
+        self.parts: dict[str, Any] = {}
+        self._place_of = place
         self._name = name
         self._path = path
         self._contestants = {contestant.name: contestant for contestant in contestants}
@@ -74,6 +84,7 @@ class Results:
         if not self._path.exists():
             return
         content = json.loads(self._path.read_text(encoding="utf-8"))
+        self.parts = content.get("parts", {})
         for name, facts in content["streams"].items():
             self._facts.setdefault(name, facts)
         before = len(self._environments)
@@ -82,7 +93,7 @@ class Results:
             name, contestant = record["stream"], self._contestants.get(record["model"])
             if self._facts[name] != content["streams"][name] or contestant is None:
                 continue
-            if record["setting"] in contestant.settings(self._facts[name]["features"]):
+            if record["setting"] in contestant.settings(self._facts[name]):
                 self._put({**record, "environment": before + record["environment"]})
 
     def _put(self, record: Record) -> None:
@@ -112,15 +123,17 @@ class Results:
         return {name: self._facts[name] for name in sorted(self._facts, key=self._place)}
 
     def _place(self, name: str) -> Any:
-        return place(name, self._facts[name])
+        return self._place_of(name, self._facts[name])
 
     @property
     def unfinished(self) -> list[str]:
         """Streams that some model has not finished."""
         entries = self.entries()
         finished = Counter(entry.stream for entry in entries)
-        models = len({entry.model for entry in entries})
-        return [name for name in self.facts if finished[name] < max(models, 1)]
+        taking_part = [self._contestants[name] for name in {entry.model for entry in entries}]
+        facts = self.facts
+        expected = {name: sum(bool(c.settings(of)) for c in taking_part) for name, of in facts.items()}
+        return [name for name in facts if finished[name] < max(expected[name], 1)]
 
     def _records(self) -> list[Record]:
         """Return the runs ordered by stream, model, setting and seed."""
@@ -129,7 +142,7 @@ class Results:
 
         def order(record: Record) -> tuple[int, int, int, int]:
             contestant = self._contestants[record["model"]]
-            settings = contestant.settings(self._facts[record["stream"]]["features"])
+            settings = contestant.settings(self._facts[record["stream"]])
             return (
                 names.index(record["stream"]),
                 models.index(record["model"]),
@@ -155,6 +168,8 @@ class Results:
             "summary": [asdict(entry) for entry in self.entries()],
             "runs": [{**record, "environment": used.index(record["environment"])} for record in runs],
         }
+        if self.parts:
+            content["parts"] = self.parts
         report.write_json(self._path, content)
         self._saved = time.monotonic()
 

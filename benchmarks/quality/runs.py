@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from ..common.program import one_thread
 from ..common.streams import Stream, load
-from .contestant import Setting, Tick
+from .contestant import Contestant, Setting, Tick
 from .rivals import BY_NAME
 
 
@@ -48,8 +48,15 @@ class Job:
     seed: int | None
 
 
+#: Function of (name, limit, data_dir) that returns a stream.
+Load: TypeAlias = Callable[[str, int | None, Path | None], Stream]
+#: Function that performs a job and returns the run as JSON.
+Perform: TypeAlias = Callable[[Job, Tick], dict[str, Any]]
+
+
 @functools.lru_cache(maxsize=1)
-def _stream(name: str, limit: int | None, data_dir: Path | None) -> Stream:
+def load_once(load: Load, name: str, limit: int | None, data_dir: Path | None) -> Stream:
+    """Return ``load(name, limit, data_dir)``, the same stream until another one is loaded."""
     return load(name, limit, data_dir)
 
 
@@ -59,8 +66,12 @@ def _ignore(n: int) -> None:
 
 def perform(job: Job, tick: Tick = _ignore) -> dict[str, Any]:
     """Run a contestant over a stream, and return the run as JSON."""
-    stream = _stream(job.stream, job.limit, job.data_dir)
-    run = BY_NAME[job.model].run(stream, job.seed or 0, job.setting, tick)
+    return record_of(job, load_once(load, job.stream, job.limit, job.data_dir), BY_NAME[job.model], tick)
+
+
+def record_of(job: Job, stream: Stream, contestant: Contestant, tick: Tick) -> dict[str, Any]:
+    """Run a contestant over a stream, and return the run as JSON."""
+    run = contestant.run(stream, job.seed or 0, job.setting, tick)
     return {
         "stream": job.stream,
         "model": job.model,
@@ -73,7 +84,11 @@ def perform(job: Job, tick: Tick = _ignore) -> dict[str, Any]:
 
 
 def measure(
-    jobs: Sequence[Job], processes: int, console: Console, done: Callable[[dict[str, Any]], None]
+    jobs: Sequence[Job],
+    processes: int,
+    console: Console,
+    done: Callable[[dict[str, Any]], None],
+    perform: Perform = perform,
 ) -> None:
     """Perform jobs with a progress bar, and pass on each run at its end.
 
@@ -87,6 +102,8 @@ def measure(
         Console of the progress bar.
     done : callable
         Takes each run.
+    perform : callable of (Job, Tick)
+        Performs a job; a function of a module, which worker processes import.
     """
     bar = Progress(
         TextColumn("{task.description:28}"),
@@ -99,13 +116,17 @@ def measure(
     with bar:
         task = bar.add_task("", total=sum(job.samples for job in jobs))
         finished = 0
-        for job, record in _here(jobs, bar, task) if processes == 1 else _beside(jobs, processes):
+        for job, record in (
+            _here(jobs, perform, bar, task) if processes == 1 else _beside(jobs, perform, processes)
+        ):
             finished += job.samples
             bar.update(task, completed=finished, description=f"{job.stream}: {job.model}")
             done(record)
 
 
-def _here(jobs: Sequence[Job], bar: Progress, task: TaskID) -> Iterator[tuple[Job, dict[str, Any]]]:
+def _here(
+    jobs: Sequence[Job], perform: Perform, bar: Progress, task: TaskID
+) -> Iterator[tuple[Job, dict[str, Any]]]:
     one_thread()
     finished = 0
     for job in jobs:
@@ -118,10 +139,10 @@ def _advance(bar: Progress, task: TaskID, before: int, n: int) -> None:
     bar.update(task, completed=before + n)
 
 
-def _beside(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, dict[str, Any]]]:
+def _beside(jobs: Sequence[Job], perform: Perform, processes: int) -> Iterator[tuple[Job, dict[str, Any]]]:
     context = multiprocessing.get_context("spawn")  # torch and numba do not survive a fork
     with ProcessPoolExecutor(processes, context, initializer=one_thread) as pool:
-        futures = {pool.submit(perform, job): job for job in jobs}
+        futures = {pool.submit(perform, job, _ignore): job for job in jobs}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .contestant import Contestant, Setting
 
-#: Distance from the best within which a model counts as level: points of accuracy, per cent of the MAE.
-LEVEL = {"Accuracy": 0.5, "MAE": 1.0}
+#: Distance from the best within which a model counts as level: points of accuracy, per cent of a loss.
+LEVEL = {"Accuracy": 0.5, "MAE": 1.0, "LogLoss": 1.0, "RMSE": 1.0}
 _ROUNDING = 1e-9
 #: Share of the models that must have finished a stream for it to count.
 _MOST = 0.75
@@ -23,7 +23,7 @@ class Entry:
     Attributes
     ----------
     stream, model, metric : str
-        Names; the metric is ``"Accuracy"`` (higher is better) or ``"MAE"`` (lower is).
+        Names; the metric is ``"Accuracy"`` (higher is better), or another one (lower is).
     value : float or None
         Mean over seeds; None if the model diverged.
     by_seed : tuple of float
@@ -38,6 +38,8 @@ class Entry:
         Rank among the models of the stream; ties share the mean of their ranks.
     samples_per_second : float
         Median over seeds (at the best setting).
+    metrics : dict
+        Means over seeds of all metrics at the best setting; empty if the model diverged.
     """
 
     stream: str
@@ -50,10 +52,13 @@ class Entry:
     at_edge: bool
     rank: float
     samples_per_second: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def metric_of(facts: Mapping[str, Any]) -> str:
-    """Return the one metric that tables show for a stream."""
+    """Return the one metric that tables show for a stream: its own, or the one of its task."""
+    if "metric" in facts:
+        return str(facts["metric"])
     return "Accuracy" if facts["task"] == "classification" else "MAE"
 
 
@@ -74,8 +79,10 @@ class _Best:
 def _best(metric: str, settings: Sequence[Setting], runs: Sequence[dict[str, Any]]) -> _Best | None:
     """Return the setting with the best mean over seeds; None unless all have run with the same seeds.
 
-    A setting that diverged once is out.
+    A setting that diverged once is out. None also without any setting.
     """
+    if not settings:
+        return None
     by_setting = [[run for run in runs if run["setting"] == setting] for setting in settings]
     seeds = [{run["seed"] for run in kept} for kept in by_setting]
     if not seeds[0] or any(of != seeds[0] for of in seeds):
@@ -108,7 +115,7 @@ def summarize(
         bests = {
             c.name: _best(
                 metric_of(fact),
-                c.settings(fact["features"]),
+                c.settings(fact),
                 [run for run in of_stream if run["model"] == c.name],
             )
             for c in contestants
@@ -144,9 +151,17 @@ def _entries(
                 at_edge=contestants[name].at_edge(best.setting),
                 rank=1 + sum(v > goodness for v in values) + (values.count(goodness) - 1) / 2,
                 samples_per_second=statistics.median(run["samples_per_second"] for run in best.runs),
+                metrics=_mean_metrics(best),
             )
         )
     return entries
+
+
+def _mean_metrics(best: _Best) -> dict[str, float]:
+    of_runs = [run["metrics"] for run in best.runs]
+    if best.value is None:
+        return {}
+    return {name: statistics.fmean(metrics[name] for metrics in of_runs) for name in of_runs[0]}
 
 
 def mean_ranks(entries: Sequence[Entry]) -> dict[str, float]:
@@ -165,7 +180,7 @@ class Gain:
     ours, rival : Entry
         Both entries.
     gain : float
-        By how much ours is better: points of accuracy, or per cent of the rival's MAE; -inf if it diverged.
+        By how much ours is better: points of accuracy, or per cent of the rival's loss; -inf if it diverged.
     by_seed : tuple of float
         The same for each seed of ours, against the rival's mean.
     """

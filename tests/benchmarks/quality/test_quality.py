@@ -30,7 +30,9 @@ def test_quality_program_writes_table_json_and_figure(
     (environment,) = content["environments"]
     assert {"commit", "cpu", "versions", "library"} <= environment.keys()
     # one run a setting: --quick takes the first seed alone
-    assert len(content["runs"]) == sum(len(c.settings(4)) for c in CONTESTANTS)
+    assert len(content["runs"]) == sum(
+        len(c.settings({"task": "regression", "features": 4})) for c in CONTESTANTS
+    )
     values = {entry["model"]: entry["value"] for entry in content["summary"]}
     assert list(values) == [contestant.name for contestant in CONTESTANTS]
     assert values["BNP"] < values["Floor"]

@@ -62,7 +62,7 @@ def test_image_stream_gives_dicts_and_arrays_of_the_same_pixels(tmp_path: Path) 
 def test_every_rival_learns_an_image_stream(name: str, tmp_path: Path) -> None:
     stream, contestant = _images(tmp_path), _BY_NAME[name]
     accuracies = []
-    for setting in contestant.settings(784):
+    for setting in contestant.settings(stream.describe()):
         run = contestant.run(stream, 0, setting, lambda n: None)
         accuracies.append(run.metrics["Accuracy"] if run.metrics else 0.0)
     assert max(accuracies) > 0.5  # by chance a third
