@@ -112,6 +112,18 @@ def current(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if _contain(on_way, row)]
 
 
+def forgotten(rows: Sequence[Row]) -> list[tuple[int, int]]:
+    """Return the removal and the number of each forgotten event that would be current."""
+    on_way = spans(rows)
+    return [
+        (row.seq, seq)
+        for row in rows
+        if row.kind == "forget"
+        for branch, seq in json.loads(row.body)["events"]
+        if any(branch == other and low < seq <= high for other, low, high in on_way)
+    ]
+
+
 def latest_upgrade(events: Sequence[Row]) -> Upgrade:
     """Return the latest upgrade in current events; one of number 0 if there is none."""
     for row in reversed(events):
@@ -282,7 +294,8 @@ class Replayer:
         rows = log.rows[name]
         number, events = rows[0].seq, current(rows)
         checkpoints = self.usable(rows)
-        replica, rest = self._start(events, checkpoints, log.pruned.get(number, 0))
+        pruned, gone = log.pruned.get(number, 0), forgotten(rows)
+        replica, rest = self._start(events, checkpoints, pruned, gone)
         differences = []
         for row in rest:
             while checkpoints and checkpoints[0].seq < row.seq:
@@ -293,13 +306,17 @@ class Replayer:
         self._before[number] = events, replica
         return replica, differences
 
-    def _start(self, events: list[Row], checkpoints: list[Kept], pruned: int) -> tuple[Replica, list[Row]]:
+    def _start(
+        self, events: list[Row], checkpoints: list[Kept], pruned: int, gone: list[tuple[int, int]]
+    ) -> tuple[Replica, list[Row]]:
         """Return a state to continue from, and the events after it; drop checkpoints before it."""
         before, replica = self._before.get(events[0].seq, ([], None))
         last = before[-1].seq if before else 0
         old, new = (_retained((row for row in rows if row.seq <= last), pruned) for rows in (before, events))
+        # A forgotten event below the first retained one is missing in both.
+        same = old == new and not {row.seq for row in before}.intersection(seq for _, seq in gone)
         upgrade = latest_upgrade(events)
-        if replica is not None and old == new and pruned <= last + 1 and last >= upgrade.seq:
+        if replica is not None and same and pruned <= last + 1 and last >= upgrade.seq:
             pass
         elif pruned <= upgrade.after + 1 and upgrade.seq:
             replica, last = Replica.relearned(events, upgrade), upgrade.seq
@@ -318,14 +335,7 @@ class Replayer:
 
     def usable(self, rows: Sequence[Row]) -> list[Kept]:
         """Return the checkpoints whose last event is current, and that have no forgotten sample, in order."""
-        on_way = spans(rows)
-        gone = [
-            (row.seq, seq)
-            for row in rows
-            if row.kind == "forget"
-            for branch, seq in json.loads(row.body)["events"]
-            if any(branch == other and low < seq <= high for other, low, high in on_way)
-        ]
+        on_way, gone = spans(rows), forgotten(rows)
         upgrade = latest_upgrade(current(rows))
         return [
             kept
