@@ -23,7 +23,9 @@ def test_a_sample_forgotten_before_its_row_would_be_pruned(tmp_path: Path) -> No
         client.post("/models/default/checkpoints").raise_for_status()
         log = read_log(server.folder)
         samples = [row.id for row in log.rows["default"] if row.kind == "learn"]
-        assert samples == ["5", "6", "7", None] and log.pruned
+        assert samples == ["5", "6", "7", None]
+        assert log.pruned
         replica, differences = replayer.run(log, "default")
         assert replica.fingerprint() == client.get("/models/default/fingerprint").json()
-        assert replica.estimator.step == 7 and not differences
+        assert replica.estimator.step == 7
+        assert not differences
