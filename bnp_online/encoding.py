@@ -284,14 +284,18 @@ class FeatureIndex:
     def unknown(self, features: Features) -> list[str]:
         """Return the names of the features without a column: the name or the string value is unknown."""
         positions = self._positions
-        names = [
-            column if isinstance(column, str) else column[0]
-            for column in features.values
-            if column not in positions
-        ]
+        names = [self.feature_of(column) for column in features.values if column not in positions]
         return names + [
             name for name in features.missing if name not in positions and name not in self._one_hot
         ]
+
+    def feature_of(self, column: Column) -> str:
+        """Return the name of the feature in a sample that has a column; that of a count has its prefix."""
+        if isinstance(column, str):
+            return column
+        field, value = column[0], column[1]
+        counts = self.rules is not None and field[:-1] in self.rules.prefixes and field not in self.rules.text
+        return f"{field[:-1]}{value}" if counts and field.endswith("*") else field
 
     def add(self, columns: Iterable[Column]) -> None:
         """Append columns."""

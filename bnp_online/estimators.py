@@ -18,6 +18,7 @@ from .errors import CheckpointError, ConfigurationError, SampleError, StateError
 from .frames import predictions, probabilities, rows_of
 from .learner import OnlineLearner
 from .parameters import EARLIER, documented
+from .sparse import SparseStage
 from .values import Label, at_row
 
 
@@ -161,7 +162,7 @@ class BNPClassifier(_Estimator, base.MiniBatchClassifier):
     def _targets_state(self) -> dict[str, Any]:
         return {"labels": self._targets.labels[:]}
 
-    def _restore(self, state: Mapping[str, Any]) -> None:
+    def _restore(self, state: Mapping[str, Any], stage: SparseStage | None = None) -> None:
         labels = LabelIndex(self.max_classes)
         try:
             for label in state["labels"]:
@@ -171,7 +172,7 @@ class BNPClassifier(_Estimator, base.MiniBatchClassifier):
             raise StateError(f"the state is damaged: {error!r}") from error
         if len(labels) != outputs:
             raise StateError(f"the state has {len(labels)} classes for {outputs} outputs")
-        super()._restore(state)
+        super()._restore(state, stage)
         self._targets = labels
 
 
@@ -209,8 +210,8 @@ class BNPRegressor(_Estimator, base.MiniBatchRegressor):
         super()._begin()
         self._targets = NumberTargets()
 
-    def _restore(self, state: Mapping[str, Any]) -> None:
-        super()._restore(state)
+    def _restore(self, state: Mapping[str, Any], stage: SparseStage | None = None) -> None:
+        super()._restore(state, stage)
         self._targets = NumberTargets(started=self._step > 0)
 
     def predict_one(self, x: Any, **kwargs: Any) -> float:

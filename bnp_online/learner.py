@@ -26,8 +26,8 @@ from .errors import ConfigurationError, NonFiniteStateError, SampleError, StateE
 from .frames import rows_of, values_of
 from .intervals import Intervals, split
 from .late_labels import aligned, check_given
-from .parameters import EARLIER, Parameters
-from .sparse import GROUPS, PREFIX, ROUTED, TAILS_EVERY, Growth, Items, SparseStage, growth, heavy_tails
+from .parameters import EARLIER, Parameters, check_parameters
+from .sparse import GROUPS, LOG, PREFIX, ROUTED, TAILS_EVERY, Growth, Items, SparseStage, growth, heavy_tails
 from .values import (
     Array,
     Derived,
@@ -113,6 +113,7 @@ class OnlineLearner(Parameters):
         self._step = 0
         self._stage: SparseStage | None = None
         self._latest_check, self._latest_front = _NO_CHECK, _NO_FRONT
+        self._warned = set[str]()
         self._staged = self.learner >= 2 and self._shape is None and self.network == "mlp"
         self._features = FeatureIndex(self.max_features)
         self._features.rules = self._rules()
@@ -242,10 +243,10 @@ class OnlineLearner(Parameters):
         return self.check_features(x) if row is None else Array(row)
 
     def unknown_features(self, x: object) -> list[str]:
-        """Return the names of the features that a prediction of the sample ignores.
+        """Return the names of the features that a prediction of the sample ignores, each once.
 
-        These are features without a column: the model has never learned the name or the string value, or it
-        has no column left (`max_features`).
+        The model has never learned the name, the string or any of the words, has forgotten it (`max_values`),
+        or had no column left (`max_features`).
 
         Raises
         ------
@@ -253,7 +254,30 @@ class OnlineLearner(Parameters):
             If a feature is invalid; the error names it.
         """
         features = self.read_features(x)
-        return self._features.unknown(features) if isinstance(features, Features) else []
+        if not isinstance(features, Features):
+            return []
+        if self._stage is None or not self._step:
+            return [*dict.fromkeys(self._features.unknown(features))]
+        return self._unknown_to(features, self._stage)
+
+    def _unknown_to(self, features: Features, stage: SparseStage) -> list[str]:
+        """Return the names of the features that neither the dense columns nor the stage know."""
+        self._front_of(features, stage)
+        unknown, read, positions = stage.unknown(), 0, self._features.positions
+        found, known_texts = dict[str, None](), set[str]()
+        for column in features.values:
+            name, is_known = self._features.feature_of(column), column in positions
+            if isinstance(column, tuple) or (ROUTED in stage.fields and not is_known):
+                is_known = is_known or read not in unknown
+                read += 1
+            if is_known:
+                known_texts.add(name)
+            else:
+                found[name] = None
+        for name in features.missing:
+            if not (name in positions or name in self._features.one_hot or name in stage.fields):
+                found[name] = None
+        return [name for name in found if name not in known_texts]
 
     def preview(self) -> Preview:
         """Return a validator of the next samples."""
@@ -450,7 +474,7 @@ class OnlineLearner(Parameters):
             For each sample its prediction before the step, or the error that refused it. A refused sample
             changes nothing, and learning continues.
         """
-        return self._learn(samples, predict=True)
+        return [*self._learn(samples, predict=True)]
 
     def learn_many(
         self,
@@ -497,27 +521,41 @@ class OnlineLearner(Parameters):
             labelled = zip(rows, targets, late, strict=True)
             samples = [at_row(check, i, x, y, 1.0, known) for i, (x, y, known) in enumerate(labelled)]
             learn = functools.partial(self._learn, samples, predict=False)
-        before = self.state_dict()
-        for outcome in learn():
-            if isinstance(outcome, NonFiniteStateError):
-                row = self._step - before["step"]
-                self._restore(before)
-                raise NonFiniteStateError(f"row {row}: {outcome}")
+        self._learn_all(learn)
 
-    def _learn(self, samples: Sequence[Sample], *, predict: bool) -> list[Prediction | NonFiniteStateError]:
+    def _learn_all(self, learn: Callable[[], Iterable[Prediction | NonFiniteStateError]]) -> None:
+        """Learn samples, all or none."""
+        stage, before = self._stage, self._state(staged=False)
+        if stage is not None:
+            stage.begin()
+        try:
+            for outcome in learn():
+                if isinstance(outcome, NonFiniteStateError):
+                    row = self._step - before["step"]
+                    if stage is not None:
+                        stage.undo()
+                    self._restore(before, stage)
+                    raise NonFiniteStateError(f"row {row}: {outcome}")
+        finally:
+            if stage is not None:
+                stage.end()
+
+    def _learn(
+        self, samples: Sequence[Sample], *, predict: bool
+    ) -> Iterator[Prediction | NonFiniteStateError]:
         """Learn samples in order. Consecutive samples without growth take one call of the engine."""
-        outcomes: list[Prediction | NonFiniteStateError] = []
-        while (start := len(outcomes)) < len(samples):
+        start = 0
+        while start < len(samples):
             if self._stage is not None:
-                outcomes.append(self._learn_staged(samples[start], predict=predict))
-                continue
-            targets = self._known_targets(samples, start)
-            if targets:
-                run = samples[start : start + len(targets)]
-                outcomes += self._learn_run(run, targets, predict=predict)
+                yield self._learn_staged(samples[start], predict=predict)
+                start += 1
+            elif targets := self._known_targets(samples, start):
+                outcomes = self._learn_run(samples[start : start + len(targets)], targets, predict=predict)
+                start += len(outcomes)
+                yield from outcomes
             else:
-                outcomes.append(self._learn_grown(samples[start], predict=predict))
-        return outcomes
+                yield self._learn_grown(samples[start], predict=predict)
+                start += 1
 
     def _known_targets(self, samples: Sequence[Sample], start: int) -> list[float]:
         """Return the targets of the samples before the first one that needs a new column or output."""
@@ -620,7 +658,20 @@ class OnlineLearner(Parameters):
             prediction = self._targets.read(combined[None])[0]
         self._stage, self._features, self._targets = stage, index, targets
         self._learned(1)
+        self._warn_of_identifiers(stage)
         return prediction
+
+    def _warn_of_identifiers(self, stage: SparseStage) -> None:
+        """Warn of each field that seems to have identifiers, once in the life of this object."""
+        for name, values, samples in stage.identifiers():
+            if name not in self._warned:
+                self._warned.add(name)
+                warnings.warn(
+                    f"the feature {name!r:.80} has {values} values in {samples} samples, as an identifier "
+                    "has. A value that does not recur predicts nothing: leave the feature out, or send a "
+                    "part of it that recurs.",
+                    stacklevel=2,
+                )
 
     def _new_stage(self) -> SparseStage:
         """Return a stage for the classes and the columns of the learner."""
@@ -731,7 +782,12 @@ class OnlineLearner(Parameters):
             return index.vector(features)
         return index.widen(features.values)
 
-    def set_limits(self, max_features: int | None = None, max_classes: int | None = None) -> None:
+    def set_limits(
+        self,
+        max_features: int | None = None,
+        max_classes: int | None = None,
+        max_values: int | None = None,
+    ) -> None:
         """Change limits of the model; None keeps a limit.
 
         Parameters
@@ -740,16 +796,26 @@ class OnlineLearner(Parameters):
             Maximum number of columns; at least the number of present ones.
         max_classes : int
             Maximum number of classes of a classifier; at least the number of present ones.
+        max_values : int
+            Maximum number of values of strings, words and rare numbers; at least the number of present ones.
 
         Raises
         ------
         ConfigurationError
             If a limit is too low; nothing was changed.
         """
-        if max_features is not None and max_features < max(len(self._features.columns), 1):
+        given = {"max_features": max_features, "max_classes": max_classes, "max_values": max_values}
+        check_parameters(**{name: value for name, value in given.items() if value is not None})
+        if max_features is not None and max_features < len(self._features.columns):
             raise ConfigurationError("max_features", f"the model has {len(self._features.columns)} features")
+        if max_values is not None and self._stage is not None:
+            self._stage.check_limit(max_values)
         if max_classes is not None:
             self._limit_classes(max_classes)
+        if max_values is not None:
+            self.max_values = max_values
+            if self._stage is not None:
+                self._stage.limit(max_values)
         if max_features is not None:
             self.max_features = self._features.max_features = max_features
 
@@ -762,6 +828,10 @@ class OnlineLearner(Parameters):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the parameters and everything that learning changes."""
+        return self._state(staged=True)
+
+    def _state(self, *, staged: bool) -> dict[str, Any]:
+        """Return the state, with or without that of the sparse stage."""
         return {
             "estimator": type(self).__name__,
             "parameters": self._json_parameters(),
@@ -770,18 +840,18 @@ class OnlineLearner(Parameters):
             "step": self._step,
             **self._features.state_dict(),
             **self._targets_state(),
-            **self._fields_state(),
-            "tensors": self._tensors(),
+            **(self._fields_state() if staged else {}),
+            "tensors": self._tensors(staged=staged),
         }
 
     def _fields_state(self) -> dict[str, Any]:
         """Return the fields of the sparse stage, as JSON; nothing before it opens."""
         return {} if self._stage is None else {"fields": self._stage.header()}
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """Return the tensors of everything that learning changes."""
+    def _tensors(self, *, staged: bool = True) -> dict[str, Tensor]:
+        """Return the tensors of everything that learning changes, with or without the sparse stage."""
         tensors = self._engine.state_dict()
-        if self._stage is not None:
+        if self._stage is not None and staged:
             tensors |= self._stage.state_dict()
         return tensors if self._intervals is None else {**tensors, **self._intervals.state_dict()}
 
@@ -819,7 +889,8 @@ class OnlineLearner(Parameters):
         loaded._restore(state)
         vars(self).update(vars(loaded))
 
-    def _restore(self, state: Mapping[str, Any]) -> None:
+    def _restore(self, state: Mapping[str, Any], stage: SparseStage | None = None) -> None:
+        """Load a state; `stage` takes the place of a sparse stage in it."""
         try:
             step, ignored = state["step"], state["ignored"]
             features = FeatureIndex.restored(self.max_features, state)
@@ -834,7 +905,8 @@ class OnlineLearner(Parameters):
         if columns != rows or columns > self.max_features:
             raise StateError(f"the state has {columns} features for {rows} columns")
         tensors, of_intervals = split(state["tensors"])
-        stage = self._restored_stage(state, features)
+        if stage is None:
+            stage = self._restored_stage(state, features)
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
         if bool(of_intervals) != (self._intervals is not None):
             raise StateError("the state or the model has intervals, but not both")
@@ -849,7 +921,12 @@ class OnlineLearner(Parameters):
         self._features = features
 
     def _restored_stage(self, state: Mapping[str, Any], features: FeatureIndex) -> SparseStage | None:
+        shown = [each for each in features.columns if isinstance(each, Derived) and each.scope != LOG]
         if not self._staged or "fields" not in state:
+            if shown or "fields" in state:
+                raise StateError(
+                    "the state of the sparse stage is damaged: it is missing, or the model has none"
+                )
             return None
         classes = len(state["labels"]) if self.task == "classification" else 1
         stage = SparseStage(self.task == "regression", self.seed, self.max_values)

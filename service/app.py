@@ -38,7 +38,7 @@ from .models.recovery import START_ERRORS, Opened, open_folder, start_failure
 from .models.registry import Registry
 from .models.threads import Threads
 from .settings import Settings
-from .telemetry.logs import catch_thread_errors, report_loop_error
+from .telemetry.logs import catch_thread_errors, catch_warnings, report_loop_error
 from .telemetry.metrics import HttpMetrics, LogMetrics
 from .telemetry.middleware import TelemetryMiddleware
 
@@ -178,6 +178,7 @@ def _explained(request: Request, error: HTTPException) -> HTTPException:
 def serve(settings: Settings, keyring: Keyring) -> int:
     """Open the data folder, serve until a signal, and return the exit code."""
     catch_thread_errors()
+    catch_warnings()
     try:
         opened = open_folder(settings)
     except START_ERRORS as error:

@@ -5,13 +5,15 @@ linear members on the values and on pairs of them. See ``DESIGN.md``. Public nam
 `growth`, which decides when the stage opens. It imports the kernels of `bnp_online.engines`, never an engine.
 """
 
-from .columns import ROUTED, Growth, growth, heavy_tails
+from .columns import LOG, ROUTED, Growth, growth, heavy_tails
 from .constants import TAILS_EVERY
 from .saving import PREFIX
-from .stage import GROUPS, Items, SparseStage
+from .stage import GROUPS, SparseStage
+from .state import Items
 
 __all__ = [
     "GROUPS",
+    "LOG",
     "PREFIX",
     "ROUTED",
     "TAILS_EVERY",

@@ -15,6 +15,7 @@ from .constants import (
     MOST_ONE_HOT,
     MOST_ONE_HOT_COLUMNS,
     RARE,
+    SHOWN_CLASSES,
     TAILS_FROM,
     TAILS_SHARE,
     TEXT_PRIORS,
@@ -29,7 +30,11 @@ FIELD, SUMS, PAIRS, LOG = "field", "sums", "pairs", "log"
 
 
 def evidence_columns(fields: Iterable[tuple[str, int]], classes: int) -> list[Derived]:
-    """Return the evidence columns for fields, by name and kind, and a number of classes (regression: 1)."""
+    """Return the evidence columns for fields, by name and kind, and a number of classes (regression: 1).
+
+    Classes beyond `SHOWN_CLASSES` have none.
+    """
+    classes = min(classes, SHOWN_CLASSES)
     shown = [(name, kind) for name, kind in fields if kind != CLOSED]
     if len(shown) * (classes + 1) <= MOST_EVIDENCE:
         scopes = [(FIELD, name, kind) for name, kind in shown]

@@ -8,8 +8,10 @@ import numpy as np
 MOST_ONE_HOT, MOST_ONE_HOT_COLUMNS = 32, 256
 #: From so many columns, a number that was in fewer than 1 of `RARE` samples has no column of its own.
 DENSE_COLUMNS, RARE = 256, 32
-#: Greatest number of evidence columns that belong to one field each.
-MOST_EVIDENCE = 256
+#: Greatest number of evidence columns that belong to one field each, and of classes that have such columns.
+MOST_EVIDENCE, SHOWN_CLASSES = 256, 128
+#: Greatest product of rows and classes (a power of two), of values and of pairs: 16 bytes each.
+MOST_CELLS = 2**24
 #: Prior weight a of evidence: of a field with strings; of a text, for each of its two sets of columns.
 PRIOR, TEXT_PRIORS = 5.0, (1.0, 20.0)
 #: Bound of the count of a value.
@@ -28,6 +30,9 @@ STAGE_ETA, STAGE_SHARE = 0.2, 0.001
 PAIR_COUNT, MOST_PAIRS = 3.0, 300
 #: Least and greatest number of rows of pairs.
 FIRST_PAIRS, LAST_PAIRS = 2**14, 2**20
+#: Number of samples from which a field is compared with an identifier, and doublings of it; number of values
+#: for each sample that an identifier has.
+IDENTIFIERS_FROM, IDENTIFIERS_SHARE = 1000, 0.95
 #: Candidates for a row to be recycled.
 CANDIDATES = 16
 #: Magnitude from which amounts are compressed by a logarithm.

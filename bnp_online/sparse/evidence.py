@@ -95,7 +95,7 @@ def _add(
         if place >= 0:
             out[place] += (counts[0] - total * s.outputs[SHARE, 0]) / (total + a)
         return
-    for c in range(1, min(classes, s.places.shape[2])):
+    for c in range(1, min(classes, s.places.shape[2], counts.shape[0])):
         place = s.places[slot, part, c]
         if place >= 0:
             p, n = s.outputs[SHARE, c], float(counts[c])
@@ -105,18 +105,23 @@ def _add(
 
 @jit_inline
 def weight_of(s: State, counts: Reals) -> float:
-    """Return the weight of the samples with a value."""
+    """Return the weight of the samples with a value, of the classes that it counts."""
     if s.config[REGRESSION]:
         return float(counts[1])
     total = 0.0
-    for c in range(int(s.scalars[CLASSES])):
+    for c in range(min(int(s.scalars[CLASSES]), counts.shape[0])):
         total += counts[c]
     return total
 
 
 @jit_inline
 def count(s: State, counts: Reals, y: float, weight: float) -> None:
-    """Count a sample with a value; old samples lose weight before the count exceeds its bound."""
+    """Count a sample with a value; old samples lose weight before the count exceeds its bound.
+
+    A class for which the row has no room is not counted.
+    """
+    if not s.config[REGRESSION] and int(y) >= counts.shape[0]:
+        return
     added = min(weight, MOST_COUNT)
     total = weight_of(s, counts)
     if total + added > MOST_COUNT:

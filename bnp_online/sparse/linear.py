@@ -33,10 +33,12 @@ def run_group(
 ) -> None:
     """Write the predictions of a group's members, and of the group, to ``s.outputs``.
 
-    A regression's are in standardized units. `offset` is a row of ``s.outputs`` that is added to the
+    Classes for which the rows have no room have a bias alone. A regression's predictions are in standardized
+    units. `offset` is a row of ``s.outputs`` that is added to the
     members' outputs, or −1.
     """
-    outs, width, n = outputs_of(s), s.totals.shape[0], s.z.shape[0]
+    outs, width, n = outputs_of(s), weights.shape[1] // MEMBERS, s.z.shape[0]
+    wide = min(outs, width)
     mixed = s.outputs[OUT_LINEAR + group]
     first = OUT_MEMBERS + group * MEMBERS
     for r in range(MEMBERS):
@@ -48,7 +50,7 @@ def run_group(
     for e in range(count):
         row, amount = weights[rows[e]], amounts[e]
         for r in range(MEMBERS):
-            for c in range(outs):
+            for c in range(wide):
                 s.outputs[first + r, c] += row[r * width + c] * amount
     for c in range(outs):
         mixed[c] = 0.0
@@ -105,7 +107,8 @@ def step_group(
     norm: float,
 ) -> None:
     """Take one step of each member: first the accumulators by the group's error, then the weights."""
-    outs, width, n = outputs_of(s), s.totals.shape[0], s.z.shape[0]
+    outs, width, n = outputs_of(s), weights.shape[1] // MEMBERS, s.z.shape[0]
+    wide = min(outs, width)
     mixed, squared = s.outputs[OUT_LINEAR + group], 0.0
     for c in range(outs):
         error = _error(s, mixed, c, y)
@@ -130,7 +133,7 @@ def step_group(
         row = weights[rows[e]]
         u = amounts[e] / math.sqrt(DAMPING + scales[rows[e]])
         for r in range(MEMBERS):
-            for c in range(outs):
+            for c in range(wide):
                 row[r * width + c] -= s.outputs[OUT_DELTA + r, c] * u
 
 

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..engines.numba_buffers import JOINED
-from ..errors import StateError
+from ..errors import ConfigurationError, StateError
 from ..mixture import STACK_TRACE
 from ..values import Column, Derived, Vector
 from . import names, saving, step
 from .columns import FIELD, LOG
 from .columns import PAIRS as OF_PAIRS_SCOPE
-from .constants import LAST_PAIRS
+from .columns import SUMS as SUMS_SCOPE
+from .constants import IDENTIFIERS_FROM, IDENTIFIERS_SHARE, LAST_PAIRS, MOST_CELLS
 from .state import (
     BY_PAIR,
     BY_ROW,
     CLASSES,
     CLOSED,
     EXPERTS,
+    FRESH,
     INVERSE,
+    MAX_VALUES,
     MEMBERS,
     OF_PAIRS,
     OF_ROWS,
@@ -38,11 +41,15 @@ from .state import (
     TEXT_WASTE,
     TOUCHED,
     WEIGHT,
+    Items,
+    Reals,
     State,
     block,
     extended,
+    most_values,
     untrained,
 )
+from .undo import Undo
 
 _PREFIX = "sparse."
 #: Number of groups of linear members.
@@ -50,23 +57,6 @@ GROUPS = 2
 _NOTHING_GIVEN = np.zeros((0, 0))
 #: Scalars that are working space, or that the arrays determine.
 _DERIVED_SCALARS = (ROWS, CLASSES, TEXT_END, TEXT_WASTE)
-
-
-class Items(NamedTuple):
-    """Values of a sample that the stage reads.
-
-    Attributes
-    ----------
-    text, ends : uint8, int64 (N,)
-        Names in UTF-8, one after another; the end of each.
-    fields, amounts : int64 (N,), float64 (N,)
-        Field and amount of each.
-    """
-
-    text: NDArray[np.uint8]
-    ends: NDArray[np.int64]
-    fields: NDArray[np.int64]
-    amounts: NDArray[np.float64]
 
 
 class SparseStage:
@@ -79,7 +69,7 @@ class SparseStage:
     regression : bool
         Kind of the targets.
     seed, max_values : int
-        Seed of draws; greatest number of values.
+        Seed of draws; greatest number of values. With many classes it is less: see `most_values`.
     fresh : bool
         Whether no sample was learned before: the groups then begin with equal weights.
     real : dtype
@@ -109,6 +99,7 @@ class SparseStage:
         if not fresh:  # the prediction does not jump
             state.hedge[WEIGHT] = [1.0, 0.0, 0.0, 1.0, 0.0]
         self.state = state
+        self._undo: tuple[Undo, dict[str, int], dict[str, int]] | None = None
 
     @property
     def values(self) -> int:
@@ -144,14 +135,10 @@ class SparseStage:
         StateError
             If the state is damaged, or does not fit.
         """
-        fields: dict[str, int] = dict(header)
-        if len(fields) != len(header) or not all(
-            isinstance(name, str) and kind in (CLOSED, OPEN, TEXT) for name, kind in fields.items()
-        ):
-            raise StateError("the state of the sparse stage is damaged: a field has no name or no kind")
+        fields = _fields(header)
         for column in columns:
-            if isinstance(column, Derived) and column.scope == FIELD and column.name not in fields:
-                raise StateError(f"the state of the sparse stage is damaged: {column.name!r:.40} is no field")
+            if isinstance(column, Derived) and not _fits(column, fields):
+                raise StateError(f"the state of the sparse stage is damaged: {column!r:.80} is no column")
         self.state = saving.restored(
             tensors,
             regression=self._regression,
@@ -169,6 +156,21 @@ class SparseStage:
         """Return the number of values by field."""
         counts = np.bincount(self.state.field[: self.values], minlength=len(self.fields))
         return dict(zip(self.fields, counts.tolist(), strict=True))
+
+    def identifiers(self) -> list[tuple[str, int, int]]:
+        """Return the fields with strings that have about as many values as samples, with both numbers.
+
+        The result is empty except after 1000·2ᵏ samples: the search takes time in proportion to the values.
+        """
+        samples = int(self.state.scalars[SAMPLES])
+        turns, rest = divmod(samples, IDENTIFIERS_FROM)
+        if rest or turns & (turns - 1) or not turns:
+            return []
+        found = self.numbers_of_values().items()
+        least = IDENTIFIERS_SHARE * samples
+        return [
+            (name, count, samples) for name, count in found if self.fields[name] == OPEN and count >= least
+        ]
 
     def items(
         self, fields: Sequence[str], names: Sequence[str], amounts: Sequence[float], new: Sequence[str] = ()
@@ -222,6 +224,10 @@ class SparseStage:
             key_amounts=np.zeros(size),
         )
 
+    def unknown(self) -> set[int]:
+        """Return the indices of the items without a row, after `front`."""
+        return {*self.state.fresh[: int(self.state.scalars[FRESH])].tolist()}
+
     def combine(self, dense: Vector, given: Vector = _NOTHING_GIVEN) -> Vector:
         """Return the prediction, after `front`.
 
@@ -245,6 +251,8 @@ class SparseStage:
     def learn(self, items: Items, y: float, weight: float, *, judged: bool) -> None:
         """Learn a sample, after `front` and `combine`."""
         self._reserve(len(items.ends), len(items.text))
+        if self._undo is not None:
+            self._undo[0].before_step(self.state)
         judged = judged and weight > 0.0
         step.learn(y, weight, judged, items.text, items.ends, items.fields, items.amounts, *self.state)
         if self.state.scalars[TOUCHED] * 64 > len(self.state.pair_scales):
@@ -257,8 +265,27 @@ class SparseStage:
             fields, found_names = zip(*values, strict=True)
             items = self.items(fields, found_names, [1.0] * len(values))
             self._reserve(len(items.ends), len(items.text))
+            if self._undo is not None:
+                self._undo[0].before_entering(self.state, items)
             found = np.array([positions[value] for value in values], np.int64)
             step.enter(items.text, items.ends, items.fields, found, *self.state)
+
+    def begin(self) -> None:
+        """Begin to copy what samples change, so that `undo` can return to the present state.
+
+        The time and the memory depend on the samples until `end`, not on the number of values.
+        """
+        self._undo = Undo(self.state), self._ids.copy(), self.fields.copy()
+
+    def undo(self) -> None:
+        """Return to the state at `begin`; the time depends on the number of values."""
+        assert self._undo is not None  # noqa: S101 (after `begin`)
+        copies, self._ids, self.fields = self._undo
+        self.state, self._undo = copies.undo(self.state), None
+
+    def end(self) -> None:
+        """Keep the present state."""
+        self._undo = None
 
     def adopt(self, state: State, fields: Mapping[str, int]) -> None:
         """Take over a state from `laid_out`, with its fields."""
@@ -303,21 +330,58 @@ class SparseStage:
         s = self.state
         classes, width = int(s.scalars[CLASSES]), s.totals.shape[0]
         if classes == width:
-            s = _widened(s, 2 * width)
+            s = self._widened(s, 2 * width)
         s = s._replace(scalars=s.scalars.copy(), bias=s.bias.copy())
         if classes:
             s.bias[:, :, classes] = s.bias[:, :, :classes].min(axis=2)
         s.scalars[CLASSES] += 1.0
         self.state = s
 
+    def check_limit(self, max_values: int) -> None:
+        """Check a greatest number of values.
+
+        Raises
+        ------
+        ConfigurationError
+            If there are more values now.
+        """
+        if most_values(max_values, _room(self.state.weights)) < self.values:
+            raise ConfigurationError("max_values", f"the model has {self.values} values")
+
+    def limit(self, max_values: int) -> None:
+        """Change the greatest number of values, which `check_limit` has checked."""
+        config = self.state.config.copy()
+        config[MAX_VALUES] = most_values(max_values, _room(self.state.weights))
+        self.max_values, self.state = max_values, self.state._replace(config=config)
+
+    def _widened(self, s: State, width: int) -> State:
+        """Return a state with room for more classes; in the rows as long as the limits of memory allow it."""
+        changed, config, before = dict[str, Any](), s.config.copy(), s.totals.shape[0]
+        most = most_values(self.max_values, width)
+        if self.values <= most and _room(s.weights) == before:
+            changed |= _moved(s, OF_ROWS, len(s.scales), width, self.values)
+            config[MAX_VALUES] = most
+        if len(s.pair_scales) * width <= MOST_CELLS and _room(s.pair_weights) == before:
+            changed |= _moved(s, BY_PAIR, len(s.pair_scales), width, len(s.pair_scales))
+        return s._replace(
+            **changed,
+            config=config,
+            bias=extended(s.bias, (2, MEMBERS, width)),
+            number_weights=extended(s.number_weights, (2, MEMBERS, width, s.number_weights.shape[3])),
+            totals=extended(s.totals, (width,)),
+            outputs=extended(s.outputs, (len(s.outputs), width)),
+            places=_with_classes(s.places, width),
+        )
+
     def _reserve(self, values: int, size: int) -> None:
         """Make room for values and the bytes of their names."""
         s, rows = self.state, self.values
-        need = min(rows + values, self.max_values)
+        most = int(s.config[MAX_VALUES])
+        need = min(rows + values, most)
         if need > len(s.scales):
-            capacity, width = 2 * need, s.totals.shape[0]
+            capacity = min(2 * need, most)
             arrays = {name: extended(getattr(s, name), (capacity,)) for name in BY_ROW}
-            s = s._replace(**arrays, **_moved(s, OF_ROWS, capacity, width))
+            s = s._replace(**arrays, **_moved(s, OF_ROWS, capacity, _room(s.weights), rows))
         if 2 * need > len(s.slots):
             s = s._replace(slots=np.full(1 << (3 * need - 1).bit_length(), -1, np.int32))
             names.link_all(s)
@@ -333,12 +397,37 @@ class SparseStage:
     def _double_pairs(self) -> None:
         """Double the table of pairs: each row is copied to both rows that its pairs may have then."""
         s = self.state
-        if len(s.pair_scales) < LAST_PAIRS:
-            size, width = len(s.pair_scales), s.totals.shape[0]
-            doubled = _moved(s, BY_PAIR, 2 * size, width)
+        size, width = len(s.pair_scales), _room(s.pair_weights)
+        if size < LAST_PAIRS and 2 * size * width <= MOST_CELLS:
+            doubled = _moved(s, BY_PAIR, 2 * size, width, size)
             for array in doubled.values():
                 array[size:] = array[:size]
             self.state = s._replace(**doubled)
+
+
+def _fields(header: Sequence[Any]) -> dict[str, int]:
+    """Return the kinds of fields in a result of `SparseStage.header`."""
+    try:
+        fields = dict(header)
+    except (TypeError, ValueError):
+        fields = {}
+    if (
+        not isinstance(header, list)
+        or len(fields) != len(header)
+        or not all(
+            type(name) is str and type(kind) is int and CLOSED <= kind <= TEXT
+            for name, kind in fields.items()
+        )
+    ):
+        raise StateError("the state of the sparse stage is damaged: a field has no name or no kind")
+    return fields
+
+
+def _fits(column: Derived, fields: Mapping[str, int]) -> bool:
+    """Return whether a stage with some fields may have a column."""
+    scope, name, output, part = column
+    known = scope in (SUMS_SCOPE, OF_PAIRS_SCOPE, LOG) or (scope == FIELD and name in fields)
+    return known and type(output) is int and output >= 0 and type(part) is int and 0 <= part < 2
 
 
 def _numeric(columns: Sequence[Column]) -> NDArray[np.int64]:
@@ -370,29 +459,20 @@ def _with_numbers(s: State, numeric: NDArray[np.int64], counted: Sequence[bool])
     )
 
 
-def _widened(s: State, width: int) -> State:
-    """Return a state with room for more classes."""
-    return s._replace(
-        **_moved(s, OF_ROWS, len(s.scales), width),
-        **_moved(s, BY_PAIR, len(s.pair_scales), width),
-        bias=extended(s.bias, (2, MEMBERS, width)),
-        number_weights=extended(s.number_weights, (2, MEMBERS, width, s.number_weights.shape[3])),
-        totals=extended(s.totals, (width,)),
-        outputs=extended(s.outputs, (len(s.outputs), width)),
-        places=_with_classes(s.places, width),
-    )
+def _room(weights: Reals) -> int:
+    """Return the number of outputs for which rows have weights."""
+    return int(weights.shape[1] // MEMBERS)
 
 
-def _moved(s: State, names: Sequence[str], rows: int, width: int) -> dict[str, Any]:
-    """Return counts, weights and scales in a larger block, by name."""
-    old = [getattr(s, name) for name in names]
-    counted = old[0].shape[1] if width == s.totals.shape[0] else width
+def _moved(s: State, names: Sequence[str], rows: int, width: int, used: int) -> dict[str, Any]:
+    """Return the first `used` rows of counts, weights and scales in a larger block, by name."""
+    old = [getattr(s, name)[:used] for name in names]
+    outputs = _room(old[1])
+    counted = old[0].shape[1] if width == outputs else width
     counts, weights, scales = block(rows, counted, width, old[0].dtype)
-    size, outputs = len(old[0]), s.totals.shape[0]
-    counts[:size, : old[0].shape[1]], scales[:size] = old[0], old[2]
-    apart, before = weights[:size].reshape(size, MEMBERS, width), old[1].reshape(size, MEMBERS, outputs)
-    apart[:, :, :outputs] = before
-    weights[:size] = apart.reshape(size, -1)
+    counts[:used, : old[0].shape[1]], scales[:used] = old[0], old[2]
+    for r in range(MEMBERS):
+        weights[:used, r * width : r * width + outputs] = old[1][:, r * outputs : (r + 1) * outputs]
     return dict(zip(names, (counts, weights, scales), strict=True))
 
 

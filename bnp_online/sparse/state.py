@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..engines.numba_buffers import FIRST
 from ..mixture import FIRST_VALUES
-from .constants import FIRST_PAIRS, MOST_PAIRS, RATES
+from .constants import FIRST_PAIRS, MOST_CELLS, MOST_PAIRS, RATES
 
 Reals = NDArray[Any]  # float32, or float64 for tests of exactness
 
@@ -54,15 +54,17 @@ BOUND_ROWS = FIRST + FIRST_VALUES
 class State(NamedTuple):
     """State of a stage. C is the capacity for classes, R the number of rates, n that of numeric columns.
 
+    C is a power of two. Rows of values and of pairs may have less room (`most_values`): K ≤ C.
+
     ``real`` is float32, or float64 for tests of exactness.
 
     Attributes
     ----------
     config, scalars : int64 (3,), float64 (19,)
-        Settings; counters and running means.
-    counts : real (rows, C), or (rows, 2) for a regression
+        Settings, with the present limit of values; counters and running means.
+    counts : real (rows, K), or (rows, 2) for a regression
         Weight of the samples with a value, by class; sum of targets less `REFERENCE`, and weight.
-    weights, scales : real (rows, R·C), (rows,)
+    weights, scales : real (rows, R·K), (rows,)
         Weights of the linear members, and their accumulator.
     last, generation, column : int64 (rows,), int32 (rows,), int32 (rows,)
         Sample that had the value last; number of times the row was recycled; one-hot column or −1.
@@ -134,9 +136,39 @@ class State(NamedTuple):
     order: NDArray[np.float64]
 
 
+class Items(NamedTuple):
+    """Values of a sample that the stage reads.
+
+    Attributes
+    ----------
+    text, ends : uint8, int64 (N,)
+        Names in UTF-8, one after another; the end of each.
+    fields, amounts : int64 (N,), float64 (N,)
+        Field and amount of each.
+    """
+
+    text: NDArray[np.uint8]
+    ends: NDArray[np.int64]
+    fields: NDArray[np.int64]
+    amounts: NDArray[np.float64]
+
+
 #: Arrays with a row for each value; arrays of a `block`, of values and of pairs.
 BY_ROW = ("last", "generation", "column", "start", "length", "field")
 OF_ROWS, BY_PAIR = ("counts", "weights", "scales"), ("pair_counts", "pair_weights", "pair_scales")
+
+
+def width_of(classes: int) -> int:
+    """Return the capacity for a number of classes of a classification."""
+    return max(1 << (classes - 1).bit_length(), 2)
+
+
+def most_values(max_values: int, width: int) -> int:
+    """Return the greatest number of values with room for `width` classes each.
+
+    The number of values times `width` is at most 2²⁴, or twice `max_values` if that is more.
+    """
+    return min(max_values, max(MOST_CELLS, 2 * max_values) // width)
 
 
 def untrained(regression: bool, seed: int, max_values: int, real: np.dtype[Any]) -> State:
@@ -149,7 +181,7 @@ def untrained(regression: bool, seed: int, max_values: int, real: np.dtype[Any])
     counts, weights, scales = block(rows, classes, width, real)
     pair_counts, pair_weights, pair_scales = block(first, classes, width, real)
     state = State(
-        config=np.array([regression, seed, max_values]),
+        config=np.array([regression, seed, most_values(max_values, width)]),
         scalars=scalars,
         counts=counts,
         weights=weights,

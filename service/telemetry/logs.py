@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 import traceback
+import warnings
 from contextvars import ContextVar
 from typing import Any
 
@@ -166,6 +167,15 @@ def catch_thread_errors() -> None:
             _logger.critical("Thread %s ended with an error", name, exc_info=args.exc_value)
 
     threading.excepthook = report
+
+
+def catch_warnings() -> None:
+    """Log Python's warnings, such as that of a feature with identifiers, instead of printing them."""
+
+    def report(message: Warning | str, *_: object, **__: object) -> None:
+        _logger.warning("%s", message)
+
+    warnings.showwarning = report
 
 
 def report_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
