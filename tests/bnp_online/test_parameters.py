@@ -66,7 +66,8 @@ def test_the_http_api_has_every_parameter_but_the_place_of_computing() -> None:
     assert spec.options() == {
         name: each.default
         for name, each in DECLARED.items()
-        if name not in {"engine", "device", "max_features", "max_classes", "intervals", "input_shape"}
+        if name
+        not in {"engine", "device", "max_features", "max_classes", "max_values", "intervals", "input_shape"}
     }
     for kind in (BNPClassifier, BNPRegressor):
         assert kind(**spec.options())._parameters() == kind()._parameters()
