@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -175,9 +175,9 @@ def check_features(x: object, rules: TextRules | None = None) -> Features:
         name = key if type(key) is str else feature_name(key, x)
         column: Column = name
         if rules is not None and (type(value) in _LISTS or name in rules.text) and value is not None:
-            texts.append(name)
-            for word, times in _words(value, name, rules.ngrams).items():
-                values[name, word] = times
+            if found := _words(value, name, rules.ngrams):  # without a word it is as an absent feature
+                texts.append(name)
+                values.update({(name, word): times for word, times in found.items()})
             continue
         if type(value) in _EXACT and -LARGEST <= value <= LARGEST:  # a third of the time of `read_value`
             number = float(value)
@@ -200,14 +200,27 @@ def check_features(x: object, rules: TextRules | None = None) -> Features:
 def _words(value: object, name: str, ngrams: int) -> dict[str, float]:
     """Return the number of times of each word of a text, or of each string of a list."""
     if isinstance(value, list | tuple):
-        if not all(isinstance(each, str) for each in value):
-            raise SampleError("invalid_feature", f"x.{name}", "must be a list of strings")
+        check_strings(value, name)
         return counted(map(str, value), ngrams)
     read = read_value(value, "feature", f"x.{name}")
     if read is None:
         return {}
     text = read if isinstance(read, str) else str(value)
     return counted(words(text), ngrams)
+
+
+def check_strings(values: Sequence[object], name: str) -> None:
+    """Check that a list in a feature has strings alone.
+
+    Raises
+    ------
+    SampleError
+        ``"invalid_feature"``, with the position of the first other value.
+    """
+    for i, each in enumerate(values):
+        if not isinstance(each, str):
+            message = "must be a list of strings, but entry {position} is of type {kind}"
+            raise SampleError("invalid_feature", f"x.{name}", message, position=i, kind=type(each))
 
 
 def _gather_counts(values: dict[Column, float], prefixes: tuple[str, ...]) -> list[str]:

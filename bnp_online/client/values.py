@@ -14,6 +14,7 @@ from ..values import (
     check_array,
     check_label,
     check_number,
+    check_strings,
     check_weight,
     feature_name,
     given_twice,
@@ -68,10 +69,8 @@ def features(x: object) -> dict[str, JsonValue] | list[Any]:
 
 
 def _strings(value: Sequence[object], name: str) -> list[str]:
-    strings = [str(each) for each in value if isinstance(each, str)]
-    if len(strings) < len(value):
-        raise SampleError("invalid_feature", f"x.{name}", "must be a list of strings")
-    return strings
+    check_strings(value, name)
+    return [*map(str, value)]
 
 
 def _is_json(x: Mapping[Any, Any]) -> bool:

@@ -50,7 +50,7 @@ BAD: list[tuple[str, bytes, int, str]] = [
     ("/learn", b'{"x": {"a": 1}, "y": "p"', 400, "invalid_json"),
     ("/learn", b'{"x": {"a": 1, "a": 2}, "y": "p"}', 400, "duplicate_key"),
     ("/learn", b'{"x": {"a": 1e999}, "y": "p"}', 422, "non_finite_feature"),
-    ("/learn", b'{"x": {"a": []}, "y": "p"}', 422, "invalid_feature"),
+    ("/learn", b'{"x": {"a": [1]}, "y": "p"}', 422, "invalid_feature"),
     ("/learn", b'{"x": {"a": 1}, "y": "p", "w": "1"}', 422, "invalid_type"),
     ("/learn", b'{"x": {"a": 1}}', 422, "missing_field"),
     ("/predict", b'{"x": {"a": 1}, "y": 1}', 422, "unknown_field"),

@@ -71,6 +71,18 @@ def test_a_saved_model_learns_on_with_equal_bits(task: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize(("words", "weight"), [(["a"], 1.0), (["a", "b"], 1.0), (["a"], 0.0)])
+def test_a_model_with_few_values_and_no_pairs_is_loaded(task: str, words: list[str], weight: float) -> None:
+    model, copy = _make(task), _make(task)
+    model.learn_one({"t": words}, 0, w=weight)
+    assert model.fields == {"t": len(words) if weight else 0}
+    copy.load_state_dict(model.state_dict())
+    for each in (model, copy):
+        each.learn_one({"t": ["b", "c"]}, 1)
+    assert model.fingerprint() == copy.fingerprint()
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
 def test_many_samples_in_one_call_are_learned_as_one_by_one(task: str) -> None:
     model, other = _make(task), _make(task)
     samples = [(x, y) for x, y, _ in _stream(220, task)]
@@ -121,6 +133,15 @@ def test_text_is_split_counted_and_given_as_a_list() -> None:
         models[2].learn_one({"t": ["the", word, "the", "end"]}, i % 2)
     assert [each.fields for each in models] == [{"t": 9}, {"t:*": 9}, {"t": 9}]
     assert models[0].predict({"t": "w3"}) == models[2].predict({"t": ["w3"]})
+
+
+@pytest.mark.parametrize("value", ["", "?!", []])
+def test_a_text_without_words_is_as_an_absent_feature(value: object) -> None:
+    models = [BNPClassifier(hidden=(8,), text=("t",)) for _ in range(2)]
+    for i in range(40):
+        models[0].learn_one({"a": i % 5, "t": value}, i % 2)
+        models[1].learn_one({"a": i % 5}, i % 2)
+    assert models[0].fingerprint() == models[1].fingerprint()
 
 
 def test_a_list_of_other_values_is_refused() -> None:

@@ -67,7 +67,7 @@ BAD: list[tuple[Any, str, str]] = [
     ({"x": {"a": 1}, "y": "a", "z": 1}, "unknown_field", "[{0}].z"),
     ({"x": {"a": 1}, "y": "a", "id": ""}, "invalid_id", "[{0}].id"),
     ({"x": {"a": 1}, "y": "a", "model": "nobody"}, "unknown_model", "[{0}].model"),
-    ({"x": {"a": []}, "y": "a"}, "invalid_feature", "[{0}].x.a"),
+    ({"x": {"a": [1]}, "y": "a"}, "invalid_feature", "[{0}].x.a"),
     ({"x": {"a": 1}, "y": 1}, "label_type", "[{0}].y"),
     ({"x": {"a": 1}, "y": "a", "w": -1}, "invalid_weight", "[{0}].w"),
     ({"x": {"a": "long" * 300}, "y": "a"}, "string_too_long", "[{0}].x.a"),

@@ -82,7 +82,11 @@ def test_a_refused_value_is_answered_with_what_is_allowed(
 @pytest.mark.parametrize(
     ("sample", "expected"),
     [
-        ({"x": {"a": [1]}, "y": 1}, "x.a: must be a number, boolean, string or null, not array"),
+        (
+            {"x": {"a": ["b", 1]}, "y": 1},
+            "x.a: must be a list of strings, but entry 1 is of type integer",
+        ),
+        ({"x": {"a": [["b"]]}, "y": 1}, "x.a: must be a list of strings, but entry 0 is of type array"),
         ({"x": {"a": {}}, "y": 1}, "x.a: must be a number, boolean, string or null, not object"),
         ({"x": [1], "y": 1}, "x: must be of type object, with features by name, not array"),
         (

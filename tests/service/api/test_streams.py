@@ -58,7 +58,7 @@ BAD: list[tuple[bytes, str, str | None]] = [
     (b'{"x": {"a": 1}, "y": "a", "z": 1}\n', "unknown_field", "z"),
     (b'{"x": {"a": 1}, "y": "a", "id": ""}\n', "invalid_id", "id"),
     (b'{"x": {"a": 1}, "y": "a", "model": "nobody"}\n', "unknown_model", "model"),
-    (b'{"x": {"a": []}, "y": "a"}\n', "invalid_feature", "x.a"),
+    (b'{"x": {"a": [1]}, "y": "a"}\n', "invalid_feature", "x.a"),
     (b'{"x": {"a": 1e999}, "y": "a"}\n', "non_finite_feature", "x.a"),
     (b'{"x": {"a": 1}, "y": 1}\n', "label_type", "y"),
     (b'{"x": {"a": 1}, "y": "a", "w": -1}\n', "invalid_weight", "w"),

@@ -75,7 +75,7 @@ def test_a_group_is_answered_in_order_with_its_refusals(serve: Callable[..., Ser
         ("/learn", {"x": {"a": 1}, "y": "cat", "id": "e"}),
         ("/learn", {"x": {"a": 2}, "y": "cat", "id": "e"}),
         ("/learn", {"x": {"a": 1}, "y": 1}),
-        ("/learn", {"x": {"a": []}, "y": "cat"}),
+        ("/learn", {"x": {"a": [1]}, "y": "cat"}),
         ("/label", {"id": "t", "y": "dog"}),
         ("/label", {"id": "t", "y": "dog"}),
         ("/learn", {"x": {"a": 3}, "y": "cow"}),

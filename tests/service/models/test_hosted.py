@@ -88,7 +88,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Model]]:
 def test_a_group_is_logged_with_the_steps_that_it_leads_to(make: Callable[..., Model]) -> None:
     model = make()
     model.one(Predict({"a": 1.0}, "t"))
-    model.learn(Learn({"a": 1.0}, "cat", 2.0, "e"), Learn({"a": []}, "cat"), Label("t", "dog"))
+    model.learn(Learn({"a": 1.0}, "cat", 2.0, "e"), Learn({"a": [1]}, "cat"), Label("t", "dog"))
     model.learn(Learn({"a": 1.0}, "cat", 2.0, "e"))  # a duplicate is no event
     assert model.events() == [
         ("create", 0, None),
