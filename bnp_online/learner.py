@@ -137,6 +137,11 @@ class OnlineLearner(Parameters):
         return {} if self._stage is None else self._stage.numbers_of_values()
 
     @property
+    def recycled_values(self) -> int:
+        """Number of values of strings and words that made room for others, because of `max_values`."""
+        return 0 if self._stage is None else self._stage.recycled
+
+    @property
     def step(self) -> int:
         """Number of samples learned."""
         return self._step

@@ -171,6 +171,7 @@ class Dashboard(Moment):
     classes: Names
     features: Names
     fields: Fields
+    recycled_values: int
     ignored_features: int
     pending: int
     queue: int
@@ -193,6 +194,8 @@ class ModelPatch(Body):
     """Columns beyond this many are ignored."""
     max_classes: MaxClasses | None = None
     """Further classes are refused."""
+    max_values: MaxValues | None = None
+    """Beyond this many values of strings and words, a new one replaces one that was not used for long."""
     drift: DriftSpec | None = None
     """The whole drift setting; omitted fields have their defaults."""
 

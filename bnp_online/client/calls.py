@@ -167,7 +167,7 @@ def create(name: str, task: str = "classification", **spec: Any) -> Call[schemas
 
 
 def patch(model: str = DEFAULT_MODEL, **changes: Any) -> Call[schemas.ModelDescription]:
-    """Change ``max_features``, ``max_classes`` or ``drift`` of a model."""
+    """Change ``max_features``, ``max_classes``, ``max_values`` or ``drift`` of a model."""
     request = Request("PATCH", _of(model), encode(changes), JSON)
     return Call(request, reader(schemas.ModelDescription))
 

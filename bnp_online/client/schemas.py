@@ -49,6 +49,7 @@ _TWO_NUMBERS: JsonDict = {"type": "array", "items": {"type": "number"}, "minItem
 Count: TypeAlias = Annotated[int, Field(ge=0, le=2**53), _WHOLE]  # what any client of JSON holds exactly
 MaxFeatures: TypeAlias = Annotated[int, Field(ge=1), _WHOLE]
 MaxClasses: TypeAlias = Annotated[int, Field(ge=2), _WHOLE]
+MaxValues: TypeAlias = Annotated[int, Field(ge=32, le=2**24), _WHOLE]
 
 State: TypeAlias = Annotated[
     Literal["ready", "rebuilding", "failed"],
@@ -297,6 +298,8 @@ class ModelDescription(Schema):
     fields: dict[str, int] = {}
     """Number of values of each feature with strings or words; empty until a feature has more values than
     columns, or words."""
+    recycled_values: int = 0
+    """Number of values of strings and words that made room for others, because of `max_values`."""
     ignored_features: int
     """Number of values ignored because all columns are taken."""
     parameters: int

@@ -63,8 +63,9 @@ class Copies(NamedTuple):
         Returns the conditioning of the layers.
     features, classes, ignored : int
         Number of features, of classes, and of values of features beyond the limit.
-    fields, values : int
-        Number of features with strings or words in the sparse stage, and of their values.
+    fields, values, recycled : int
+        Number of features with strings or words in the sparse stage, of their values, and of values that made
+        room for others.
     """
 
     scores: PrequentialMetrics
@@ -76,6 +77,7 @@ class Copies(NamedTuple):
     ignored: int
     fields: int
     values: int
+    recycled: int
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,7 @@ def _copy(model: HostedModel) -> Copies:
         ignored=estimator.ignored_features,
         fields=len(fields),
         values=sum(fields.values()),
+        recycled=estimator.recycled_values,
     )
 
 
@@ -352,6 +355,12 @@ FAMILIES = (
         _of_copies(lambda c: c.fields),
     ),
     Family(_G, "bnp_model_values", "Values of these features.", _of_copies(lambda c: c.values)),
+    Family(
+        _C,
+        "bnp_model_values_recycled",
+        "Values of these features that made room for others, because of max_values.",
+        _of_copies(lambda c: c.recycled),
+    ),
     Family(_G, "bnp_model_checkpoints", "Checkpoints kept.", _one(lambda m: len(m.checkpoints))),
     Family(
         _G,

@@ -22,6 +22,7 @@ Sample: TypeAlias = tuple[str, str]
 TOKEN = re.compile(rb"i[0-9a-f]{16}z")
 #: Most models at a time. Names are not used again.
 MODELS = 6
+WORDS = [f"word{i}" for i in range(50)]
 #: Codes with which any request may be refused while the server ends or a model is busy.
 _BUSY = ("queue_full", "shutting_down", "not_ready")
 _FULL = ("storage_full",)
@@ -117,6 +118,11 @@ class Record:
             group -= {each for each in group if each[0] not in live}
 
 
+def has_text(model: str) -> bool:
+    """Return whether a model reads texts, lists and counts of words."""
+    return model[1:2] == "t"
+
+
 def are_in(data: bytes, numbers: np.ndarray) -> np.ndarray:
     """Return which numbers are in some bytes, in binary form."""
     found = np.zeros(len(numbers), bool)
@@ -159,9 +165,21 @@ class Learners(_Load):
     def _sample(self, model: str, rng: random.Random) -> Json:
         token, number = f"i{rng.getrandbits(64):016x}z", 0.1 + 0.9 * rng.random()
         a = rng.gauss(0.0, 1.0)
-        x = {"a": a, "b": rng.gauss(0.0, 2.0), "n": number, "town": rng.choice(("Oslo", "Lund", "Bergen"))}
+        x: Json = {
+            "a": a,
+            "b": rng.gauss(0.0, 2.0),
+            "n": number,
+            "town": rng.choice(("Oslo", "Lund", "Bergen")),
+        }
+        x["user"] = f"u{rng.randrange(60)}"  # more values than columns
         if rng.random() < 0.02:
             x[f"f-{token}"] = 1.0
+        if has_text(model):
+            x["note"] = " ".join([*rng.choices(WORDS, k=3), token, rng.choice(WORDS)])
+            x["tags"] = rng.sample(WORDS, rng.randrange(3))
+            x[f"w:{rng.choice(WORDS)}"] = rng.randrange(1, 4)
+            if rng.random() < 0.2:
+                x["from"] = x["w:" + token] = token
         turned = (len(self._record.sent) // 1500) % 2  # a drift
         y = 3.0 * a if model.startswith("r") else ("cat" if (a > 0) != turned else "dog")
         with self._record.lock:
@@ -236,7 +254,9 @@ class Learners(_Load):
             self._record.counts["given up"] += 1
 
     def _err(self, client: httpx.Client, name: str, rng: random.Random) -> None:
-        bad = rng.choice(({"x": {"a": []}, "y": "cat"}, {"x": {"a": 1.0}, "y": [2]}, {"x": 1, "y": "cat"}))
+        bad = rng.choice(
+            ({"x": {"a": ["b", 1]}, "y": "cat"}, {"x": {"a": 1.0}, "y": [2]}, {"x": 1, "y": "cat"})
+        )
         answer = client.post("/learn", json={**bad, "id": name, "model": (model := self._model(rng))})
         invalid = ("invalid_feature", "invalid_label", "invalid_target", "invalid_type")
         if self._record.took(answer, "invalid", *self._gone(model), *invalid):
@@ -264,9 +284,12 @@ class Administrators(_Load):
         if len(record.models()) >= MODELS:
             return
         task = rng.choice(("classification", "classification", "regression"))
-        model = f"{task[0]}{rng.getrandbits(40):x}"
+        model = f"{task[0]}{rng.choice(('', 't'))}{rng.getrandbits(40):x}"
         spec = {"hidden": [rng.randrange(3, 7)], "replay": rng.randrange(2), "memory": 30, "task": task}
         spec["learner"] = rng.choice((1, 1, 2))
+        if has_text(model):
+            words = {"text": ["note"], "ngrams": 2, "sparse": ["w:*"], "max_values": rng.randrange(60, 400)}
+            spec |= {"learner": 2, **words}
         answer = client.post("/models", json={"name": model, "drift": self._drift(rng), **spec})
         with record.lock:
             if record.took(answer, "create", "too_many_models"):
@@ -298,8 +321,10 @@ class Administrators(_Load):
     def _patch(self, client: httpx.Client, name: str, rng: random.Random) -> None:
         model = self._model(rng)
         body = {"max_features": rng.randrange(50, 4000), "drift": self._drift(rng)}
+        if rng.random() < 0.5:
+            body["max_values"] = rng.randrange(60, 500)
         answer = client.patch(f"/models/{model}", json=body)
-        self._record.took(answer, "patch", *self._gone(model), "invalid_spec")  # it has more features
+        self._record.took(answer, "patch", *self._gone(model), "invalid_spec")  # it has more of them
 
     def _roll_back(self, client: httpx.Client, name: str, rng: random.Random) -> None:
         model = self._model(rng)
@@ -349,13 +374,11 @@ class Administrators(_Load):
         self._record.took(answer, "upgrade", *self._gone(model), "not_kept")
 
     def _import(self, client: httpx.Client, name: str, rng: random.Random) -> None:
-        """Put the state of a model in place of another of the same task, or of itself."""
-        models = (
-            [model for model in self._record.models() if model[0] == "r"],
-            [model for model in self._record.models() if model[0] != "r"],
-        )
-        group = rng.choice([group for group in models if group] or [["default"]])
-        source, target = rng.choice(group), rng.choice(group)
+        """Put the state of a model in place of another of the same kind, or of itself."""
+        models = self._record.models() or ["default"]
+        source = rng.choice(models)
+        kind = source[0] == "r", has_text(source)
+        target = rng.choice([each for each in models if (each[0] == "r", has_text(each)) == kind])
         file = client.get(f"/models/{source}/export")
         if self._record.took(file, "export", *self._gone(source)):
             self._record.imports(file.content)

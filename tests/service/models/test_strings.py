@@ -140,6 +140,34 @@ def test_the_fields_are_described_and_measured(serve: Serve) -> None:
     assert text["bnp_model_values", of] == sum(fields.values())
 
 
+def test_the_number_of_values_has_a_limit_that_may_change(serve: Serve, tmp_path: Path) -> None:
+    server = serve(max_values=1000)
+    server.create(name="m", **SPEC)
+    learn(server, range(40))
+    described = server.get("/models/m")
+    recycled = described["recycled_values"]
+    assert (sum(described["fields"].values()), recycled > 0) == (150, True)
+    of = frozenset({("model", "m")})
+    assert samples(text_of(server))["bnp_model_values_recycled_total", of] == recycled
+    assert server.get("/models/m/dashboard")["recycled_values"] == recycled
+    before = server.fingerprint("m")
+    for limit, message in (
+        (149, "the model has 150 values and keeps them: give at least 150"),
+        (1001, "at most 1000 on this server (BNP_MAX_VALUES)"),
+        (31, "at least 32"),
+    ):
+        answer = server.client.patch("/models/m", json={"max_values": limit})
+        assert error(answer) == (422, "invalid_spec", "max_values")
+        assert message in answer.json()["error"]["message"]
+    assert (server.fingerprint("m"), server.get("/models/m")["spec"]["max_values"]) == (before, 150)
+    changed = server.client.patch("/models/m", json={"max_values": 1000}).raise_for_status().json()
+    assert changed["spec"]["max_values"] == 1000
+    learn(server, range(40, 60))
+    described = server.get("/models/m")
+    assert (sum(described["fields"].values()) > 150, described["recycled_values"]) == (True, recycled)
+    replayed(server, tmp_path / "data")
+
+
 def test_the_client_sends_strings_and_lists(serve: Serve) -> None:
     server = serve()
     server.create(name="m", **SPEC)
