@@ -365,7 +365,11 @@ def _retained(rows: Iterable[Row], pruned: int) -> list[tuple[Any, ...]]:
 
 def _differences(kept: Kept, replica: Replica, upto: int | None) -> list[str]:
     """Describe how a checkpoint differs from a replay of the same events."""
-    found, expected = Replica.of_checkpoint(kept.path).fingerprint(), replica.fingerprint()
+    try:
+        found = Replica.of_checkpoint(kept.path).fingerprint()
+    except FileNotFoundError:  # the server removed it after the folder was listed
+        return []
+    expected = replica.fingerprint()
     before = "" if upto is None else f" before event {upto}"
     return [] if found == expected else [f"{kept.path.name} has {found}, the replay{before} {expected}"]
 
