@@ -23,6 +23,10 @@ PROGRAMS = {
     "http": ("serving.throughput", "requests a second, against endpoints that do nothing (needs wrk)"),
     "load": ("serving.load", "one minute of mixed requests, then a crash and a recovery"),
     "models": ("serving.models", "rate, memory, start and shutdown with 500 models, against a checkout"),
+    "checkpoints": (
+        "serving.checkpoints",
+        "size and time of checkpoints with a million values, and the stall of requests",
+    ),
     "page": ("serving.page", "frames and blocking of the dashboard (needs Chromium)"),
     "paper": ("paper.main", "experiments of the paper, with a verdict on each claim"),
     "conditioning": ("paper.conditioning", "condition number of the Hessian during training"),

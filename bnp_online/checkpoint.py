@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_bytes
-from safetensors.torch import save as save_bytes
 from torch import Tensor
 
 from .errors import CheckpointError
@@ -27,6 +26,21 @@ _HEADER = "bnp_online"
 _LONGEST_HEADER = 100_000_000
 #: Largest number of digits of an integer in a header with limits.
 _LONGEST_INT = 1000
+
+#: Types of tensors in a file, in the order of their data: no tensor begins between its elements.
+_NAMES = {
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_TYPES = [*_NAMES]
 
 #: Errors of malformed or hostile JSON: endless nesting, numbers that read as infinity.
 _UNREADABLE = (ValueError, RecursionError)
@@ -63,12 +77,32 @@ def dumps(state: State) -> bytes:
     state : mapping
         ``"tensors"``, a mapping of names to tensors, and further entries that JSON can hold.
     """
-    tensors = {name: tensor.contiguous() for name, tensor in state["tensors"].items()}
+    return b"".join(_parts(state))
+
+
+def _parts(state: State) -> Iterator[bytes | memoryview]:
+    """Yield a safetensors file in parts, without copies of the tensors.
+
+    `safetensors.torch.save` copies them twice, and no other thread runs meanwhile.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state["tensors"].items()}
     header = {key: value for key, value in state.items() if key != "tensors"}
     envelope = {"format": FORMAT, "sha256": digest(header, tensors), "state": header}
     # Escapes would make the header up to three times as long, and its length is limited.
-    text = _json(envelope, ensure_ascii=not _is_unicode(header))
-    return save_bytes(tensors, {_HEADER: text})
+    about: dict[str, Any] = {"__metadata__": {_HEADER: _json(envelope, ensure_ascii=not _is_unicode(header))}}
+    ordered = sorted(tensors, key=lambda name: (_TYPES.index(tensors[name].dtype), name))
+    end = 0
+    for name in ordered:
+        tensor, begin = tensors[name], end
+        end += tensor.numel() * tensor.element_size()
+        kind = _NAMES[tensor.dtype]
+        about[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(about, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in ordered:
+        if tensors[name].numel():  # torch cannot view the bytes of nothing
+            yield tensors[name].reshape(-1).view(torch.uint8).numpy().data
 
 
 def loads(
@@ -128,7 +162,8 @@ def save(path: str | os.PathLike[str], state: State, *, mode: int = 0o666) -> No
     aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         with open(aside, "wb", opener=partial(os.open, mode=mode)) as file:
-            file.write(dumps(state))
+            for part in _parts(state):
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(target)

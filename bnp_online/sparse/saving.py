@@ -17,6 +17,8 @@ from .constants import LAST_PAIRS, MOST_CELLS
 from .names import gather, link_all
 from .state import (
     BOUND_ROWS,
+    BY_PAIR,
+    BY_ROW,
     CLASSES,
     COEFFICIENTS,
     EVIDENCE_ROWS,
@@ -28,6 +30,7 @@ from .state import (
     MAX_VALUES,
     MEMBERS,
     NUMBER,
+    OF_ROWS,
     PAIR_NUMBER,
     RAW,
     RECYCLED,
@@ -42,6 +45,7 @@ from .state import (
     WEIGHT,
     State,
     block,
+    block_copy,
     most_values,
     untrained,
     width_of,
@@ -66,6 +70,22 @@ _TYPES: dict[str, Any] = {
 _COUNTS = [SAMPLES, ROWS, CLASSES, RECYCLED, TOUCHED]
 _NOT_NEGATIVE = ("scales", "pairs.scales", "bias_scales", "number_scales", "shares", "hedge", "totals")
 _MOST = 2**53
+#: Arrays that are as large as the number of values or pairs, and arrays that are never changed in place.
+_LARGE = {*BY_ROW, *OF_ROWS, *BY_PAIR, "names", "slots"}
+
+
+def copied(s: State) -> State:
+    """Return a copy of everything that learning changes, in little time; `named` reads it in any thread.
+
+    It shares the bytes of the names, which are only appended to or replaced as a whole.
+    """
+    rows, pairs = int(s.scalars[ROWS]), len(s.pair_scales)
+    small = {name: array.copy() for name, array in s._asdict().items() if name not in _LARGE}
+    large = {name: getattr(s, name)[:rows].copy() for name in BY_ROW}
+    for names, count in ((OF_ROWS, rows), (BY_PAIR, pairs)):
+        counts, weights, scales = (getattr(s, name) for name in names)
+        large |= zip(names, block_copy(counts, weights, scales, count), strict=True)
+    return s._replace(**small, **large)
 
 
 def named(s: State) -> dict[str, Tensor]:

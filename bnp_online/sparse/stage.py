@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,9 +118,13 @@ class SparseStage:
         hedge = self.state.hedge[WEIGHT]
         return [*(hedge[:EXPERTS] * hedge[EXPERTS]).tolist(), float(hedge[EXPERTS + 1])]
 
+    def copying(self) -> Callable[[], dict[str, Tensor]]:
+        """Copy everything that learning changes, and return a function that returns it by name."""
+        return functools.partial(saving.named, saving.copied(self.state))
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that learning changes."""
-        return saving.named(self.state)
+        return self.copying()()
 
     def header(self) -> list[list[Any]]:
         """Return the fields with their kinds, as JSON."""

@@ -235,6 +235,15 @@ def block(rows: int, counted: int, outputs: int, real: np.dtype[Any]) -> tuple[R
     return whole[:, :counted], whole[:, counted + 1 :], whole[:, counted]
 
 
+def block_copy(counts: Reals, weights: Reals, scales: Reals, rows: int) -> tuple[Reals, Reals, Reals]:
+    """Return copies of the first rows of the arrays of a `block`, in a third of the time."""
+    whole, counted = counts.base, counts.shape[1]
+    if whole is None or whole is not weights.base or whole is not scales.base:
+        return counts[:rows].copy(), weights[:rows].copy(), scales[:rows].copy()
+    copied = whole[:rows].copy()
+    return copied[:, :counted], copied[:, counted + 1 :], copied[:, counted]
+
+
 def extended(array: NDArray[Any], shape: tuple[int, ...], fill: float = 0) -> NDArray[Any]:
     """Return an array of a greater shape with the values of `array` in its corner."""
     larger = np.full(shape, fill, array.dtype) if fill else np.zeros(shape, array.dtype)

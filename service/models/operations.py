@@ -368,10 +368,7 @@ class Operations:
 
     async def export(self) -> bytes:
         """Return the estimator as the content of a file for `bnp_online.load`."""
-        step, body = await self._worker.ask(_export)
+        step, state = await self._worker.ask(lambda model: (model.step, model.estimator.copying()))
+        body = await self._threads.maintain(lambda: file_format.dumps(state()))
         audit("model exported", self._worker.model.name, step=step, bytes=len(body))
         return body
-
-
-def _export(model: HostedModel) -> tuple[int, bytes]:
-    return model.step, file_format.dumps(model.estimator.state_dict())

@@ -58,13 +58,18 @@ def taking(model: HostedModel) -> Callable[[], dict[str, Any]]:
 
     Only the copy needs exclusive access. The function takes most of the time.
     """
-    state, service = model.estimator.state_dict(), model.copy_service_state()
+    estimator, service = model.estimator.copying(), model.copy_service_state()
     head = {"format": FORMAT, "spec": model.spec.model_dump(mode="json"), "sequence": model.sequence}
-    return lambda: {
-        **state,
-        "tensors": {**state["tensors"], _SERVICE: pack(event_codec.dumps(service()))},
-        _SERVICE: {**head, "versions": versions(), "processor": processor()},
-    }
+
+    def complete() -> dict[str, Any]:
+        state = estimator()
+        return {
+            **state,
+            "tensors": {**state["tensors"], _SERVICE: pack(event_codec.dumps(service()))},
+            _SERVICE: {**head, "versions": versions(), "processor": processor()},
+        }
+
+    return complete
 
 
 def sign(state: dict[str, Any], checksum: bytes | None) -> dict[str, Any]:

@@ -51,6 +51,18 @@ def test_bytes_come_back_to_the_last_bit() -> None:
     assert checkpoint.dumps({**STATE, "tensors": dict(reversed(STATE["tensors"].items()))}) == DATA
 
 
+def test_the_bytes_are_those_that_safetensors_writes() -> None:
+    kinds = ["int64", "float64", "float32", "int32", "bfloat16", "float16", "int16", "int8", "uint8", "bool"]
+    tensors = {
+        f"{name}\u00e9{i}": torch.ones(i, 3, dtype=getattr(torch, kind))
+        for i, kind in enumerate(kinds)
+        for name in "ba"
+    }
+    data = checkpoint.dumps({"names": ["\u4e2d", '"\n\\'], "tensors": tensors})
+    size = int.from_bytes(data[:8], "little")
+    assert save_bytes(tensors, json.loads(data[8 : 8 + size])["__metadata__"]) == data
+
+
 def test_bytes_can_be_kept_as_a_tensor() -> None:
     data = bytes(range(256)) * 3
     state = {"tensors": {"data": checkpoint.pack(data), "none": checkpoint.pack(b"")}}
@@ -282,7 +294,7 @@ def test_an_interrupted_write_leaves_the_old_file(
             patch.setattr(os, "replace", fail)
             patch.setattr(Path, "replace", fail)
         else:
-            patch.setattr(checkpoint, "dumps", fail)
+            patch.setattr(checkpoint, "_parts", fail)
         with pytest.raises(OSError, match="No space"):
             checkpoint.save(path, {"tensors": {}})
     assert [each.name for each in tmp_path.iterdir()] == (["model"] if before else [])
