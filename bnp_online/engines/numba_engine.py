@@ -231,8 +231,14 @@ class NumbaEngine(Engine):
             getattr(new, name)[:] = getattr(old, name)
         new.scalars[PREDICTED] = -1.0  # the latest prediction had other sizes
         memory = _aligned((len(old.memory_x), n + len(inputs), BLOCK), self._real)
-        memory[:, :n] = old.memory_x
-        self._buffers = new._replace(memory_x=memory, memory_y=old.memory_y, distances=old.distances)
+        memory[:, :n], memory_y = old.memory_x, old.memory_y
+        if unknown and self.spec.neighbours:
+            places = np.arange(min(int(old.scalars[REMEMBERED]), self._memory))
+            memory[places // BLOCK, n:, places % BLOCK] = math.nan
+            memory_y = memory_y.copy()
+            memory_y[places, MISSING] += len(inputs)
+            new.scalars[MISSING_VALUES] += len(places) * len(inputs)
+        self._buffers = new._replace(memory_x=memory, memory_y=memory_y, distances=old.distances)
 
     def clipped(self) -> tuple[Vector, Vector]:
         """Return the numbers of values of each input, and of those that were clipped."""

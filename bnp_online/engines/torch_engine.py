@@ -17,6 +17,7 @@ from . import torch_sample
 from .base import NOT_FINITE, Engine, LearnerSpec
 from .mlp_ensemble import MLPEnsemble
 from .numba_bins import BINS
+from .torch_neighbours import MISSING
 from .torch_runner import Size, StepRunner
 from .torch_sample import DRAWS, REMEMBERED
 
@@ -154,6 +155,10 @@ class TorchEngine(Engine):
             if old is not None and self._runner.step.mixture is not None:
                 self._runner.step.mixture.classes.copy_(old.classes)
         self._use(inputs, n, outputs, c, unknown=unknown)
+        if unknown and self.spec.neighbours:
+            named = self._named()
+            named["memory.x"][:, n:] = math.nan
+            named["memory.y"][:, MISSING] += len(inputs)
         if scaled:
             self._runner.step.scale_inputs(n + len(inputs) - scaled, n + len(inputs))
 

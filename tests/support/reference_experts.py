@@ -161,17 +161,19 @@ class ReferenceExperts:
         """σ_y."""
         return math.sqrt(self.targets.moments.var[0])
 
-    def grow(self, columns: int, outputs: int, flags: Sequence[bool] = ()) -> None:
-        """Append columns, which were 0 in the past, and outputs."""
+    def grow(self, columns: int, outputs: int, flags: Sequence[bool] = (), *, unknown: bool = False) -> None:
+        """Append outputs, and columns, which were 0 in the past, or unknown."""
         for network in self.networks:
             network.grow(columns, outputs)
         if self.bins is not None:
             self.bins.grow(outputs)
         self.inputs.widen(flags or [False] * columns)
+        if unknown:
+            self.inputs.joined[-columns:] = [0] * columns
         self.metric = np.append(self.metric, np.ones(columns))
         for row in self.remembered:
             row.z = np.append(row.z, np.zeros(columns))
-            row.missing = np.append(row.missing, np.zeros(columns, bool))
+            row.missing = np.append(row.missing, np.full(columns, unknown))
 
     def _window(self, stated: int) -> int:
         return max(min(stated, 50_000 // max(len(self.metric), 1)), min(stated, 50))

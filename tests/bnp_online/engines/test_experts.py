@@ -161,6 +161,8 @@ def follow(
     spec: LearnerSpec,
     reference: ReferenceExperts,
     samples: Iterable[tuple[Vector, float, float]],
+    *,
+    unknown: bool = False,
 ) -> None:
     """Learn samples with both; inputs and classes grow as they come. All values agree after each sample."""
     outputs = max(reference.seen, 1)
@@ -168,8 +170,8 @@ def follow(
         t = reference.step
         expected = None
         if new := len(x) - len(reference.metric):
-            engine.grow([f"new {i}" for i in range(len(x) - new, len(x))], 0)
-            reference.grow(new, 0)
+            engine.grow([f"new {i}" for i in range(len(x) - new, len(x))], 0, unknown=unknown)
+            reference.grow(new, 0, unknown=unknown)
         if spec.task == "classification" and y >= outputs:
             engine.grow([], 1)
             reference.grow(0, 1)
@@ -182,6 +184,22 @@ def follow(
             np.testing.assert_allclose(predictions[0], expected, rtol=1e-6, atol=1e-9, err_msg=f"step {t}")
         reference.learn(x, y, weight)
         assert_equal(engine, spec, reference, t)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("make", ENGINES)
+def test_values_of_a_column_before_it_joined_are_missing_in_the_memory(
+    make: Callable[..., Engine], task: base.Task
+) -> None:
+    """Replay takes them at the mean, and distances to the neighbours leave them out."""
+    spec = spec_of(task)
+    engine = make(spec, dtype=torch.float64)
+    engine.grow(["a", "b", "c", "d"], 1)
+    reference = reference_for(engine, spec)
+    follow(engine, spec, reference, widened(stream(task, 130)), unknown=True)
+    copy = make(spec, dtype=torch.float64)
+    copy.load_state_dict(engine.state_dict())
+    assert torch.isnan(engine.state_dict()["memory.x"]).any()
 
 
 def widened(samples: Iterable[tuple[Vector, float, float]]) -> Iterator[tuple[Vector, float, float]]:
