@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.support.reference_stack import MOST, Stack, hedge, log_loss
+
 Array = Any
 RATES = (0.05, 0.2, 0.8)
 Value = tuple[str, str, float]
@@ -110,8 +112,59 @@ class Group:
                 row.counts[int(y)] += added
 
 
+@dataclass
+class Combination:
+    """Network, linear group and pair group: their hedge, a stack of them, and the hedge of both.
+
+    A learner that has learned samples before begins with the weight 1 of the network.
+    """
+
+    fresh: bool
+    samples: int = 0
+    error_scale: float = 1.0
+    stack: Stack = field(default_factory=lambda: Stack(3))
+
+    def __post_init__(self) -> None:
+        self.weights = np.full(3, 1 / 3) if self.fresh else np.array([1.0, 0.0, 0.0])
+        self.shares = np.array([0.5, 0.5] if self.fresh else [1.0, 0.0])
+
+    def predict(self, p: Array, targets: list[float] | None = None) -> Array:
+        """Combine predictions, of shape (3, C), or (3, 1) of a regression with its targets so far."""
+        self.p, self.q = p, self.weights @ p
+        if targets is None:
+            self.s = self.stack.classes(p, self.q)
+            return self.shares @ np.array([self.q, self.s])
+        self.spread = float(np.std(targets))
+        self.scale = max(self.error_scale, 1e-3) * self.spread
+        low, high = min(targets), max(targets)
+        margin = (high - low) / 4
+        s = self.stack.value(p, float(self.q[0]), self.scale) if self.scale > 0.0 else float(self.q[0])
+        self.s = np.clip([s], low - margin, high + margin)
+        return self.shares @ np.array([self.q, self.s])
+
+    def learn(self, y: float, *, judged: bool, regression: bool) -> None:
+        """Learn from the target of the predictions."""
+        if judged and not (regression and self.spread == 0.0):
+            if regression:
+                unit = self.spread * max(self.error_scale, 1e-2)
+                of_p, of_q, of_s = (
+                    np.minimum(abs(y - each) / unit, MOST) for each in (self.p, self.q, self.s)
+                )
+                losses, both = of_p[:, 0], np.concatenate([of_q, of_s])
+                if self.samples >= 20:
+                    self.stack.learn_value(self.p, float(self.q[0]), y, self.scale)
+                self.error_scale += 0.01 * (abs(y - self.q[0]) / self.spread - self.error_scale)
+            else:
+                losses = np.array([log_loss(each) for each in self.p[:, int(y)]])
+                both = np.array([log_loss(self.q[int(y)]), log_loss(self.s[int(y)])])
+                self.stack.learn_class(self.p, self.q, int(y))
+            self.weights = hedge(self.weights, losses, 0.2, max(0.001, 1 / (self.samples + 2) ** 2))
+            self.shares = hedge(self.shares, both, 0.2, 0.01)
+        self.samples += 1
+
+
 class ReferenceStage:
-    """The stage for fields whose evidence is shown, by kind: "field" or "text"."""
+    """The stage for fields by kind: "field" or "text" if their evidence is shown, else "closed"."""
 
     def __init__(self, kinds: dict[str, str], classes: int, *, regression: bool = False) -> None:
         self.kinds, self.regression, self.samples = kinds, regression, 0
@@ -147,7 +200,8 @@ class ReferenceStage:
         found: dict[tuple[str, int, int], float] = defaultdict(float)
         for (name, value), amount in self.known:
             row = self.linear.rows[name, value]
-            self._show(found, name, row, amount, (1.0, 20.0) if self.kinds[name] == "text" else (5.0,))
+            if self.kinds[name] != "closed":
+                self._show(found, name, row, amount, (1.0, 20.0) if self.kinds[name] == "text" else (5.0,))
         self.linear.predict(self.known)
         frequent = [(key, x) for key, x in self.known if self._total(self.linear.rows[key]) >= 3]
         pairs = [((a, b), x * z) for i, (a, x) in enumerate(frequent) for b, z in frequent[i + 1 :]]
@@ -158,6 +212,15 @@ class ReferenceStage:
             if key in self.pairs.rows:
                 self._show(found, "pairs", self.pairs.rows[key], amount, (5.0,))
         return found
+
+    def groups(self) -> Array:
+        """Return the predictions of both groups, in the units of the targets."""
+        if not self.regression:
+            return np.array([self.linear.mixed, self.pairs.mixed])
+        low, high = min(self.targets), max(self.targets)
+        z = np.array([self.linear.mixed, self.pairs.mixed])
+        values = np.mean(self.targets) + np.std(self.targets) * z
+        return np.clip(values, low - (high - low) / 4, high + (high - low) / 4)
 
     def _show(
         self,
