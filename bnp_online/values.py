@@ -220,6 +220,8 @@ def check_strings(values: Sequence[object], name: str) -> None:
     for i, each in enumerate(values):
         if not isinstance(each, str):
             message = "must be a list of strings, but entry {position} is of type {kind}"
+            if isinstance(each, int | float | np.number):
+                message += ": send each number as a feature of its own, or as a string"
             raise SampleError("invalid_feature", f"x.{name}", message, position=i, kind=type(each))
 
 
@@ -373,8 +375,11 @@ def read_value(value: object, what: str, field: str) -> float | str | None:
             raise SampleError(f"non_finite_{what}", field, f"is not finite: {remedy}", none=None)
         raise SampleError(f"invalid_{what}", field, f"is {number:g}: a number must lie within ±{LARGEST:g}")
     allowed = "a number, boolean, string or {none}" if what == "feature" else "a number"
+    remedy = ""
+    if isinstance(value, Mapping) and what == "feature":
+        remedy = ": send each entry as a feature, such as 'w:free' and 'w:money' with sparse=['w:*']"
     raise SampleError(
-        f"invalid_{what}", field, f"must be {allowed}, not {{kind}}", none=None, kind=type(value)
+        f"invalid_{what}", field, f"must be {allowed}, not {{kind}}{remedy}", none=None, kind=type(value)
     )
 
 

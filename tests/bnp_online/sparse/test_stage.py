@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from bnp_online import BNPClassifier, BNPRegressor, SampleError, load
+from bnp_online import BNPClassifier, BNPRegressor, ConfigurationError, SampleError, load
 from bnp_online.sparse import columns
+from bnp_online.sparse.state import MEMBERS, OUT_LINEAR, OUT_MEMBERS
 
 _Estimator = BNPClassifier | BNPRegressor
 
@@ -144,9 +147,18 @@ def test_a_text_without_words_is_as_an_absent_feature(value: object) -> None:
     assert models[0].fingerprint() == models[1].fingerprint()
 
 
-def test_a_list_of_other_values_is_refused() -> None:
-    with pytest.raises(SampleError, match="list of strings"):
-        BNPClassifier().learn_one({"t": [1, 2]}, 0)
+@pytest.mark.parametrize(
+    ("value", "remedy"),
+    [
+        ([1, 2], "x.t: must be a list of strings, but entry 0 .* send each number as a feature of its own"),
+        ([None], "x.t: must be a list of strings"),
+        ({"free": 2}, r"x.t: must be .*, not dict: send each entry as a feature.*sparse=\['w:\*'\]"),
+    ],
+)
+def test_other_values_are_refused_with_what_to_do(value: object, remedy: str) -> None:
+    for model in (BNPClassifier(), BNPClassifier(text=("t",))):
+        with pytest.raises(SampleError, match=remedy):
+            model.learn_one({"t": value}, 0)
 
 
 def test_rare_numbers_have_no_columns_of_their_own() -> None:
@@ -198,3 +210,109 @@ def test_late_labels_judge_the_groups_by_their_earlier_predictions() -> None:
         again.learn_one(x, y)
     assert late.fingerprint() != again.fingerprint()
     assert late.fields == again.fields
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_predictions_change_no_byte_of_the_state(task: str) -> None:
+    model = _make(task)
+    for i, (x, y, w) in enumerate(_stream(130, task)):
+        if i % 10 == 0 and i:
+            before = model.fingerprint()
+            model.predict(x)
+            model.predict(x | {"a": "never seen", "t": "nor these words", "x": 1.0, "y": "z"})
+            model.predict_experts_one(x)
+            model.unknown_features(x)
+            model.predict_many([x, {}])
+            assert model.fingerprint() == before
+        model.learn_one(x, y, w)
+
+
+def test_a_new_class_changes_no_existing_logit() -> None:
+    """With the weight 0 a class comes, and nothing is learned.
+
+    The logits of the pairs are those on top of the linear group, whose members give it different shares.
+    """
+    model = _make("classification")
+    samples = list(_stream(150, "classification"))
+    for x, y, _ in samples:
+        x.pop("n", None)  # a weight of 0 changes the moments of numbers
+        model.learn_one(x, y)
+    stage = model._stage
+    assert stage is not None
+
+    def logits(x: dict[str, Any]) -> Any:
+        """Return the logits of the members of both groups for the first three classes, less the first."""
+        model.predict(x)
+        outputs = stage.state.outputs[:, :3]
+        members = np.log(outputs[OUT_MEMBERS : OUT_MEMBERS + 2 * MEMBERS])
+        members[MEMBERS:] -= np.log(outputs[OUT_LINEAR])
+        return members - members[:, :1]
+
+    x = samples[-1][0]
+    before = logits(x)
+    model.learn_one({}, 7, 0.0)
+    assert len(model.labels) == 4  # type: ignore[union-attr]  # a classifier
+    np.testing.assert_allclose(logits(x), before, rtol=1e-12, atol=1e-12)
+
+
+def test_dense_streams_have_equal_bits_with_and_without_support_of_the_stage() -> None:
+    rng, models = random.Random(2), [BNPClassifier(hidden=(8,), memory=50) for _ in range(2)]  # noqa: S311
+    models[1]._staged = False
+    for _ in range(120):
+        n = rng.gauss(0.0, 1.0)
+        x = {"n": n, "flag": n > 1.0, "city": f"c{rng.randrange(8)}"}
+        for model in models:
+            model.learn_one(x, int(n > 0.0))
+        assert models[0].predict(x) == models[1].predict(x)
+    assert models[0].fingerprint() == models[1].fingerprint()
+
+
+def test_unknown_features_are_those_that_no_prediction_uses() -> None:
+    model = BNPClassifier(hidden=(4,), text=("t",), sparse=("w:*",), memory=50)
+    assert model.unknown_features({"t": "one two", "w:a": 1, "n": 1.0, "s": "x"}) == ["t", "n", "s", "w:a"]
+    for i in range(40):
+        x = {"t": f"hello w{i % 5}", "l": ["a", f"l{i}"], "city": f"c{i}", "w:a": 2, "n": 1.0, "day": "mon"}
+        model.learn_one(x, i % 2)
+    assert model.unknown_features(x) == []
+    assert (
+        model.unknown_features({"t": "hello stranger", "l": ["other", "a"], "city": "c39", "day": None}) == []
+    )
+    new = {
+        "t": "strange words",
+        "l": ["b", "b"],
+        "city": "c40",
+        "w:a": 1,
+        "w:b": 1,
+        "day": "tue",
+        "m": 1,
+        "k": None,
+    }
+    assert model.unknown_features(new) == ["t", "l", "city", "day", "m", "w:b", "k"]
+    assert model.unknown_features({"t": None, "n": None, "l": []}) == []
+
+
+@pytest.mark.parametrize("name", ["text", "sparse"])
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({"input_shape": (3,)}, "omit NAME or input_shape"),
+        ({"network": "cnn", "input_shape": (1, 8, 8)}, "omit NAME or input_shape"),
+        ({"learner": 1}, "omit NAME or learner"),
+    ],
+)
+def test_words_need_features_with_names_and_the_latest_learner(
+    name: str, options: dict[str, Any], remedy: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{name}: .*{remedy.replace('NAME', name)}"):
+        BNPClassifier(**(options | {name: ("w*",)}))
+
+
+def test_a_feature_with_identifiers_is_warned_of_once() -> None:
+    model = BNPClassifier(hidden=(), replay=0, memory=50)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for i in range(2100):
+            model.learn_one({"id": f"id{i}", "city": f"c{i % 500}", "t": [f"w{i}"]}, i % 2)
+    assert [str(each.message)[:70] for each in found] == [
+        "the feature 'id' has 1000 values in 1000 samples, as an identifier has"
+    ]

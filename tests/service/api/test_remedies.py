@@ -84,10 +84,15 @@ def test_a_refused_value_is_answered_with_what_is_allowed(
     [
         (
             {"x": {"a": ["b", 1]}, "y": 1},
-            "x.a: must be a list of strings, but entry 1 is of type integer",
+            "x.a: must be a list of strings, but entry 1 is of type integer: send each number as a "
+            "feature of its own, or as a string",
         ),
         ({"x": {"a": [["b"]]}, "y": 1}, "x.a: must be a list of strings, but entry 0 is of type array"),
-        ({"x": {"a": {}}, "y": 1}, "x.a: must be a number, boolean, string or null, not object"),
+        (
+            {"x": {"a": {}}, "y": 1},
+            "x.a: must be a number, boolean, string or null, not object: send each entry as a feature, "
+            "such as 'w:free' and 'w:money' with sparse=['w:*']",
+        ),
         ({"x": [1], "y": 1}, "x: must be of type object, with features by name, not array"),
         (
             {"x": {"a": 1}, "y": 1, "model": "truths"},
