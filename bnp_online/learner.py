@@ -31,6 +31,7 @@ from .sparse import GROUPS, LOG, PREFIX, ROUTED, TAILS_EVERY, Growth, Items, Spa
 from .values import (
     Array,
     Derived,
+    Evidence,
     ExpertPredictions,
     Features,
     Label,
@@ -283,6 +284,49 @@ class OnlineLearner(Parameters):
             if not (name in positions or name in self._features.one_hot or name in stage.fields):
                 found[name] = None
         return [name for name in found if name not in known_texts]
+
+    def evidence_one(self, x: Any, most: int = 20) -> list[Evidence]:
+        """Return the strongest evidence of the strings and words of a sample. The model does not change.
+
+        Numbers and unknown values have none. Before a feature has outgrown its columns (see `fields`), the
+        list is empty.
+
+        Parameters
+        ----------
+        x : dict
+            A sample.
+        most : int
+            Length of the list.
+
+        Returns
+        -------
+        list of Evidence
+            The strongest first.
+
+        Raises
+        ------
+        SampleError
+            If a feature is invalid.
+
+        Examples
+        --------
+        >>> from bnp_online import BNPClassifier
+        >>> clf = BNPClassifier(hidden=(4,), text=("title",))
+        >>> for title, label in [("free money", "spam"), ("free lunch", "ham")] * 5:
+        ...     clf.learn_one({"title": title}, label)
+        >>> [(each.value, each.label) for each in clf.evidence_one({"title": "money"})]
+        [('money', 'spam')]
+        """
+        self.check_features(x)
+        if self._stage is None or not self._step:
+            return []
+        self._front_of(self._features_of(x), self._stage)
+        found = []
+        for feature, value, samples, strengths in self._stage.evidence():
+            best = int(strengths.argmax())
+            label = self._classes[best] if self._classes else None
+            found.append(Evidence(feature, value, samples, label, float(strengths[best])))
+        return sorted(found, key=lambda each: (-abs(each.strength), each.feature, each.value))[:most]
 
     def preview(self) -> Preview:
         """Return a validator of the next samples."""

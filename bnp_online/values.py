@@ -110,6 +110,29 @@ class Array:
     values: Vector
 
 
+class Evidence(NamedTuple):
+    """Evidence of one value of a sample, a string or a word, as the model has counted it.
+
+    Attributes
+    ----------
+    feature, value : str
+        The feature, and its value.
+    samples : float
+        Weight of the samples that had the value; at most 1,000, because older ones count less.
+    label : bool, int, str or None
+        The class for which the value speaks most; None for a regression.
+    strength : float
+        How much the value raises the log odds of that class, or the target of a regression, with few samples
+        shrunk towards 0.
+    """
+
+    feature: str
+    value: str
+    samples: float
+    label: Label | None
+    strength: float
+
+
 class Prediction(NamedTuple):
     """Prediction of a model.
 

@@ -336,6 +336,8 @@ class Layer(Enum):
         StorageFullError,
         StorageFailedError,
     )
+    #: A sample that is read, and changes nothing.
+    SAMPLE = (library.SampleError,)
     #: The id of a sample, which makes the request safe to repeat.
     SAMPLE_ID = (IdConflictError, ForgottenIdError)
     #: The id of a prediction that is kept for its label.

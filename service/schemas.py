@@ -67,6 +67,14 @@ class PredictBody(Body):
     """Coverage of a predictive interval; for regression models with `intervals`."""
 
 
+class EvidenceBody(Body):
+    """A sample whose strings and words to explain."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"x": _SAMPLE}]})
+
+    x: Features = _X
+
+
 class BaselineScores(Schema):
     """Scores of baselines without features, by name: majority or mean, and last."""
 

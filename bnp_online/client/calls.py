@@ -101,6 +101,12 @@ def predict_body(x: Any, model: str, id: str | None = None, interval: float | No
     return body if interval is None else {**body, "interval": interval}
 
 
+def evidence(x: Any, *, model: str = DEFAULT_MODEL) -> Call[schemas.EvidenceAnswer]:
+    """Return which strings and words of a sample speak for which class, the strongest first."""
+    body = {"x": predict_body(x, model)["x"]}
+    return Call(_post(f"{_of(model)}/evidence", body), reader(schemas.EvidenceAnswer))
+
+
 def predict_proba_one(x: Any, *, model: str = DEFAULT_MODEL) -> Call[dict[Label, float]]:
     """Return the probability of each class, in order of arrival; empty before the first label."""
     call = predict_one(x, model=model)

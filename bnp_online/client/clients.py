@@ -106,6 +106,7 @@ class Client(_Settings):
 
     learn_one = _blocking(calls.learn_one)
     predict_one = _blocking(calls.predict_one)
+    evidence = _blocking(calls.evidence)
     predict_proba_one = _blocking(calls.predict_proba_one)
     label = _blocking(calls.label)
     models = _blocking(calls.models)
@@ -238,6 +239,7 @@ class AsyncClient(_Settings):
 
     learn_one = _awaiting(calls.learn_one)
     predict_one = _awaiting(calls.predict_one)
+    evidence = _awaiting(calls.evidence)
     predict_proba_one = _awaiting(calls.predict_proba_one)
     label = _awaiting(calls.label)
     models = _awaiting(calls.models)

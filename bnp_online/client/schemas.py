@@ -228,6 +228,27 @@ class PredictAnswer(Schema):
     Absent if there are none."""
 
 
+class Evidence(Schema):
+    """Evidence of a string or a word, from the samples that had it."""
+
+    feature: str
+    value: str
+    samples: float
+    """Weight of the samples that had the value; at most 1,000, because older ones count less."""
+    label: ClassLabel | None
+    """Class for which the value speaks most; null for regression."""
+    strength: float
+    """By how much the value raises the log odds of this class, or the target of a regression."""
+
+
+class EvidenceAnswer(Schema):
+    """Evidence of the strings and words of a sample, the strongest first, at most 20."""
+
+    model: str
+    step: int
+    evidence: list[Evidence]
+
+
 class ModelSummary(Schema):
     """Model in a list."""
 

@@ -19,7 +19,7 @@ from . import names, saving, step
 from .columns import FIELD, LOG
 from .columns import PAIRS as OF_PAIRS_SCOPE
 from .columns import SUMS as SUMS_SCOPE
-from .constants import IDENTIFIERS_FROM, IDENTIFIERS_SHARE, LAST_PAIRS, MOST_CELLS
+from .constants import IDENTIFIERS_FROM, IDENTIFIERS_SHARE, LAST_PAIRS, MOST_CELLS, PRIOR
 from .state import (
     BY_PAIR,
     BY_ROW,
@@ -28,6 +28,7 @@ from .state import (
     EXPERTS,
     FRESH,
     INVERSE,
+    KNOWN,
     MAX_VALUES,
     MEMBERS,
     OF_PAIRS,
@@ -36,6 +37,7 @@ from .state import (
     RECYCLED,
     ROWS,
     SAMPLES,
+    SHARE,
     SUMS,
     TEXT,
     TEXT_END,
@@ -262,6 +264,34 @@ class SparseStage:
         step.learn(y, weight, judged, items.text, items.ends, items.fields, items.amounts, *self.state)
         if self.state.scalars[TOUCHED] * 64 > len(self.state.pair_scales):
             self._double_pairs()
+
+    def evidence(self) -> list[tuple[str, str, float, Vector]]:
+        """Return field, name, weight and evidence by class of each known value of a sample, after `front`.
+
+        The evidence of a regression is the deviation of the mean target. A text has the prior of a field with
+        strings here, unlike in its columns.
+        """
+        s, fields, found = self.state, [*self.fields], list[tuple[str, str, float, Vector]]()
+        known = int(s.scalars[KNOWN])
+        for row, amount in zip(s.rows[:known].tolist(), s.row_amounts[:known].tolist(), strict=True):
+            text = s.names[s.start[row] : s.start[row] + s.length[row]].tobytes()
+            name = text.decode("utf-8", "surrogatepass")
+            found.append((fields[s.field[row]], name, *self._evidence_of(row, amount)))
+        return found
+
+    def _evidence_of(self, row: int, amount: float) -> tuple[float, Vector]:
+        """Return the weight of the samples with a value, and its evidence by class."""
+        s = self.state
+        if self._regression:
+            weight = float(s.counts[row, 1])
+            return weight, (s.counts[row, :1] - weight * s.outputs[SHARE, :1]) / (weight + PRIOR)
+        counts = np.zeros(int(s.scalars[CLASSES]))
+        counts[: s.counts.shape[1]] = s.counts[row, : len(counts)]
+        weight, share = float(counts.sum()), s.outputs[SHARE, : len(counts)]
+        if len(counts) < 2:
+            return weight, np.zeros(1)
+        odds = (counts + PRIOR * share) / (np.maximum(weight - counts, 0.0) + PRIOR * (1.0 - share))
+        return weight, amount * (np.log(odds) - np.log(share / (1.0 - share)))
 
     def enter_columns(self, columns: Sequence[Column], positions: Mapping[Column, int]) -> None:
         """Record the positions of one-hot columns in the rows of their values."""

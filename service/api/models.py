@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -10,12 +11,17 @@ from fastapi import APIRouter, Query, Request, Response
 from .. import schemas
 from ..auth.scopes import JSON, needs
 from ..errors import Layer
-from ..http.requests import read_model
+from ..http.content import without_mark
+from ..http.requests import Shape, read_body, read_fields, read_model
 from ..http.responses import json_response
 from ..models import report
 from ..models.registry import Models, models_of
 from ..telemetry.metrics import HttpMetrics
 from .openapi import ApiRoute
+
+#: Fields of a sample to explain, and the layers that read it.
+_EVIDENCE = Shape.of(schemas.EvidenceBody)
+_SAMPLE = (Layer.FIELDS, Layer.FEATURES, Layer.SAMPLE)
 
 router = APIRouter(tags=["models"], route_class=ApiRoute)
 
@@ -110,6 +116,24 @@ def _latency(request: Request) -> dict[str, Any]:
         "learn": [learn.get(bound, 0) for bound in bounds],
         "predict": [predict.get(bound, 0) for bound in bounds],
     }
+
+
+@router.post(
+    "/models/{m}/evidence",
+    summary="Explain the strings and words of a sample",
+    response_model=schemas.EvidenceAnswer,
+    tags=["predicting"],
+)
+@needs("predict", *_SAMPLE, Layer.MODEL, Layer.READ, takes=(JSON,), body=schemas.EvidenceBody)
+async def get_evidence(request: Request, m: str) -> Response:
+    """Return which strings and words of a sample speak for which class, by the samples that had them.
+
+    The list is empty until a feature has more values than columns, or words (`fields` of the model).
+    """
+    models = models_of(request.scope)
+    raw = await read_body(request.scope, request.receive, models.settings.max_body_bytes)
+    body = read_fields(without_mark(raw), _EVIDENCE, models.settings)
+    return json_response(await models.get(m).ask(partial(report.evidence, x=body["x"])))
 
 
 @router.get("/models/{m}/fingerprint", summary="Fingerprint a model", response_model=schemas.Fingerprint)

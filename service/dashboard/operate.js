@@ -32,8 +32,10 @@ export class Operator {
       return;
     }
     try {
-      const answer = await post("predict", `{"x": ${x}, "model": ${JSON.stringify(this.model())}}`);
-      place.replaceChildren(...this.answered(answer));
+      const model = this.model();
+      const answer = await post("predict", `{"x": ${x}, "model": ${JSON.stringify(model)}}`);
+      const { evidence } = await post(`models/${model}/evidence`, `{"x": ${x}}`);
+      place.replaceChildren(...this.answered(answer), ...this.explained(evidence));
     } catch (error) {
       place.replaceChildren(make("p", { className: "problem", textContent: explain(error) }));
     }
@@ -50,6 +52,21 @@ export class Operator {
       return make("li", {}, make("span", { textContent: label }), bar, make("span", { textContent: percent(share) }));
     });
     return [make("p", { className: "answer" }, value, about), ...(bars.length ? [make("ul", { className: "bars" }, ...bars)] : [])];
+  }
+
+  /** Return a table of the strings and words with the strongest evidence; nothing without any. */
+  explained(evidence) {
+    if (evidence.length === 0) return [];
+    const heads = ["Feature", "Value", "Speaks for", "Strength", "Samples"];
+    const head = make("tr", {}, ...heads.map((textContent) => make("th", { scope: "col", textContent })));
+    const rows = evidence.slice(0, 8).map(({ feature, value, label, strength, samples }) => {
+      const target = label === null ? (strength < 0 ? "less" : "more") : String(label);
+      const cells = [value, target, short(Math.abs(strength)), compact(samples)];
+      const name = make("th", { scope: "row", textContent: feature });
+      return make("tr", {}, name, ...cells.map((textContent) => make("td", { textContent })));
+    });
+    const table = make("table", { className: "evidence" }, make("thead", {}, head), make("tbody", {}, ...rows));
+    return [make("h3", { textContent: "Strongest evidence" }), make("div", { className: "scroll" }, table)];
   }
 
   /** Suggest a sample with the features of the model, unless the field has a text. */

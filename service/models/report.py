@@ -144,6 +144,12 @@ def describe(model: HostedModel) -> dict[str, Any]:
     }
 
 
+def evidence(model: HostedModel, x: Any) -> dict[str, Any]:
+    """Return the strongest evidence of the strings and words of a sample."""
+    found = model.estimator.evidence_one(x)
+    return {"model": model.name, "step": model.step, "evidence": [each._asdict() for each in found]}
+
+
 def fingerprint(model: HostedModel) -> dict[str, Any]:
     """Return the digests of the whole state and of the estimator's."""
     alone = model.estimator.fingerprint()

@@ -168,6 +168,33 @@ def test_the_number_of_values_has_a_limit_that_may_change(serve: Serve, tmp_path
     replayed(server, tmp_path / "data")
 
 
+def test_the_strongest_evidence_of_a_sample(serve: Serve) -> None:
+    server = serve()
+    server.create(name="m", **{**SPEC, "ngrams": 1})
+    server.create(name="r", task="regression", text=["title"], hidden=[5])
+    for i in range(40):
+        word, y = (("free", "spam"), ("lunch", "ham"))[i % 2]
+        server.learn({"title": f"the {word}", "n": i}, y, model="m")
+        server.learn({"title": f"the {word}", "n": i}, 10.0 * (i % 2), model="r")
+    before = server.fingerprint("m")
+    x = {"title": "the free unknown", "n": 1}
+    with Client(server.url) as client:
+        answer, number = client.evidence(x, model="m"), client.evidence(x, model="r")
+    assert [(each.feature, each.value, each.label) for each in answer.evidence] == [
+        ("title", "free", "spam"),
+        ("title", "the", "spam"),
+    ]
+    first, second = answer.evidence
+    assert (first.samples, first.strength > 1.0, abs(second.strength) < 1e-9) == (20, True, True)
+    free = number.evidence[0]
+    assert (free.value, free.label, -5.0 < free.strength < -3.0) == ("free", None, True)
+    assert server.fingerprint("m") == before
+    assert error(server.post("/models/m/evidence", x={"title": [1]})) == (422, "invalid_feature", "x.title")
+    server.create(name="plain")
+    server.learn({"a": 1}, 1, model="plain")
+    assert server.post("/models/plain/evidence", x={"a": 1}).json()["evidence"] == []
+
+
 def test_the_client_sends_strings_and_lists(serve: Serve) -> None:
     server = serve()
     server.create(name="m", **SPEC)
