@@ -66,7 +66,8 @@ export class Operator {
       return make("tr", {}, name, ...cells.map((textContent) => make("td", { textContent })));
     });
     const table = make("table", { className: "evidence" }, make("thead", {}, head), make("tbody", {}, ...rows));
-    return [make("h3", { textContent: "Strongest evidence" }), make("div", { className: "scroll" }, table)];
+    const scrolled = { className: "scroll", tabIndex: 0, role: "group", ariaLabel: "Strongest evidence" };
+    return [make("h3", { textContent: "Strongest evidence" }), make("div", scrolled, table)];
   }
 
   /** Suggest a sample with the features of the model, unless the field has a text. */

@@ -109,6 +109,12 @@ def test_a_regression(serve: Callable[..., Server], open_page: Callable[..., Pag
     expect(page.locator("#confusion")).to_be_hidden()
 
 
+def evidence(server: Server) -> list[Json]:
+    answer = server.post("/models/default/evidence", x={"tags": ["t1", "t8"], "user": "new"})
+    found: list[Json] = answer.json()["evidence"]
+    return found
+
+
 def test_strings_and_words_are_counted(serve: Callable[..., Server], open_page: Callable[..., Page]) -> None:
     server = serve()
     page = open_page(server)
@@ -122,6 +128,11 @@ def test_strings_and_words_are_counted(serve: Callable[..., Server], open_page: 
     expect(page.locator("#field-list tr")).to_have_text(["tags10", "user9", "colour1"])
     assert value(page, "#field-count") == 20
     assert "(count)" not in page.locator("#predict-x").input_value()
+    page.get_by_label("Sample (JSON)").fill('{"tags": ["t1", "t8"], "user": "new"}')
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator(".evidence tbody tr")).to_have_count(2)
+    [(feature, label)] = {(each["feature"], each["label"]) for each in evidence(server)}
+    expect(page.locator(".evidence tbody tr").first).to_contain_text(f"{feature}t1{label}")
 
 
 def test_a_newcomer_is_told_what_to_type(
