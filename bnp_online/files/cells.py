@@ -76,6 +76,7 @@ class Options:
     decimal: str = "."
     na: frozenset[str] = frozenset()
     keep: frozenset[str] = frozenset()
+    texts: frozenset[str] = frozenset()
     strings: frozenset[str] = frozenset()
     numbers: frozenset[str] = frozenset()
     dates: Literal["raw", "calendar", "drop"] = "calendar"
@@ -89,7 +90,7 @@ class Options:
 
     def may_leave_out(self, name: str) -> bool:
         """Return whether a column that looks like an id is left out: a prediction ignores unknown values."""
-        return self.labelled and name not in self.keep
+        return self.labelled and name not in self.keep | self.texts
 
     def number(self, text: str, *, commas: bool = False) -> float | None:
         """Return the number in a text, None if it has another form.

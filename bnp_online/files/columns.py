@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
@@ -25,6 +26,8 @@ _TRUTH = {"true": True, "false": False}
 
 #: Least number of values of an id column, and least share of distinct ones.
 IDS, SHARE = 200, 0.95
+#: Median number of words, separated by spaces, that shows a column of texts.
+WORDS = 3
 #: Number of new values within a number of rows that shows an id column later in the file.
 _NEW, _WITHIN = 95, 100
 #: Distinct values that are remembered for a column of strings.
@@ -254,9 +257,12 @@ class Columns:
             remedy = f"; if {odd[1]!r:.80} (row {odd[0]}) is a missing value, give --na {quoted(odd[1])}"
         if len(cells) >= IDS and len(words) >= SHARE * len(cells) and options.may_leave_out(name):
             each = "each" if len(words) == len(cells) else "almost each"
+            split = ""
+            if statistics.median(len(word.split()) for word in words) >= WORDS:
+                split = f"--text {quoted(name)} splits it into words, "
             options.notice(
                 f"column {name!r} is left out, because {each} row has another value{remedy}; "
-                f"--keep {quoted(name)} keeps it, --drop {quoted(name)} ends this message"
+                f"{split}--keep {quoted(name)} keeps it, --drop {quoted(name)} ends this message"
             )
             return None
         if odd is not None:

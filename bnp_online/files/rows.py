@@ -225,4 +225,5 @@ class Samples(Iterator[Row]):
         for option in ("drop", "keep") if all_names else ():
             asked = self._choices.drop if option == "drop" else self._options.keep
             for name in sorted(asked.difference(names)):
-                raise FileError(f"has no column {name!r}, which --{option} names{nearest(name, names)}")
+                given = "text" if option == "keep" and name in self._options.texts else option
+                raise FileError(f"has no column {name!r}, which --{given} names{nearest(name, names)}")

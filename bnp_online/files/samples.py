@@ -26,6 +26,7 @@ def read_samples(
     na: Collection[str] = (),
     drop: Collection[str] = (),
     keep: Collection[str] = (),
+    texts: Collection[str] = (),
     strings: Collection[str] = (),
     numbers: Collection[str] = (),
     labels: LabelType | None = None,
@@ -57,6 +58,8 @@ def read_samples(
         Columns to leave out.
     keep : collection of str
         Columns to read although each row has another value, or although their numbers have commas.
+    texts : collection of str
+        Columns whose words the model reads: they are strings, although each row has another value.
     strings : collection of str
         Columns of CSV whose values are strings although they look like numbers, such as codes.
     numbers : collection of str
@@ -139,7 +142,8 @@ def read_samples(
         decimal=decimal,
         na=frozenset(na),
         keep=frozenset(keep),
-        strings=frozenset(strings),
+        texts=frozenset(texts),
+        strings=frozenset((*strings, *texts)),
         numbers=frozenset(numbers),
         dates=dates,
         calendar=None if calendar is None else frozenset(calendar),

@@ -130,7 +130,10 @@ class SampleFile:
         """
         from bnp_online.files import read_samples  # late: pyarrow
 
-        text = {*text, *(self.text or ())}
+        for name in self.text or ():
+            if name == self.target or name in (self.drop or ()):
+                other = "--target" if name == self.target else "--drop"
+                raise CommandError(f"{other} and --text both name {name!r}: leave out one of them.", 2)
         with file_errors(self.file):
             return read_samples(
                 self.file,
@@ -141,8 +144,9 @@ class SampleFile:
                 decimal=self.decimal,
                 na=tuple(self.na or ()),
                 drop=tuple(self.drop or ()),
-                keep={*(self.keep or ()), *(text if labelled else ())},
-                strings={*string_features(features), *fields, *text},
+                keep={*(self.keep or ()), *(self.text or ())},
+                texts={*text, *(self.text or ())},
+                strings={*string_features(features), *fields},
                 numbers=features,
                 labels=self.labels,
                 encoding=self.encoding,

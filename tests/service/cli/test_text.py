@@ -27,5 +27,16 @@ def test_text_is_split_into_words_here_and_at_a_server(serve: Callable[..., Serv
     refused = command(*learn, "--text", "spam", "--load", str(model))
     assert refused.code == 2
     assert "has no text 'spam'" in refused.err
+    for options, message in (
+        (("--text", "titel"), "has no column 'titel', which --text names: is 'title' meant"),
+        (("--text", "spam"), "--target and --text both name 'spam'"),
+        (("--text", "title", "--drop", "title"), "--drop and --text both name 'title'"),
+    ):
+        refused = command(*learn, *options, *FAST)
+        assert refused.code != 0
+        assert message in refused.err
+    hint = command(*learn, *FAST)
+    assert "column 'title' is left out" in hint.err
+    assert "--text title splits it into words, --keep title keeps it" in hint.err
     predicted = command("predict", str(file), "--target", "spam", "--load", str(model))
     assert (predicted.code, predicted.err) == (0, "")
