@@ -175,7 +175,7 @@ def test_a_bad_row_is_named_and_nothing_is_sent(server: Server) -> None:
         with pytest.raises(SampleError, match=text.replace(".", "[.]")) as caught:
             model.learn_many(X, y)
         assert isinstance(caught.value, InvalidSampleError)
-    with pytest.raises(SampleError, match=r"row 1: x\.a: must be a number"):
+    with pytest.raises(SampleError, match=r"row 1: x\.a: must be a list of strings"):
         model.predict_many([{"a": 1.0}, {"a": [1]}])
     assert model.client.describe(model.name).step == 0
     with pytest.raises(InvalidSampleError, match="row 1: y: is of type str"):  # of the server
