@@ -274,7 +274,8 @@ class OnlineLearner(Parameters):
         for column in features.values:
             name, is_known = self._features.feature_of(column), column in positions
             if isinstance(column, tuple) or (ROUTED in stage.fields and not is_known):
-                is_known = is_known or read not in unknown
+                field = column[0] if isinstance(column, tuple) else ROUTED
+                is_known = is_known or (field in stage.fields and read not in unknown)
                 read += 1
             if is_known:
                 known_texts.add(name)

@@ -78,7 +78,8 @@ class Parameters:
         Network to train. A module maps (N, *input_shape) to (N, features). The estimator copies it and adds a
         linear layer, which grows with the outputs.
     max_features
-        Maximum number of columns. Further features are ignored and counted.
+        Maximum number of columns, and of features with strings or words once one of them has outgrown its
+        columns. Further features are ignored; those without a column are counted.
     max_classes
         Maximum number of classes. A further class is an error.
     text

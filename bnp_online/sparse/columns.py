@@ -109,16 +109,32 @@ def growth(
     changed |= dict.fromkeys(outgrown, OPEN)
     if is_open:
         new = {column[0] for column in dense if not isinstance(column, str)} - fields.keys()
-        changed = {**dict.fromkeys(new, CLOSED), **changed}
+        changed = _within({**dict.fromkeys(new, CLOSED), **changed}, fields, index.max_features)
+        dense = [
+            column
+            for column in dense
+            if isinstance(column, str) or column[0] in fields or column[0] in changed
+        ]
     if not changed and not (is_open and more_classes):
         return Growth(sorted(dense, key=order_of)[: index.max_features - len(index.columns)], {})
     dense = [column for column in dense if isinstance(column, str) or column[0] not in changed]
     names = {column[0] for column in features.values if not isinstance(column, str)} | index.one_hot.keys()
     changed = {**dict.fromkeys(names - fields.keys(), CLOSED), **changed}
+    changed = _within(changed, fields, index.max_features)
     after = {**fields, **{name: changed[name] for name in sorted(changed)}}
     derived = [each for each in evidence_columns(after.items(), classes) if each not in index.positions]
     columns = [*sorted(dense, key=order_of), *sorted(derived)]
     return Growth(columns[: index.max_features - len(index.columns)], {n: after[n] for n in sorted(changed)})
+
+
+def _within(changed: dict[str, int], fields: Mapping[str, int], most: int) -> dict[str, int]:
+    """Return changes of fields without the new fields that would be more than `most` in all.
+
+    A field with words or with more values than columns comes first, then the order is that of the names.
+    """
+    new = changed.keys() - fields.keys()
+    beyond = sorted(new, key=lambda name: (changed[name] == CLOSED, name))[max(most - len(fields), 0) :]
+    return {name: kind for name, kind in changed.items() if name not in beyond} if beyond else changed
 
 
 _NO_GROWTH = Growth([], {})

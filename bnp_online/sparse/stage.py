@@ -184,7 +184,7 @@ class SparseStage:
     ) -> Items:
         """Return values, by field and name with their amounts, in arrays.
 
-        `new` has the fields that a sample adds.
+        `new` has the fields that a sample adds. Values of other unknown fields get the amount 0.
         """
         ids = self._ids
         if new:
@@ -200,7 +200,7 @@ class SparseStage:
             np.frombuffer(text or b"\0", np.uint8),
             np.array([*itertools.accumulate(lengths)], np.int64),
             np.array([ids.get(field, unknown) for field in fields], np.int64),
-            np.array(amounts, np.float64),
+            np.array([n if f in ids else 0.0 for f, n in zip(fields, amounts, strict=True)], np.float64),
         )
 
     def front(
@@ -295,7 +295,11 @@ class SparseStage:
 
     def enter_columns(self, columns: Sequence[Column], positions: Mapping[Column, int]) -> None:
         """Record the positions of one-hot columns in the rows of their values."""
-        values = [(column[0], column[1]) for column in columns if not isinstance(column, str | Derived)]
+        values = [
+            (column[0], column[1])
+            for column in columns
+            if not isinstance(column, str | Derived) and column[0] in self.fields
+        ]
         if values:
             fields, found_names = zip(*values, strict=True)
             items = self.items(fields, found_names, [1.0] * len(values))

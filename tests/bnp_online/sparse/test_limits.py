@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tracemalloc
 
 import numpy as np
@@ -123,3 +124,17 @@ def test_the_128th_class_is_the_last_with_evidence() -> None:
     columns = evidence_columns([("t", TEXT)], 1000)
     assert max(column.output for column in columns) == 127
     assert len(columns) < 400
+
+
+def test_fields_beyond_the_greatest_number_of_features_are_ignored() -> None:
+    models = [BNPClassifier(hidden=(4,), replay=0, memory=50, max_features=40) for _ in range(2)]
+    for i in range(200):
+        for model, order in zip(models, (1, -1), strict=True):
+            x = {"t": ["a", f"w{i}"], f"s{i}": "x", f"l{i}": ["b"], f"z{i % 50}": f"v{i}"}
+            model.learn_one(dict([*x.items()][::order]), i % 2)
+        if i == 100:
+            models[1] = copy.deepcopy(models[1])
+    assert [len(model.fields) for model in models] == [40, 40]
+    assert models[0].fingerprint() == models[1].fingerprint()
+    assert models[0].unknown_features({"t": ["a"], "s1": "x", "s199": "x", "l150": ["b"]}) == ["s199", "l150"]
+    assert models[0].predict({"t": ["a"]}) == models[0].predict({"t": ["a"], "s199": "x", "l150": ["b"]})
