@@ -181,3 +181,17 @@ def test_a_lower_limit_of_values_is_refused_and_a_higher_one_makes_room() -> Non
     loaded = BNPClassifier(hidden=(4,), text=("text",), sparse=("c:*",), max_values=60, memory=50, replay=1)
     loaded.load_state_dict(model.state_dict())
     assert loaded.fingerprint() == model.fingerprint()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_each_feature_is_unknown_for_itself(seed: int) -> None:
+    """Other features of the sample, and their order, have no effect on it."""
+    rng = random.Random(seed)  # noqa: S311
+    samples, model = _stream(rng, "classification"), _make("classification")
+    for x, y, w in samples[:60]:
+        model.learn_one(x, y, w)
+    for x, *_ in samples[60:]:
+        given = x | {"many": "never", "list": ["v1", "strange"], "c:new": 1, "other": 2.0, "text": "w1 w77"}
+        found = model.unknown_features({name: given[name] for name in rng.sample(list(given), len(given))})
+        assert {*found} == {name for name, value in given.items() if model.unknown_features({name: value})}
+        assert len({*found}) == len(found)
