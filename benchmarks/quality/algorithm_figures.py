@@ -24,7 +24,7 @@ from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
 from bnp_online import BNPClassifier
 
-from . import learner_figure
+from . import learner_figure, stage_figure
 
 Array = NDArray[np.float64]
 
@@ -249,6 +249,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     with _style():
         learner_figure.draw(arguments.out / "learner.svg")
+        stage_figure.draw(arguments.out / "stage.svg")
+        stage_figure.draw_curves(arguments.out / "values.svg", 10 * arguments.samples)
     draw_curves(arguments.out / "curves.svg", arguments.samples)
     draw_mixture(arguments.out / "mixture.svg", arguments.samples)
     draw_columns(arguments.out / "columns.svg", arguments.samples)

@@ -19,7 +19,7 @@ _AFTER = (
 )
 
 
-def _box(ax: Axes, x: float, y: float, size: tuple[float, float], colour: str, texts: Sequence[str]) -> None:
+def box(ax: Axes, x: float, y: float, size: tuple[float, float], colour: str, texts: Sequence[str]) -> None:
     """Draw a box around a centre: a title, and lines below it."""
     width, height = size
     corner = (x - width / 2, y - height / 2)
@@ -33,7 +33,8 @@ def _box(ax: Axes, x: float, y: float, size: tuple[float, float], colour: str, t
         ax.text(x, top - 0.26 * number, line, ha="center", va="center", color=_INK, fontsize=8)
 
 
-def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Draw an arrow."""
     ax.add_patch(
         FancyArrowPatch(
             start, end, arrowstyle="-|>", mutation_scale=10, shrinkA=0, shrinkB=0, color=_INK, linewidth=1.1
@@ -57,34 +58,34 @@ def draw(path: Path) -> None:
     networks, neighbours = spec.members, [each for each in spec.experts if each.kind == "neighbours"]
     votes = list(dict.fromkeys(f"{each.neighbours} of {each.window:,}" for each in neighbours))
     figure, ax = plt.subplots(figsize=(9.6, 3.9), layout="constrained")
-    _box(ax, 0.85, 3.15, (1.5, 0.75), _MEMORY, ["sample", "numbers, words"])
-    _box(ax, 0.85, 1.85, (1.5, 1.0), _MEMORY, ["inputs", "absurd values clipped,", "standardized"])
+    box(ax, 0.85, 3.15, (1.5, 0.75), _MEMORY, ["sample", "numbers, words"])
+    box(ax, 0.85, 1.85, (1.5, 1.0), _MEMORY, ["inputs", "absurd values clipped,", "standardized"])
     of_networks = [
         f"{len(networks)} networks",
         f"plain: rates {_rates([each.rate for each in networks if not each.replays])}",
         f"replaying: rates {_rates([each.rate for each in networks if each.replays])}",
         "by the last weights, and by their mean",
     ]
-    _box(ax, 3.6, 3.2, (2.9, 1.25), _NETWORKS, of_networks)
+    box(ax, 3.6, 3.2, (2.9, 1.25), _NETWORKS, of_networks)
     linear = [f"{len(spec.linear)} linear models, and one of bins", f"rates {_rates(spec.linear)}"]
-    _box(ax, 3.6, 2.0, (2.9, 0.7), _LINEAR, linear)
+    box(ax, 3.6, 2.0, (2.9, 0.7), _LINEAR, linear)
     of_neighbours = ["nearest neighbours", "; ".join(votes), "by all inputs, and by what the network uses"]
-    _box(ax, 3.6, 0.9, (2.9, 0.95), _NEIGHBOURS, of_neighbours)
-    _box(ax, 0.85, 0.5, (1.5, 0.75), _MEMORY, ["memory", f"last {spec.memory:,} samples"])
-    _box(ax, 6.5, 2.75, (1.75, 0.95), _MIX, ["hedge", "mean, weighted", "by past losses"])
-    _box(ax, 6.5, 1.25, (1.75, 0.95), _MIX, ["stack", "combination learned", "by Newton steps"])
-    _box(ax, 8.75, 2.0, (1.5, 0.95), _MIX, ["hedge of both", "= prediction"])
-    _arrow(ax, (0.85, 2.75), (0.85, 2.37))
+    box(ax, 3.6, 0.9, (2.9, 0.95), _NEIGHBOURS, of_neighbours)
+    box(ax, 0.85, 0.5, (1.5, 0.75), _MEMORY, ["memory", f"last {spec.memory:,} samples"])
+    box(ax, 6.5, 2.75, (1.75, 0.95), _MIX, ["hedge", "mean, weighted", "by past losses"])
+    box(ax, 6.5, 1.25, (1.75, 0.95), _MIX, ["stack", "combination learned", "by Newton steps"])
+    box(ax, 8.75, 2.0, (1.5, 0.95), _MIX, ["hedge of both", "= prediction"])
+    arrow(ax, (0.85, 2.75), (0.85, 2.37))
     for end in (3.2, 2.0, 1.15):
-        _arrow(ax, (1.6, 1.85), (2.13, end))
-    _arrow(ax, (0.85, 1.33), (0.85, 0.9))
-    _arrow(ax, (1.6, 0.5), (2.13, 0.75))
+        arrow(ax, (1.6, 1.85), (2.13, end))
+    arrow(ax, (0.85, 1.33), (0.85, 0.9))
+    arrow(ax, (1.6, 0.5), (2.13, 0.75))
     for start in (3.2, 2.0, 0.9):
         for end in (2.75, 1.25):
-            _arrow(ax, (5.05, start), (5.6, end))
-    _arrow(ax, (6.5, 2.27), (6.5, 1.75))
-    _arrow(ax, (7.38, 2.75), (7.98, 2.2))
-    _arrow(ax, (7.38, 1.25), (7.98, 1.8))
+            arrow(ax, (5.05, start), (5.6, end))
+    arrow(ax, (6.5, 2.27), (6.5, 1.75))
+    arrow(ax, (7.38, 2.75), (7.98, 2.2))
+    arrow(ax, (7.38, 1.25), (7.98, 1.8))
     ax.text(4.8, -0.15, _AFTER, ha="center", va="center", color=_QUIET, fontsize=8.5)
     ax.set_xlim(0.0, 9.6)
     ax.set_ylim(-0.4, 3.9)

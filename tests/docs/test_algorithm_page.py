@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bnp_online import mixture
+from bnp_online.sparse import constants
 from tests.docs.blocks import DOCS
 
 PAGE = " ".join((DOCS / "algorithm.md").read_text(encoding="utf-8").split())
@@ -36,3 +37,20 @@ def test_the_constants_are_those_of_the_code() -> None:
     assert f"From the {mixture.FIRST_VALUES}th value" in PAGE
     assert f"± {mixture.BOUND_DEVIATIONS:g} standard deviations" in PAGE
     assert f"median ± {mixture.FIRST_DEVIATIONS:g} median absolute" in PAGE
+
+
+def test_the_constants_of_the_sparse_stage_are_those_of_the_code() -> None:
+    assert f"up to {constants.MOST_ONE_HOT} values has a column for each" in PAGE
+    assert f"{constants.MOST_ONE_HOT + 1}rd value of a field" in PAGE
+    assert f"{constants.MOST_ONE_HOT_COLUMNS + 1}th such column" in PAGE
+    assert f"$a = {constants.PRIOR:g}$" in PAGE
+    assert "$a = {:g}$ and for $a = {:g}$".format(*constants.TEXT_PRIORS) in PAGE
+    assert f"beyond {constants.MOST_EVIDENCE} evidence columns" in PAGE
+    assert f"A count stops at {constants.MOST_COUNT:,.0f}" in PAGE
+    assert f"$\\eta$ = {words(constants.RATES.tolist())}:" in PAGE
+    assert f"\\sqrt{{{constants.DAMPING:g} + G_j}}" in PAGE
+    assert f"at most {constants.MOST_PAIRS} pairs" in PAGE
+    assert f"2^{constants.LAST_PAIRS.bit_length() - 1} rows" in PAGE
+    assert f"of {constants.CANDIDATES} rows drawn at random" in PAGE
+    assert f"Every {constants.TAILS_EVERY} samples, a number of which more than " in PAGE
+    assert f"more than {100 * constants.TAILS_SHARE:g}% of at least {constants.TAILS_FROM} values" in PAGE
