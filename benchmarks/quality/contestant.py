@@ -61,6 +61,8 @@ class Contestant:
         Values that are skipped on a stream of hundreds of features.
     tasks : tuple of {"classification", "regression"}
         Streams that it can learn.
+    most : int or None
+        Greatest length of a stream, in samples times classes; None if it learns any in acceptable time.
     seeded : bool
         Whether the result depends on a seed.
     ours : bool
@@ -74,11 +76,12 @@ class Contestant:
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     slow: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[Task, ...] = ("classification", "regression")
+    most: int | None = None
     seeded: bool = True
     ours: bool = False
 
     def settings(self, facts: Mapping[str, Any]) -> list[Setting]:
-        """Return all settings for a stream: an empty one if untuned, none if it cannot learn the stream.
+        """Return all settings for a stream: an empty one if untuned, none if it cannot learn the stream, or not in time.
 
         Parameters
         ----------
@@ -86,6 +89,8 @@ class Contestant:
             `Stream.describe` of the stream.
         """
         if facts["task"] not in self.tasks:
+            return []
+        if self.most is not None and facts["samples"] * facts.get("classes", 1) > self.most:
             return []
         tried: list[Setting] = [
             dict(zip(self.grid, chosen, strict=True)) for chosen in itertools.product(*self.grid.values())

@@ -36,7 +36,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.epilog = (
         "To continue an interrupted run, repeat the command with --keep. Autocorrelated, stationary and "
-        "drifting streams in groups: python -m benchmarks groups --help."
+        "drifting streams in groups: python -m benchmarks groups --help. Strings, words and ids, also of the "
+        "files of --data-dir: python -m benchmarks sparse --help."
     )
     parser.add_argument(
         "--streams",

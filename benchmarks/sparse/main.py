@@ -1,7 +1,7 @@
 """Quality and cost on streams of strings, words and ids, against Vowpal Wabbit and River.
 
 Predict, then learn: one pass, one sample at a time, from the first sample on. Rivals with an asterisk count
-with the best of five settings on each stream, in hindsight.
+with the best of five or six settings on each stream, in hindsight.
 """
 
 from __future__ import annotations

@@ -42,6 +42,8 @@ def _contestant(name: str, about: str, packages: tuple[str, ...], **options: Any
     return Contestant(name, about, functools.partial(run_model, *MODELS[name]), packages, **options)
 
 
+#: A pass beyond this takes minutes.
+_FM_MOST = 150_000
 _VW, _RIVER = ("vowpalwabbit",), ("river",)
 #: In the order in which they run. To add a rival, add an entry here and to `MODELS`.
 CONTESTANTS = (
@@ -58,27 +60,27 @@ CONTESTANTS = (
         "VW -q*",
         "Vowpal Wabbit: the same with all pairs, -q ::",
         _VW,
-        grid={"rate": (0.03, 0.1, 0.3, 1.0, 3.0)},
+        grid={"rate": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)},
         seeded=False,
     ),
     _contestant(
         "VW --nn*",
         "Vowpal Wabbit: the same with --nn 10",
         _VW,
-        grid={"rate": (0.03, 0.1, 0.3, 1.0, 3.0)},
+        grid={"rate": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)},
     ),
     _contestant(
         "Linear*",
         "River: LogisticRegression (one vs. rest) / LinearRegression, SGD",
         _RIVER,
-        grid={"rate": (0.003, 0.01, 0.03, 0.1, 0.3)},
+        grid={"rate": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)},
         seeded=False,
     ),
     _contestant(
         "FTRL*",
         "River: the same with FTRLProximal",
         _RIVER,
-        grid={"rate": (0.01, 0.03, 0.1, 0.3, 1.0)},
+        grid={"rate": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)},
         seeded=False,
     ),
     _contestant(
@@ -93,6 +95,7 @@ CONTESTANTS = (
         "FM*",
         "River: FMClassifier / FMRegressor, 10 factors, SGD",
         _RIVER,
+        most=_FM_MOST,
         grid={"rate": (0.003, 0.01, 0.03, 0.1, 0.3)},
     ),
     _contestant("Floor", "River: the shares of the classes / the mean, so far", _RIVER, seeded=False),

@@ -47,8 +47,25 @@ def dicts() -> str:
     )
 
 
+def sparse() -> str:
+    """Return a table of the loss and the time on sparse streams, against the best setting of Vowpal Wabbit."""
+    entries, facts = read(_RESULTS / "sparse.json")
+    rows = []
+    for stream, about in facts.items():
+        of = {entry.model: entry for entry in entries if entry.stream == stream}
+        known = [entry for model, entry in of.items() if model.startswith("VW") and entry.value is not None]
+        rival = min(known, key=lambda entry: entry.rank)
+        shown = [(f"{each.value:.4f}", f"{1e6 / each.samples_per_second:,.0f}") for each in (of[_OURS], rival)]
+        (loss, time), (other_loss, other_time) = shown
+        which = rival.model.rstrip("*")
+        name = f"{stream}, {'RMSE' if about['metric'] == 'RMSE' else 'log loss'}"
+        rows.append((name, f"{about['values']:,}", loss, f"{other_loss} ({which})", time, other_time))
+    return table(["stream", "values", "BNP", "Vowpal Wabbit", "BNP, µs a sample", "Vowpal Wabbit, µs"], rows)
+
+
 #: Tables by the comment that they replace.
 FIGURES: dict[str, Callable[[], str]] = {
     "<!-- figures: quality -->": quality,
     "<!-- figures: dicts -->": dicts,
+    "<!-- figures: sparse -->": sparse,
 }
