@@ -81,7 +81,7 @@ class Contestant:
     ours: bool = False
 
     def settings(self, facts: Mapping[str, Any]) -> list[Setting]:
-        """Return all settings for a stream: an empty one if untuned, none if it cannot learn the stream, or not in time.
+        """Return all settings for a stream: an empty one if untuned, none if it does not learn the stream.
 
         Parameters
         ----------

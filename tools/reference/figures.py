@@ -48,15 +48,16 @@ def dicts() -> str:
 
 
 def sparse() -> str:
-    """Return a table of the loss and the time on sparse streams, against the best setting of Vowpal Wabbit."""
+    """Return a table of loss and time on sparse streams, against the best setting of Vowpal Wabbit."""
     entries, facts = read(_RESULTS / "sparse.json")
     rows = []
     for stream, about in facts.items():
         of = {entry.model: entry for entry in entries if entry.stream == stream}
         known = [entry for model, entry in of.items() if model.startswith("VW") and entry.value is not None]
         rival = min(known, key=lambda entry: entry.rank)
-        shown = [(f"{each.value:.4f}", f"{1e6 / each.samples_per_second:,.0f}") for each in (of[_OURS], rival)]
-        (loss, time), (other_loss, other_time) = shown
+        (loss, time), (other_loss, other_time) = (
+            (f"{each.value:.4f}", f"{1e6 / each.samples_per_second:,.0f}") for each in (of[_OURS], rival)
+        )
         which = rival.model.rstrip("*")
         name = f"{stream}, {'RMSE' if about['metric'] == 'RMSE' else 'log loss'}"
         rows.append((name, f"{about['values']:,}", loss, f"{other_loss} ({which})", time, other_time))
