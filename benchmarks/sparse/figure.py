@@ -41,8 +41,8 @@ _LINES = {
 _COLUMNS = 3
 _CAPTION = (
     "Each panel: loss (down is better) against processor time of a sample (left is faster). Grey line: best "
-    "possible loss; top edge: the shares of the classes, or the mean, alone.\n* the best of five or six settings "
-    "on each stream, in hindsight."
+    "possible loss; top edge: the shares of the classes, or the mean, alone.\n* the best of five or six "
+    "settings on each stream, in hindsight."
 )
 
 
