@@ -48,7 +48,7 @@ def draw(path: Path) -> None:
     rates = ", ".join(f"{rate:g}" for rate in RATES)
     box(ax, 5.15, 2.1, (1.75, 0.85), _LINEAR, ["linear members", f"rates {rates}"])
     box(ax, 5.15, 0.85, (1.75, 0.85), _LINEAR, ["pair members", f"rates {rates}"])
-    box(ax, 7.05, 3.35, (1.35, 0.85), _LEARNER, ["the learner", "above"])
+    box(ax, 7.05, 3.35, (1.35, 0.85), _LEARNER, ["mixture", "of networks, …"])
     box(ax, 8.7, 2.1, (1.7, 1.05), _MIX, ["hedge and stack", "= prediction"])
     arrow(ax, (1.6, 2.3), (2.1, 2.55))
     arrow(ax, (2.95, 2.12), (2.95, 1.38))
