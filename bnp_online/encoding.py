@@ -322,12 +322,17 @@ class FeatureIndex:
             position = positions.get(column)
             if position is not None:
                 vector[position] = value
-        for name in features.missing:
-            if name in positions:
-                vector[positions[name]] = math.nan
-            vector[[*self._one_hot.get(name, {}).values()]] = math.nan
+        self.place_missing(vector, features.missing)
         self.place_logs(vector)
         return vector
+
+    def place_missing(self, vector: Vector, names: Iterable[str]) -> None:
+        """Write NaN to the columns of features whose value is missing."""
+        for name in names:
+            if name in self._positions:
+                vector[self._positions[name]] = math.nan
+            if name in self._one_hot:
+                vector[[*self._one_hot[name].values()]] = math.nan
 
     def place_logs(self, vector: Vector) -> None:
         """Write the columns of logarithms: ``sign(v) log(1 + |v|)``."""
@@ -351,7 +356,11 @@ class FeatureIndex:
     def widen(self, row: Vector) -> Vector:
         """Return a `row` of an earlier number of columns, with 0 in the columns added since."""
         missing = len(self.columns) - len(row)
-        return np.concatenate([row, np.zeros(missing)]) if missing > 0 else row
+        if missing <= 0:
+            return row
+        row = np.concatenate([row, np.zeros(missing)])
+        self.place_logs(row)
+        return row
 
     def count_ignored(self, features: Features) -> None:
         """Count the values that have no column."""

@@ -27,7 +27,21 @@ from .frames import rows_of, values_of
 from .intervals import Intervals, split
 from .late_labels import aligned, check_given
 from .parameters import EARLIER, Parameters, check_parameters
-from .sparse import GROUPS, LOG, PREFIX, ROUTED, TAILS_EVERY, Growth, Items, SparseStage, growth, heavy_tails
+from .sparse import (
+    GROUPS,
+    LOG,
+    NO_GROWTH,
+    PREFIX,
+    ROUTED,
+    TAILS_EVERY,
+    Growth,
+    Items,
+    PlainFeatures,
+    Reader,
+    SparseStage,
+    growth,
+    heavy_tails,
+)
 from .values import (
     Array,
     Derived,
@@ -115,6 +129,7 @@ class OnlineLearner(Parameters):
         self._stage: SparseStage | None = None
         self._latest_check, self._latest_front = _NO_CHECK, _NO_FRONT
         self._warned = set[str]()
+        self._reader: Reader | None = None
         self._staged = self.learner >= 2 and self._shape is None and self.network == "mlp"
         self._features = FeatureIndex(self.max_features)
         self._features.rules = self._rules()
@@ -238,10 +253,19 @@ class OnlineLearner(Parameters):
             if all(map(operator.is_, found, values)):
                 latest: Features = features
                 return latest
-        features = self._features.check(x)
-        if type(x) is dict and _IMMUTABLE.issuperset(map(type, x.values())):
+        plain = self._stage_reader().read(x)
+        features = self._features.check(x) if plain is None else plain
+        if type(x) is dict and (plain is not None or _IMMUTABLE.issuperset(map(type, x.values()))):
             self._latest_check = tuple(x), tuple(x.values()), features
         return features
+
+    def _stage_reader(self) -> Reader:
+        """Return the reader of plain samples for the columns and the stage."""
+        reader, stage = self._reader, self._stage
+        assert stage is not None  # noqa: S101 (the caller has one)
+        if reader is None or reader.index is not self._features or reader.stage is not stage:
+            self._reader = reader = Reader(self._features, stage)
+        return reader
 
     def read_features(self, x: object) -> Features | Array:
         """Validate an ``x``, as `check_features`, in less time for a plain sample without new features."""
@@ -423,7 +447,10 @@ class OnlineLearner(Parameters):
         """
         step, latest, items, row = self._latest_front
         if latest is not features or step != self._step:
-            items, row = self._items(features, stage, self._features), self._features.vector(features)
+            if isinstance(features, PlainFeatures):
+                items, row = features.items, self._features.widen(features.row)
+            else:
+                items, row = self._items(features, stage, self._features), self._features.vector(features)
             stage.front(items, row, features.missing)
             self._latest_front = self._step, features, items, row
         return items, row
@@ -481,6 +508,13 @@ class OnlineLearner(Parameters):
         """
         row, target = self._row(x), self._targets.find(y)
         plain = given is None and type(w) is float and 0.0 <= w < math.inf
+        if plain and self._stage is not None:
+            outcome = self._learn_staged(
+                Sample(self.check_features(x), self._targets.check(y), w), predict=False
+            )
+            if isinstance(outcome, NonFiniteStateError):
+                raise outcome
+            return
         if row is None or target is None or not plain:
             self.learn_sample(self.preview().check(x, y, w, given))
             return
@@ -653,7 +687,11 @@ class OnlineLearner(Parameters):
         """Learn a sample with the sparse stage, which it may open; a refusal undoes all changes."""
         features, targets = self._features_of(sample.features), self._targets
         stage, more = self._stage, targets.code(sample.target) is None
-        grown = self._growth(features, more_classes=more)
+        settled = False
+        if stage is not None and not more and isinstance(features, PlainFeatures):
+            self._front_of(features, stage)
+            settled = stage.without_column == 0
+        grown = NO_GROWTH if settled else self._growth(features, more_classes=more)
         try:
             prediction = self.predict(features) if predict and (more or any(grown)) else NOTHING
         except NonFiniteStateError as error:

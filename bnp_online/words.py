@@ -30,7 +30,9 @@ def counted(tokens: Iterable[str], ngrams: int = 1) -> dict[str, float]:
     {'a': 2.0, 'b': 1.0, 'a b': 1.0, 'b a': 1.0}
     """
     tokens, found = [*tokens], dict[str, float]()
-    for size in range(1, ngrams + 1):
+    for token in tokens:
+        found[token] = found.get(token, 0.0) + 1.0
+    for size in range(2, ngrams + 1):
         for start in range(len(tokens) - size + 1):
             token = " ".join(tokens[start : start + size])
             found[token] = found.get(token, 0.0) + 1.0

@@ -5,8 +5,9 @@ linear members on the values and on pairs of them. See ``DESIGN.md``. Public nam
 `growth`, which decides when the stage opens. It imports the kernels of `bnp_online.engines`, never an engine.
 """
 
-from .columns import LOG, ROUTED, Growth, growth, heavy_tails
+from .columns import LOG, NO_GROWTH, ROUTED, Growth, growth, heavy_tails
 from .constants import TAILS_EVERY
+from .reader import PlainFeatures, Reader
 from .saving import PREFIX
 from .stage import GROUPS, SparseStage
 from .state import Items
@@ -14,11 +15,14 @@ from .state import Items
 __all__ = [
     "GROUPS",
     "LOG",
+    "NO_GROWTH",
     "PREFIX",
     "ROUTED",
     "TAILS_EVERY",
     "Growth",
     "Items",
+    "PlainFeatures",
+    "Reader",
     "SparseStage",
     "growth",
     "heavy_tails",

@@ -91,7 +91,7 @@ def growth(
         Whether the stage is open; whether the sample has a new class.
     """
     if is_open and not more_classes and _settled(index, fields, features):
-        return _NO_GROWTH
+        return NO_GROWTH
     dense, routed = list[Column](), False
     texts = [name for name in features.texts if fields.get(name) != TEXT]
     for column in features.values.keys() - index.positions.keys():
@@ -137,7 +137,7 @@ def _within(changed: dict[str, int], fields: Mapping[str, int], most: int) -> di
     return {name: kind for name, kind in changed.items() if name not in beyond} if beyond else changed
 
 
-_NO_GROWTH = Growth([], {})
+NO_GROWTH = Growth([], {})
 
 
 def _settled(index: FeatureIndex, fields: Mapping[str, int], features: Features) -> bool:

@@ -49,17 +49,17 @@ from .state import (
     TARGET_LOW,
     TARGET_WEIGHT,
     WEIGHT,
-    State,
+    Combined,
 )
 
 
 @jit
-def combine(s: State, dense: NDArray[np.float64], given: NDArray[np.float64]) -> None:
+def combine(s: Combined, dense: NDArray[np.float64], given: NDArray[np.float64]) -> None:
     """Write the combined prediction to ``s.outputs[MIXED]``.
 
     Parameters
     ----------
-    s : State
+    s : Combined
         State, after `step.front`.
     dense : float64 (C,)
         Prediction of the network.
@@ -88,7 +88,7 @@ def combine(s: State, dense: NDArray[np.float64], given: NDArray[np.float64]) ->
 
 
 @jit_inline
-def _prediction(s: State, group: int, c: int, dense: NDArray[np.float64]) -> float:
+def _prediction(s: Combined, group: int, c: int, dense: NDArray[np.float64]) -> float:
     """Return the prediction of a group; of a regression without a target, that of the network."""
     value = s.outputs[OUT_LINEAR + group, c]
     if not s.config[REGRESSION]:
@@ -100,18 +100,18 @@ def _prediction(s: State, group: int, c: int, dense: NDArray[np.float64]) -> flo
 
 
 @jit_inline
-def _range(s: State) -> tuple[float, float]:
+def _range(s: Combined) -> tuple[float, float]:
     margin = (s.scalars[TARGET_HIGH] - s.scalars[TARGET_LOW]) / 4.0
     return s.scalars[TARGET_LOW] - margin, s.scalars[TARGET_HIGH] + margin
 
 
 @jit_inline
-def _chosen(s: State, outs: int, c: int) -> bool:
+def _chosen(s: Combined, outs: int, c: int) -> bool:
     return bool(outs <= STACK_MOST_CLASSES or s.outputs[HEDGED, c] > STACK_LEAST)
 
 
 @jit_inline
-def _stack_classes(s: State, outs: int) -> None:
+def _stack_classes(s: Combined, outs: int) -> None:
     hedged, stacked = s.outputs[HEDGED], s.outputs[STACKED]
     top, mass, whole = -math.inf, 0.0, 0.0
     for c in range(outs):
@@ -138,12 +138,12 @@ def _stack_classes(s: State, outs: int) -> None:
 
 
 @jit_inline
-def _scale(s: State) -> float:
+def _scale(s: Combined) -> float:
     return float(max(s.scalars[ERROR_SCALE], STACK_SCALE_FLOOR) * math.sqrt(s.target[1, 0]))
 
 
 @jit_inline
-def _stack_number(s: State) -> None:
+def _stack_number(s: Combined) -> None:
     hedged, scale = s.outputs[HEDGED, 0], _scale(s)
     total = s.stack[COEFFICIENTS, EXPERTS]
     for k in range(EXPERTS):
@@ -157,7 +157,7 @@ def _stack_number(s: State) -> None:
 
 
 @jit
-def judge(s: State, y: float) -> None:
+def judge(s: Combined, y: float) -> None:
     """Update hedge and stack by the losses of the predictions of `combine`."""
     spread = math.sqrt(s.target[1, 0])
     if s.config[REGRESSION] and not spread > 0.0:
@@ -175,7 +175,7 @@ def judge(s: State, y: float) -> None:
 
 
 @jit_inline
-def _loss(s: State, row: int, y: float, spread: float) -> float:
+def _loss(s: Combined, row: int, y: float, spread: float) -> float:
     if s.config[REGRESSION]:
         error = abs(y - s.outputs[row, 0]) / spread
         return float(min(error / max(s.scalars[ERROR_SCALE], ERROR_FLOOR), MAX_LOSS))
@@ -184,7 +184,7 @@ def _loss(s: State, row: int, y: float, spread: float) -> float:
 
 
 @jit_inline
-def _mix(s: State, first: int, last: int, eta: float, share: float) -> None:
+def _mix(s: Combined, first: int, last: int, eta: float, share: float) -> None:
     best, total = math.inf, 0.0
     for k in range(first, last):
         best = min(best, s.hedge[LOSS, k])
@@ -196,7 +196,7 @@ def _mix(s: State, first: int, last: int, eta: float, share: float) -> None:
 
 
 @jit_inline
-def _update_stack(s: State, y: float) -> None:
+def _update_stack(s: Combined, y: float) -> None:
     gradient = s.stack[GRADIENT]
     outs = outputs_of(s)
     if s.config[REGRESSION]:
@@ -226,7 +226,7 @@ def _update_stack(s: State, y: float) -> None:
 
 
 @jit_inline
-def _solve(s: State, error: float) -> None:
+def _solve(s: Combined, error: float) -> None:
     gradient, direction = s.stack[GRADIENT], s.stack[DIRECTION]
     divisor, trace, most = STACK_RETENTION, 0.0, STACK_TRACE * FEATURES
     for i in range(FEATURES):

@@ -29,6 +29,9 @@ from .state import (
     State,
 )
 
+#: Number of factors of a product whose logarithm is taken: it stays within the range of float64.
+_FACTORS = 16
+
 
 @jit
 def prepare(s: State) -> None:
@@ -56,7 +59,7 @@ def clear(s: State, out: NDArray[np.float64]) -> None:
                     out[place] = 0.0
 
 
-@jit
+@jit_inline
 def add_evidence(s: State, out: NDArray[np.float64], row: int, amount: float) -> None:
     """Add the evidence of a value to the columns of its field, or to the sums."""
     field = s.field[row]
@@ -74,11 +77,56 @@ def add_evidence(s: State, out: NDArray[np.float64], row: int, amount: float) ->
             _add(s, out, s.counts[row], amount, slot, 0, PRIOR)
 
 
-@jit
-def add_pair_evidence(s: State, out: NDArray[np.float64], row: int, amount: float) -> None:
-    """Add the evidence of a pair."""
-    if s.places[OF_PAIRS, 0, 0] >= 0:
-        _add(s, out, s.pair_counts[row], amount, OF_PAIRS, 0, PRIOR)
+@jit_inline
+def add_pair_evidence(s: State, out: NDArray[np.float64], pairs: int) -> None:
+    """Add the evidence of the pairs of a sample, as `add_evidence` would for each.
+
+    A logarithm of a product takes the place of the sum of logarithms of up to 16 values with the amount 1.
+    """
+    if s.places[OF_PAIRS, 0, 0] < 0:
+        return
+    product, total = 1.0, 0.0
+    for e in range(pairs):  # a pair without samples has the factor 1
+        product *= 1.0 + s.pair_totals[e]
+        if e % _FACTORS == _FACTORS - 1:
+            total, product = total + math.log(product), 1.0
+    out[s.places[OF_PAIRS, 0, 0]] += total + math.log(product)
+    if s.config[REGRESSION]:
+        place = s.places[OF_PAIRS, 0, 1]
+        for e in range(pairs):
+            weight = s.pair_totals[e]
+            if place >= 0 and weight > 0.0:
+                out[place] += (s.pair_counts[s.pair_rows[e], 0] - weight * s.outputs[SHARE, 0]) / (
+                    weight + PRIOR
+                )
+        return
+    for c in range(1, min(int(s.scalars[CLASSES]), s.places.shape[2], s.pair_counts.shape[1])):
+        place = s.places[OF_PAIRS, 0, c]
+        if place >= 0:
+            out[place] += _odds_of_pairs(s, pairs, c)
+
+
+@jit_inline
+def _odds_of_pairs(s: State, pairs: int, c: int) -> float:
+    """Return the sum of the shrunken log odds of pairs, less the log odds of the class."""
+    of_class, of_others = PRIOR * s.outputs[SHARE, c], PRIOR * (1.0 - s.outputs[SHARE, c])
+    above, below, factors, total = 1.0, 1.0, 0, 0.0
+    for e in range(pairs):
+        weight, amount = s.pair_totals[e], s.pair_amounts[e]
+        if weight <= 0.0:  # exactly 0, without rounding
+            continue
+        n = float(s.pair_counts[s.pair_rows[e], c])
+        first, second = n + of_class, max(weight - n, 0.0) + of_others
+        if amount != 1.0:
+            total += amount * (math.log(first / second) - s.outputs[LOG_ODDS, c])
+            continue
+        above *= first
+        below *= second
+        factors += 1
+        if factors == _FACTORS:
+            total += math.log(above / below) - _FACTORS * s.outputs[LOG_ODDS, c]
+            above, below, factors = 1.0, 1.0, 0
+    return float(total + math.log(above / below) - factors * s.outputs[LOG_ODDS, c])
 
 
 @jit_inline
@@ -112,6 +160,14 @@ def weight_of(s: State, counts: Reals) -> float:
     for c in range(min(int(s.scalars[CLASSES]), counts.shape[0])):
         total += counts[c]
     return total
+
+
+@jit_inline
+def counted(s: State, columns: int) -> tuple[int, int]:
+    """Return the columns of counts that make up the weight of a value: the first, and the one behind."""
+    if s.config[REGRESSION]:
+        return 1, 2
+    return 0, min(int(s.scalars[CLASSES]), columns)
 
 
 @jit_inline

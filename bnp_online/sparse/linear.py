@@ -9,14 +9,16 @@ from numpy.typing import NDArray
 
 from ..jit import jit_inline
 from .constants import DAMPING, GROUP_ETA, GROUP_LOSS, GROUP_SHARE, RATES
-from .state import CLASSES, MEMBERS, OUT_DELTA, OUT_LINEAR, OUT_MEMBERS, REGRESSION, Reals, State
+from .state import CLASSES, MEMBERS, OUT_DELTA, OUT_LINEAR, OUT_MEMBERS, REGRESSION, Combined, Reals, State
 
 #: Bounds of the error of a regression (Huber's δ), and of its standardized targets.
 ERROR_CLIP = 5.0
+#: Number of values whose outputs are summed before they are added: each addition waits for the one before it.
+_AT_ONCE = 4
 
 
 @jit_inline
-def outputs_of(s: State) -> int:
+def outputs_of(s: State | Combined) -> int:
     """Return the number of outputs."""
     return 1 if s.config[REGRESSION] else int(s.scalars[CLASSES])
 
@@ -47,11 +49,20 @@ def run_group(
             for k in range(n):
                 total += s.number_weights[group, r, c, k] * s.z[k]
             s.outputs[first + r, c] = total
-    for e in range(count):
-        row, amount = weights[rows[e]], amounts[e]
+    done = count - count % _AT_ONCE
+    for e in range(0, done, _AT_ONCE):
+        i, j, k, m = rows[e], rows[e + 1], rows[e + 2], rows[e + 3]
+        x, y, u, v = amounts[e], amounts[e + 1], amounts[e + 2], amounts[e + 3]
         for r in range(MEMBERS):
             for c in range(wide):
-                s.outputs[first + r, c] += row[r * width + c] * amount
+                at = r * width + c
+                s.outputs[first + r, c] += (weights[i, at] * x + weights[j, at] * y) + (
+                    weights[k, at] * u + weights[m, at] * v
+                )
+    for e in range(done, count):
+        for r in range(MEMBERS):
+            for c in range(wide):
+                s.outputs[first + r, c] += weights[rows[e], r * width + c] * amounts[e]
     for c in range(outs):
         mixed[c] = 0.0
     for r in range(MEMBERS):

@@ -5,16 +5,31 @@ The table uses linear probing, and deletion by backward shift. No result depends
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ..jit import jit
+from ..jit import jit, jit_inline
 from .state import ROWS, TEXT_END, TEXT_WASTE, State
 
 _Bytes = NDArray[np.uint8]
 
 
-@jit
+def encoded(names: Sequence[str]) -> tuple[_Bytes, NDArray[np.int64]]:
+    """Return names in UTF-8, one after another, and the end of each."""
+    joined = "".join(names)
+    if joined.isascii():
+        text, lengths = joined.encode(), map(len, names)
+    else:
+        each = [name.encode("utf-8", "surrogatepass") for name in names]
+        text, lengths = b"".join(each), map(len, each)
+    ends = np.fromiter(itertools.accumulate(lengths), np.int64, len(names))
+    return np.frombuffer(text or b"\0", np.uint8), ends
+
+
+@jit_inline
 def _hash(text: _Bytes, begin: int, end: int, field: int) -> int:
     h = np.uint64(0xCBF29CE484222325) ^ (np.uint64(field) * np.uint64(0x9E3779B97F4A7C15))
     for i in range(begin, end):
@@ -24,7 +39,7 @@ def _hash(text: _Bytes, begin: int, end: int, field: int) -> int:
     return int(np.int64((h ^ (h >> np.uint64(29))) >> np.uint64(2)))
 
 
-@jit
+@jit_inline
 def _is(s: State, row: int, text: _Bytes, begin: int, end: int, field: int) -> bool:
     """Return whether a row has the name."""
     if s.field[row] != field or s.length[row] != end - begin:
@@ -36,7 +51,7 @@ def _is(s: State, row: int, text: _Bytes, begin: int, end: int, field: int) -> b
     return same
 
 
-@jit
+@jit_inline
 def find(s: State, text: _Bytes, begin: int, end: int, field: int) -> int:
     """Return the row of a name, −1 if it is unknown."""
     mask = s.slots.shape[0] - 1
@@ -48,7 +63,7 @@ def find(s: State, text: _Bytes, begin: int, end: int, field: int) -> int:
     return -1
 
 
-@jit
+@jit_inline
 def link(s: State, row: int) -> None:
     """Enter a row with a name into the table."""
     mask = s.slots.shape[0] - 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from .columns import FIELD, LOG
 from .columns import PAIRS as OF_PAIRS_SCOPE
 from .columns import SUMS as SUMS_SCOPE
 from .constants import IDENTIFIERS_FROM, IDENTIFIERS_SHARE, LAST_PAIRS, MOST_CELLS, PRIOR
+from .names import encoded as encode
 from .state import (
     BY_PAIR,
     BY_ROW,
@@ -82,6 +82,12 @@ class SparseStage:
     ----------
     fields : dict of str to int
         Kind by field, in order of arrival.
+    ids : dict of str to int
+        Number by field.
+    without_row : int
+        Number of one-hot columns whose values found no row (`max_values`).
+    without_column : int
+        Number of the values that `front` read last, of a field with a column for each value, without one.
     """
 
     def __init__(
@@ -94,7 +100,8 @@ class SparseStage:
         real: Any = np.float32,
     ) -> None:
         self.fields: dict[str, int] = {}
-        self._ids: dict[str, int] = {}
+        self.ids: dict[str, int] = {}
+        self.without_row = self.without_column = 0
         self._regression, self._seed, self.max_values = regression, seed, max_values
         self._real = np.dtype(real)
         state = untrained(regression, seed, max_values, self._real)
@@ -158,6 +165,8 @@ class SparseStage:
             real=self._real,
         )
         self.adopt(self.laid_out(columns, fields), fields)
+        of_values = sum(not isinstance(column, str | Derived) for column in columns)
+        self.without_row = of_values - int((self.state.column[: self.values] >= 0).sum())
 
     def numbers_of_values(self) -> dict[str, int]:
         """Return the number of values by field."""
@@ -186,19 +195,12 @@ class SparseStage:
 
         `new` has the fields that a sample adds. Values of other unknown fields get the amount 0.
         """
-        ids = self._ids
+        ids = self.ids
         if new:
             ids = {**ids, **{name: len(ids) + i for i, name in enumerate(new)}}
         unknown = len(ids)
-        joined = "".join(names)
-        if joined.isascii():
-            text, lengths = joined.encode(), [*map(len, names)]
-        else:
-            encoded = [name.encode("utf-8", "surrogatepass") for name in names]
-            text, lengths = b"".join(encoded), [*map(len, encoded)]
         return Items(
-            np.frombuffer(text or b"\0", np.uint8),
-            np.array([*itertools.accumulate(lengths)], np.int64),
+            *encode(names),
             np.array([ids.get(field, unknown) for field in fields], np.int64),
             np.array([n if f in ids else 0.0 for f, n in zip(fields, amounts, strict=True)], np.float64),
         )
@@ -213,11 +215,12 @@ class SparseStage:
             if state is None:
                 self.state = s
         for name in missing:
-            field = self._ids.get(name, -1)
+            field = self.ids.get(name, -1)
             if field >= 0 and s.slot[field] >= 0:
                 places = s.places[s.slot[field]]
                 row[places[places >= 0]] = np.nan
-        step.front(items.text, items.ends, items.fields, items.amounts, row, *s)
+        found = step.front(items.text, items.ends, items.fields, items.amounts, row, *s)
+        self.without_column = found
         return s
 
     @staticmethod
@@ -246,7 +249,8 @@ class SparseStage:
             Earlier predictions of the groups (`groups`), by which `learn` judges them; NaN for none.
         """
         out = np.empty(len(dense))
-        step.combine(dense, given, out, *self.state)
+        s = self.state
+        step.combine(dense, given, out, s.config, s.scalars, s.target, s.hedge, s.stack, s.outputs)
         return out
 
     def groups(self) -> Vector:
@@ -307,19 +311,19 @@ class SparseStage:
             if self._undo is not None:
                 self._undo[0].before_entering(self.state, items)
             found = np.array([positions[value] for value in values], np.int64)
-            step.enter(items.text, items.ends, items.fields, found, *self.state)
+            self.without_row += step.enter(items.text, items.ends, items.fields, found, *self.state)
 
     def begin(self) -> None:
         """Begin to copy what samples change, so that `undo` can return to the present state.
 
         The time and the memory depend on the samples until `end`, not on the number of values.
         """
-        self._undo = Undo(self.state), self._ids.copy(), self.fields.copy()
+        self._undo = Undo(self.state), self.ids.copy(), self.fields.copy()
 
     def undo(self) -> None:
         """Return to the state at `begin`; the time depends on the number of values."""
         assert self._undo is not None  # noqa: S101 (after `begin`)
-        copies, self._ids, self.fields = self._undo
+        copies, self.ids, self.fields = self._undo
         self.state, self._undo = copies.undo(self.state), None
 
     def end(self) -> None:
@@ -330,7 +334,7 @@ class SparseStage:
         """Take over a state from `laid_out`, with its fields."""
         self.state = state
         for name, kind in fields.items():
-            self._ids.setdefault(name, len(self._ids))
+            self.ids.setdefault(name, len(self.ids))
             self.fields[name] = kind
 
     def laid_out(self, columns: Sequence[Column], fields: Mapping[str, int]) -> State:

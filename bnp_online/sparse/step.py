@@ -30,6 +30,7 @@ from .evidence import (
     clear,
     count,
     count_evidence,
+    counted,
     prepare,
     scale_evidence,
     weight_of,
@@ -37,6 +38,7 @@ from .evidence import (
 from .linear import judge_group, outputs_of, run_group, step_group
 from .names import assign_name, before, find, unlink
 from .state import (
+    CLOSED,
     FRESH,
     GROUP_ERROR,
     KNOWN,
@@ -60,6 +62,7 @@ from .state import (
     TARGET_LOW,
     TARGET_WEIGHT,
     TOUCHED,
+    Combined,
     Reals,
     State,
 )
@@ -112,10 +115,16 @@ def front(
     key_amounts: NDArray[np.float64],
     pair_rows: NDArray[np.int64],
     pair_amounts: NDArray[np.float64],
+    pair_totals: NDArray[np.float64],
     z: NDArray[np.float64],
     order: NDArray[np.float64],
-) -> None:
-    """Find the values of a sample, write its evidence columns, and predict by both groups.
+) -> int:
+    """Find the values of a sample, write its one-hot and evidence columns, and predict by both groups.
+
+    Returns
+    -------
+    int
+        Number of values without a column, of fields with a column for each value.
 
     Parameters
     ----------
@@ -167,14 +176,17 @@ def front(
         key_amounts,
         pair_rows,
         pair_amounts,
+        pair_totals,
         z,
         order,
     )
-    _read(s, text, ends, fields, amounts)
+    without_column = _read(s, text, ends, fields, amounts)
     prepare(s)
     clear(s, row)
     known = int(s.scalars[KNOWN])
     for e in range(known):
+        if s.column[s.rows[e]] >= 0:
+            row[s.column[s.rows[e]]] = 1.0
         add_evidence(s, row, s.rows[e], s.row_amounts[e])
     _place_numbers(s, row)
     run_group(s, LINEAR, s.weights, s.rows, s.row_amounts, known, -1)
@@ -183,10 +195,10 @@ def front(
         s.outputs[OFFSET, c] = p if s.config[REGRESSION] else math.log(max(p, LEAST_OFFSET))
     _find_pairs(s)
     pairs = int(s.scalars[PAIR_NUMBER])
-    for e in range(pairs):
-        add_pair_evidence(s, row, s.pair_rows[e], s.pair_amounts[e])
+    add_pair_evidence(s, row, pairs)
     scale_evidence(s, row)
     run_group(s, PAIRS, s.pair_weights, s.pair_rows, s.pair_amounts, pairs, OFFSET)
+    return without_column
 
 
 @jit
@@ -196,95 +208,16 @@ def combine(
     out: NDArray[np.float64],
     config: NDArray[np.int64],
     scalars: NDArray[np.float64],
-    counts: Reals,
-    weights: Reals,
-    scales: Reals,
-    last: NDArray[np.int64],
-    generation: NDArray[np.int32],
-    column: NDArray[np.int32],
-    names: NDArray[np.uint8],
-    start: NDArray[np.int64],
-    length: NDArray[np.int32],
-    field: NDArray[np.int32],
-    slots: NDArray[np.int32],
-    pair_counts: Reals,
-    pair_weights: Reals,
-    pair_scales: Reals,
-    bias: NDArray[np.float64],
-    bias_scales: NDArray[np.float64],
-    number_weights: NDArray[np.float64],
-    number_scales: NDArray[np.float64],
-    shares: NDArray[np.float64],
-    numbers: NDArray[np.float64],
-    numeric: NDArray[np.int64],
-    totals: NDArray[np.float64],
     target: NDArray[np.float64],
-    kinds: NDArray[np.int32],
-    slot: NDArray[np.int32],
-    places: NDArray[np.int32],
-    evidence: NDArray[np.float64],
-    evidence_at: NDArray[np.int64],
     hedge: NDArray[np.float64],
     stack: NDArray[np.float64],
     outputs: NDArray[np.float64],
-    rows: NDArray[np.int64],
-    row_amounts: NDArray[np.float64],
-    fresh: NDArray[np.int64],
-    keys: NDArray[np.uint64],
-    key_amounts: NDArray[np.float64],
-    pair_rows: NDArray[np.int64],
-    pair_amounts: NDArray[np.float64],
-    z: NDArray[np.float64],
-    order: NDArray[np.float64],
 ) -> None:
     """Combine the network's prediction with those of the groups, after `front`; write the result to `out`."""
-    s = State(
-        config,
-        scalars,
-        counts,
-        weights,
-        scales,
-        last,
-        generation,
-        column,
-        names,
-        start,
-        length,
-        field,
-        slots,
-        pair_counts,
-        pair_weights,
-        pair_scales,
-        bias,
-        bias_scales,
-        number_weights,
-        number_scales,
-        shares,
-        numbers,
-        numeric,
-        totals,
-        target,
-        kinds,
-        slot,
-        places,
-        evidence,
-        evidence_at,
-        hedge,
-        stack,
-        outputs,
-        rows,
-        row_amounts,
-        fresh,
-        keys,
-        key_amounts,
-        pair_rows,
-        pair_amounts,
-        z,
-        order,
-    )
+    s = Combined(config, scalars, target, hedge, stack, outputs)
     combination.combine(s, dense, given)
     for c in range(outputs_of(s)):
-        out[c] = s.outputs[MIXED, c]
+        out[c] = outputs[MIXED, c]
 
 
 @jit
@@ -336,6 +269,7 @@ def learn(
     key_amounts: NDArray[np.float64],
     pair_rows: NDArray[np.int64],
     pair_amounts: NDArray[np.float64],
+    pair_totals: NDArray[np.float64],
     z: NDArray[np.float64],
     order: NDArray[np.float64],
 ) -> None:
@@ -391,6 +325,7 @@ def learn(
         key_amounts,
         pair_rows,
         pair_amounts,
+        pair_totals,
         z,
         order,
     )
@@ -399,7 +334,7 @@ def learn(
         if s.config[REGRESSION]:
             y, goal = _learn_target(s, y, judged)
         elif judged:
-            combination.judge(s, y)
+            _judge(s, y)
         if judged:
             judge_group(s, LINEAR, goal, s.scalars[GROUP_ERROR])
             judge_group(s, PAIRS, goal, s.scalars[PAIR_ERROR])
@@ -416,118 +351,24 @@ def learn(
 
 
 @jit
-def rows_of(
-    text: NDArray[np.uint8],
-    ends: NDArray[np.int64],
-    fields: NDArray[np.int64],
-    found: NDArray[np.int64],
-    config: NDArray[np.int64],
-    scalars: NDArray[np.float64],
-    counts: Reals,
-    weights: Reals,
-    scales: Reals,
-    last: NDArray[np.int64],
-    generation: NDArray[np.int32],
-    column: NDArray[np.int32],
-    names: NDArray[np.uint8],
-    start: NDArray[np.int64],
-    length: NDArray[np.int32],
-    field: NDArray[np.int32],
-    slots: NDArray[np.int32],
-    pair_counts: Reals,
-    pair_weights: Reals,
-    pair_scales: Reals,
-    bias: NDArray[np.float64],
-    bias_scales: NDArray[np.float64],
-    number_weights: NDArray[np.float64],
-    number_scales: NDArray[np.float64],
-    shares: NDArray[np.float64],
-    numbers: NDArray[np.float64],
-    numeric: NDArray[np.int64],
-    totals: NDArray[np.float64],
-    target: NDArray[np.float64],
-    kinds: NDArray[np.int32],
-    slot: NDArray[np.int32],
-    places: NDArray[np.int32],
-    evidence: NDArray[np.float64],
-    evidence_at: NDArray[np.int64],
-    hedge: NDArray[np.float64],
-    stack: NDArray[np.float64],
-    outputs: NDArray[np.float64],
-    rows: NDArray[np.int64],
-    row_amounts: NDArray[np.float64],
-    fresh: NDArray[np.int64],
-    keys: NDArray[np.uint64],
-    key_amounts: NDArray[np.float64],
-    pair_rows: NDArray[np.int64],
-    pair_amounts: NDArray[np.float64],
-    z: NDArray[np.float64],
-    order: NDArray[np.float64],
-) -> None:
-    """Write the row of each name to `found`, −1 where it is unknown."""
-    s = State(
-        config,
-        scalars,
-        counts,
-        weights,
-        scales,
-        last,
-        generation,
-        column,
-        names,
-        start,
-        length,
-        field,
-        slots,
-        pair_counts,
-        pair_weights,
-        pair_scales,
-        bias,
-        bias_scales,
-        number_weights,
-        number_scales,
-        shares,
-        numbers,
-        numeric,
-        totals,
-        target,
-        kinds,
-        slot,
-        places,
-        evidence,
-        evidence_at,
-        hedge,
-        stack,
-        outputs,
-        rows,
-        row_amounts,
-        fresh,
-        keys,
-        key_amounts,
-        pair_rows,
-        pair_amounts,
-        z,
-        order,
-    )
-    begin = 0
-    for i in range(ends.shape[0]):
-        found[i] = find(s, text, begin, ends[i], fields[i])
-        begin = ends[i]
-
-
-@jit
 def _read(
     s: State,
     text: NDArray[np.uint8],
     ends: NDArray[np.int64],
     fields: NDArray[np.int64],
     amounts: NDArray[np.float64],
-) -> None:
-    """Find the rows of the values, and sort them; list the unknown values."""
-    known, fresh, begin = 0, 0, 0
+) -> int:
+    """Find the rows of the values, and sort them; list the unknown values.
+
+    Return the number of values without a column, of fields with a column for each value.
+    """
+    known, fresh, begin, without_column = 0, 0, 0, 0
     for i in range(ends.shape[0]):
         if amounts[i] != 0.0:
-            row = find(s, text, begin, ends[i], fields[i]) if fields[i] < s.kinds.shape[0] else -1
+            of = fields[i]
+            row = find(s, text, begin, ends[i], of) if of < s.kinds.shape[0] else -1
+            if of < s.kinds.shape[0] and s.kinds[of] == CLOSED:
+                without_column += row < 0 or s.column[row] < 0
             if row >= 0:
                 s.rows[known], s.row_amounts[known] = row, _bounded(amounts[i])
                 known += 1
@@ -547,6 +388,7 @@ def _read(
             s.rows[j], s.row_amounts[j] = row, amount
         gap //= 3
     s.scalars[KNOWN], s.scalars[FRESH] = known, fresh
+    return without_column
 
 
 @jit_inline
@@ -598,7 +440,18 @@ def _find_pairs(s: State) -> None:
             s.pair_rows[found] = np.int64(_mixed_bits(s.keys[i], s.keys[j]) & mask)
             s.pair_amounts[found] = s.key_amounts[i] * s.key_amounts[j]
             found += 1
+    first, last = counted(s, s.pair_counts.shape[1])
+    for e in range(found):
+        total = 0.0
+        for c in range(first, last):
+            total += s.pair_counts[s.pair_rows[e], c]
+        s.pair_totals[e] = total
     s.scalars[PAIR_NUMBER] = found
+
+
+@jit_inline
+def _judge(s: State, y: float) -> None:
+    combination.judge(Combined(s.config, s.scalars, s.target, s.hedge, s.stack, s.outputs), y)
 
 
 @jit
@@ -611,7 +464,7 @@ def _learn_target(s: State, y: float, judged: bool) -> tuple[float, float]:
     if s.scalars[TARGET_WEIGHT] == 0.0:
         s.scalars[REFERENCE] = y
     if judged:
-        combination.judge(s, y)
+        _judge(s, y)
     for i in range(2):
         assign(target[MEAN_BEFORE + i], target[MEAN + i])
     count_moments(target[MEAN], target[VAR], target[BOUNDED], s.scalars[TARGET_WEIGHT] + 1.0)
@@ -693,7 +546,7 @@ def _step(s: State, goal: float, weight: float) -> None:
     _follow(s, PAIR_NORM, s.pair_amounts, pairs, numbers, share)
     step_group(s, LINEAR, s.weights, s.scales, s.rows, s.row_amounts, known, goal, weight, s.scalars[NORM])
     for e in range(pairs):
-        s.scalars[TOUCHED] += weight_of(s, s.pair_counts[s.pair_rows[e]]) == 0.0
+        s.scalars[TOUCHED] += s.pair_totals[e] == 0.0
     step_group(
         s,
         PAIRS,
@@ -776,10 +629,17 @@ def enter(
     key_amounts: NDArray[np.float64],
     pair_rows: NDArray[np.int64],
     pair_amounts: NDArray[np.float64],
+    pair_totals: NDArray[np.float64],
     z: NDArray[np.float64],
     order: NDArray[np.float64],
-) -> None:
-    """Record the one-hot columns of values, in order; a value without a row gets one."""
+) -> int:
+    """Record the one-hot columns of values, in order; a value without a row gets one.
+
+    Returns
+    -------
+    int
+        Number of values that got none, because no row is free (`max_values`).
+    """
     s = State(
         config,
         scalars,
@@ -821,10 +681,11 @@ def enter(
         key_amounts,
         pair_rows,
         pair_amounts,
+        pair_totals,
         z,
         order,
     )
-    begin = 0
+    begin, without_row = 0, 0
     for i in range(ends.shape[0]):
         row = find(s, text, begin, ends[i], fields[i])
         if row < 0:
@@ -834,4 +695,6 @@ def enter(
                 s.last[row] = int(s.scalars[SAMPLES])
         if row >= 0:
             s.column[row] = columns[i]
+        without_row += row < 0
         begin = ends[i]
+    return without_row
