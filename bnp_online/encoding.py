@@ -136,6 +136,14 @@ def _place(numbers: Vector, targets: NDArray[np.int64], largest: float, row: Vec
 
 
 @jit
+def _place_logs(row: Vector, columns: NDArray[np.int64]) -> None:
+    """Write ``sign(v) log(1 + |v|)`` to the columns in the first row of `columns`, for v in those of the second."""
+    for i in range(columns.shape[1]):
+        value = row[columns[1, i]]
+        row[columns[0, i]] = math.copysign(math.log1p(abs(value)), value)
+
+
+@jit
 def _within(row: Vector, largest: float) -> bool:
     """Return whether no magnitude exceeds `largest`, NaN included; takes a tenth of the time of NumPy."""
     beyond = 0
@@ -155,6 +163,7 @@ def read_array(x: object, shape: tuple[int, ...]) -> Vector | None:
 def compile_encoding() -> None:
     """Compile the functions of this module, or load them from the cache, before the first sample."""
     _within(np.zeros(0), 0.0)
+    _place_logs(np.zeros(0), np.zeros((2, 0), np.int64))
     _place(np.zeros(0), np.zeros(0, np.int64), 0.0, np.zeros(0))
 
 
@@ -194,6 +203,7 @@ class FeatureIndex:
         self._positions: dict[Column, int] = {}
         self._one_hot: dict[str, dict[str, int]] = {}
         self._logs: list[tuple[int, int]] = []
+        self._log_columns = np.zeros((2, 0), np.int64)
         self._keys: tuple[Any, ...] = ()
         self._previous: tuple[Any, ...] = ()
         self.row: Callable[[object], Vector | None]
@@ -336,9 +346,10 @@ class FeatureIndex:
 
     def place_logs(self, vector: Vector) -> None:
         """Write the columns of logarithms: ``sign(v) log(1 + |v|)``."""
-        for position, source in self._logs:
-            value = float(vector[source])
-            vector[position] = math.copysign(math.log1p(abs(value)), value)
+        if self._logs:
+            if len(self._logs) != self._log_columns.shape[1]:
+                self._log_columns = np.array(self._logs).T.copy()
+            _place_logs(vector, self._log_columns)
 
     def features(self, row: Vector) -> Features:
         """Return the features of a `row`, whose strings all have columns."""

@@ -89,22 +89,36 @@ def compile_elsewhere(function: Any, arguments: tuple[Any, ...], statement: str)
     statement : str
         Python statement that compiles the function for these arguments.
     """
+    compilation(function, arguments, statement)()
+
+
+def compilation(function: Any, arguments: tuple[Any, ...], statement: str) -> Callable[[], None]:
+    """Begin what `compile_elsewhere` does; return a function that waits for the end."""
     cache = getattr(function, "_cache", None)  # numba has no public name for it; without compilation, none
     if cache is None or cache.cache_path is None or getattr(sys, "frozen", False):
-        return  # each process compiles, or none
+        return _nothing  # each process compiles, or none
     signature = tuple(map(numba.typeof, arguments))
     if cache.load_overload(signature, function.targetctx) is not None:
-        return
+        return _nothing
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     if config.CACHE_DIR:
         environment["NUMBA_CACHE_DIR"] = config.CACHE_DIR
     command = [sys.executable, "-c", statement]
-    done = subprocess.run(  # noqa: S603 (this Python, with a statement of this package)
-        command, env=environment, capture_output=True, text=True, check=False
+    process = subprocess.Popen(  # noqa: S603 (this Python, with a statement of this package)
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    if done.returncode != 0:
-        _logger.warning(
-            "Compilation in another process failed. This process compiles, and may differ from later ones in "
-            "the last bits: %s",
-            done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}",
-        )
+
+    def wait() -> None:
+        _, errors = process.communicate()
+        if process.returncode != 0:
+            _logger.warning(
+                "Compilation in another process failed. This process compiles, and may differ from later ones "
+                "in the last bits: %s",
+                errors.strip().rpartition("\n")[2] or f"exit code {process.returncode}",
+            )
+
+    return wait
+
+
+def _nothing() -> None:
+    """Do nothing: the cache has the code, or there is none."""

@@ -39,6 +39,7 @@ from .sparse import (
     PlainFeatures,
     Reader,
     SparseStage,
+    compile_kernels,
     growth,
     heavy_tails,
 )
@@ -134,7 +135,10 @@ class OnlineLearner(Parameters):
         self._features = FeatureIndex(self.max_features)
         self._features.rules = self._rules()
         self.engine = spec.engine  # a pickle may have the name of version 0.1.0
+        finish = compile_kernels() if self._staged else None
         self._engine = make_engine(spec)
+        if finish is not None:
+            finish()
         self._judged = len(spec.experts) if spec.stacks else 0
         self._groups = GROUPS if self._judged and self._staged else 0
         inputs = 0 if self._shape is None else math.prod(self._shape)
@@ -447,7 +451,7 @@ class OnlineLearner(Parameters):
         """
         step, latest, items, row = self._latest_front
         if latest is not features or step != self._step:
-            if isinstance(features, PlainFeatures):
+            if isinstance(features, PlainFeatures) and features.stage is stage:
                 items, row = features.items, self._features.widen(features.row)
             else:
                 items, row = self._items(features, stage, self._features), self._features.vector(features)
@@ -688,9 +692,9 @@ class OnlineLearner(Parameters):
         features, targets = self._features_of(sample.features), self._targets
         stage, more = self._stage, targets.code(sample.target) is None
         settled = False
-        if stage is not None and not more and isinstance(features, PlainFeatures):
-            self._front_of(features, stage)
-            settled = stage.without_column == 0
+        if isinstance(features, PlainFeatures) and features.stage is stage and not more:
+            self._front_of(features, features.stage)
+            settled = features.stage.without_column == 0
         grown = NO_GROWTH if settled else self._growth(features, more_classes=more)
         try:
             prediction = self.predict(features) if predict and (more or any(grown)) else NOTHING

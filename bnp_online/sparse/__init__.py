@@ -7,6 +7,7 @@ linear members on the values and on pairs of them. See ``DESIGN.md``. Public nam
 
 from .columns import LOG, NO_GROWTH, ROUTED, Growth, growth, heavy_tails
 from .constants import TAILS_EVERY
+from .loading import compile_kernels
 from .reader import PlainFeatures, Reader
 from .saving import PREFIX
 from .stage import GROUPS, SparseStage
@@ -24,6 +25,7 @@ __all__ = [
     "PlainFeatures",
     "Reader",
     "SparseStage",
+    "compile_kernels",
     "growth",
     "heavy_tails",
 ]

@@ -29,17 +29,20 @@ class PlainFeatures(Features):
         Dense columns of the numbers. Those of strings are 0: `step.front` finds them.
     items : Items
         Values of strings, words and rare numbers.
+    stage : SparseStage
+        The stage that `row` and `items` are for.
     """
 
     row: Vector
     items: Items
+    stage: SparseStage
 
     def __init__(
-        self, x: dict[str, Any], rules: TextRules | None, row: Vector, items: Items, missing: list[str]
+        self, x: dict[str, Any], reader: Reader, row: Vector, items: Items, missing: list[str]
     ) -> None:
         given = x.copy()  # the values are immutable
         object.__setattr__(self, "missing", tuple(missing))
-        vars(self).update(row=row, items=items, given=given, rules=rules)
+        vars(self).update(row=row, items=items, stage=reader.stage, given=given, rules=reader.index.rules)
 
     @functools.cached_property
     def _checked(self) -> Features:
@@ -130,4 +133,4 @@ class Reader:
         for start, of in amounts:
             weights[start : start + len(of)] = of
         items = Items(*encoded(names), np.array(fields, np.int64), weights)
-        return PlainFeatures(x, self.index.rules, row, items, missing)
+        return PlainFeatures(x, self, row, items, missing)
