@@ -137,7 +137,7 @@ def _place(numbers: Vector, targets: NDArray[np.int64], largest: float, row: Vec
 
 @jit
 def _place_logs(row: Vector, columns: NDArray[np.int64]) -> None:
-    """Write ``sign(v) log(1 + |v|)`` to the columns in the first row of `columns`, for v in those of the second."""
+    """Write ``sign(v) log(1 + |v|)`` to the columns `columns[0]`, for the numbers v in `columns[1]`."""
     for i in range(columns.shape[1]):
         value = row[columns[1, i]]
         row[columns[0, i]] = math.copysign(math.log1p(abs(value)), value)
@@ -202,6 +202,7 @@ class FeatureIndex:
         self.rules: TextRules | None = None
         self._positions: dict[Column, int] = {}
         self._one_hot: dict[str, dict[str, int]] = {}
+        self._named = 0  # columns that are no derived ones
         self._logs: list[tuple[int, int]] = []
         self._log_columns = np.zeros((2, 0), np.int64)
         self._keys: tuple[Any, ...] = ()
@@ -216,8 +217,11 @@ class FeatureIndex:
 
     def copy(self) -> FeatureIndex:
         """Return an independent copy."""
-        copy = FeatureIndex(self.max_features, self.columns, self.ignored, self.joined)
-        copy.rules = self.rules
+        copy = FeatureIndex(self.max_features, (), self.ignored, self.joined)
+        copy.rules, copy.columns, copy._named = self.rules, self.columns[:], self._named
+        copy._positions = self._positions.copy()
+        copy._one_hot = {name: values.copy() for name, values in self._one_hot.items()}
+        copy._logs, copy._log_columns = self._logs[:], self._log_columns
         copy._expect(self._keys)
         return copy
 
@@ -257,6 +261,17 @@ class FeatureIndex:
     def _expect(self, keys: tuple[Any, ...]) -> None:
         """Prepare `row` for dicts with these keys, or with the names of all columns; the order is free."""
         self._keys = keys
+        self.row = self._first_row
+
+    def _first_row(self, x: object) -> Vector | None:
+        """Read the first dict with the usual keys, and prepare `row` for the next ones."""
+        if type(x) is not dict or len(x) != (len(self._keys) or self._named):
+            return None
+        self._prepare()
+        return self.row(x)
+
+    def _prepare(self) -> None:
+        keys = self._keys
         keys = keys or tuple(column for column in self.columns if not isinstance(column, Derived))
         readable = len(keys) > 1 and {*map(type, keys)} == {str}
         if self.joined and any("=" in key for key in keys):
@@ -312,6 +327,7 @@ class FeatureIndex:
         for column in columns:
             position = self._positions[column] = len(self.columns)
             self.columns.append(column)
+            self._named += not isinstance(column, Derived)
             feature, sign, value = "", "", ""
             if isinstance(column, Derived):
                 if column.scope == "log":

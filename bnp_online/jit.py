@@ -112,8 +112,8 @@ def compilation(function: Any, arguments: tuple[Any, ...], statement: str) -> Ca
         _, errors = process.communicate()
         if process.returncode != 0:
             _logger.warning(
-                "Compilation in another process failed. This process compiles, and may differ from later ones "
-                "in the last bits: %s",
+                "Compilation in another process failed. This process compiles, and may differ from later "
+                "ones in the last bits: %s",
                 errors.strip().rpartition("\n")[2] or f"exit code {process.returncode}",
             )
 

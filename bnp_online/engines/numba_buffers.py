@@ -70,8 +70,8 @@ class Buffers(NamedTuple):
         Mean and variance of the raw inputs, and before the step; the sample's values, bounded; the values
         predicted last; number of values, largest deviation, number of samples before the first value,
         number of values that were clipped when standardized; the first values. The same of the target.
-    memory_x : real (S / BLOCK, n, BLOCK)
-        Memory: standardized inputs; NaN marks a missing value.
+    memory_x : real (S / BLOCK, n or more, BLOCK)
+        Memory: standardized inputs, with spare columns at 0; NaN marks a missing value.
     memory_y : float64 (S, 2 or 4)
         Goals and weights; with neighbours, raw targets and the numbers of missing values as well.
     hedge : float64 (2 or 4, K + 2)

@@ -75,6 +75,8 @@ _STEP_SCALES = {"norm": NORM, "paper": PAPER, "none": NONE}
 _MOMENTS = ("inputs.", "target.", "moments.")
 #: Rows of the bounds of values, by their names in the state.
 _BOUNDS = {"values": VALUES, "largest": LARGEST, "joined": JOINED, "clipped": CLIPPED}
+#: Arrays whose sizes do not depend on the inputs, and that a step changes.
+_COPIED = ("scalars", "trajectories", "hidden", "target", "hedge", "stack")
 #: Bytes of a cache line.
 _LINE = 64
 _NO_PREDICTIONS, _NOTHING_GIVEN = np.zeros((0, 0)), np.zeros((0, 0, 0))
@@ -209,6 +211,42 @@ class NumbaEngine(Engine):
         if inputs and self.spec.input_shape is not None:
             raise ConfigurationError("input_shape", "a network of fixed input shape cannot grow inputs")
         old = self._buffers
+        n = old.inputs.shape[1]
+        if not outputs and 0 < n + len(inputs) <= padded(n):
+            new = self._with_spare_columns(n + len(inputs))
+        else:
+            new = self._moved(inputs, outputs)
+        new.entry[:, :n], new.inputs[:, :n] = old.entry, old.inputs
+        new.inputs[JOINED, n:] = 0.0 if unknown else old.scalars[INPUTS_WEIGHT]
+        if scaled:
+            rows = [VAR, VALUES, LARGEST]
+            new.inputs[rows, new.inputs.shape[1] - scaled :] = np.array([[1.0], [FIRST_VALUES], [INPUT_CLIP]])
+        for name in _COPIED:
+            getattr(new, name)[:] = getattr(old, name)
+        new.scalars[PREDICTED] = -1.0  # the latest prediction had other sizes
+        self._buffers = new._replace(memory_x=old.memory_x, memory_y=old.memory_y, distances=old.distances)
+        self._widen_memory(len(inputs), unknown=unknown)
+
+    def _widen_memory(self, inputs: int, *, unknown: bool) -> None:
+        """Make room for more inputs in the memory, after growth; spare columns save most of the copies."""
+        b = self._buffers
+        memory, width = b.memory_x, b.inputs.shape[1]
+        if width > memory.shape[1] or unknown:
+            spare = width // 2 if len(memory) else 0
+            memory = _aligned((len(b.memory_x), width + spare, BLOCK), self._real)
+            memory[:, : width - inputs] = b.memory_x[:, : width - inputs]
+            self._buffers = b._replace(memory_x=memory)
+        if unknown and self.spec.neighbours:
+            places = np.arange(min(int(b.scalars[REMEMBERED]), self._memory))
+            memory[places // BLOCK, width - inputs : width, places % BLOCK] = math.nan
+            memory_y = b.memory_y.copy()
+            memory_y[places, MISSING] += inputs
+            b.scalars[MISSING_VALUES] += len(places) * inputs
+            self._buffers = self._buffers._replace(memory_y=memory_y)
+
+    def _moved(self, inputs: Sequence[str], outputs: int) -> Buffers:
+        """Return new arrays for more inputs and outputs, with the parameters."""
+        old = self._buffers
         n, c = old.inputs.shape[1], old.outputs.shape[1]
         new = self._allocate(n + len(inputs), c + outputs)
         before, parameters = self._parameters(old), self._parameters(new)
@@ -222,23 +260,31 @@ class NumbaEngine(Engine):
                 for name, drawn in zip(("body.1.weight", "body.1.bias"), start, strict=True):
                     parameters[f"network.{name}"][k] = drawn.numpy()
             new.average[:] = new.params[self._averaging]
-        new.entry[:, :n], new.inputs[:, :n] = old.entry, old.inputs
-        new.inputs[JOINED, n:] = 0.0 if unknown else old.scalars[INPUTS_WEIGHT]
-        if scaled:
-            rows = [VAR, VALUES, LARGEST]
-            new.inputs[rows, new.inputs.shape[1] - scaled :] = np.array([[1.0], [FIRST_VALUES], [INPUT_CLIP]])
-        for name in ("scalars", "trajectories", "hidden", "target", "hedge", "stack"):
-            getattr(new, name)[:] = getattr(old, name)
-        new.scalars[PREDICTED] = -1.0  # the latest prediction had other sizes
-        memory = _aligned((len(old.memory_x), n + len(inputs), BLOCK), self._real)
-        memory[:, :n], memory_y = old.memory_x, old.memory_y
-        if unknown and self.spec.neighbours:
-            places = np.arange(min(int(old.scalars[REMEMBERED]), self._memory))
-            memory[places // BLOCK, n:, places % BLOCK] = math.nan
-            memory_y = memory_y.copy()
-            memory_y[places, MISSING] += len(inputs)
-            new.scalars[MISSING_VALUES] += len(places) * len(inputs)
-        self._buffers = new._replace(memory_x=memory, memory_y=memory_y, distances=old.distances)
+        return new
+
+    def _with_spare_columns(self, inputs: int) -> Buffers:
+        """Return arrays for more inputs, whose parameters are in the padding of the present ones, at 0."""
+        old, c = self._buffers, self._buffers.outputs.shape[1]
+        sizes, bins = old.sizes.copy(), self.spec.binned(inputs)
+        sizes[0] = inputs
+        of_bins = old.bins
+        if self.spec.bins and len(of_bins) < bins + 1:
+            of_bins = _aligned((bins + 1, of_bins.shape[1]), self._real)
+            of_bins[: len(old.bins)] = old.bins
+        width = int(sizes.sum())
+        entry = np.zeros((len(old.entry), inputs), self._real)
+        entry[[VAR, METRIC]] = 1.0
+        return old._replace(
+            sizes=sizes,
+            **{name: np.empty_like(getattr(old, name)) for name in _COPIED},
+            entry=entry,
+            inputs=np.zeros((len(old.inputs), inputs)),
+            outputs=np.zeros_like(old.outputs),
+            nearest=np.zeros_like(old.nearest),
+            bins=of_bins,
+            scratch=np.zeros((len(old.scratch), width + padded(c + 1)), self._real),
+            live=np.zeros(width + bins + 1, np.int64),
+        )
 
     def clipped(self) -> tuple[Vector, Vector]:
         """Return the numbers of values of each input, and of those that were clipped."""
@@ -304,7 +350,8 @@ class NumbaEngine(Engine):
         state |= self._parameters(b) | self._experts_state() | self._bounds_state()
         if self._memory:
             rows = min(int(b.scalars[REMEMBERED]), self._memory)
-            state |= {"memory.x": _rows_of(b.memory_x, rows), "memory.y": b.memory_y[:rows]}
+            x = b.memory_x[:, : b.inputs.shape[1]]
+            state |= {"memory.x": _rows_of(x, rows), "memory.y": b.memory_y[:rows]}
             state["memory.count"] = np.array(b.scalars[REMEMBERED], np.int64)
         state["step"] = np.array(b.scalars[STEP], np.int64)
         return {name: torch.from_numpy(np.array(value, order="C")) for name, value in state.items()}

@@ -16,7 +16,8 @@ from .stage import SparseStage
 from .state import Items
 
 #: Types of which every value within ±`LARGEST` is a number.
-_NUMBERS = frozenset({bool, int, float, np.float64, np.float32, np.int64, np.int32})
+_NUMPY = frozenset({np.float64, np.float32, np.int64, np.int32})
+_NUMBERS = _NUMPY | {bool, int, float}
 _NO_RULES = TextRules()
 
 
@@ -85,6 +86,8 @@ class Reader:
         amounts, counts = list[tuple[int, list[float]]](), list[tuple[str, float]]()
         for name, value in x.items():
             kind = type(value)
+            if kind in _NUMPY:  # Python compares its own numbers faster
+                value = value.item()
             if type(name) is not str or (of_text and name in of_text and kind is not str):
                 return None
             if kind is str:

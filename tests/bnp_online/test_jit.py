@@ -16,6 +16,7 @@ import pytest
 from bnp_online import BNPClassifier, BNPRegressor, encoding, jit
 from bnp_online.engines import numba_step
 from bnp_online.jit import announced, compile_elsewhere
+from bnp_online.sparse import names, step
 
 ROOT = Path(__file__).parents[2]
 #: A small function of the kind that the library compiles: the library itself takes a minute.
@@ -138,7 +139,9 @@ def test_a_learner_compiles_nothing_but_when_it_is_made() -> None:
     samples, labels = [{"a": 1.0, "b": 2.0}] * 3, [0, 1, 0]
     array = np.ones((3, 2), np.float32)
     made = BNPClassifier((3,)), BNPRegressor((3,)), BNPClassifier((3,), input_shape=(2,))
+    strings = BNPClassifier((3,)), BNPRegressor((3,), text=("t",))
     kernels: list[Any] = [numba_step.learn, numba_step.predict, encoding._within, encoding._place]
+    kernels += [step.front, step.combine, step.learn, step.enter, names.link_all, names.gather, names.find]
     before = [list(kernel.signatures) for kernel in kernels]
     for model in made:
         x: Any = array if model.input_shape else samples
@@ -149,6 +152,13 @@ def test_a_learner_compiles_nothing_but_when_it_is_made() -> None:
         model.learn_many(np.asfortranarray(array) if model.input_shape else samples, np.array(labels))
         model.learn_many(array[:, ::-1] if model.input_shape else samples, np.array(labels))
         model.predict_many(x)
+    for model in strings:
+        texts = [{"a": 1.0, "s": f"v{i}", "t": f"a {i}", "o": "b" * (i % 2)} for i in range(60)]
+        model.learn_many(texts, [i % 3 for i in range(60)])
+        model.predict_many(texts)
+        model.predict_experts_one(texts[0])
+        model.learn_one(texts[0], 1, given=model.predict_experts_one(texts[0]))
+        assert model.fields["s"]
     assert [list(kernel.signatures) for kernel in kernels] == before
 
 

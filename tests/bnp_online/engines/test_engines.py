@@ -19,6 +19,8 @@ from bnp_online import BNPClassifier, BNPRegressor, ConfigurationError, NonFinit
 from bnp_online.checkpoint import digest
 from bnp_online.engines.base import Engine, LearnerSpec
 from bnp_online.engines.choice import make_engine
+from bnp_online.engines.numba_buffers import Buffers
+from bnp_online.engines.numba_engine import NumbaEngine
 from tests.support.engines import CASES, CUDA, TORCH
 from tests.support.reference_learner import Layer, ReferenceLearner
 
@@ -476,3 +478,23 @@ def test_a_learner_takes_memory_with_its_first_sample(hidden: tuple[int, ...]) -
     for engine, before in zip(engines, shown, strict=True):
         engine.state_dict()
         assert (engine.num_parameters, engine.mixture.tolist()) == before
+
+
+@pytest.mark.parametrize("learner", [1, 2])
+def test_columns_in_spare_room_have_the_bits_of_moved_ones(
+    learner: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def grown() -> str:
+        rng, model = np.random.default_rng(0), BNPClassifier((5,), seed=0, learner=learner)
+        for i in range(150):
+            x: dict[str, Any] = {f"f{j}": rng.normal() for j in range(3)}
+            x |= {f"g{rng.integers(40)}": None if i % 5 else rng.normal(), "s": f"v{rng.integers(9)}"}
+            model.learn_one(x, i % (2 + i // 100))
+        return model.fingerprint()
+
+    def moved(engine: NumbaEngine, inputs: int) -> Buffers:
+        return engine._moved([""] * (inputs - engine._buffers.inputs.shape[1]), 0)
+
+    in_spare_room = grown()
+    monkeypatch.setattr(NumbaEngine, "_with_spare_columns", moved)
+    assert grown() == in_spare_room
