@@ -16,7 +16,7 @@ from bnp_online.sparse.reader import PlainFeatures
 
 
 def _samples(count: int) -> Iterator[tuple[dict[Any, Any], int]]:
-    """Yield samples with all that a stage reads: strings, text, counts, all kinds of numbers, missing values."""
+    """Yield samples with all that a stage reads: strings, text, counts, numbers, missing values."""
     rng = random.Random(0)  # noqa: S311
     for i in range(count):
         x: dict[Any, Any] = {
