@@ -137,9 +137,11 @@ def step_group(
             step = weight * RATES[r] / math.sqrt(max(norm, 1.0)) * _error(s, p, c, y)
             s.outputs[OUT_DELTA + r, c] = step
             s.bias[group, r, c] -= step * of_bias
-            for k in range(n):
-                scale = math.sqrt(DAMPING + s.number_scales[group, k])
-                s.number_weights[group, r, c, k] -= step * s.z[k] / scale
+    for k in range(n):
+        u = s.z[k] / math.sqrt(DAMPING + s.number_scales[group, k])
+        for r in range(MEMBERS):
+            for c in range(outs):
+                s.number_weights[group, r, c, k] -= s.outputs[OUT_DELTA + r, c] * u
     for e in range(count):
         row = weights[rows[e]]
         u = amounts[e] / math.sqrt(DAMPING + scales[rows[e]])
