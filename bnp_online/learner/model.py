@@ -1,0 +1,159 @@
+"""The parts of an online learner, and what it tells of itself."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..diagnostics import Diagnosis, diagnose
+from ..encoding import FeatureIndex, compile_encoding
+from ..engines.base import Expert, LearnerSpec, Task
+from ..engines.choice import make_engine
+from ..intervals import Intervals
+from ..parameters import Parameters
+from ..sparse import GROUPS, Reader, SparseStage, compile_kernels
+from ..values import Label, TextRules
+
+#: No latest sample that the stage read: its step, features, values and raw input.
+NO_FRONT: tuple[int, Any, Any, Any] = (-1, None, None, None)
+#: No latest sample that was checked: its names, values and features.
+NO_CHECK: tuple[tuple[Any, ...], tuple[Any, ...], Any] = (("",), (object(),), None)
+
+
+class Model(Parameters):
+    """Engine, columns, targets, sparse stage and intervals of a learner.
+
+    Each further part of the learner is a class that inherits from the one before: `PredictingModel` reads and
+    predicts samples, `SavedModel` has the state, `OnlineLearner` learns.
+    """
+
+    task: ClassVar[Task]
+    _targets: Any  # LabelIndex or NumberTargets: mypy cannot tie the type of a target to the class
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make an untrained learner."""
+        spec = LearnerSpec(task=self.task, **self._parameters())
+        compile_encoding()
+        self._target_of_one = np.empty(1)  # of `learn_one`: a new array would cost a tenth of a step
+        self._shape = spec.input_shape
+        self._step = 0
+        self._stage: SparseStage | None = None
+        self._latest_check, self._latest_front = NO_CHECK, NO_FRONT
+        self._warned = set[str]()
+        self._reader: Reader | None = None
+        self._staged = self.learner >= 2 and self._shape is None and self.network == "mlp"
+        self._features = FeatureIndex(self.max_features)
+        self._features.rules = self._rules()
+        self.engine = spec.engine  # a pickle may have the name of version 0.1.0
+        finish = compile_kernels() if self._staged else None
+        self._engine = make_engine(spec)
+        if finish is not None:
+            finish()
+        self._judged = len(spec.experts) if spec.stacks else 0
+        self._groups = GROUPS if self._judged and self._staged else 0
+        inputs = 0 if self._shape is None else math.prod(self._shape)
+        self._intervals = Intervals(self.intervals, self.seed, inputs) if self.intervals else None
+
+    def _rules(self) -> TextRules | None:
+        """Return the rules of texts and counts; None where the learner has no sparse stage."""
+        if not self._staged:
+            return None
+        prefixes = tuple(pattern.removesuffix("*") for pattern in self.sparse)
+        return TextRules(frozenset(self.text), prefixes, self.ngrams)
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """Number of values of each feature with strings or words, once one of them outgrew its columns."""
+        return {} if self._stage is None else self._stage.numbers_of_values()
+
+    @property
+    def recycled_values(self) -> int:
+        """Number of values of strings and words that made room for others, because of `max_values`."""
+        return 0 if self._stage is None else self._stage.recycled
+
+    @property
+    def step(self) -> int:
+        """Number of samples learned."""
+        return self._step
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Columns in order of arrival; a string feature has a column ``name=value`` for each value."""
+        return tuple(self._features.names)
+
+    @property
+    def ignored_features(self) -> int:
+        """Number of feature values ignored because of `max_features`."""
+        return self._features.ignored
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights and biases."""
+        return self._engine.num_parameters
+
+    @property
+    def mixture(self) -> list[dict[str, Any]]:
+        """Experts whose predictions the mixture combines, with their weights.
+
+        Each has its name in plain words (``expert``), its ``kind`` ("network", "linear", "neighbours", "bins"
+        or "stack"), its learning rate (``lr``; None for neighbours and the stack), the number of samples that
+        it replays after each new one (``replay``), whether it predicts with the running mean of its weights
+        (``averages``), and its weight in the prediction (``weight``). The weights have the sum 1. The last
+        expert of ``lr="auto"`` is the stack, which learns how to combine all others.
+        """
+        engine, share = self._engine, self._engine.stack_share
+        experts = list(zip(engine.spec.experts, ((1.0 - share) * engine.mixture).tolist(), strict=True))
+        if engine.spec.stacks:
+            experts.append((Expert("stack"), share))
+        return [
+            {
+                "expert": each.name,
+                "kind": each.kind,
+                "lr": each.rate,
+                "replay": self.replay if each.replays else 0,
+                "averages": each.averages,
+                "weight": weight,
+            }
+            for each, weight in experts
+        ]
+
+    def diagnose(self) -> list[Diagnosis]:
+        """Return the spread of the inputs of each layer, before and after preconditioning.
+
+        The raw features come first, then the layers of the network with the greatest weight.
+        """
+        return self.diagnosing()()
+
+    def diagnosing(self) -> Callable[[], list[Diagnosis]]:
+        """Copy the moments, and return a function that computes `diagnose` from the copy, in any thread.
+
+        The copy takes a fraction of the time of `diagnose`.
+        """
+        heaviest = int(self._engine.spec.member_weights(self._engine.mixture).argmax())
+        moments, standardize = self._engine.moments(), self.standardize
+        return functools.partial(
+            diagnose, moments, heaviest, self.eps_rel, self.eps_abs, standardize=standardize
+        )
+
+    @property
+    def engine_name(self) -> str:
+        """Name of the engine in use."""
+        return self._engine.name
+
+    @property
+    def device_name(self) -> str:
+        """Name of the device in use."""
+        return self._engine.device
+
+    @property
+    def _classes(self) -> tuple[Label, ...]:
+        """Classes of the outputs; empty for a regression."""
+        return ()
