@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnp_online import BNPClassifier, BNPRegressor, learner
+from bnp_online import BNPClassifier, BNPRegressor
+from bnp_online.learner import learning
 from bnp_online.sparse import SparseStage, state
 from bnp_online.sparse.state import HEDGED, MIXED, STACKED
 from tests.support.reference_sparse import Combination, ReferenceStage, Value
@@ -27,7 +28,7 @@ class Follower:
 
     def __init__(self, model: _Estimator, monkeypatch: pytest.MonkeyPatch) -> None:
         # Exact numbers, and so many rows that no two pairs of the test share one.
-        monkeypatch.setattr(learner, "SparseStage", functools.partial(SparseStage, real=np.float64))
+        monkeypatch.setattr(learning, "SparseStage", functools.partial(SparseStage, real=np.float64))
         monkeypatch.setattr(state, "FIRST_PAIRS", 2**17)
         self.model, self.regression = model, model.task == "regression"
         self.reference: ReferenceStage | None = None
