@@ -42,7 +42,7 @@ def _contestant(name: str, about: str, packages: tuple[str, ...], **options: Any
     return Contestant(name, about, functools.partial(run_model, *MODELS[name]), packages, **options)
 
 
-#: A pass beyond this takes minutes.
+#: A pass beyond this takes a minute or more, and there are ten.
 _FM_MOST = 150_000
 _VW, _RIVER = ("vowpalwabbit",), ("river",)
 #: In the order in which they run. To add a rival, add an entry here and to `MODELS`.

@@ -117,7 +117,7 @@ def test_every_rival_has_five_settings_or_six() -> None:
     assert {count for name, count in counts.items() if name.endswith("*")} == {5, 6}
 
 
-def test_a_factorization_machine_leaves_out_the_streams_that_take_it_minutes() -> None:
+def test_a_factorization_machine_leaves_out_the_longest_streams() -> None:
     machine = next(contestant for contestant in CONTESTANTS if contestant.name == "FM*")
     facts: dict[str, Any] = {"task": "classification", "features": 9, "samples": 60_000, "classes": 2}
     assert machine.settings(facts)
