@@ -37,10 +37,10 @@ _WORDS = {
     "list_type": _ARRAY,
     "dict_type": _OBJECT,
     "model_type": _OBJECT,
-    "greater_than": "must be greater than {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
-    "less_than": "must be less than {lt:g}",
-    "less_than_equal": "must be at most {le:g}",
+    "greater_than": "must be greater than {gt:.12g}",
+    "greater_than_equal": "must be at least {ge:.12g}",
+    "less_than": "must be less than {lt:.12g}",
+    "less_than_equal": "must be at most {le:.12g}",
     "literal_error": "must be {expected}",
     "too_short": "must have {min_length} or more entries",
     "too_long": "must have at most {max_length} entries",
@@ -109,6 +109,8 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> tuple[str, 
     field = ".".join(map(str, where)) or None
     message = explain(first, field)
     if first["type"] == "extra_forbidden" and not rest:
+        if start in getattr(model, "FIXED", ()):
+            return f"{start} does not change after the creation of a model: create another model", field
         near = get_close_matches(str(start), model.model_fields, 1)
         message += f": did you mean {near[0]}?" if near else ""
     return message, field

@@ -7,7 +7,7 @@ schemas, and a test compares the two. Responses are written as plain dicts.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
@@ -197,6 +197,9 @@ class Dashboard(Moment):
 
 class ModelPatch(Body):
     """Settings that may change on a live model; omitted settings stay."""
+
+    FIXED: ClassVar[frozenset[str]] = frozenset(ModelSpec.model_fields)
+    """Fields of a specification, for the message about those that do not change."""
 
     max_features: MaxFeatures | None = None
     """Columns beyond this many are ignored."""

@@ -24,12 +24,13 @@ _INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
 _JSON = frozenset({int, float, bool, str})
 _TRUTH = {"true": True, "false": False}
 
-#: Least number of values of an id column, and least share of distinct ones.
-IDS, SHARE = 200, 0.95
+#: Least number of values of an id column, and least share of distinct ones: users and addresses of a log
+#: recur more often.
+IDS, SHARE = 200, 0.99
 #: Median number of words, separated by spaces, that shows a column of texts.
 WORDS = 3
 #: Number of new values within a number of rows that shows an id column later in the file.
-_NEW, _WITHIN = 95, 100
+_NEW, _WITHIN = 198, 200
 #: Distinct values that are remembered for a column of strings.
 _REMEMBERED = 100_000
 

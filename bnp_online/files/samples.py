@@ -110,7 +110,7 @@ def read_samples(
     t.month_cos, in UTC. They begin when the column has varied by more than a day; if `labelled` is false, at
     once, or, if `calendar` is given and has none of them, never. Times have microseconds.
 
-    A column of strings with a new value in 95 % of the first rows, at least 200, is left out. One that has so
+    A column of strings with a new value in 99 % of the first rows, at least 200, is left out. One that has so
     many new values later is left out from there on. If `labelled` is false, such columns are kept.
 
     A pipe with CSV, or with a target column in NDJSON, gives its first row once 256 have arrived; lines of

@@ -177,6 +177,7 @@ class SparseStage:
         """Return the fields with strings that have about as many values as samples, with both numbers.
 
         The result is empty except after 1000·2ᵏ samples: the search takes time in proportion to the values.
+        Values from before the stage opened are not counted beyond the number of samples.
         """
         samples = int(self.state.scalars[SAMPLES])
         turns, rest = divmod(samples, IDENTIFIERS_FROM)
@@ -185,7 +186,9 @@ class SparseStage:
         found = self.numbers_of_values().items()
         least = IDENTIFIERS_SHARE * samples
         return [
-            (name, count, samples) for name, count in found if self.fields[name] == OPEN and count >= least
+            (name, min(count, samples), samples)
+            for name, count in found
+            if self.fields[name] == OPEN and count >= least
         ]
 
     def items(
@@ -389,7 +392,9 @@ class SparseStage:
             If there are more values now.
         """
         if most_values(max_values, _room(self.state.weights)) < self.values:
-            raise ConfigurationError("max_values", f"the model has {self.values} values")
+            raise ConfigurationError(
+                "max_values", f"the model has {self.values} values: give {self.values} or more"
+            )
 
     def limit(self, max_values: int) -> None:
         """Change the greatest number of values, which `check_limit` has checked."""

@@ -129,7 +129,7 @@ export class LineChart {
             stroke: () => colour(variable),
             width: width ?? 1.5,
             dash: dash ? [5, 4] : undefined,
-            points: { show: (u) => u.data[0].length < 2, size: 6 },
+            points: { show: (u) => u.data[0].length < 2, size: 6, fill: () => colour(variable) },
           })),
         ],
         hooks: { setCursor: [(u) => this.tell(u.cursor.idx ?? this.data[0].length - 1)] },

@@ -307,12 +307,15 @@ def test_words_need_features_with_names_and_the_latest_learner(
         BNPClassifier(**(options | {name: ("w*",)}))
 
 
-def test_a_feature_with_identifiers_is_warned_of_once() -> None:
+@pytest.mark.parametrize("words", [["t"], []])
+def test_a_feature_with_identifiers_is_warned_of_once(words: list[str]) -> None:
+    """Also if the stage opens after the first identifiers."""
     model = BNPClassifier(hidden=(), replay=0, memory=50)
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         for i in range(2100):
-            model.learn_one({"id": f"id{i}", "city": f"c{i % 500}", "t": [f"w{i}"]}, i % 2)
+            x = {"id": f"id{i}", "city": f"c{i % 500}"} | {name: [f"w{i}"] for name in words}
+            model.learn_one(x, i % 2)
     assert [str(each.message)[:70] for each in found] == [
         "the feature 'id' has 1000 values in 1000 samples, as an identifier has"
     ]

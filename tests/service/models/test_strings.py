@@ -152,7 +152,8 @@ def test_the_number_of_values_has_a_limit_that_may_change(serve: Serve, tmp_path
     assert server.get("/models/m/dashboard")["recycled_values"] == recycled
     before = server.fingerprint("m")
     for limit, message in (
-        (149, "the model has 150 values"),
+        (149, "the model has 150 values: give 150 or more"),
+        (10**9, "at most 16777216"),
         (1001, "at most 1000 on this server (BNP_MAX_VALUES)"),
         (31, "at least 32"),
     ):
@@ -166,6 +167,15 @@ def test_the_number_of_values_has_a_limit_that_may_change(serve: Serve, tmp_path
     described = server.get("/models/m")
     assert (sum(described["fields"].values()) > 150, described["recycled_values"]) == (True, recycled)
     replayed(server, tmp_path / "data")
+
+
+@pytest.mark.parametrize(("name", "value"), [("text", ["other"]), ("hidden", [9]), ("name", "n")])
+def test_a_change_of_a_fixed_parameter_is_refused(serve: Serve, name: str, value: object) -> None:
+    server = serve()
+    server.create(name="m", **SPEC)
+    answer = server.client.patch("/models/m", json={name: value})
+    assert error(answer) == (422, "invalid_spec", name)
+    assert answer.json()["error"]["message"].endswith("create another model")
 
 
 def test_the_strongest_evidence_of_a_sample(serve: Serve) -> None:
