@@ -32,7 +32,7 @@ run: $(VENV)/.server ## Start the server, and watch it learn a real data set (ON
 	@$(BIN)/bnp-online demo $(if $(ONCE),--once)
 
 test: lint ## Run every check that a change must pass
-	$(BIN)/python -m pytest -m 'not docker and not fuzz' --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m 'not docker and not fuzz' --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: venv ## Check style, types and imports
 	$(BIN)/ruff check .

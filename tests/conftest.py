@@ -1,4 +1,4 @@
-"""What every test shares: one torch thread, so that timings and bits do not depend on the machine's cores."""
+"""What every test shares: one torch thread, so that the bits do not depend on the cores, and the order."""
 
 from __future__ import annotations
 
@@ -13,6 +13,20 @@ settings.register_profile(
     "bnp", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
 )
 settings.load_profile("bnp")
+
+#: Files with long tests. They begin first, so that no process is left with one of them at the end.
+_LONG = (
+    "tests/docs/test_commands.py",
+    "tests/bnp_online/test_jit.py",
+    "tests/recovery/",
+    "tests/benchmarks/",
+    "tests/service/models/test_durability.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long files first."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
 
 
 @pytest.fixture(scope="session", autouse=True)
