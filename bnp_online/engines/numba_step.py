@@ -359,12 +359,14 @@ def _step_members(b: Buffers, goal: float, weight: float) -> bool:
             alive = True
         else:
             b.trajectories[LOST, k] = 1.0
+    if not alive:
+        return False
     for k in range(b.linear.shape[0]):
         if b.trajectories[RATE, networks + k] * weight < LARGEST_RATE and run_linear(b, b.linear[k]):
             _step_linear(b, k, goal, weight, inverse, inverse_bias)
         else:
             b.trajectories[LOST, networks + k] = 1.0
-    return alive
+    return True
 
 
 @jit

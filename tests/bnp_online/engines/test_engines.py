@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -377,6 +378,20 @@ def test_a_learner_undoes_growth_with_the_step(
     assert model.fingerprint() == before
     assert model.feature_names == ("a",)
     model.learn_one({"a": 5.0, "new": 1.0}, 7)
+
+
+@pytest.mark.parametrize("engine", ["numba", "torch"])
+def test_a_sample_that_the_linear_members_alone_could_learn_changes_nothing(engine: str) -> None:
+    rng = random.Random(1)  # noqa: S311
+    model, refused = BNPClassifier((4,), memory=50, engine=engine, device="cpu"), 0
+    for i in range(40):
+        x, before = {"a": rng.gauss(0.0, 1.0), "town": f"t{rng.randrange(10)}"}, model.fingerprint()
+        try:
+            model.learn_one(x, i % 3, w=1e9 if i > 5 else 1.0)
+        except NonFiniteStateError:
+            refused += 1
+            assert model.fingerprint() == before
+    assert refused
 
 
 @pytest.mark.parametrize("spec", [SPEC, replace(SPEC, lr="auto", replay=1, memory=8)], ids=["one", "auto"])
