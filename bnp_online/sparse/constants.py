@@ -16,6 +16,8 @@ MOST_CELLS = 2**24
 PRIOR, TEXT_PRIORS = 5.0, (1.0, 20.0)
 #: Bound of the count of a value.
 MOST_COUNT = 1000.0
+#: Bound of a target less the first one, so that sums of `MOST_COUNT` of them are finite in float32.
+MOST_DEVIATION = 1e35
 #: Learning rates of the linear members; constant in the square root of the accumulators.
 RATES = np.array([0.05, 0.2, 0.8])
 DAMPING = 0.1

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..engines.base import INPUT_CLIP
 from ..jit import jit, jit_inline
-from .constants import MOST_COUNT, PRIOR, TEXT_PRIORS
+from .constants import MOST_COUNT, MOST_DEVIATION, PRIOR, TEXT_PRIORS
 from .state import (
     AVERAGE,
     CLASSES,
@@ -185,7 +185,8 @@ def count(s: State, counts: Reals, y: float, weight: float) -> None:
         for c in range(counts.shape[0]):
             counts[c] *= rest
     if s.config[REGRESSION]:
-        counts[0] += added * (y - s.scalars[REFERENCE])
+        deviation = y - s.scalars[REFERENCE]
+        counts[0] += added * min(max(deviation, -MOST_DEVIATION), MOST_DEVIATION)
         counts[1] += added
     else:
         counts[int(y)] += added

@@ -127,12 +127,17 @@ def add_rows(
     known, fresh, now = int(s.scalars[KNOWN]), int(s.scalars[FRESH]), int(s.scalars[SAMPLES])
     for e in range(known):
         s.last[s.rows[e]] = now
-    for i in range(1, fresh):
-        item, j = s.fresh[i], i
-        while j > 0 and before(text, ends, fields, item, s.fresh[j - 1]):
-            s.fresh[j] = s.fresh[j - 1]
-            j -= 1
-        s.fresh[j] = item
+    gap = 1
+    while gap < fresh // 3:
+        gap = 3 * gap + 1
+    while gap > 0:  # Shellsort: the names are distinct, so the result is unique
+        for i in range(gap, fresh):
+            item, j = s.fresh[i], i
+            while j >= gap and before(text, ends, fields, item, s.fresh[j - gap]):
+                s.fresh[j] = s.fresh[j - gap]
+                j -= gap
+            s.fresh[j] = item
+        gap //= 3
     for i in range(fresh):
         item = s.fresh[i]
         row = free_row(s, now, i)

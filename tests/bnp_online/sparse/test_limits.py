@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from bnp_online import BNPClassifier, NonFiniteStateError
+from bnp_online import BNPClassifier, BNPRegressor, NonFiniteStateError
 from bnp_online.sparse import SparseStage, state, step
 from bnp_online.sparse.columns import evidence_columns
 from bnp_online.sparse.state import BY_ROW, MAX_VALUES, OF_ROWS, TEXT, State, most_values, width_of
@@ -138,3 +138,23 @@ def test_fields_beyond_the_greatest_number_of_features_are_ignored() -> None:
     assert models[0].fingerprint() == models[1].fingerprint()
     assert models[0].unknown_features({"t": ["a"], "s1": "x", "s199": "x", "l150": ["b"]}) == ["s199", "l150"]
     assert models[0].predict({"t": ["a"]}) == models[0].predict({"t": ["a"], "s199": "x", "l150": ["b"]})
+
+
+@pytest.mark.parametrize("scale", [1e45, 1e99])
+def test_targets_beyond_the_range_of_float32_leave_the_state_finite(scale: float) -> None:
+    model, loaded = (BNPRegressor(hidden=(4,), replay=0, memory=50) for _ in range(2))
+    for i in range(120):
+        model.learn_one({"u": f"u{i % 40}", "v": f"v{i % 3}"}, scale * (i % 5 - 1))
+    loaded.load_state_dict(model.state_dict())
+    assert loaded.fingerprint() == model.fingerprint()
+    assert abs(model.predict_one({"u": "u1", "v": "v1"})) <= 10.0 * scale
+
+
+def test_the_order_of_thousands_of_new_words_has_no_effect_on_any_bit() -> None:
+    words = [f"w{i * 7919 % 3000}" for i in range(3000)]
+    models = [BNPClassifier(hidden=(4,), replay=0, memory=50, text=("t",)) for _ in range(2)]
+    for model, order in zip(models, (1, -1), strict=True):
+        model.learn_one({"t": words[::order]}, 0)
+        model.learn_one({"t": sorted(words)[:99]}, 1)
+    assert models[0].fields == {"t": 3000}
+    assert models[0].fingerprint() == models[1].fingerprint()
