@@ -29,7 +29,9 @@ OF_A_SAMPLE = {
 }  # fmt: skip
 ANYWHERE = {"body_too_large", "not_kept"}
 #: Fields of a spec whose bounds are the server's, or depend on other fields.
-OF_A_SPEC = {"hidden", "input_shape", "intervals", "max_classes", "max_features"}
+OF_A_SPEC = {
+    "hidden", "input_shape", "intervals", "max_classes", "max_features", "max_values", "sparse", "text",
+}  # fmt: skip
 
 
 def _file() -> bytes:
@@ -87,7 +89,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     path = case.operation.path
     if path not in MAKING or not isinstance(case.body, dict) or not _is_valid(case):
         return
-    for name, least, most in (("max_features", 1, 50), ("max_classes", 2, 10)):
+    for name, least, most in (("max_features", 1, 50), ("max_classes", 2, 10), ("max_values", 100, 1000)):
         if (limit := case.body.get(name)) is not None:
             case.body[name] = least + int(limit) % (most - least)
     for name in ("hidden", "input_shape"):
@@ -139,7 +141,7 @@ def filter_failure(context: Any, failure: Failure, case: Any, response: Any) -> 
 
 def _is_of_the_server(error: dict[str, Any], path: str) -> bool:
     code = error["code"]
-    if path.endswith(("/learn", "/predict", "/label")):
+    if path.endswith(("/learn", "/predict", "/label", "/evidence")):
         # Whether a model has intervals to tell is for the model to say; the path may name another model.
         without_intervals = code == "invalid_spec" and error["field"] in ("interval", "intervals")
         another_model = code == "invalid_request" and error["field"] == "model"
