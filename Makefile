@@ -31,7 +31,9 @@ venv: $(VENV)/.dev ## Create the environment .venv, with everything that develop
 run: $(VENV)/.server ## Start the server, and watch it learn a real data set (ONCE=1: stop it afterwards)
 	@$(BIN)/bnp-online demo $(if $(ONCE),--once)
 
+# The processes of the tests would each compile the kernels into an empty cache.
 test: lint ## Run every check that a change must pass
+	$(BIN)/python -c 'from bnp_online import BNPClassifier; BNPClassifier()'
 	$(BIN)/python -m pytest -m 'not docker and not fuzz' --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: venv ## Check style, types and imports
