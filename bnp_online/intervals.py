@@ -70,8 +70,9 @@ PREDICTION, COUNT, PREDICTION_VAR, ERROR, ERROR_WEIGHT, MOMENTS_WEIGHT, STEPS = 
 SCALARS = 7
 
 _PREFIX = "intervals."
-#: Bound of all numbers in a state: their squares are finite.
-_LARGEST = 1e150
+#: Bound of all numbers in a state, whose squares are finite; of variances and squared errors of values and
+#: targets, which lie within ±1e100.
+_LARGEST, _LARGEST_SQUARE = 1e150, 1e202
 _MOST = 2**53
 
 
@@ -169,6 +170,15 @@ class Intervals:
         names = ("scalars", "inputs", "moments", "params", "samples", "factors")
         return {_PREFIX + name: array for name, array in zip(names, self._arrays(), strict=True)}
 
+    def _bounds(self, array: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the greatest magnitude of each number of one of the arrays in a state."""
+        bounds = np.full(array.shape, _LARGEST)
+        if array is self._inputs:
+            bounds[1] = _LARGEST_SQUARE
+        elif array is self._scalars:
+            bounds[[PREDICTION_VAR, ERROR]] = _LARGEST_SQUARE
+        return bounds
+
     def restored(self, state: Mapping[str, Tensor], inputs: int) -> Intervals:
         """Return intervals for `inputs` features, from a state of `state_dict`.
 
@@ -185,7 +195,7 @@ class Intervals:
             if tensor.shape != array.shape:
                 raise StateError(f"the state is damaged: {name} is of shape {tuple(tensor.shape)}")
             array[:] = tensor.numpy()
-            if not (np.abs(array) <= _LARGEST).all():
+            if not (np.abs(array) <= fresh._bounds(array)).all():
                 raise StateError(f"the state is damaged: {name} is not finite")
         counts = fresh._scalars[[COUNT, STEPS]]
         negative = (fresh._scalars[COUNT:] < 0.0).any() or (fresh._inputs[1] < 0.0).any()

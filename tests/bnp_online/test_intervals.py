@@ -232,6 +232,16 @@ def test_the_state_goes_on_as_the_original(tmp_path: Path) -> None:
     assert model.fingerprint() == twin.fingerprint()
 
 
+def test_the_state_of_the_greatest_values_and_targets_is_taken(tmp_path: Path) -> None:
+    rng = random.Random(2)  # noqa: S311
+    model = bnp.BNPRegressor((4,), intervals=4, memory=50)
+    for _ in range(60):
+        model.learn_one({"a": rng.uniform(-1e100, 1e100)}, rng.choice([-1e100, 1e100]))
+    model.save(tmp_path / "model")
+    assert bnp.load(tmp_path / "model").fingerprint() == model.fingerprint()
+    assert model.predict_interval_one({"a": 1e100}) is not None
+
+
 def test_another_seed_gives_other_intervals() -> None:
     x = {"a": 10.0, "b": 1.0}
     assert learned(intervals=4).predict_interval_one(x) != learned(intervals=4, seed=1).predict_interval_one(
