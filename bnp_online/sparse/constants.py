@@ -6,7 +6,7 @@ import numpy as np
 
 #: Greatest number of values of a field with a column each, and of such columns of all fields.
 MOST_ONE_HOT, MOST_ONE_HOT_COLUMNS = 32, 256
-#: From so many columns, a number that was in fewer than 1 of `RARE` samples has no column of its own.
+#: Number of columns, and of samples, after which a new number gets no column of its own.
 DENSE_COLUMNS, RARE = 256, 32
 #: Greatest number of evidence columns that belong to one field each, and of classes that have such columns.
 MOST_EVIDENCE, SHOWN_CLASSES = 256, 128

@@ -13,7 +13,7 @@ from .state import CLASSES, MEMBERS, OUT_DELTA, OUT_LINEAR, OUT_MEMBERS, REGRESS
 
 #: Bounds of the error of a regression (Huber's δ), and of its standardized targets.
 ERROR_CLIP = 5.0
-#: Number of values whose outputs are summed before they are added: each addition waits for the one before it.
+#: Number of values in a partial sum of outputs. One long chain of additions would take more time.
 _AT_ONCE = 4
 
 

@@ -35,7 +35,7 @@ def _both(classes: int, *, regression: bool = False) -> tuple[SparseStage, Refer
         stage.add_class()
     columns = evidence_columns(KINDS.items(), 1 if regression else classes)
     stage.adopt(stage.laid_out(columns, KINDS), KINDS)
-    for _ in range(6):  # so many rows that no two pairs of the test share one
+    for _ in range(6):  # a large table: no two pairs of the test share a row
         stage._double_pairs()
     reference = ReferenceStage({"a": "field", "b": "field", "t": "text"}, classes, regression=regression)
     return stage, reference, columns

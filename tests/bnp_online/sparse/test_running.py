@@ -27,7 +27,7 @@ class Follower:
     """
 
     def __init__(self, model: _Estimator, monkeypatch: pytest.MonkeyPatch) -> None:
-        # Exact numbers, and so many rows that no two pairs of the test share one.
+        # Float64 numbers, and a large table: no two pairs of the test share a row.
         monkeypatch.setattr(learning, "SparseStage", functools.partial(SparseStage, real=np.float64))
         monkeypatch.setattr(state, "FIRST_PAIRS", 2**17)
         self.model, self.regression = model, model.task == "regression"
