@@ -10,11 +10,15 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .backbone import Backbone, load_backbone, save_backbone
     from .contrib.langevin import SGLD
     from .errors import (
+        BackboneError,
         BNPError,
         CheckpointError,
         ConfigurationError,
+        DeviceLostError,
+        DeviceMemoryError,
         NonFiniteStateError,
         SampleError,
         StateError,
@@ -34,8 +38,12 @@ __all__ = [
     "BNPClassifier",
     "BNPError",
     "BNPRegressor",
+    "Backbone",
+    "BackboneError",
     "CheckpointError",
     "ConfigurationError",
+    "DeviceLostError",
+    "DeviceMemoryError",
     "NonFiniteStateError",
     "RunningMoments",
     "SampleError",
@@ -44,7 +52,9 @@ __all__ = [
     "UnsupportedLayerError",
     "iter_samples",
     "load",
+    "load_backbone",
     "read_samples",
+    "save_backbone",
 ]
 
 #: Modules of the public names, where it is not `errors`.
@@ -54,6 +64,9 @@ _MODULES = {
     "BNPClassifier": "estimators",
     "BNPRegressor": "estimators",
     "load": "estimators",
+    "Backbone": "backbone",
+    "load_backbone": "backbone",
+    "save_backbone": "backbone",
     "RunningMoments": "moments",
     "iter_samples": "files",
     "read_samples": "files",

@@ -322,6 +322,19 @@ class FeatureIndex:
         counts = self.rules is not None and field[:-1] in self.rules.prefixes and field not in self.rules.text
         return f"{field[:-1]}{value}" if counts and field.endswith("*") else field
 
+    def layout(self) -> tuple[tuple[Column, ...], dict[str, int], Mapping[str, Mapping[str, int]]] | None:
+        """Return the columns, the position of each feature with numbers, and `one_hot`.
+
+        None if words, counts or joined names make columns depend on more than a feature and its value.
+        """
+        rules = self.rules
+        if rules is not None and (rules.text or rules.prefixes):
+            return None
+        if any("=" in name_of(column) for column in self.columns[: self.joined]):
+            return None
+        numbers = {column: i for i, column in enumerate(self.columns) if isinstance(column, str)}
+        return tuple(self.columns), numbers, self._one_hot
+
     def add(self, columns: Iterable[Column]) -> None:
         """Append columns."""
         for column in columns:
@@ -388,6 +401,16 @@ class FeatureIndex:
         row = np.concatenate([row, np.zeros(missing)])
         self.place_logs(row)
         return row
+
+    def widen_rows(self, rows: Vector) -> Vector:
+        """Return rows of an earlier number of columns, as `widen`, with all derived columns."""
+        missing = len(self.columns) - rows.shape[1]
+        if missing > 0:
+            rows = np.pad(rows, ((0, 0), (0, missing)))
+        if self._logs:
+            for row in rows:
+                self.place_logs(row)
+        return rows
 
     def count_ignored(self, features: Features) -> None:
         """Count the values that have no column."""

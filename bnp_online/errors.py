@@ -4,10 +4,13 @@
 
     BNPError
     ├── ConfigurationError (ValueError)      an argument of a constructor is out of range
+    │   └── BackboneError                    a frozen backbone is missing, differs, or cannot be used
     ├── UnsupportedLayerError (TypeError)    BNP does not cover the parameters of a layer
     ├── UnobservedLayerError (RuntimeError)  a layer has a gradient, but no observed input
     ├── SampleError (ValueError)             a sample cannot be learned or predicted
     ├── NonFiniteStateError (ArithmeticError)  a step would make the state non-finite
+    ├── DeviceMemoryError (MemoryError)      the GPU has too little free memory
+    ├── DeviceLostError (RuntimeError)       the GPU failed, and no later call of it can succeed
     └── StateError (ValueError)              a state does not fit the object
         └── CheckpointError                  a file is damaged, or is not a checkpoint
 """
@@ -43,6 +46,22 @@ class ConfigurationError(BNPError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.field}: {self.message}"
+
+
+class BackboneError(ConfigurationError):
+    """A frozen backbone is missing, is not the one of the model, or cannot be used.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong and what to do.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("backbone", message)
+
+    def __reduce__(self) -> tuple[type[BackboneError], tuple[str]]:
+        return type(self), (self.message,)
 
 
 class UnsupportedLayerError(BNPError, TypeError):
@@ -135,6 +154,14 @@ def _in_json(value: object) -> str:
 
 class NonFiniteStateError(BNPError, ArithmeticError):
     """A step would make the state of the model non-finite; nothing has changed."""
+
+
+class DeviceMemoryError(BNPError, MemoryError):
+    """The GPU has too little free memory for a call; nothing has changed, and it can be repeated."""
+
+
+class DeviceLostError(BNPError, RuntimeError):
+    """The GPU failed, and no later call of this process on it can succeed: start a new process."""
 
 
 class StateError(BNPError, ValueError):

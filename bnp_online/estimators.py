@@ -12,9 +12,11 @@ from river import base
 from torch import nn
 
 from . import checkpoint
+from .backbone import Backbone
 from .encoding import LabelIndex, NumberTargets
 from .engines.base import Task
-from .errors import CheckpointError, ConfigurationError, SampleError, StateError
+from .engines.devices import available
+from .errors import BackboneError, CheckpointError, ConfigurationError, SampleError, StateError
 from .frames import predictions, probabilities, rows_of
 from .learner import OnlineLearner
 from .parameters import EARLIER, documented
@@ -56,7 +58,11 @@ class _Estimator(OnlineLearner, base.Estimator):
             If a feature is invalid; with the number of the row.
         """
         table = rows_of(X)
-        values = [at_row(self.predict_one, i, x) for i, x in enumerate(table.samples)]
+        at_once = self.predict_on_gpu(table.samples)
+        if at_once is None:
+            values = [at_row(self.predict_one, i, x) for i, x in enumerate(table.samples)]
+        else:
+            values = [each.value for each in at_once]
         return predictions(values, table.frame)
 
 
@@ -143,7 +149,11 @@ class BNPClassifier(_Estimator, base.MiniBatchClassifier):
             If a feature is invalid; with the number of the row.
         """
         table = rows_of(X)
-        rows = [at_row(self.predict_proba_one, i, x) for i, x in enumerate(table.samples)]
+        at_once = self.predict_on_gpu(table.samples)
+        if at_once is None:
+            rows = [at_row(self.predict_proba_one, i, x) for i, x in enumerate(table.samples)]
+        else:
+            rows = [each.probabilities for each in at_once]
         return probabilities(rows, self.labels, table.frame)
 
     def predict_one(self, x: Any, **kwargs: Any) -> Label | None:
@@ -271,7 +281,13 @@ class BNPRegressor(_Estimator, base.MiniBatchRegressor):
 _ESTIMATORS = {"BNPClassifier": BNPClassifier, "BNPRegressor": BNPRegressor}
 
 
-def load(path: str | os.PathLike[str], network: nn.Module | None = None) -> BNPClassifier | BNPRegressor:
+def load(
+    path: str | os.PathLike[str],
+    network: nn.Module | None = None,
+    *,
+    device: str | None = None,
+    backbone: Backbone | None = None,
+) -> BNPClassifier | BNPRegressor:
     """Return the estimator in a file from ``save``.
 
     Parameters
@@ -281,6 +297,12 @@ def load(path: str | os.PathLike[str], network: nn.Module | None = None) -> BNPC
     network : torch.nn.Module
         For an estimator with a custom module: a module of the same architecture (a file has numbers, never
         code).
+    device : str, optional
+        Device of the estimator: ``"auto"``, ``"cpu"``, ``"cuda"`` or a GPU by its number, such as
+        ``"cuda:1"``. By default it is that of the saved one; where this machine does not have it, ``"auto"``,
+        with a warning.
+    backbone : Backbone
+        For an estimator with a frozen backbone: the same backbone (a file has the state of the head alone).
 
     Raises
     ------
@@ -288,6 +310,21 @@ def load(path: str | os.PathLike[str], network: nn.Module | None = None) -> BNPC
         If the file is damaged, or is not a checkpoint.
     StateError
         If `network` is needed and missing, or does not fit.
+    ConfigurationError
+        If this machine does not have the given device.
+    BackboneError
+        If `backbone` is needed and missing, or is another one.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> clf = BNPClassifier(hidden=(8,))
+    >>> clf.learn_one({"a": 1.0}, "yes")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     clf.save(f"{folder}/model")
+    ...     same = load(f"{folder}/model", device="cpu")
+    >>> same.fingerprint() == clf.fingerprint()
+    True
     """
     state = checkpoint.load(path)
     if state.get("estimator") not in _ESTIMATORS:
@@ -298,9 +335,21 @@ def load(path: str | os.PathLike[str], network: nn.Module | None = None) -> BNPC
             kind = parameters["network"]["module"]
             raise StateError(f"the file is of a model with a custom module: pass network={kind}(...)")
         parameters["network"] = network
+    parameters["backbone"] = _same(backbone, parameters["backbone"], parameters.pop("backbone_sha256", None))
     for name in ("hidden", "input_shape", "text", "sparse"):
         if parameters[name] is not None:
             parameters[name] = tuple(parameters[name])
+    parameters["device"] = available(parameters["device"]) if device is None else device
     estimator: BNPClassifier | BNPRegressor = _ESTIMATORS[state["estimator"]](**parameters)
     estimator.load_state_dict(state)
     return estimator
+
+
+def _same(backbone: Backbone | None, name: str | None, sha256: str | None) -> Backbone | None:
+    """Return the backbone of a saved estimator."""
+    if name is None:
+        return None
+    if backbone is None:
+        raise BackboneError(f"the model needs its backbone: pass backbone=load_backbone({name!r})")
+    backbone.require(sha256)
+    return backbone

@@ -39,13 +39,13 @@ def _use_read_only_cache() -> None:
 _use_read_only_cache()
 
 
-def jit(function: _F, *, inline: bool = False) -> _F:
+def jit(function: _F, *, inline: bool = False, exact: bool = False) -> _F:
     """Compile a function at its first call.
 
     The compiled code is cached on disk for later processes on the same CPU model. Without a writable cache
     folder, each process compiles.
     """
-    options = _OPTIONS | {"forceinline": inline}
+    options = _OPTIONS | {"forceinline": inline} | ({"fastmath": False} if exact else {})
     try:
         return cast(_F, numba.njit(cache=True, **options)(function))
     except RuntimeError:  # numba found no folder for its cache
@@ -59,6 +59,16 @@ def jit_inline(function: _F) -> _F:
     copies than one that loads from the cache, and two copies may round differently.
     """
     return jit(function, inline=True)
+
+
+def jit_exact(function: _F) -> _F:
+    """Compile a function whose operations are those of IEEE 754: each is rounded, and zeros have signs."""
+    return jit(function, exact=True)
+
+
+def jit_exact_inline(function: _F) -> _F:
+    """Compile a function as `jit_exact`, into its compiled callers."""
+    return jit(function, inline=True, exact=True)
 
 
 @contextmanager

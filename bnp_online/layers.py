@@ -6,16 +6,22 @@ To support another kind of layer, write a `LayerAdapter` and list it in `ADAPTER
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed import ProcessGroup
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
-from .moments import mean_and_variance, pool
+from .moments import RunningMoments, mean_and_variance, pool
 from .parameters import StepScale
+
+#: Counts and tensors of an `Observation`.
+_COUNTS, _PARTS = 3, 4
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,49 @@ class Observation:
         )
         positions, rows = self.positions + other.positions, self.rows + other.rows
         return Observation(samples, positions, rows, mean, var, patch_mean, patch_var)
+
+
+def pooled_over_processes(
+    seen: Sequence[Observation | None], moments: Sequence[RunningMoments], group: ProcessGroup
+) -> list[Observation | None]:
+    """Return the joint statistics of the inputs of all processes of a group, the same in each process.
+
+    Parameters
+    ----------
+    seen : sequence of Observation or None
+        Inputs of this process, by layer; None for a layer without inputs.
+    moments : sequence of RunningMoments
+        Statistics by layer, for shapes, device and precision.
+    group : ProcessGroup or None
+    group : ProcessGroup
+        The processes.
+    """
+    own = torch.cat([_flattened(each, known) for each, known in zip(seen, moments, strict=True)])
+    received = [torch.empty_like(own) for _ in range(distributed.get_world_size(group))]
+    distributed.all_gather(received, own, group=group)
+    sizes = [_COUNTS + _PARTS * known.mean.numel() for known in moments]
+    joint = []
+    for rows, known in zip(
+        zip(*(torch.split(part, sizes) for part in received), strict=True), moments, strict=True
+    ):
+        found = [_unflattened(row, known) for row in rows]
+        # In order of rank, so that all processes round in the same way.
+        both = reduce(lambda one, other: one.pooled(other, samples=one.samples + other.samples), found)
+        joint.append(both if both.samples else None)
+    return joint
+
+
+def _flattened(seen: Observation | None, known: RunningMoments) -> Tensor:
+    """Return counts and statistics in one vector of float64, which holds both exactly."""
+    if seen is None:
+        return known.mean.new_zeros(_COUNTS + _PARTS * known.mean.numel(), dtype=torch.float64)
+    counts = known.mean.new_tensor([seen.samples, seen.positions, seen.rows], dtype=torch.float64)
+    return torch.cat([counts, seen.mean, seen.var, seen.patch_mean, seen.patch_var])
+
+
+def _unflattened(row: Tensor, known: RunningMoments) -> Observation:
+    samples, positions, rows = (int(count) for count in row[:_COUNTS].tolist())
+    return Observation(samples, positions, rows, *row[_COUNTS:].to(known.mean.dtype).chunk(_PARTS))
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:

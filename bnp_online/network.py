@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .errors import ConfigurationError
+from .layer_list import Layer, read_layers
 
 #: Seed of a learner and number of the member.
 Seed: TypeAlias = tuple[int, int]
@@ -124,10 +125,16 @@ def _linear(fan_in: int, fan_out: int) -> nn.Linear:
 
 
 def _convolution(channels: int, wide: int) -> nn.Conv2d:
-    """Return a layer with undrawn parameters."""
-    layer = nn.Conv2d(channels, wide, 3, padding=1, device="meta")
+    """Return a 3×3 layer with undrawn parameters."""
+    return _undrawn(nn.Conv2d(channels, wide, 3, padding=1, device="meta"))
+
+
+def _undrawn(layer: nn.Conv2d) -> nn.Conv2d:
+    """Return a convolution on the device "meta" with undrawn parameters."""
     # ``to_empty`` would do the same, and import sympy for it: a third as long as importing torch.
-    layer.weight, layer.bias = nn.Parameter(torch.empty(layer.weight.shape)), nn.Parameter(torch.empty(wide))
+    layer.weight = nn.Parameter(torch.empty(layer.weight.shape))
+    if layer.bias is not None:
+        layer.bias = nn.Parameter(torch.empty(layer.bias.shape))
     return layer
 
 
@@ -202,6 +209,94 @@ def cnn(shape: Sequence[int], hidden: Sequence[int], activation: str, seed: Seed
     _start(body, seed)
     head = _linear(hidden[-1] if hidden else flat, 0)
     return Network(body, head)
+
+
+class Residual(nn.Module):
+    """Sum of two branches.
+
+    Parameters
+    ----------
+    body, shortcut : nn.Module
+        The branches; both have the input of this layer.
+    """
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sum of the outputs of both branches."""
+        out: Tensor = self.body(x) + self.shortcut(x)
+        return out
+
+
+class GlobalPool(nn.Module):
+    """Mean or maximum of each channel; unlike torch's adaptive pools it has the same bits twice on a GPU.
+
+    Parameters
+    ----------
+    mean : bool
+        Whether to take the mean.
+    """
+
+    def __init__(self, *, mean: bool) -> None:
+        super().__init__()
+        self.mean = mean
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the values of an image, of shape (N, channels, 1, 1)."""
+        return x.mean((2, 3), keepdim=True) if self.mean else x.amax((2, 3), keepdim=True)
+
+
+def from_layers(layers: Sequence[object], shape: Sequence[int], seed: Seed) -> Network:
+    """Return the network of a list of layers, without outputs.
+
+    Weights and biases are drawn as in the other networks, from ±1/√fan_in. Normalizations start with the
+    scale 1 and the shift 0.
+
+    Parameters
+    ----------
+    layers : sequence
+        The layers; see `bnp_online.layer_list`.
+    shape : sequence of int
+        Shape of one input. An image of (height, width) has one channel.
+
+    Raises
+    ------
+    ConfigurationError
+        If a layer is not valid.
+    """
+    read = read_layers(layers, shape)
+    start: list[nn.Module] = [nn.Unflatten(1, (1, shape[0]))] if len(shape) == 2 else []
+    body = nn.Sequential(*start, *map(_module, read))
+    _start(body, seed)
+    return Network(body, _linear(read[-1].after[0], 0))
+
+
+def _module(layer: Layer) -> nn.Module:
+    """Return the module of a layer, with undrawn weights."""
+    if layer.kind in ACTIVATIONS:
+        return ACTIVATIONS[layer.kind]()
+    if layer.kind == "flatten":
+        return nn.Flatten()
+    if layer.kind == "dense":
+        dense = _linear(layer.before[0], layer.after[0])
+        if not layer.bias:
+            dense.register_parameter("bias", None)
+        return dense
+    if layer.kind == "conv":
+        channels, sizes = (layer.before[0], layer.after[0]), (layer.kernel, layer.stride, layer.padding)
+        conv = nn.Conv2d(*channels, *sizes, groups=layer.groups, bias=layer.bias, device="meta")
+        return _undrawn(conv)
+    if layer.kind == "pool":
+        if layer.kernel == layer.before[1:]:
+            return GlobalPool(mean=layer.mean)
+        return nn.AvgPool2d(layer.kernel) if layer.mean else nn.MaxPool2d(layer.kernel)
+    if layer.kind == "norm":
+        return nn.GroupNorm(layer.groups, layer.before[0])
+    branches = (nn.Sequential(*map(_module, branch)) for branch in (layer.layers, layer.shortcut))
+    return Residual(*branches)
 
 
 def with_head(body: nn.Module, shape: Sequence[int]) -> Network:

@@ -16,9 +16,12 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from .errors import ConfigurationError
+from .layer_list import as_json, read_layers
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from .backbone import Backbone
 
 StepScale = Literal["norm", "paper", "none"]
 _Class = TypeVar("_Class", bound=type)
@@ -28,12 +31,13 @@ _FORMER_ENGINES = {"compiled": "numba", "graphed": "torch", "autograd": "torch"}
 #: Latest generation of the learner.
 LATEST_LEARNER = 2
 #: Parameters that earlier versions did not store, with the values that a stored model without them has.
-EARLIER = {"learner": 1, "text": [], "sparse": [], "ngrams": 1, "max_values": 2**20}
+EARLIER = {"learner": 1, "text": [], "sparse": [], "ngrams": 1, "max_values": 2**20, "backbone": None}
 #: Names of types in a docstring, where they differ from the annotation.
 _TYPES = {
     "tuple[int, ...]": "tuple of int",
     "tuple[str, ...]": "tuple of str",
     "nn.Module": "torch.nn.Module",
+    "list[Any]": "list of layers",
 }
 
 
@@ -42,7 +46,8 @@ class Parameters:
     """Parameters of an estimator.
 
     The metadata of a field has the range of a number, or of each entry of a tuple (``ge``, ``gt``, ``le``),
-    the accepted strings (``choices``) and the ``min_length`` of a tuple.
+    the accepted strings (``choices``, and a regular expression, ``pattern``) and the ``min_length`` of a
+    tuple.
 
     Attributes
     ----------
@@ -75,8 +80,15 @@ class Parameters:
         Shape of ``x``, an array or a nested list. None: ``x`` is a dict, and new features may
         appear at any time.
     network
-        Network to train. A module maps (N, *input_shape) to (N, features). The estimator copies it and adds a
-        linear layer, which grows with the outputs.
+        Network to train. A list has its layers, such as
+        ``[{"conv": 32, "kernel": 3}, "relu", {"pool": 2}, "flatten", {"dense": 128}, "relu"]``.
+        The layers are ``relu``, ``tanh``, ``gelu``, ``flatten``, and objects with ``conv`` (its channels;
+        also ``kernel``, ``stride``, ``padding``, ``groups``, ``bias``), ``dense`` (its width; also
+        ``bias``), ``pool`` (its size, or ``global``; also ``kind``, which is ``max`` or ``mean``), ``norm``
+        (``layer``, or ``group`` with ``groups``), or ``residual`` (layers, whose output is added to the
+        input, or to the output of the layers in ``shortcut``). A module maps (N, *input_shape) to
+        (N, features). The estimator copies it. To a list or a module it adds a linear layer, which grows
+        with the outputs; `hidden` and `activation` have no effect.
     max_features
         Maximum number of columns, and of features with strings or words once one of them has outgrown its
         columns. Further features are ignored; those without a column are counted.
@@ -100,9 +112,9 @@ class Parameters:
         ``torch`` otherwise. On a GPU the step is captured in a CUDA graph; a module is captured
         only with ``torch``, and must then do the same work for every input.
     device
-        Device of the step. ``auto`` is a GPU where one is available, but the CPU for small multilayer
-        perceptrons. The choice depends on `hidden`, `input_shape` and the number of members, not on a
-        measurement.
+        Device of the step. ``cuda`` is the current GPU, ``cuda:1`` the one with this number. ``auto`` is a
+        GPU where one is available, but the CPU for small multilayer perceptrons. The choice depends on
+        `hidden`, `input_shape` and the number of members, not on a measurement.
     seed
         Seed of the initial weights. Equal seeds and equal samples give equal bits on machines with the same
         library versions and CPU model.
@@ -113,6 +125,9 @@ class Parameters:
         Generation of the learner: how a multilayer perceptron bounds glitches and, with ``lr=auto``, which
         experts it combines. 2 is the latest. 1 exists for models of earlier versions, which learn on as
         before; new models have no use for it. Other networks do not depend on it.
+    backbone
+        Frozen network from a file of `save_backbone`. The model learns on its features: `network` and
+        `hidden` are those of the head, and `input_shape` is that of the backbone.
     """
 
     hidden: tuple[int, ...] = field(default=(100, 100), metadata={"ge": 1})
@@ -126,11 +141,13 @@ class Parameters:
     step_scale: StepScale = field(default="norm", metadata={"choices": get_args(StepScale)})
     standardize: bool = True
     input_shape: tuple[int, ...] | None = field(default=None, metadata={"ge": 1, "min_length": 1})
-    network: str | nn.Module = field(default="mlp", metadata={"choices": ("mlp", "cnn")})
+    network: str | list[Any] | nn.Module = field(default="mlp", metadata={"choices": ("mlp", "cnn")})
     max_features: int = field(default=4096, metadata={"ge": 1})
     max_classes: int = field(default=1024, metadata={"ge": 1})
     engine: str = field(default="auto", metadata={"choices": ("auto", "numba", "torch")})
-    device: str = field(default="auto", metadata={"choices": ("auto", "cpu", "cuda")})
+    device: str = field(
+        default="auto", metadata={"choices": ("auto", "cpu", "cuda"), "pattern": r"cuda:\d{1,2}"}
+    )
     seed: int = 0
     intervals: int = field(default=0, metadata={"ge": 0})
     learner: int = field(default=LATEST_LEARNER, metadata={"ge": 1, "le": LATEST_LEARNER})
@@ -138,15 +155,20 @@ class Parameters:
     ngrams: int = field(default=1, metadata={"ge": 1, "le": 5})
     sparse: tuple[str, ...] = ()
     max_values: int = field(default=2**20, metadata={"ge": 32})
+    backbone: Backbone | None = None
 
     def __post_init__(self) -> None:
         for name in ("hidden", "text", "sparse"):
             if isinstance(getattr(self, name), list):  # as JSON and River give it
                 setattr(self, name, tuple(getattr(self, name)))
+        if isinstance(self.network, tuple | list):
+            self.network = as_json(self.network)
         if self.engine == "autograd" and not isinstance(self.network, str):
             self.engine = "auto"  # "torch" would capture the module on a GPU
         self.engine = _FORMER_ENGINES.get(self.engine, self.engine)
         check_parameters(**self._parameters())
+        if self.backbone is not None:
+            self._take_shape(self.backbone)
         for pattern in self.sparse:
             if not pattern.endswith("*") or pattern == "*":
                 raise ConfigurationError(
@@ -158,7 +180,27 @@ class Parameters:
             if getattr(self, name) and self.learner < LATEST_LEARNER:
                 raise ConfigurationError(name, f"needs the latest learner: omit {name} or learner")
         if self.network != "mlp" and self.input_shape is None:
+            if isinstance(self.network, list):
+                raise ConfigurationError("network", "of layers needs input_shape, such as (1, 28, 28)")
             raise ConfigurationError("input_shape", "this network needs one, such as (1, 28, 28)")
+        if isinstance(self.network, list):
+            read_layers(self.network, self._head_shape or ())
+
+    def _take_shape(self, backbone: Backbone) -> None:
+        if self.input_shape is None:
+            self.input_shape = backbone.input_shape
+        if tuple(self.input_shape) != backbone.input_shape:
+            raise ConfigurationError(
+                "input_shape", f"must be {backbone.input_shape}, that of the backbone: omit input_shape"
+            )
+        if self.network == "cnn":
+            message = "'cnn' needs images, and a backbone returns vectors: use 'mlp', or a list of layers"
+            raise ConfigurationError("network", message)
+
+    @property
+    def _head_shape(self) -> tuple[int, ...] | None:
+        """Shape of the inputs of the network that learns."""
+        return self.input_shape if self.backbone is None else (self.backbone.features,)
 
     def _parameters(self) -> dict[str, Any]:
         """Return the arguments of the constructor by name."""
@@ -207,10 +249,15 @@ def _declared(cls: type) -> Iterator[Field[Any]]:
 
 def _in_range(each: Field[Any], value: Any) -> bool:
     about, kinds = each.metadata, str(each.type).split(" | ")
+    if "list[Any]" in kinds and isinstance(value, list):
+        return True  # the layers are checked with the input shape
     if kinds == ["tuple[str, ...]"]:
         return isinstance(value, tuple | list) and all(isinstance(entry, str) for entry in value)
     if value is None or isinstance(value, str):
-        return value == each.default or value in about.get("choices", ())
+        matches = isinstance(value, str) and "pattern" in about and re.fullmatch(about["pattern"], value)
+        return value == each.default or value in about.get("choices", ()) or bool(matches)
+    if "Backbone" in kinds:
+        return hasattr(value, "features")
     if "tuple[int, ...]" in kinds:
         if not isinstance(value, tuple | list) or len(value) < about.get("min_length", 0):
             return False
@@ -234,6 +281,8 @@ def _type_of(each: Field[Any]) -> str:
     choices = about.get("choices", ())
     texts = [", ".join(map(repr, choices))] if choices else []
     texts = [f"{{{text}}}" if len(choices) > 1 else text for text in texts]
+    if "pattern" in about:
+        texts.append("'cuda:0', 'cuda:1', …")
     for name in str(each.type).split(" | "):
         if name == "None":
             texts.append("None")

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
@@ -19,6 +21,7 @@ from .layers import (
     LayerAdapter,
     Observation,
     damped,
+    pooled_over_processes,
     precondition_,
     statistics_dtype,
     step_divisor,
@@ -97,7 +100,8 @@ class BNP:
     ``torch.no_grad()``, or without a backward pass leave the statistics unchanged. A pass that activation
     checkpointing repeats counts once. Several backward passes before a `step` (gradient accumulation) count
     as one larger mini-batch. A layer used twice in one forward pass of `model` gets more rows, not more
-    samples. `step` ignores a layer without a gradient.
+    samples. `step` ignores a layer without a gradient. For a `DistributedDataParallel` model, `step` pools
+    the inputs of all processes: the result is that of one process with the joint mini-batch.
 
     Parameters
     ----------
@@ -173,6 +177,8 @@ class BNP:
         self._pass = 0
         self._track(model, skip)
 
+        self._processes = model.process_group if isinstance(model, DistributedDataParallel) else None
+
     def _track(self, model: nn.Module, skip: Collection[str | type[nn.Module]]) -> None:
         """Find the layers and hook them; after an error no hook remains."""
         owners: dict[tuple[object, ...], _Tracked] = {}
@@ -241,6 +247,8 @@ class BNP:
             If a layer has a gradient, but no observed input: it ran in ``eval()`` mode, or another module
             used its weight without calling it. No gradient and no statistic has changed.
         """
+        if self._processes is not None:
+            self._pool_processes(self._processes)
         for layer in self._layers.values():
             grad = layer.adapter.weight.grad
             if layer.seen is None and grad is not None and bool(grad.count_nonzero()):
@@ -254,6 +262,14 @@ class BNP:
             if layer.seen is not None and layer.adapter.weight.grad is not None:
                 self._step_layer(layer, layer.seen, layer.adapter.weight.grad)
             layer.forget()
+
+    def _pool_processes(self, group: ProcessGroup) -> None:
+        """Pool the inputs of all processes, as `DistributedDataParallel` averages their gradients."""
+        layers = [*self._layers.values()]
+        moments = [layer.moments for layer in layers]
+        pooled = pooled_over_processes([layer.seen for layer in layers], moments, group)
+        for layer, seen in zip(layers, pooled, strict=True):
+            layer.seen = seen
 
     def _step_layer(self, layer: _Tracked, seen: Observation, weight_grad: Tensor) -> None:
         moments, adapter = layer.moments, layer.adapter

@@ -23,6 +23,8 @@ from .words import counted, words
 
 Label: TypeAlias = bool | int | str
 Vector: TypeAlias = NDArray[np.float64]
+#: One number. Another thread sets it to another value than 0 to end a compiled call early.
+Flag: TypeAlias = NDArray[np.int64]
 
 
 class Derived(NamedTuple):
@@ -171,6 +173,35 @@ class Sample(NamedTuple):
     target: Label | float
     weight: float
     given: ExpertPredictions | None = None
+
+
+class SampleRows(NamedTuple):
+    """Validated samples whose features and targets a model knows, as arrays; row i is sample i.
+
+    Attributes
+    ----------
+    columns : tuple of Column
+        Features by column of `values`; the model may have further ones since, which are absent.
+    values : array of float64, shape (N, columns)
+        NaN where a value is missing, 0 where a feature is absent.
+    targets : array of float64, shape (N,)
+        Positions in `labels`, or the numbers of a regression.
+    labels : tuple
+        Labels of a classification.
+    weights : array of float64, shape (N,)
+        Weights, finite and ≥ 0.
+    """
+
+    columns: tuple[Column, ...]
+    values: Vector
+    targets: Vector
+    labels: tuple[Label, ...]
+    weights: Vector
+
+    def part(self, start: int, stop: int) -> SampleRows:
+        """Return some of the samples."""
+        values, targets, weights = (each[start:stop] for each in (self.values, self.targets, self.weights))
+        return SampleRows(self.columns, values, targets, self.labels, weights)
 
 
 def check_features(x: object, rules: TextRules | None = None) -> Features:

@@ -1,15 +1,17 @@
-"""Many samples: requests of NDJSON lines, in which unanswered lines are sent again."""
+"""Many samples: requests of lines or rows, in which those without an answer are sent again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias, TypeVar
+from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ValidationError
 
 from .errors import InvalidSampleError, ServerError, UnavailableError, UnexpectedAnswerError, server_error
 from .exchange import Patience, Reply, Request, Steps, encode, read_json, refusal
+from .frames import MEDIA_TYPE, Roles, TableBatch
 from .schemas import LearnAnswer, PredictAnswer
 
 M = TypeVar("M", bound=BaseModel)
@@ -90,6 +92,19 @@ class Batch:
     first: int
     lines: list[bytes | InvalidSampleError]
 
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @property
+    def refused(self) -> dict[int, InvalidSampleError]:
+        """Errors of the samples that cannot be sent, by position."""
+        return {i: line for i, line in enumerate(self.lines) if isinstance(line, InvalidSampleError)}
+
+    def content(self, positions: Sequence[int]) -> bytes:
+        """Return the body of a request with some of the samples."""
+        lines = (self.lines[i] for i in positions)
+        return b"\n".join(line for line in lines if isinstance(line, bytes))
+
 
 class Lines:
     """Collection of samples into requests of bounded size.
@@ -130,17 +145,42 @@ class Lines:
         return batch
 
 
-def learn_lines(batch: Batch, patience: float) -> Steps[list[LearnAnswer | ServerError]]:
+def learn_lines(batch: Batch, model: str, patience: float) -> Steps[list[LearnAnswer | ServerError]]:
     """Learn the samples of a batch; see `_send_lines`."""
-    return _send_lines("/learn", LearnAnswer, batch, patience)
+    return _send_lines(Request("POST", "/learn", b"", NDJSON, model), LearnAnswer, batch, patience)
 
 
-def predict_lines(batch: Batch, patience: float) -> Steps[list[PredictAnswer | ServerError]]:
+def predict_lines(
+    batch: Batch, model: str, patience: float, min_step: int | None = None
+) -> Steps[list[PredictAnswer | ServerError]]:
     """Predict the samples of a batch; see `_send_lines`."""
-    return _send_lines("/predict", PredictAnswer, batch, patience)
+    request = Request("POST", "/predict", b"", NDJSON, model, reads=True, min_step=min_step)
+    return _send_lines(request, PredictAnswer, batch, patience)
 
 
-def _send_lines(path: str, answer: type[M], batch: Batch, patience: float) -> Steps[list[M | ServerError]]:
+def learn_table(
+    batch: TableBatch, roles: Roles, model: str, patience: float
+) -> Steps[list[LearnAnswer | ServerError]]:
+    """Learn the rows of a frame; see `_send_lines`."""
+    names = {"target": roles.target, "id": roles.id}
+    if roles.weight in batch.table.column_names:
+        names["weight"] = roles.weight
+    path = f"/models/{quote(model, safe='')}/learn?{urlencode(names)}"
+    return _send_lines(Request("POST", path, b"", MEDIA_TYPE, model), LearnAnswer, batch, patience)
+
+
+def predict_table(
+    batch: TableBatch, model: str, patience: float, min_step: int | None = None
+) -> Steps[list[PredictAnswer | ServerError]]:
+    """Predict the rows of a frame; see `_send_lines`."""
+    path = f"/models/{quote(model, safe='')}/predict"
+    request = Request("POST", path, b"", MEDIA_TYPE, model, reads=True, min_step=min_step)
+    return _send_lines(request, PredictAnswer, batch, patience)
+
+
+def _send_lines(
+    request: Request, answer: type[M], batch: Batch | TableBatch, patience: float
+) -> Steps[list[M | ServerError]]:
     """Send lines until every line has an answer, and return the outcomes in order.
 
     Raises
@@ -154,17 +194,14 @@ def _send_lines(path: str, answer: type[M], batch: Batch, patience: float) -> St
     -----
     A line that the server could not process at the time is sent again after the lines that followed it.
     """
-    lines = {i: line for i, line in enumerate(batch.lines) if isinstance(line, bytes)}
-    outcomes: dict[int, M | ServerError] = {
-        i: line for i, line in enumerate(batch.lines) if not isinstance(line, bytes)
-    }
+    outcomes: dict[int, M | ServerError] = {**batch.refused}
     attempts = Patience(patience)
-    while left := [i for i in lines if i not in outcomes]:
+    while left := [i for i in range(len(batch)) if i not in outcomes]:
         before = len(outcomes)
-        reply = yield Request("POST", path, b"\n".join(lines[i] for i in left), NDJSON)
+        reply = yield replace(request, content=batch.content(left))
         assert reply is not None  # noqa: S101 (the protocol of the generator)
         late = _take_in(reply, answer, left, outcomes)
-        if len(outcomes) == len(batch.lines):
+        if len(outcomes) == len(batch):
             break
         if len(outcomes) > before:
             attempts.renew()
@@ -175,7 +212,7 @@ def _send_lines(path: str, answer: type[M], batch: Batch, patience: float) -> St
     for i, outcome in outcomes.items():
         if isinstance(outcome, ServerError):
             outcome.row = batch.first + i
-    return [outcomes[i] for i in range(len(batch.lines))]
+    return [outcomes[i] for i in range(len(batch))]
 
 
 def _take_in(

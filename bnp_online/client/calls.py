@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
@@ -54,7 +55,7 @@ def learn_one(
     loss are None.
     """
     body = learn_body(x, y, model, id, w)
-    return Call(_post("/learn", body), reader(schemas.LearnAnswer))
+    return Call(_post("/learn", body, model), reader(schemas.LearnAnswer))
 
 
 def learn_body(x: Any, y: Any, model: str, id: str | None, w: float) -> dict[str, Any]:
@@ -73,7 +74,12 @@ def learn_body(x: Any, y: Any, model: str, id: str | None, w: float) -> dict[str
 
 
 def predict_one(
-    x: Any, *, model: str = DEFAULT_MODEL, id: str | None = None, interval: float | None = None
+    x: Any,
+    *,
+    model: str = DEFAULT_MODEL,
+    id: str | None = None,
+    interval: float | None = None,
+    min_step: int | None = None,
 ) -> Call[schemas.PredictAnswer]:
     """Predict a sample; with an id, the server keeps the prediction for `label`.
 
@@ -87,9 +93,13 @@ def predict_one(
         Id of the prediction.
     interval : float
         Level, in (0, 1), of a predictive interval; for a regression model with ``intervals``.
+    min_step : int
+        Number of samples that the model must have learned, such as the step in an answer of `learn_one`. A
+        replica may lag behind.
     """
     body = predict_body(x, model, id, interval)
-    return Call(_post("/predict", body), reader(schemas.PredictAnswer))
+    request = replace(_post("/predict", body, model), reads=id is None, min_step=min_step)
+    return Call(request, reader(schemas.PredictAnswer))
 
 
 def predict_body(x: Any, model: str, id: str | None = None, interval: float | None = None) -> dict[str, Any]:
@@ -104,12 +114,15 @@ def predict_body(x: Any, model: str, id: str | None = None, interval: float | No
 def evidence(x: Any, *, model: str = DEFAULT_MODEL) -> Call[schemas.EvidenceAnswer]:
     """Return which strings and words of a sample speak for which class, the strongest first."""
     body = {"x": predict_body(x, model)["x"]}
-    return Call(_post(f"{_of(model)}/evidence", body), reader(schemas.EvidenceAnswer))
+    request = replace(_post(_of(model, "evidence"), body, model), reads=True)
+    return Call(request, reader(schemas.EvidenceAnswer))
 
 
-def predict_proba_one(x: Any, *, model: str = DEFAULT_MODEL) -> Call[dict[Label, float]]:
+def predict_proba_one(
+    x: Any, *, model: str = DEFAULT_MODEL, min_step: int | None = None
+) -> Call[dict[Label, float]]:
     """Return the probability of each class, in order of arrival; empty before the first label."""
-    call = predict_one(x, model=model)
+    call = predict_one(x, model=model, min_step=min_step)
     return Call(call.request, lambda body: probabilities(call.read(body)))
 
 
@@ -147,7 +160,7 @@ def label(id: str, y: Any, *, model: str = DEFAULT_MODEL) -> Call[schemas.LearnA
 
     with unsendable():
         body = {"id": id, "y": values.target(y), "model": model}
-    return Call(_post("/label", body), reader(schemas.LearnAnswer))
+    return Call(_post("/label", body, model), reader(schemas.LearnAnswer))
 
 
 def models() -> Call[schemas.ModelList]:
@@ -157,7 +170,7 @@ def models() -> Call[schemas.ModelList]:
 
 def describe(model: str = DEFAULT_MODEL) -> Call[schemas.ModelDescription]:
     """Describe a model: its parameters and its state."""
-    return _get(_of(model), schemas.ModelDescription)
+    return _get(_of(model), schemas.ModelDescription, model)
 
 
 def create(name: str, task: str = "classification", **spec: Any) -> Call[schemas.ModelDescription]:
@@ -168,13 +181,13 @@ def create(name: str, task: str = "classification", **spec: Any) -> Call[schemas
     ModelExistsError
         If a model of this name exists.
     """
-    request = _post("/models", {"name": name, "task": task, **spec})
+    request = _post("/models", {"name": name, "task": task, **spec}, name)
     return Call(request, reader(schemas.ModelDescription), repeatable=False)
 
 
 def patch(model: str = DEFAULT_MODEL, **changes: Any) -> Call[schemas.ModelDescription]:
     """Change ``max_features``, ``max_classes``, ``max_values`` or ``drift`` of a model."""
-    request = Request("PATCH", _of(model), encode(changes), JSON)
+    request = Request("PATCH", _of(model), encode(changes), JSON, model)
     return Call(request, reader(schemas.ModelDescription))
 
 
@@ -187,27 +200,27 @@ def delete(model: str) -> Call[bool]:
         Whether all its data is erased. Otherwise the server erases the rest later, e.g. when its disk has
         free space.
     """
-    return Call(Request("DELETE", _of(model)), lambda body: not body, repeatable=False)
+    return Call(Request("DELETE", _of(model), model=model), lambda body: not body, repeatable=False)
 
 
 def metrics(model: str = DEFAULT_MODEL) -> Call[schemas.Scores]:
     """Return prequential scores: each sample is predicted before it is learned."""
-    return _get(_of(model, "metrics"), schemas.Scores)
+    return _get(_of(model, "metrics"), schemas.Scores, model)
 
 
 def fingerprint(model: str = DEFAULT_MODEL) -> Call[schemas.Fingerprint]:
     """Return digests of the state of a model."""
-    return _get(_of(model, "fingerprint"), schemas.Fingerprint)
+    return _get(_of(model, "fingerprint"), schemas.Fingerprint, model)
 
 
 def checkpoints(model: str = DEFAULT_MODEL) -> Call[schemas.CheckpointList]:
     """List the checkpoints of a model, newest first."""
-    return _get(_of(model, "checkpoints"), schemas.CheckpointList)
+    return _get(_of(model, "checkpoints"), schemas.CheckpointList, model)
 
 
 def checkpoint(model: str = DEFAULT_MODEL) -> Call[schemas.CheckpointAnswer]:
     """Save a checkpoint of a model."""
-    request = Request("POST", _of(model, "checkpoints"))
+    request = Request("POST", _of(model, "checkpoints"), model=model)
     return Call(request, reader(schemas.CheckpointAnswer), repeatable=False)
 
 
@@ -222,12 +235,12 @@ def rollback(
     """
     where: Mapping[str, Any] = {"step": step, "checkpoint": checkpoint}
     body = {name: value for name, value in where.items() if value is not None}
-    return Call(_post(_of(model, "rollback"), body), reader(schemas.RollbackAnswer), repeatable=False)
+    return Call(_post(_of(model, "rollback"), body, model), reader(schemas.RollbackAnswer), repeatable=False)
 
 
 def forget(ids: Sequence[str], *, model: str = DEFAULT_MODEL) -> Call[schemas.ForgetAnswer]:
     """Unlearn samples, by their ids."""
-    return Call(_post(_of(model, "forget"), {"ids": list(ids)}), reader(schemas.ForgetAnswer))
+    return Call(_post(_of(model, "forget"), {"ids": list(ids)}, model), reader(schemas.ForgetAnswer))
 
 
 def upgrade(model: str = DEFAULT_MODEL, *, kept: bool = False) -> Call[schemas.UpgradeAnswer]:
@@ -238,19 +251,24 @@ def upgrade(model: str = DEFAULT_MODEL, *, kept: bool = False) -> Call[schemas.U
     kept : bool
         Whether to relearn the samples that the server has, although it lacks earlier ones.
     """
-    request = Request("POST", _of(model, "upgrade") + ("?kept=true" if kept else ""))
+    request = Request("POST", _of(model, "upgrade") + ("?kept=true" if kept else ""), model=model)
     return Call(request, reader(schemas.UpgradeAnswer))
 
 
 def export(model: str = DEFAULT_MODEL) -> Call[bytes]:
     """Return the model as a safetensors file, which `bnp_online.load` reads."""
-    return Call(Request("GET", _of(model, "export")), bytes)
+    return Call(Request("GET", _of(model, "export"), model=model), bytes)
 
 
 def import_(file: bytes, *, model: str = DEFAULT_MODEL) -> Call[schemas.ModelDescription]:
     """Replace a model by the model in a file."""
-    request = Request("PUT", _of(model, "import"), file, BYTES)
+    request = Request("PUT", _of(model, "import"), file, BYTES, model)
     return Call(request, reader(schemas.ModelDescription))
+
+
+def cluster() -> Call[schemas.ClusterDescription]:
+    """Describe the cluster: its nodes, and the owner of each shard."""
+    return _get("/cluster", schemas.ClusterDescription)
 
 
 def ready() -> Call[schemas.Health]:
@@ -263,9 +281,9 @@ def _of(model: str, part: str = "") -> str:
     return f"{path}/{part}" if part else path
 
 
-def _post(path: str, body: Mapping[str, Any]) -> Request:
-    return Request("POST", path, encode(body), JSON)
+def _post(path: str, body: Mapping[str, Any], model: str) -> Request:
+    return Request("POST", path, encode(body), JSON, model)
 
 
-def _get(path: str, answer: type[Any]) -> Call[Any]:
-    return Call(Request("GET", path), reader(answer))
+def _get(path: str, answer: type[Any], model: str | None = None) -> Call[Any]:
+    return Call(Request("GET", path, model=model), reader(answer))

@@ -24,8 +24,9 @@
         │   ├── AlreadyLabelledError
         │   ├── IdConflictError           an id that another sample has
         │   └── IdForgottenError          an id whose sample was unlearned
-        └── UnavailableError          the server cannot process it now (429, 503)
+        └── UnavailableError          the server cannot process it now (421, 429, 503)
             ├── QueueFullError
+            ├── WrongNodeError            a model of another node, which does not answer for it
             └── StorageError
 
 The class follows from the ``code`` in the response; a code that this version does not know, from the status.
@@ -166,6 +167,10 @@ class QueueFullError(UnavailableError):
     """Full queue of the model."""
 
 
+class WrongNodeError(UnavailableError):
+    """Model of another node of the cluster, whose address is unknown, or which does not own it either."""
+
+
 class StorageError(UnavailableError):
     """Full or failing disk of the server."""
 
@@ -175,36 +180,42 @@ _CODES: dict[type[ServerError], str] = {
     InvalidRequestError: (
         "invalid_json duplicate_key client_disconnected body_timeout stream_timeout body_too_large "
         "unsupported_media_type unsupported_encoding invalid_encoding method_not_allowed invalid_request "
-        "invalid_type missing_field unknown_field invalid_id"
+        "invalid_table invalid_type missing_field unknown_field invalid_id"
     ),
     InvalidSampleError: (
         "invalid_feature non_finite_feature wrong_shape invalid_label non_finite_label label_type "
-        "too_many_classes too_many_features string_too_long invalid_weight invalid_level non_finite_state"
+        "too_many_classes too_many_features string_too_long invalid_weight invalid_level non_finite_state "
+        "invalid_row"
     ),
     InvalidSpecError: "invalid_spec unsupported_layer",
     InvalidFileError: "invalid_checkpoint invalid_state",
     AccessError: "unknown_host foreign_origin",
     UnauthorizedError: "unauthorized",
     ForbiddenError: "forbidden",
-    NotFoundError: "not_found",
+    NotFoundError: "not_found unknown_source",
     UnknownModelError: "unknown_model",
     UnknownIdError: "unknown_id",
     UnknownCheckpointError: "unknown_checkpoint",
     NotKeptError: "not_kept",
-    ConflictError: "too_many_models rebuilding",
+    ConflictError: "too_many_models rebuilding log_gap",
     ModelExistsError: "model_exists",
     AlreadyLabelledError: "already_labelled",
     IdConflictError: "id_conflict",
     IdForgottenError: "id_forgotten",
-    UnavailableError: "model_failed shutting_down too_many_connections not_ready out_of_descriptors",
+    UnavailableError: (
+        "model_failed shutting_down too_many_connections not_ready out_of_descriptors not_there_yet "
+        "too_stale position_moved device_memory_full device_failed"
+    ),
+    WrongNodeError: "wrong_node",
     QueueFullError: "queue_full",
-    StorageError: "storage_full storage_failed",
+    StorageError: "storage_full storage_failed outcome_unknown not_owner",
 }
 _STATUSES: dict[type[ServerError], tuple[int, ...]] = {
     InvalidRequestError: (400, 405, 408, 413, 415, 422),
     AccessError: (401, 403),
     NotFoundError: (404, 410),
     ConflictError: (409,),
+    WrongNodeError: (421,),
     UnavailableError: (429, 502, 503, 504),
 }
 _BY_CODE = {code: cls for cls, codes in _CODES.items() for code in codes.split()}

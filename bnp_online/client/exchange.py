@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -16,29 +17,58 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from .errors import NoAnswerError, UnexpectedAnswerError, server_error
+from .schemas import NAME_PATTERN
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
+_NAME = re.compile(NAME_PATTERN)
 #: Seconds of the first pause, which doubles each time, and of the longest.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 #: Statuses of a server, or a proxy, that may succeed later.
-RETRIED = (429, 502, 503, 504)
+RETRIED = (421, 429, 502, 503, 504)
+#: Those of a server that has changed nothing.
+_REFUSED = (421, 429, 503)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """HTTP request."""
+    """HTTP request.
+
+    Attributes
+    ----------
+    method, path : str
+        Method and path.
+    content, media_type : bytes and str, optional
+        The body.
+    model : str, optional
+        Name of the model; the header of this name lets a proxy route the request.
+    reads : bool
+        Whether it is a prediction that every node may answer.
+    min_step : int, optional
+        Number of samples that the model must have learned.
+    base : str
+        URL of the node; by default that of the client.
+    """
 
     method: str
     path: str
     content: bytes | None = None
     media_type: str | None = None
+    model: str | None = None
+    reads: bool = False
+    min_step: int | None = None
+    base: str = ""
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of the body."""
-        return {} if self.media_type is None else {"content-type": self.media_type}
+        """Headers of the request."""
+        found = {} if self.media_type is None else {"content-type": self.media_type}
+        if self.model is not None and _NAME.fullmatch(self.model):
+            found["BNP-Model"] = self.model
+        if self.min_step is not None:
+            found["BNP-Min-Step"] = str(self.min_step)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +87,8 @@ class Reply:
         Whether the server may have received the request.
     retry_after : str or None
         Header ``Retry-After``.
+    owner : str or None
+        Header ``BNP-Owner``: URL of the node that owns the model.
     """
 
     status: int
@@ -64,6 +96,7 @@ class Reply:
     broken: str | None = None
     sent: bool = True
     retry_after: str | None = None
+    owner: str | None = None
 
 
 Steps: TypeAlias = Generator[Request | float, Reply | None, T]
@@ -133,11 +166,20 @@ def exchange(call: Call[T], patience: float) -> Steps[T]:
         assert reply is not None  # noqa: S101 (the protocol of the generator)
         if reply.broken is None and reply.status not in RETRIED:
             return read_reply(reply, call.read)
-        again = call.repeatable or not reply.sent or (reply.broken is None and reply.status in (429, 503))
+        again = call.repeatable or not reply.sent or refused_unchanged(reply)
         wait = attempts.pause(reply) if again else None
         if wait is None:
             raise refusal(reply)
         yield wait
+
+
+def refused_unchanged(reply: Reply) -> bool:
+    """Return whether a server has refused a request for now, and certainly changed nothing."""
+    if reply.broken is not None or reply.status not in _REFUSED:
+        return False
+    body = read_json(reply.body)
+    error = body.get("error") if isinstance(body, dict) else None
+    return not (isinstance(error, dict) and error.get("code") == "outcome_unknown")
 
 
 def read_reply(reply: Reply, read: Callable[[bytes], T]) -> T:

@@ -28,7 +28,7 @@ class _Remote(base.Estimator):
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         model: str | None = None,
         key: str | SecretStr | None = None,
         timeout: float = 30.0,
@@ -203,8 +203,8 @@ class RemoteClassifier(_Remote, base.MiniBatchClassifier):
 
     Parameters
     ----------
-    url : str
-        URL of the server.
+    url : str or sequence of str
+        URL of the server, or of several nodes of a cluster.
     model : str
         Name of an existing model. By default a new model is created at the first sample, and each clone and
         copy creates its own; this needs a key with the scope admin, and `delete` removes such a model. An
@@ -276,8 +276,8 @@ class RemoteRegressor(_Remote, base.MiniBatchRegressor):
 
     Parameters
     ----------
-    url : str
-        URL of the server.
+    url : str or sequence of str
+        URL of the server, or of several nodes of a cluster.
     model : str
         Name of an existing model. By default a new model is created at the first sample, and each clone and
         copy creates its own; this needs a key with the scope admin, and `delete` removes such a model. An

@@ -23,12 +23,14 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
+from ..layer_list import ACTIVATION_NAMES, MOST_KERNEL, MOST_LAYERS, MOST_WIDTH
 from ..parameters import DESCRIPTIONS, EARLIER, Parameters
 
 DEFAULT_MODEL = "default"
 MAX_ID_LENGTH = 128
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
+Role: TypeAlias = Literal["owner", "standby", "replica"]
 Task: TypeAlias = Literal["classification", "regression"]
 ClassLabel: TypeAlias = StrictBool | StrictInt | StrictStr
 Target: TypeAlias = StrictBool | StrictInt | StrictFloat | StrictStr
@@ -36,6 +38,8 @@ FeatureValue: TypeAlias = StrictBool | StrictInt | StrictFloat | StrictStr | lis
 Features: TypeAlias = dict[str, FeatureValue] | list[Any]
 Identifier: TypeAlias = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 ModelName: TypeAlias = Annotated[str, Field(pattern=NAME_PATTERN)]
+DEVICE_PATTERN = r"^(auto|cpu|cuda(:[0-9]{1,2})?)$"
+Device: TypeAlias = Annotated[str, Field(pattern=DEVICE_PATTERN)]
 
 
 def _whole(value: Any) -> Any:
@@ -90,10 +94,57 @@ class DriftSpec(Body):
     members from the best of the others."""
 
 
+def _layer(name: str, value: JsonDict, **settings: JsonDict) -> JsonDict:
+    """Return the schema of a layer with settings."""
+    return {
+        "type": "object",
+        "title": f"{name.title()}Layer",
+        "properties": {name: value, **settings},
+        "required": [name],
+        "additionalProperties": False,
+    }
+
+
+def _choice(*values: str) -> JsonDict:
+    return {"type": "string", "enum": [*values]}
+
+
+def _layers_schema() -> JsonDict:
+    """Return the schema of a list of layers; what is inside a residual layer has no schema of its own."""
+    width: JsonDict = {"type": "integer", "minimum": 1, "maximum": MOST_WIDTH}
+    inner: JsonDict = {"type": "array", "items": {}, "minItems": 1, "description": "Layers, as in `network`."}
+    boolean: JsonDict = {"type": "boolean"}
+
+    def pair(least: int, *others: JsonDict) -> JsonDict:
+        size: JsonDict = {"type": "integer", "minimum": least, "maximum": MOST_KERNEL}
+        both: JsonDict = {"type": "array", "items": size, "minItems": 2, "maxItems": 2}
+        return {"anyOf": [size, both, *others]}
+
+    conv = {"kernel": pair(1), "stride": pair(1), "padding": pair(0), "groups": width, "bias": boolean}
+    layers: list[Any] = [
+        _choice(*ACTIVATION_NAMES, "flatten"),
+        _layer("conv", width, **conv),
+        _layer("dense", width, bias=boolean),
+        _layer(
+            "pool",
+            pair(1, {"type": "string", "enum": ["global"]}),
+            kind={"type": "string", "enum": ["max", "mean"]},
+        ),
+        _layer("norm", _choice("layer", "group"), groups=width),
+        _layer("residual", inner, shortcut=inner),
+    ]
+    return {"type": "array", "items": {"anyOf": layers}, "minItems": 1, "maxItems": MOST_LAYERS}
+
+
+#: The layers are checked by `bnp_online.layer_list`, whose errors name the layer.
+_LAYERS: Any = Annotated[list[Any], WithJsonSchema(_layers_schema())]
+
 #: Parameters that the server sets, not the specification of a model.
-_PLACE = ("engine", "device")
-#: Parameters whose default is the server's own limit, or that only one task has.
-_OPTIONAL = ("max_features", "max_classes", "max_values", "intervals")
+_PLACE = ("engine",)
+#: Parameters that a specification names, and the server opens.
+_NAMED = ("backbone",)
+#: Parameters whose default is the server's own setting, or that only one task has.
+_OPTIONAL = ("max_features", "max_classes", "max_values", "intervals", "device")
 #: Limits that a server adds to the ranges of the library.
 _LIMITS: dict[str, dict[str, Any]] = {
     "hidden": {"le": 4096, "max_length": 8},
@@ -120,17 +171,20 @@ def _field(each: dataclasses.Field[Any]) -> tuple[Any, Any]:
         "int": whole,
         "tuple[int, ...]": GenericAlias(tuple, (whole, ...)),
         "tuple[str, ...]": tuple[str, ...],
+        "list[Any]": _LAYERS,
         "None": None,
     }
     kinds = [types[name] for name in str(each.type).split(" | ") if name in types]
     choices, default = about.get("choices"), each.default
-    if choices:
+    if "pattern" in about:
+        kinds.append(Device)
+    elif choices:
         kinds.append(Literal[choices])
     if each.name in _OPTIONAL:
         default = None
         kinds.append(None)
     options = {key: about[key] for key in ("min_length", "max_length") if key in about}
-    if choices and len(kinds) > 1:
+    if choices and len(kinds) > 1 and "pattern" not in about:
         options["union_mode"] = "left_to_right"
     field = Field(default=default, description=DESCRIPTIONS.get(each.name, "").replace("``", "`"), **options)
     return functools.reduce(operator.or_, kinds), field
@@ -149,7 +203,11 @@ else:
     _Options = create_model(
         "_Options",
         __base__=_Named,
-        **{each.name: _field(each) for each in dataclasses.fields(Parameters) if each.name not in _PLACE},
+        **{
+            each.name: _field(each)
+            for each in dataclasses.fields(Parameters)
+            if each.name not in _PLACE + _NAMED
+        },
     )
 
 
@@ -159,15 +217,25 @@ class ModelSpec(_Options):
     model_config = ConfigDict(
         frozen=True,
         json_schema_extra={
-            "examples": [{"name": "prices", "task": "regression", "hidden": [64, 64], "lr": 0.1}]
+            "examples": [
+                {"name": "prices", "task": "regression", "hidden": [64, 64], "lr": 0.1},
+                {"name": "digits", "input_shape": [8, 8], "network": [{"conv": 8}, "relu", "flatten"]},
+            ]
         },
     )
 
     drift: DriftSpec = DriftSpec()
+    backbone: ModelName | None = None  # type: ignore[assignment]  # here its name, which the server opens
+    """Name of a frozen backbone, a file in the folder `BNP_BACKBONES` of the server, such as
+    `digits.safetensors`. The model learns on its features: `network` and `hidden` are those of the head."""
+    backbone_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Digest of the backbone. The server adds it when it creates the model, and uses no other backbone."""
 
     def options(self) -> dict[str, Any]:
         """Return the arguments of the estimator's constructor."""
-        return self.model_dump(exclude={*_Named.model_fields, "drift"}, exclude_none=True)
+        return self.model_dump(
+            exclude={*_Named.model_fields, "drift", "backbone", "backbone_sha256"}, exclude_none=True
+        )
 
 
 class LearnAnswer(Schema):
@@ -254,8 +322,10 @@ class ModelSummary(Schema):
 
     name: str
     task: Task
-    step: int
-    state: State
+    step: int | None
+    """Null if the model was not in memory since the server started."""
+    state: Literal["ready", "rebuilding", "failed", "stored"]
+    """stored: the model is not in memory. The next request to it loads it."""
 
 
 class ModelList(Schema):
@@ -306,6 +376,44 @@ class UpgradeProgress(Schema):
     """Number of events to relearn, 0 before they are counted."""
 
 
+class IngestState(Schema):
+    """Partition of a topic from which a model learns."""
+
+    topic: str
+    """Kind of the broker, and topic, stream or subject."""
+    partition: int | None
+    """Null until the broker was reached."""
+    position: int | None
+    """Position of the next message, as stored with the model."""
+    lag: int | None
+    """Number of messages that are not learned yet."""
+    learned: int
+    """Number of messages learned since the start of the server."""
+    refused: int
+    """Number of messages refused since the start of the server."""
+    state: Literal["running", "waiting", "log_gap"]
+    """waiting: for the broker, the model or the event log. log_gap: messages are missing; see
+    `POST /models/{m}/ingest`."""
+    reason: str | None = None
+    """Why it does not run."""
+
+
+class IngestPosition(Schema):
+    """Position from which a partition is to go on."""
+
+    topic: str
+    """As in `ingest` of the model."""
+    partition: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    position: Annotated[int, Field(ge=0, lt=2**63)]
+    """Position of the next message to learn."""
+
+
+class IngestReport(Schema):
+    """Partitions from which a model learns."""
+
+    ingest: list[IngestState]
+
+
 class ModelDescription(Schema):
     """Model: its specification and its state."""
 
@@ -337,6 +445,8 @@ class ModelDescription(Schema):
     drift: DriftReport
     upgrade: UpgradeProgress | None = None
     """Progress of an upgrade; null without one."""
+    ingest: list[IngestState] = []
+    """Partitions of topics from which the model learns (`BNP_INGEST`)."""
     state: State
     versions: dict[str, str]
 
@@ -423,7 +533,56 @@ class DeleteAnswer(Schema):
     """The server erases the data as soon as it can, and logs a line when all is erased."""
 
 
+class ClusterShard(Schema):
+    """Shard of a cluster: the models whose names have the same remainder."""
+
+    shard: int
+    """CRC-32 of the name of a model, modulo the number of shards."""
+    epoch: int
+    """Number of times that a process became its owner."""
+    owner: str | None
+    """Node that learns its models; null while it has none."""
+    address: str | None
+    """URL of this node."""
+    models: int
+    """Number of models."""
+    lag_ms: float | None
+    """Age of the newest event that this node has not applied, in milliseconds; null if it does not follow the
+    shard.
+    """
+
+
+class ClusterNode(Schema):
+    """Process of a cluster."""
+
+    node: str
+    """Name."""
+    role: Role
+    address: str | None
+    """URL at which it serves."""
+    seen_seconds: float
+    """Seconds since its last sign of life."""
+    owned: list[int]
+    """Shards that it owns."""
+    staleness_ms: float | None
+    """By how much its predictions lag behind the log, in milliseconds; null for an owner."""
+    failed: list[str] = []
+    """Models that it cannot restore from the log, or cannot follow: at most 100."""
+
+
+class ClusterDescription(Schema):
+    """Cluster as one of its nodes sees it; without a cluster this node alone, and no shards."""
+
+    node: str
+    """Name of the node that answers."""
+    role: Role
+    shards: list[ClusterShard]
+    nodes: list[ClusterNode]
+
+
 class Health(Schema):
     """State of the server."""
 
-    status: Literal["alive", "ready"]
+    status: Literal["alive", "ready", "owner", "replica"]
+    detail: str | None = None
+    """What does not work, although the server is ready."""

@@ -6,13 +6,14 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from torch import Tensor
 
 from ..errors import StateError
+from ..layer_list import count_parameters
 from ..mixture import (
     BIN_EDGES,
     BIN_INTEGERS,
@@ -29,7 +30,8 @@ from ..mixture import (
 )
 from ..network import sizes_of_cnn
 from ..parameters import Parameters
-from ..values import Vector
+from ..values import Flag, Vector
+from .devices import Activity
 
 Task = Literal["classification", "regression"]
 
@@ -218,8 +220,13 @@ class LearnerSpec(Parameters):
         inputs, outputs : int
             Size of the network after growth. An input shape takes precedence over `inputs`.
         """
+        if self.backbone is not None:
+            return self.head.parameters(inputs, outputs)
         if self.input_shape is not None:
             inputs = math.prod(self.input_shape)
+        if isinstance(self.network, list) and self.input_shape is not None:
+            features, parameters = count_parameters(self.network, self.input_shape)
+            return parameters + features * outputs + outputs
         convolutions = 0
         if self.network == "cnn" and self.input_shape is not None:
             inputs, convolutions = sizes_of_cnn(self.input_shape)
@@ -228,6 +235,13 @@ class LearnerSpec(Parameters):
         linear = len(self.linear) * (sizes[0] * outputs + outputs)
         bins = (self.binned(inputs) + 1) * outputs if self.bins else 0
         return len(self.members) * (convolutions + dense) + linear + bins
+
+    @property
+    def head(self) -> Self:
+        """Specification of the network that learns: of a model with a backbone, the one on its features."""
+        if self.backbone is None:
+            return self
+        return replace(self, backbone=None, input_shape=self._head_shape)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -246,6 +260,12 @@ class Engine(ABC):
     name: str
     device: str
     spec: LearnerSpec
+    #: Seconds that a call takes at most, about, before the flag of a pause ends it, if the engine waits for a
+    #: device meanwhile. Other threads run then: call it in a thread. None for engines that compute on the
+    #: CPU.
+    call_seconds: float | None = None
+    #: Work on a GPU; None for engines that have none.
+    activity: Activity | None = None
 
     @property
     @abstractmethod
@@ -309,6 +329,13 @@ class Engine(ABC):
             If the outputs are not finite.
         """
 
+    def predict_rows(self, x: Vector) -> Vector:
+        """Return the predictions of rows, of shape (N, outputs).
+
+        Parameters and errors are those of `predict`; a GPU is waited for once.
+        """
+        return np.array([self.predict(row) for row in x])
+
     @abstractmethod
     def experts(self, x: Vector) -> Vector:
         """Return the prediction of each expert, of shape (K, outputs); NaN where one has none.
@@ -325,8 +352,9 @@ class Engine(ABC):
         *,
         predict: bool = False,
         given: Vector | None = None,
+        pause: Flag | None = None,
     ) -> tuple[int, Vector]:
-        """Learn rows in order, one step each, up to the first refused row.
+        """Learn rows in order, one step each, up to the first refused row or a pause.
 
         Parameters
         ----------
@@ -341,6 +369,10 @@ class Engine(ABC):
             them, and the returned prediction combines them. NaN stands for an expert without a prediction; a
             row of NaN for predictions to compute now. A class that was unknown then has probability 0; a
             sample of it changes neither hedge nor stack. Learners without a stack ignore them.
+        pause : Flag, optional
+            Another thread sets it to end the call early: the numba engine after the present run, of at most 8
+            rows, the torch engine after the rows of one transfer. The first row is always learned or refused,
+            so a row was refused only if a call that begins with it learns none.
 
         Returns
         -------
@@ -358,6 +390,10 @@ class Engine(ABC):
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that learning changes, on the CPU."""
+
+    def state_copy(self) -> dict[str, Tensor]:
+        """Return `state_dict` for `load_state_dict` of this engine; the tensors may be on its device."""
+        return self.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load the result of `state_dict`; the engine grows or shrinks to its size.

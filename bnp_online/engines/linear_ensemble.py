@@ -8,7 +8,7 @@ from torch import Tensor
 from .base import LearnerSpec
 from .mlp_ensemble import EntryStep
 from .numba_kernels import LARGEST
-from .numba_step import LARGEST_RATE
+from .numba_members import LARGEST_RATE
 from .static_moments import write
 
 

@@ -18,7 +18,7 @@ from ..network import entry_start, mlp
 from .base import ERROR_CLIP, LearnerSpec, Member
 from .mlp_rows import LearningRows, Rows, aligned, shapes
 from .numba_kernels import LARGEST
-from .numba_step import LARGEST_RATE
+from .numba_members import LARGEST_RATE
 from .static_moments import PRIOR, WEIGHT, advance, write
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 
 from ..layers import LayerAdapter, statistics_dtype
-from ..network import Network, cnn, with_head
+from ..network import Network, cnn, from_layers, with_head
 from ..preconditioner import BNP
 from .base import ERROR_CLIP, LearnerSpec
 from .mlp_ensemble import Proposal
@@ -18,10 +18,12 @@ from .static_moments import PRIOR, WEIGHT, StaticMoments, write
 
 
 def build_network(spec: LearnerSpec) -> Network:
-    """Return the convolutional network or module of a spec, without outputs."""
+    """Return the convolutional network, list of layers, or module of a spec, without outputs."""
     assert spec.input_shape is not None  # noqa: S101 (LearnerSpec checks it)
     if isinstance(spec.network, nn.Module):
         return with_head(spec.network, spec.input_shape)
+    if isinstance(spec.network, list):
+        return from_layers(spec.network, spec.input_shape, (spec.seed, 0))
     return cnn(spec.input_shape, spec.hidden, spec.activation, (spec.seed, 0))
 
 
@@ -32,6 +34,11 @@ class _StaticBNP(BNP):
         weight = adapter.weight
         dtype = statistics_dtype(weight.dtype)
         return StaticMoments(adapter.channels, self.rho, dtype=dtype, device=weight.device)
+
+    def forget(self) -> None:
+        """Forget the observed inputs of a step that was not taken."""
+        for layer in self._layers.values():
+            layer.forget()
 
 
 class ModuleMember:
@@ -66,6 +73,8 @@ class ModuleMember:
         self._parameters, self._buffers = list(network.parameters()), list(network.buffers())
         self._gradients = _OutputGradients(network, self._bnp) if self._regression else None
         self._moments = {n: m for n, m in self._bnp.moments.items() if isinstance(m, StaticMoments)}
+        self._stepped: list[tuple[Tensor, Tensor]] = []
+        self._before: list[Tensor] = []
         self.floor = torch.full((outputs,), -math.inf, device=device, dtype=dtype)
         self.tensors = {"floor": self.floor}
         self.tensors |= {f"network.{name}": value for name, value in network.state_dict().items()}
@@ -133,6 +142,17 @@ class ModuleMember:
             write(buffer, before, ~go)
         for moments in self._moments.values():
             moments.settle(go)
+        self._stepped, self._before = [], []
+
+    def discard(self) -> None:
+        """Discard a step that was proposed in part; allocates no memory of the device."""
+        for buffer, before in zip(self._buffers, self._before, strict=False):
+            buffer.copy_(before)
+        self._bnp.forget()
+        for moments in self._moments.values():
+            moments.discard()
+        for parameter in self._parameters:
+            parameter.grad = None
         self._stepped, self._before = [], []
 
 

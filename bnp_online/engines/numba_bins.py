@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from ..jit import jit
 from ..mixture import BIN_DAMPING, BIN_EDGES, BIN_INTEGERS, BIN_RATE
-from .numba_buffers import ACTS, DELTA, PRE, SUMS, Buffers
-from .numba_kernels import assign
+from .numba_buffers import BINS_DELTA, SUMS, Buffers
+from .numba_kernels import Reals, assign
 
 #: Rows of weights of a feature: its intervals, then its integers.
 INTERVALS = len(BIN_EDGES) + 1
@@ -37,21 +37,21 @@ _PART = 8
 
 
 @jit
-def run_bins(b: Buffers, values: NDArray[np.float64], first: int) -> int:
-    """Write the outputs for a sample to ``b.scratch[PRE]`` from `first`; return the number K of its bins.
+def run_bins(b: Buffers, values: NDArray[np.float64], z: Reals) -> int:
+    """Write the outputs for a sample to ``b.common[SUMS]``; return the number K of its bins.
 
-    The rows of the bins are the first K values of ``b.live``.
+    The rows of the bins are the first K values of ``b.live[0]``.
 
     Parameters
     ----------
     b : Buffers
-        The learner; the standardized input is in ``b.scratch[ACTS]``.
+        The learner.
     values : float64 (n,)
         Bounded values of the sample; NaN marks a missing one.
-    first : int
-        Place of the outputs.
+    z : real (n,)
+        The standardized input.
     """
-    z, rows, active = b.scratch[ACTS], b.live, 1
+    rows, active = b.live[0], 1
     rows[0] = 0
     for j in range(b.bins.shape[0] // BINS):
         value = values[j]
@@ -65,20 +65,19 @@ def run_bins(b: Buffers, values: NDArray[np.float64], first: int) -> int:
         if 0.0 <= value < BIN_INTEGERS and value == math.floor(value):
             rows[active] = start + INTERVALS + int(value)
             active += 1
-    sums = b.scratch[SUMS, : b.bins.shape[1]]
+    sums = b.common[SUMS, : b.bins.shape[1]]
     assign(sums, b.bins[0])
     for k in range(1, active):
         row = b.bins[rows[k]]
         for start in range(0, row.shape[0], _PART):
             for c in range(_PART):
                 sums[start + c] += row[start + c]
-    assign(b.scratch[PRE, first : first + b.outputs.shape[1]], sums[: b.outputs.shape[1]])
     return active
 
 
 @jit
 def step_bins(b: Buffers, active: int, weight: float) -> None:
-    """Step along the gradient at the outputs, in ``b.scratch[DELTA]``.
+    """Step along the gradient at the outputs, in ``b.common[BINS_DELTA]``.
 
     Parameters
     ----------
@@ -90,7 +89,7 @@ def step_bins(b: Buffers, active: int, weight: float) -> None:
         Weight of the sample.
     """
     real, c = b.bins.dtype.type, b.outputs.shape[1]
-    last, delta = b.bins.shape[1] - 1, b.scratch[DELTA, : b.bins.shape[1]]
+    last, delta = b.bins.shape[1] - 1, b.common[BINS_DELTA, : b.bins.shape[1]]
     square, one = real(0.0), real(1.0)
     for i in range(c):
         square += delta[i] * delta[i]
@@ -99,7 +98,7 @@ def step_bins(b: Buffers, active: int, weight: float) -> None:
     square *= real(weight * weight)
     rate, damping = real(BIN_RATE * weight / math.sqrt(active)), real(BIN_DAMPING)
     for k in range(active):
-        row = b.bins[b.live[k]]
+        row = b.bins[b.live[0, k]]
         row[last] += square
         step = rate * (one / math.sqrt(damping + row[last]))
         for start in range(0, row.shape[0], _PART):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +19,8 @@ from ..errors import ConfigurationError, NonFiniteStateError
 from ..jit import announced, compile_elsewhere
 from ..mixture import ETAS, FIRST_VALUES, STACK_TRACE
 from ..network import entry_start, mlp_start
-from ..values import Vector
+from ..threads import threads
+from ..values import Flag, Vector
 from . import numba_step
 from .base import INPUT_CLIP, NOT_FINITE, Engine, LearnerSpec
 from .numba_bins import BINS
@@ -34,6 +37,7 @@ from .numba_buffers import (
     EPS_ABS,
     EPS_REL,
     ERROR_SCALE,
+    FACTS,
     FIRST,
     HIDDEN_PRIOR,
     HIDDEN_WEIGHT,
@@ -41,12 +45,12 @@ from .numba_buffers import (
     INVERSE,
     JOINED,
     LARGEST,
-    LOST,
     METRIC,
     METRIC_OF,
     MISSING,
     MISSING_VALUES,
     NEIGHBOURS,
+    OF_STEP,
     PREDICTED,
     RATE,
     RAW,
@@ -55,6 +59,7 @@ from .numba_buffers import (
     REPLAY,
     REPLAYS,
     RHO,
+    RUN,
     SEED,
     STANDARDIZED,
     STEP,
@@ -69,6 +74,7 @@ from .numba_buffers import (
     Buffers,
 )
 from .numba_kernels import BLOCK, GELU, NONE, NORM, PAPER, RELU, TANH, Reals, padded
+from .numba_step import ADVANCE, FINISH
 
 _ACTIVATIONS = {"relu": RELU, "tanh": TANH, "gelu": GELU}
 _STEP_SCALES = {"norm": NORM, "paper": PAPER, "none": NONE}
@@ -80,8 +86,15 @@ _COPIED = ("scalars", "trajectories", "hidden", "target", "hedge", "stack")
 #: Bytes of a cache line.
 _LINE = 64
 _NO_PREDICTIONS, _NOTHING_GIVEN = np.zeros((0, 0)), np.zeros((0, 0, 0))
-#: Inputs, targets, weights, earlier predictions and predictions of no rows.
-_NO_ROWS = (np.zeros((0, 0)), np.zeros(0), np.zeros(0), _NOTHING_GIVEN, _NO_PREDICTIONS)
+#: Flag of a call that nobody pauses.
+_NO_PAUSE = np.zeros(1, np.int64)
+#: All parts of `numba_step.learn`.
+_WHOLE = np.zeros(5, np.int64)
+#: Inputs, targets, weights, earlier predictions and predictions of no rows, their flag, and all parts.
+_NO_ROWS = (np.zeros((0, 0)), np.zeros(0), np.zeros(0), _NOTHING_GIVEN, _NO_PREDICTIONS, _NO_PAUSE, _WHOLE)
+#: Least number of parameters of a mixture that learns several rows in a run: those of a smaller one are in
+#: the cache anyway.
+LEAST_PARAMETERS = 200_000
 
 
 class NumbaEngine(Engine):
@@ -134,7 +147,7 @@ class NumbaEngine(Engine):
         numbers = sum(padded(n) * m + padded(m) for n, m in itertools.pairwise(sizes))
         experts = len(spec.experts)
         coefficients = experts + 1 if spec.stacks else 0
-        width, bins = sum(sizes), spec.binned(inputs)
+        bins = spec.binned(inputs)
         b = Buffers(
             sizes=np.array(sizes),
             config=self._config(),
@@ -143,7 +156,7 @@ class NumbaEngine(Engine):
             params=_aligned((count, numbers), real),
             average=_aligned((len(self._averaging), numbers), real),
             linear=_aligned((len(spec.linear), padded(inputs) * outputs + padded(outputs)), real),
-            hidden=_moments((count, sum(spec.hidden)), real),
+            hidden=_hidden_moments(count, spec.hidden, real),
             entry=np.zeros((5, inputs), real),
             inputs=np.zeros((FIRST + FIRST_VALUES if spec.bounds else FIRST, inputs)),
             target=np.zeros((FIRST + FIRST_VALUES if spec.bounds else FIRST, 1)),
@@ -155,14 +168,31 @@ class NumbaEngine(Engine):
             distances=np.zeros((3, 0), real),
             nearest=np.zeros((4, 10)),
             bins=_aligned((bins + 1 if spec.bins else 0, padded(outputs + 1)), real),
-            scratch=np.zeros((8, width + padded(outputs + 1)), real),
-            live=np.zeros(width + bins + 1, np.int64),
+            **self._space(sizes),
         )
         b.entry[[VAR, METRIC]] = 1.0
         b.hedge[WEIGHT, :experts], b.hedge[WEIGHT, experts:] = 1.0 / experts, 0.5
         b.hedge[WEIGHTS:, :experts] = 1.0 / experts
         np.fill_diagonal(b.stack[INVERSE:], STACK_TRACE)
         return b
+
+    def _space(self, sizes: Sequence[int]) -> dict[str, Any]:
+        """Return the arrays of a run, and working space."""
+        spec, real, (inputs, *hidden, outputs) = self.spec, self._real, sizes
+        rows, steps = 1, 1 + spec.replayed
+        if spec.mixes and spec.parameters(inputs, outputs) >= LEAST_PARAMETERS:
+            rows = RUN
+        room = sum(map(padded, hidden)) + padded(outputs)
+        places = room + spec.binned(inputs) + 1
+        return {
+            "entered": _aligned((rows, 1 + 2 * steps, padded(inputs)), real),
+            "facts": np.zeros((rows, FACTS + OF_STEP * steps)),
+            "found": np.zeros((rows, len(spec.experts), outputs)),
+            "lost": np.zeros((rows, len(self._members) + len(spec.linear)), np.bool_),
+            "common": _aligned((3, max(padded(inputs), padded(outputs + 1))), real),
+            "scratch": _aligned((threads(), 7, room), real),
+            "live": np.zeros((threads(), places), np.int64),
+        }
 
     def _config(self) -> NDArray[np.int64]:
         spec = self.spec
@@ -176,9 +206,9 @@ class NumbaEngine(Engine):
 
     def _trajectories(self) -> NDArray[np.float64]:
         members, linear = self._members, self.spec.linear
-        rows = np.ones((7, len(members) + len(linear)))
+        rows = np.ones((6, len(members) + len(linear)))
         rows[RATE] = [*(each.rate for each in members), *linear]
-        rows[REPLAYS] = rows[LOST] = 0.0
+        rows[REPLAYS] = 0.0
         rows[REPLAYS, : len(members)] = [each.replays for each in members]
         rows[RAW, : len(members)] = [each.latest for each in members]
         rows[AVERAGE] = -1.0
@@ -264,14 +294,13 @@ class NumbaEngine(Engine):
 
     def _with_spare_columns(self, inputs: int) -> Buffers:
         """Return arrays for more inputs, whose parameters are in the padding of the present ones, at 0."""
-        old, c = self._buffers, self._buffers.outputs.shape[1]
+        old = self._buffers
         sizes, bins = old.sizes.copy(), self.spec.binned(inputs)
         sizes[0] = inputs
         of_bins = old.bins
         if self.spec.bins and len(of_bins) < bins + 1:
             of_bins = _aligned((bins + 1, of_bins.shape[1]), self._real)
             of_bins[: len(old.bins)] = old.bins
-        width = int(sizes.sum())
         entry = np.zeros((len(old.entry), inputs), self._real)
         entry[[VAR, METRIC]] = 1.0
         return old._replace(
@@ -282,8 +311,7 @@ class NumbaEngine(Engine):
             outputs=np.zeros_like(old.outputs),
             nearest=np.zeros_like(old.nearest),
             bins=of_bins,
-            scratch=np.zeros((len(old.scratch), width + padded(c + 1)), self._real),
-            live=np.zeros(width + bins + 1, np.int64),
+            **self._space(sizes.tolist()),
         )
 
     def clipped(self) -> tuple[Vector, Vector]:
@@ -320,14 +348,46 @@ class NumbaEngine(Engine):
         *,
         predict: bool = False,
         given: Vector | None = None,
+        pause: Flag | None = None,
     ) -> tuple[int, Vector]:
-        """Learn rows in order, one step each, up to the first refused row."""
+        """Learn rows in order, one step each, up to the first refused row or a pause."""
         predictions = np.empty((len(x), self._buffers.outputs.shape[1])) if predict else _NO_PREDICTIONS
         if self._memory:
             self._extend_memory(len(x))
         rows = x if x.ndim == 2 else x.reshape(len(x), -1)
         known = _NOTHING_GIVEN if given is None or not self._stacks else given
-        return numba_step.learn(rows, targets, weights, known, predictions, *self._buffers), predictions
+        flag = _NO_PAUSE if pause is None else pause
+        b = self._buffers
+        if len(b.scratch) == 1 or len(b.found) == 1:
+            done = numba_step.learn(rows, targets, weights, known, predictions, flag, _WHOLE, *b)
+        else:
+            learn = functools.partial(numba_step.learn, rows, targets, weights, known, predictions, flag)
+            done = self._learn_in_threads(learn, len(x), flag)
+        return done, predictions
+
+    def _learn_in_threads(self, learn: Callable[..., int], count: int, pause: Flag) -> int:
+        """Do what `numba_step.learn` does, with the trajectories of each run divided among threads."""
+        b, start = self._buffers, 0
+        pool = _pool(len(b.scratch), os.getpid())
+        # Those with most to do first.
+        order = sorted(range(1, b.trajectories.shape[1]), key=lambda k: -float(b.trajectories[REPLAYS, k]))
+
+        def advance(thread: int, waiting: Iterator[int], rows: int) -> None:
+            for k in waiting:
+                learn(np.array([ADVANCE, start, rows, k, thread]), *b)
+
+        while start < count and (start == 0 or not pause[0]):
+            rows = learn(np.array([ADVANCE, start, min(len(b.entered), count - start), 0, 0]), *b)
+            if rows == 0:
+                break
+            waiting = iter(order)
+            others = [pool.submit(advance, thread, waiting, rows) for thread in range(1, len(b.scratch))]
+            advance(0, waiting, rows)
+            for other in others:
+                other.result()
+            learn(np.array([FINISH, start, rows, 0, 0]), *b)
+            start += rows
+        return start
 
     def moments(self) -> dict[str, Tensor]:
         """Return means and variances in the state: of the raw inputs, and of each layer by member."""
@@ -456,7 +516,7 @@ class NumbaEngine(Engine):
         for layer, width in zip(later, self.spec.hidden, strict=True):
             part = b.hidden[:, :, start : start + width]
             yield layer, part, b.trajectories[HIDDEN_WEIGHT, :count], b.trajectories[HIDDEN_PRIOR, :count]
-            start += width
+            start += padded(width)
 
     def _extend_memory(self, rows: int) -> None:
         """Extend the memory for `rows` more samples, by a quarter at least, up to its capacity."""
@@ -510,6 +570,12 @@ def _scalars(spec: LearnerSpec) -> NDArray[np.float64]:
     return scalars
 
 
+@functools.cache
+def _pool(count: int, process: int) -> ThreadPoolExecutor:
+    """Return the threads beside the caller's, of this process: a fork has none."""
+    return ThreadPoolExecutor(count - 1, thread_name_prefix="bnp-online-step")
+
+
 def _mean_of(weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean of the weights of each rate, with the bits of `numba_experts`."""
     mean = np.zeros(weights.shape[1])
@@ -561,14 +627,18 @@ def compile_kernels(precision: str) -> None:
 
 def _run_kernels(b: Buffers) -> None:
     """Call the kernels without rows."""
-    rows, targets, weights, given, predictions = _NO_ROWS
-    numba_step.learn(rows, targets, weights, given, predictions, *b)
+    rows, targets, weights, given, predictions, pause, part = _NO_ROWS
+    numba_step.learn(rows, targets, weights, given, predictions, pause, part, *b)
     numba_step.predict(_NO_PREDICTIONS, _NO_PREDICTIONS, *b)
 
 
-def _moments(shape: tuple[int, ...], real: np.dtype[Any]) -> Reals:
-    """Return initial running moments: means 0, variances 1."""
-    return np.stack([np.zeros(shape, real), np.ones(shape, real)])
+def _hidden_moments(count: int, widths: Sequence[int], real: np.dtype[Any]) -> Reals:
+    """Return initial running moments of the hidden layers, padded: means 0, variances 1."""
+    moments, start = _aligned((2, count, sum(map(padded, widths))), real), 0
+    for width in widths:
+        moments[1, :, start : start + width] = 1.0
+        start += padded(width)
+    return moments
 
 
 def _moments_state(prefix: str, moments: Reals, weight: Any, prior: Any) -> dict[str, NDArray[Any]]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..jit import jit
 from ..mixture import BOUND_DEVIATIONS, BOUND_GROWTH, FIRST_DEVIATIONS, FIRST_VALUES
 from .numba_buffers import BOUNDED, FIRST, JOINED, LARGEST, MEAN, MEAN_BEFORE, VALUES, VAR
+from .numba_kernels import assign
 
 
 @jit
@@ -31,6 +32,9 @@ def bound(columns: NDArray[np.float64], x: NDArray[np.float64], order: NDArray[n
     order : float64 (≥ 20,)
         Working space.
     """
+    if _ordinary(columns, x):
+        assign(columns[BOUNDED], x)
+        return
     for j in range(x.shape[0]):
         value, var, seen = x[j], columns[VAR, j], columns[VALUES, j]
         if not math.isnan(value):
@@ -47,6 +51,18 @@ def bound(columns: NDArray[np.float64], x: NDArray[np.float64], order: NDArray[n
 
 
 @jit
+def _ordinary(columns: NDArray[np.float64], x: NDArray[np.float64]) -> bool:
+    """Return whether no value is missing, among the first of its feature, or far from its mean."""
+    mean, var, seen = columns[MEAN], columns[VAR], columns[VALUES]
+    unusual = 0
+    for j in range(x.shape[0]):  # without a branch, it is vectorized
+        deviation = x[j] - mean[j]
+        within = deviation * deviation <= BOUND_DEVIATIONS**2 * var[j]
+        unusual += not (within & (seen[j] >= FIRST_VALUES))
+    return unusual == 0
+
+
+@jit
 def revise(columns: NDArray[np.float64], order: NDArray[np.float64]) -> None:
     """Compute the moments of each column anew at its 20th value, which they have just counted.
 
@@ -55,6 +71,11 @@ def revise(columns: NDArray[np.float64], order: NDArray[np.float64]) -> None:
     columns, order
         As for `bound`, which comes before.
     """
+    due, seen = 0, columns[VALUES]
+    for j in range(columns.shape[1]):
+        due += seen[j] == FIRST_VALUES - 1
+    if due == 0:
+        return
     for j in range(columns.shape[1]):
         if columns[VALUES, j] != FIRST_VALUES - 1 or math.isnan(columns[BOUNDED, j]):
             continue
@@ -100,6 +121,8 @@ def admit(columns: NDArray[np.float64], order: NDArray[np.float64]) -> None:
     columns, order
         As for `bound`.
     """
+    if _admit_ordinary(columns):
+        return
     for j in range(columns.shape[1]):
         value = columns[BOUNDED, j]
         if math.isnan(value):
@@ -116,3 +139,18 @@ def admit(columns: NDArray[np.float64], order: NDArray[np.float64]) -> None:
         else:
             columns[LARGEST, j] = max(columns[LARGEST, j], abs(value - columns[MEAN_BEFORE, j]))
         columns[VALUES, j] = count + 1
+
+
+@jit
+def _admit_ordinary(columns: NDArray[np.float64]) -> bool:
+    """Count the values if none is missing or among the first of its feature; return whether it is so."""
+    values, mean, largest, seen = columns[BOUNDED], columns[MEAN_BEFORE], columns[LARGEST], columns[VALUES]
+    unusual = 0
+    for j in range(columns.shape[1]):
+        unusual += not ((values[j] == values[j]) & (seen[j] >= FIRST_VALUES))
+    if unusual > 0:
+        return False
+    for j in range(columns.shape[1]):
+        largest[j] = max(largest[j], abs(values[j] - mean[j]))
+        seen[j] += 1.0
+    return True

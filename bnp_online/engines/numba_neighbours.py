@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from ..jit import jit
 from ..mixture import METRIC_EVERY, METRIC_POWER, NEIGHBOURS, neighbour_window
 from .numba_buffers import (
-    ACTS,
     CAPACITY,
     CLASSES,
     DISTANCE,
@@ -45,30 +44,26 @@ from .numba_kernels import BLOCK, Reals, padded
 
 
 @jit
-def predict_neighbours(b: Buffers, x: NDArray[np.float64], row: int) -> None:
-    """Write the predictions of the neighbours for a standardized input to the rows of `outputs` from `row`.
+def predict_neighbours(b: Buffers, x: NDArray[np.float64], z: Reals, found: NDArray[np.float64]) -> None:
+    """Write the predictions of the neighbours for an input.
 
     Parameters
     ----------
     b : Buffers
-        The learner; the input is in ``b.scratch[ACTS]``.
+        The learner.
     x : float64 (n,)
         The raw input; NaN marks a missing value.
-    row : int
-        Row of the first expert.
+    z : real (n,)
+        The standardized input.
+    found : float64 (4, C)
+        Receives the predictions.
     """
     remembered, capacity = int(b.scalars[REMEMBERED]), b.config[CAPACITY]
     count = min(remembered, capacity)
     newest = (remembered - 1) % capacity
-    of_inputs, of_network = 0, 0
-    for e in range(len(NEIGHBOURS)):
-        window = min(count, neighbour_window(b.sizes[0], NEIGHBOURS[e][1]))
-        if NEIGHBOURS[e][0] == 0:
-            of_inputs = max(of_inputs, window)
-        else:
-            of_network = max(of_network, window)
     if count > 0:
-        _measure(b, x, newest, of_inputs, of_network)
+        windows = _greatest_window(b.sizes[0], 0), _greatest_window(b.sizes[0], 1)
+        _measure(b, x, z, newest, min(count, windows[0]), min(count, windows[1]))
     for metric in range(2):
         best = b.nearest[2 * metric : 2 * metric + 2]
         for i in range(best.shape[1]):
@@ -82,14 +77,26 @@ def predict_neighbours(b: Buffers, x: NDArray[np.float64], row: int) -> None:
                 last = min(newest - begin, -1) + capacity
                 _select(b.distances[metric], best, last, newest - window + capacity)
                 begin = window
-                _vote(b, best, NEIGHBOURS[e][2], row + e)
+                _vote(b, best, NEIGHBOURS[e][2], found[e])
 
 
 @jit
-def _measure(b: Buffers, x: NDArray[np.float64], newest: int, of_inputs: int, of_network: int) -> None:
+def _greatest_window(inputs: int, metric: int) -> int:
+    """Return the greatest window of the neighbours in a metric."""
+    greatest = 0
+    for e in range(len(NEIGHBOURS)):
+        if NEIGHBOURS[e][0] == metric:
+            greatest = max(greatest, neighbour_window(inputs, NEIGHBOURS[e][1]))
+    return greatest
+
+
+@jit
+def _measure(
+    b: Buffers, x: NDArray[np.float64], z: Reals, newest: int, of_inputs: int, of_network: int
+) -> None:
     """Write the squared distances of the newest samples, of a number for each metric, in whole blocks."""
     n, capacity = x.shape[0], b.config[CAPACITY]
-    z, scales, ones = b.scratch[ACTS, :n], b.entry[METRIC], b.scratch[ONES, :n]
+    scales, ones = b.entry[METRIC], b.common[ONES, :n]
     missing = b.scalars[MISSING_VALUES] > 0.0
     for j in range(n):
         ones[j] = 1.0
@@ -220,9 +227,9 @@ def _insert(best: NDArray[np.float64], distance: float, place: int) -> None:
 
 
 @jit
-def _vote(b: Buffers, best: NDArray[np.float64], k: int, row: int) -> None:
-    """Write the prediction of the k nearest to a row of `outputs`; NaN if a regression has none."""
-    out, regression = b.outputs[row], b.config[REGRESSION]
+def _vote(b: Buffers, best: NDArray[np.float64], k: int, out: NDArray[np.float64]) -> None:
+    """Write the prediction of the k nearest to `out`; NaN if a regression has none."""
+    regression = b.config[REGRESSION]
     radius = 0.0
     for i in range(k):
         if best[DISTANCE, i] < math.inf:
@@ -254,12 +261,14 @@ def renew_metric(b: Buffers) -> None:
     params, metric = b.params[b.config[METRIC_OF]], b.entry[METRIC]
     width = padded(n)
     matrix = params[: m * width].reshape(m, width)
+    for j in range(n):
+        metric[j] = 0.0
+    for i in range(m):
+        row = matrix[i]
+        for j in range(n):
+            metric[j] += row[j] * row[j]
     mean = 0.0
     for j in range(n):
-        total = 0.0
-        for i in range(m):
-            total += matrix[i, j] * matrix[i, j]
-        metric[j] = total
-        mean += total / n
+        mean += metric[j] / n
     for j in range(n):
         metric[j] = (metric[j] / mean) ** METRIC_POWER if mean > 0.0 else 1.0

@@ -20,6 +20,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..jit import jit
 from ..mixture import (
     STACK_ERROR_CLIP,
@@ -32,37 +35,36 @@ from ..mixture import (
     STACK_TRACE,
 )
 from .numba_buffers import (
-    CLASSES,
+    AT_STEP,
     COEFFICIENTS,
     DIRECTION,
     ERROR_SCALE,
     GRADIENT,
     HEDGED,
+    HIGH,
     INVERSE,
+    KNOWN_CLASSES,
+    LOW,
     REGRESSION,
     STACKED,
-    STEP,
-    TARGET_HIGH,
-    TARGET_LOW,
-    VAR,
-    VAR_BEFORE,
+    TARGET_VAR,
     Buffers,
 )
 
 
 @jit
-def stack(b: Buffers) -> None:
+def stack(b: Buffers, facts: NDArray[np.float64]) -> None:
     """Write the prediction of the stack to ``b.outputs[STACKED]``; an unsound expert counts as the hedge."""
     if b.config[REGRESSION]:
-        _stack_number(b)
+        _stack_number(b, facts)
     else:
         _stack_classes(b)
 
 
 @jit
-def _stack_number(b: Buffers) -> None:
+def _stack_number(b: Buffers, facts: NDArray[np.float64]) -> None:
     size = b.stack.shape[1]
-    hedged, scale = b.outputs[HEDGED, 0], _scale(b, VAR)
+    hedged, scale = b.outputs[HEDGED, 0], _scale(b, facts)
     total = b.stack[COEFFICIENTS, size - 1]
     for k in range(size - 1):
         difference = 0.0
@@ -71,15 +73,20 @@ def _stack_number(b: Buffers) -> None:
         b.outputs[size - 1 + k, 0] = difference
         total += b.stack[COEFFICIENTS, k] * difference
     b.outputs[2 * size - 2, 0] = 1.0
-    margin = (b.scalars[TARGET_HIGH] - b.scalars[TARGET_LOW]) / 4.0
-    low, high = b.scalars[TARGET_LOW] - margin, b.scalars[TARGET_HIGH] + margin
-    b.outputs[STACKED, 0] = min(max(hedged + scale * total, low), high)
+    b.outputs[STACKED, 0] = clip_to_range(facts, hedged + scale * total)
 
 
 @jit
-def _scale(b: Buffers, row: int) -> float:
-    """Return the scale of errors, with the variance of the target in a row of ``b.target``."""
-    return float(max(b.scalars[ERROR_SCALE], STACK_SCALE_FLOOR) * math.sqrt(b.target[row, 0]))
+def clip_to_range(facts: NDArray[np.float64], value: float) -> float:
+    """Clip a prediction to the range of targets seen, widened by half."""
+    margin = (facts[HIGH] - facts[LOW]) / 4.0
+    return float(min(max(value, facts[LOW] - margin), facts[HIGH] + margin))
+
+
+@jit
+def _scale(b: Buffers, facts: NDArray[np.float64]) -> float:
+    """Return the scale of errors."""
+    return float(max(b.scalars[ERROR_SCALE], STACK_SCALE_FLOOR) * math.sqrt(facts[TARGET_VAR]))
 
 
 @jit
@@ -119,14 +126,14 @@ def _stack_classes(b: Buffers) -> None:
 
 
 @jit
-def update_stack(b: Buffers, y: float) -> None:
-    """Take one step of the stack on a label or a target, with the features of the latest prediction."""
+def update_stack(b: Buffers, facts: NDArray[np.float64], y: float) -> None:
+    """Take one step of the stack on a label or a target, with the features of its prediction."""
     size = b.stack.shape[1]
     gradient = b.stack[GRADIENT]
     if b.config[REGRESSION]:
-        if b.scalars[STEP] <= STACK_FROM:  # counts this sample
+        if facts[AT_STEP] <= STACK_FROM:
             return
-        scale, predicted = _scale(b, VAR_BEFORE), 0.0
+        scale, predicted = _scale(b, facts), 0.0
         for k in range(size):
             gradient[k] = b.outputs[size - 1 + k, 0]
             predicted += b.stack[COEFFICIENTS, k] * gradient[k]
@@ -134,7 +141,7 @@ def update_stack(b: Buffers, y: float) -> None:
         _solve(b, min(max(error, -STACK_ERROR_CLIP), STACK_ERROR_CLIP))
         return
     label = int(y)
-    if b.scalars[CLASSES] < 2 or not _chosen(b, label):
+    if facts[KNOWN_CLASSES] < 2 or not _chosen(b, label):
         return
     mass = 0.0
     for c in range(b.outputs.shape[1]):

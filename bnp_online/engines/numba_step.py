@@ -1,4 +1,8 @@
-"""Compiled prediction and step of the numba engine, on flat arrays, a block of rows in one call."""
+"""Compiled prediction and step of the numba engine, on flat arrays, a block of rows in one call.
+
+The rows of a call are learned in runs (`DESIGN.md`): one network after the other learns all rows of a run,
+then `_finish` combines their predictions, row by row.
+"""
 
 from __future__ import annotations
 
@@ -7,90 +11,34 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ..jit import jit
-from ..mixture import FIRST_VALUES, average_share, draw
-from .base import ERROR_CLIP, INPUT_CLIP, TARGET_CLIP
-from .numba_bins import run_bins, step_bins
+from ..jit import jit, jit_inline
+from ..mixture import METRIC_EVERY
 from .numba_buffers import (
     ACTIVATION,
     ACTS,
-    AVERAGE,
-    BACK,
-    BOUNDED,
-    BOUNDED_VALUES,
-    CAPACITY,
-    CLASSES,
-    CLIPPED,
-    DELTA,
-    ENTRY_BEFORE,
-    ENTRY_PRIOR,
-    ENTRY_U,
-    ENTRY_WEIGHT,
-    EPS_ABS,
-    EPS_REL,
-    ERROR_SCALE,
-    FIRST,
-    GOAL,
-    HIDDEN_PRIOR,
-    HIDDEN_WEIGHT,
-    INPUTS_WEIGHT,
-    LOST,
-    MEAN,
-    MEAN_BEFORE,
-    MISSING,
-    MISSING_VALUES,
+    FACTS,
+    LATEST,
     MIXED,
     NEIGHBOURS,
     PRE,
+    PREDICTED,
+    PREDICTED_INPUT,
+    PREDICTS,
     RATE,
-    RAW_TARGET,
-    REGRESSION,
-    REMEMBERED,
-    REPLAY,
-    REPLAYS,
-    RHO,
-    SAMPLE_WEIGHT,
-    SEED,
-    STANDARDIZED,
+    RESTART_EVERY,
     STEP,
-    STEP_SCALE,
-    TARGET_HIGH,
-    TARGET_LOW,
-    TARGET_WEIGHT,
-    VALUES,
-    VAR,
+    STEP_WEIGHT,
     Buffers,
-    U,
 )
-from .numba_experts import (
-    first_logit,
-    judge,
-    mark_unsound,
-    place,
-    predict_row,
-    run,
-    run_linear,
-    take_given,
-    update_experts,
-)
-from .numba_glitches import admit, bound, revise
-from .numba_kernels import (
-    BLOCK,
-    Real,
-    Reals,
-    assign,
-    count,
-    cross_entropy,
-    padded,
-    scale,
-    slope,
-    step_and_back,
-    step_first,
-)
+from .numba_experts import judge, pool, restart, take_given, update_experts
+from .numba_kernels import Reals, assign, forward, same, sound
+from .numba_members import LARGEST_RATE, predict_member, run, step
 from .numba_neighbours import renew_metric
+from .numba_rows import admit_row, bound_inputs, enter, leave, note, place, predict_others
 
-#: Bound of a learning rate times a weight; beyond it a parameter would become infinite.
-LARGEST_RATE = 1e12
+# Kinds of `part` of `learn`, and its entries.
+WHOLE, ADVANCE, FINISH = range(3)
+KIND, START, ROWS, TRAJECTORY, THREAD = range(5)
 
 
 @jit
@@ -116,6 +64,11 @@ def predict(
     distances: Reals,
     nearest: NDArray[np.float64],
     bins: Reals,
+    entered: Reals,
+    facts: NDArray[np.float64],
+    found: NDArray[np.float64],
+    lost: NDArray[np.bool_],
+    common: Reals,
     scratch: Reals,
     live: NDArray[np.int64],
 ) -> int:
@@ -144,14 +97,56 @@ def predict(
         distances,
         nearest,
         bins,
+        entered,
+        facts,
+        found,
+        lost,
+        common,
         scratch,
         live,
     )
     for t in range(x.shape[0]):
-        if not predict_row(b, x[t]):
+        if not _predict_row(b, x[t]):
             return t
         assign(predictions[t], b.outputs[MIXED])
     return len(x)
+
+
+@jit_inline
+def _is_predicted(b: Buffers, x: NDArray[np.float64]) -> bool:
+    """Return whether ``b.outputs`` has the predictions for a raw input, at this step."""
+    return bool(b.scalars[PREDICTED] == b.scalars[STEP] and same(x, b.inputs[LATEST]))
+
+
+@jit
+def _predict_row(b: Buffers, x: NDArray[np.float64]) -> bool:
+    """Write the predictions for a raw input to ``b.outputs``; return whether there is one.
+
+    A repeated prediction is not computed again: a sample that is predicted, then learned, runs once.
+    """
+    if _is_predicted(b, x):
+        return True
+    row = int(np.int64(0))  # a literal would make numba compile the functions once more
+    note(b, row)
+    bound_inputs(b, x)
+    place(b, b.entered[row, PREDICTED_INPUT, : b.sizes[0]])
+    # From the last network on: of large ones, the cache has those that were stepped last.
+    for k in range(b.trajectories.shape[1] - 1, -1, -1):
+        predict_member(b, k, row)
+    predict_others(b, x, row)
+    _take_found(b, row)
+    if not pool(b, b.facts[row]):
+        return False
+    assign(b.inputs[LATEST], x)
+    b.scalars[PREDICTED] = b.scalars[STEP]
+    return True
+
+
+@jit_inline
+def _take_found(b: Buffers, r: int) -> None:
+    """Copy the predictions of the experts for row r of the run to `outputs`."""
+    for k in range(b.found.shape[1]):
+        assign(b.outputs[k], b.found[r, k])
 
 
 @jit
@@ -161,6 +156,8 @@ def learn(
     weights: NDArray[np.float64],
     given: NDArray[np.float64],
     predictions: NDArray[np.float64],
+    pause: NDArray[np.int64],
+    part: NDArray[np.int64],
     sizes: NDArray[np.int64],
     config: NDArray[np.int64],
     scalars: NDArray[np.float64],
@@ -180,10 +177,15 @@ def learn(
     distances: Reals,
     nearest: NDArray[np.float64],
     bins: Reals,
+    entered: Reals,
+    facts: NDArray[np.float64],
+    found: NDArray[np.float64],
+    lost: NDArray[np.bool_],
+    common: Reals,
     scratch: Reals,
     live: NDArray[np.int64],
 ) -> int:
-    """Learn rows in order, one step each; return the number of rows before a refused one.
+    """Learn rows in order, one step each; return the number of rows before a refused one, or a pause.
 
     Parameters
     ----------
@@ -193,6 +195,13 @@ def learn(
         Predictions of the experts to judge, as `numba_experts.take_given`.
     predictions : float64 (N, C) or (0, C)
         Receives the prediction made for each row before its step.
+    pause : int64 (1,)
+        Another thread sets it to 1 to end the call after the present run. The first row is always learned.
+    part : int64 (5,)
+        What to do: all; or, for a caller that divides a run among threads, that one trajectory learns its
+        rows, or that they are finished. Then the first row of the run, its number of rows, the trajectory,
+        and the thread. `ADVANCE` returns the number of rows: for the first trajectory, which enters them, it
+        is less if the run ends early.
     sizes, …
         Arrays of the learner; see `Buffers`.
     """
@@ -216,301 +225,113 @@ def learn(
         distances,
         nearest,
         bins,
+        entered,
+        facts,
+        found,
+        lost,
+        common,
         scratch,
         live,
     )
-    wanted = predictions.shape[0] > 0
-    mixture = b.hedge.shape[1] > 3
-    for t in range(x.shape[0]):
-        if (wanted or mixture) and not predict_row(b, x[t]):
-            return t
-        judged = True
-        if mixture:
-            mark_unsound(b)
-            if given.shape[0] > 0:
-                judged = take_given(b, given[t], y[t])
-        if wanted:
-            assign(predictions[t], b.outputs[MIXED])
-        bounded = _bound_target(b, y[t])
-        if mixture:
-            judge(b, bounded)
-        if not _learn_row(b, x[t], bounded, weights[t], judged):
-            return t
-    return len(x)
+    kind, start, thread = part[KIND], part[START], part[THREAD]
+    first, last = (
+        (part[TRAJECTORY], part[TRAJECTORY] + 1) if kind == ADVANCE else (0, b.trajectories.shape[1])
+    )
+    while start < x.shape[0] and (start == part[START] or pause[0] == 0):
+        rows = min(b.entered.shape[0], x.shape[0] - start) if kind == WHOLE else part[ROWS]
+        for k in range(first, last if kind != FINISH else first):
+            end = start + rows
+            rows = _advance(
+                b, k, thread, x[start:end], y[start:end], weights[start:end], predictions.shape[0] > 0
+            )
+            if rows == 0:
+                return int(start) if kind == WHOLE else 0
+        if kind == ADVANCE:
+            return int(rows)
+        _finish(b, start, rows, given, predictions)
+        start += rows
+        if kind == FINISH:
+            break
+    return int(start)
 
 
-@jit
-def _bound_target(b: Buffers, y: float) -> float:
-    """Return the target, bounded if the learner bounds values."""
-    if not (b.config[REGRESSION] and b.config[BOUNDED_VALUES]):
-        return y
-    b.target[BOUNDED, 0] = y
-    bound(b.target, b.target[BOUNDED], b.nearest.reshape(b.nearest.size))
-    return float(b.target[BOUNDED, 0])
+@jit_inline
+def _advance(
+    b: Buffers,
+    k: int,
+    thread: int,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    wanted: bool,
+) -> int:
+    """Let trajectory k predict and learn the rows of a run; return their number. The first one enters them.
 
-
-@jit
-def _learn_row(b: Buffers, x: NDArray[np.float64], y: float, weight: float, judged: bool) -> bool:
-    """Learn one sample; return False, and change nothing, if no network stays finite.
-
-    With `judged`, it may change hedge and stack.
+    A row is refused if no network can learn it. So a run ends before a row that the first network cannot
+    learn: nothing else has changed by then. As the first row of the next run, the other networks are asked.
     """
-    s, regression, n = b.scalars, b.config[REGRESSION], b.sizes[0]
-    for i in range(2):
-        assign(b.inputs[MEAN_BEFORE + i], b.inputs[MEAN + i])
-        assign(b.entry[ENTRY_BEFORE + i], b.entry[MEAN + i])
-        assign(b.target[MEAN_BEFORE + i], b.target[MEAN + i])
-    order, values = b.nearest.reshape(b.nearest.size), b.inputs[BOUNDED]
-    assign(values, x)
-    if b.config[BOUNDED_VALUES]:
-        bound(b.inputs, x, order)
-    count(b.inputs[MEAN], b.inputs[VAR], values, s[INPUTS_WEIGHT] + 1.0)
-    if b.config[BOUNDED_VALUES]:
-        revise(b.inputs, order)
-    place(b, values)
-    entry_weight = _next_weight(s[ENTRY_WEIGHT], s[RHO])
-    count(b.entry[MEAN], b.entry[VAR], b.scratch[ACTS, :n], entry_weight)
-    goal = _count_target(b, y, order) if regression else y
-    if not _step_members(b, goal, weight):
-        for i in range(2):
-            assign(b.inputs[MEAN + i], b.inputs[MEAN_BEFORE + i])
-            assign(b.entry[MEAN + i], b.entry[ENTRY_BEFORE + i])
-            assign(b.target[MEAN + i], b.target[MEAN_BEFORE + i])
-        return False
-    if b.bins.shape[0] > 0 and weight < LARGEST_RATE:
-        _step_bins(b, values, goal, weight)
-    s[ENTRY_PRIOR] *= (entry_weight - 1.0) / s[ENTRY_WEIGHT]
-    s[INPUTS_WEIGHT], s[ENTRY_WEIGHT], s[STEP] = s[INPUTS_WEIGHT] + 1.0, entry_weight, s[STEP] + 1.0
-    if b.config[BOUNDED_VALUES]:
-        admit(b.inputs, order)
-        _count_clipped(b, values)
-    if b.hedge.shape[1] > 3:
-        update_experts(b, y, weight, judged)
-    if regression:
-        s[TARGET_WEIGHT] += 1.0
-        s[TARGET_LOW], s[TARGET_HIGH] = min(s[TARGET_LOW], y), max(s[TARGET_HIGH], y)
-        if b.config[BOUNDED_VALUES]:
-            _admit_target(b, order)
-    else:
-        s[CLASSES] = max(s[CLASSES], y + 1.0)
-    if b.config[CAPACITY] > 0:
-        _remember(b, values, goal, y, weight)
-        _replay(b)
-    _average(b)
+    mixture = b.hedge.shape[1] > 3
+    for r in range(x.shape[0]):
+        known = False
+        if k == 0:
+            known = r == 0 and _is_predicted(b, x[r])
+            enter(b, r, x[r], y[r], weights[r], (wanted or mixture) and not known)
+        able = run(b, k, r, thread)
+        if k == 0:
+            if b.lost[r, k] and (r > 0 or not _others_can(b, r, known)):
+                leave(b)
+                return r
+            admit_row(b, r)
+        step(b, k, r, thread, able)
+        if k == 0 and _ends_run(int(b.scalars[STEP])):
+            return r + 1
+    return int(x.shape[0])
+
+
+@jit
+def _ends_run(count: int) -> bool:
+    """Return whether networks restart, or the neighbours' metric is renewed, after that many samples."""
+    return count % RESTART_EVERY == 0 or count % METRIC_EVERY == 0
+
+
+@jit
+def _others_can(b: Buffers, r: int, known: bool) -> bool:
+    """Return whether a row that the first network cannot learn can be predicted, and learned by another."""
+    networks, space, facts = b.params.shape[0], b.scratch[0], b.facts[r]
+    predicted, can = known, False
+    z = b.entered[r, PREDICTED_INPUT + 1]
+    for k in range(networks):
+        forward(b.params[k], b.sizes, b.config[ACTIVATION], z, space[ACTS], space[PRE])
+        fits = b.trajectories[RATE, k] * facts[FACTS + STEP_WEIGHT] < LARGEST_RATE
+        can = can or (fits and sound(z) and sound(space[PRE]))
+    if not predicted:
+        for k in range(b.trajectories.shape[1]):
+            predict_member(b, k, r)
+        for e in range(b.found.shape[1]):
+            predicted = predicted or not math.isnan(b.found[r, e, 0])
+    return predicted and can
+
+
+@jit_inline
+def _finish(
+    b: Buffers, start: int, rows: int, given: NDArray[np.float64], predictions: NDArray[np.float64]
+) -> None:
+    """Combine the predictions for the rows of a run, in order, and let hedge and stack learn."""
+    mixture, wanted = b.hedge.shape[1] > 3, predictions.shape[0] > 0
+    for r in range(rows):
+        facts = b.facts[r]
+        if facts[PREDICTS] != 0.0:
+            _take_found(b, r)
+            pool(b, facts)
+        judged = True
+        if mixture and given.shape[0] > 0:
+            judged = take_given(b, facts, given[start + r])
+        if wanted:
+            assign(predictions[start + r], b.outputs[MIXED])
+        if mixture:
+            judge(b, facts)
+            update_experts(b, r, judged)
+    if mixture and int(b.scalars[STEP]) % RESTART_EVERY == 0:
+        restart(b, b.lost[rows - 1])
     if b.config[NEIGHBOURS]:
         renew_metric(b)
-    return True
-
-
-@jit
-def _count_clipped(b: Buffers, values: NDArray[np.float64]) -> None:
-    """Count the values that were clipped when they were standardized."""
-    if b.config[STANDARDIZED]:
-        for j in range(values.shape[0]):
-            b.inputs[CLIPPED, j] += (abs(b.scratch[ACTS, j]) >= INPUT_CLIP) & ~math.isnan(values[j])
-
-
-@jit
-def _admit_target(b: Buffers, order: NDArray[np.float64]) -> None:
-    """Count the bounded target; at the 20th, bound what an absurd one among the first may have changed."""
-    s, before = b.scalars, b.target[VALUES, 0]
-    admit(b.target, order)
-    if before != FIRST_VALUES - 1:
-        return
-    s[TARGET_LOW], s[TARGET_HIGH] = math.inf, -math.inf
-    for i in range(FIRST_VALUES):
-        s[TARGET_LOW] = min(s[TARGET_LOW], b.target[FIRST + i, 0])
-        s[TARGET_HIGH] = max(s[TARGET_HIGH], b.target[FIRST + i, 0])
-    s[ERROR_SCALE] = min(s[ERROR_SCALE], 1.0)
-    if b.config[NEIGHBOURS]:
-        for slot in range(min(int(s[REMEMBERED]), b.config[CAPACITY])):
-            y = b.memory_y[slot, RAW_TARGET]
-            b.memory_y[slot, RAW_TARGET] = min(max(y, s[TARGET_LOW]), s[TARGET_HIGH])
-
-
-@jit
-def _next_weight(weight: float, rho: float) -> float:
-    """Return the weight of moments after one more step; its inverse is ``1 − ρ_t``."""
-    return min(weight + 1.0, 1.0 / (1.0 - rho)) if rho < 1.0 else weight + 1.0
-
-
-@jit
-def _count_target(b: Buffers, y: float, order: NDArray[np.float64]) -> float:
-    """Count a target; return its standardized, clipped value."""
-    b.target[BOUNDED, 0] = y
-    count(b.target[MEAN], b.target[VAR], b.target[BOUNDED], b.scalars[TARGET_WEIGHT] + 1.0)
-    if b.config[BOUNDED_VALUES]:
-        revise(b.target, order)
-    if b.target[VAR, 0] <= 0.0:
-        return 0.0
-    z = (y - b.target[MEAN, 0]) / math.sqrt(b.target[VAR, 0])
-    return float(min(max(z, -TARGET_CLIP), TARGET_CLIP))
-
-
-@jit
-def _step_members(b: Buffers, goal: float, weight: float) -> bool:
-    """Step every finite trajectory on the input in `scratch`; return whether there was a network."""
-    inverse, inverse_bias = _scale_entry(b)
-    alive = False
-    networks = b.params.shape[0]
-    for k in range(networks):
-        if b.trajectories[RATE, k] * weight < LARGEST_RATE and run(b, b.params[k]):
-            _step_network(b, k, goal, weight, inverse, inverse_bias)
-            alive = True
-        else:
-            b.trajectories[LOST, k] = 1.0
-    if not alive:
-        return False
-    for k in range(b.linear.shape[0]):
-        if b.trajectories[RATE, networks + k] * weight < LARGEST_RATE and run_linear(b, b.linear[k]):
-            _step_linear(b, k, goal, weight, inverse, inverse_bias)
-        else:
-            b.trajectories[LOST, networks + k] = 1.0
-    return True
-
-
-@jit
-def _scale_entry(b: Buffers) -> tuple[Real, Real]:
-    """Compute the scale of the first layer, common to all trajectories."""
-    s, n = b.scalars, b.sizes[0]
-    z, u = b.scratch[ACTS, :n], b.scratch[ENTRY_U, :n]
-    return scale(b.entry[MEAN], b.entry[VAR], z, s[EPS_REL], s[EPS_ABS], b.config[STEP_SCALE], u)
-
-
-@jit
-def _output_gradient(b: Buffers, goal: float) -> None:
-    """Write the gradient of the loss at the outputs of the network run last to ``b.scratch[DELTA]``."""
-    real, first, delta = b.params.dtype.type, first_logit(b), b.scratch[DELTA]
-    outs = b.scratch[PRE, first : first + b.sizes[-1]]
-    if b.config[REGRESSION]:
-        delta[0] = min(max(outs[0] - real(goal), real(-ERROR_CLIP)), real(ERROR_CLIP))
-    else:
-        cross_entropy(outs, int(goal), delta)
-
-
-@jit
-def _step_linear(b: Buffers, k: int, goal: float, weight: float, inverse: Real, inverse_bias: Real) -> None:
-    """Step a linear trajectory, right after its forward pass."""
-    real = b.params.dtype.type
-    c, width = b.sizes[-1], padded(b.sizes[0])
-    _output_gradient(b, goal)
-    matrix = b.linear[k, : c * width].reshape(c, width)
-    bias = b.linear[k, c * width : c * width + c]
-    rate = real(b.trajectories[RATE, b.params.shape[0] + k] * weight)
-    delta, u = b.scratch[DELTA, :c], b.scratch[ENTRY_U, : b.sizes[0]]
-    step_first(matrix, bias, delta, u, rate * real(inverse), rate * real(inverse_bias), b.live)
-
-
-@jit
-def _step_bins(b: Buffers, values: NDArray[np.float64], goal: float, weight: float) -> None:
-    """Step the model of bins."""
-    active = run_bins(b, values, first_logit(b))
-    _output_gradient(b, goal)
-    step_bins(b, active, weight)
-
-
-@jit
-def _step_network(b: Buffers, k: int, goal: float, weight: float, inverse: Real, inverse_bias: Real) -> None:
-    """Back-propagate through network k, right after its forward pass, and step layer by layer."""
-    real = b.params.dtype.type
-    s, config, sizes = b.scalars, b.config, b.sizes
-    acts, pre, u = b.scratch[ACTS], b.scratch[PRE], b.scratch[U]
-    delta, back = b.scratch[DELTA], b.scratch[BACK]
-    _output_gradient(b, goal)
-    rate = real(b.trajectories[RATE, k] * weight)
-    last = delta[0] * delta[0]
-    start, offset = 0, b.params.shape[1]
-    for layer in range(sizes.shape[0] - 1):
-        start += sizes[layer]
-    if start > sizes[0]:
-        before = b.trajectories[HIDDEN_WEIGHT, k]
-        b.trajectories[HIDDEN_WEIGHT, k] = _next_weight(before, s[RHO])
-        b.trajectories[HIDDEN_PRIOR, k] *= (b.trajectories[HIDDEN_WEIGHT, k] - 1.0) / before
-    for layer in range(sizes.shape[0] - 2, -1, -1):
-        n, m = sizes[layer], sizes[layer + 1]
-        width = padded(n)
-        start, offset = start - n, offset - (m * width + padded(m))
-        matrix = b.params[k, offset : offset + m * width].reshape(m, width)
-        bias = b.params[k, offset + m * width : offset + m * width + m]
-        step = rate / _gain(delta[:m], last) if config[REGRESSION] else rate
-        if layer == 0:
-            entry_u = b.scratch[ENTRY_U, :n]
-            step_first(
-                matrix, bias, delta[:m], entry_u, step * real(inverse), step * real(inverse_bias), b.live
-            )
-            return
-        h, low = acts[start : start + n], start - sizes[0]
-        mean, var = b.hidden[0, k, low : low + n], b.hidden[1, k, low : low + n]
-        count(mean, var, h, b.trajectories[HIDDEN_WEIGHT, k])
-        q, q_bias = scale(mean, var, h, s[EPS_REL], s[EPS_ABS], config[STEP_SCALE], u)
-        step_and_back(matrix, bias, delta[:m], u, step * q, step * q_bias, b.live, back[:n])
-        slope(config[ACTIVATION], pre[start : start + n], h, back, delta)
-
-
-@jit
-def _gain(delta: Reals, last: Real) -> Real:
-    """Return the gain of a layer, ``max(1, ‖δ_l‖²/‖δ_L‖²)``: the amplification of its step at the output."""
-    total = delta.dtype.type(0.0)
-    for i in range(delta.shape[0]):
-        total += delta[i] * delta[i]
-    one = delta.dtype.type(1.0)
-    return max(one, total / last) if last > 0.0 else one
-
-
-@jit
-def _remember(b: Buffers, x: NDArray[np.float64], goal: float, y: float, weight: float) -> None:
-    """Write the standardized sample to the memory, in the place of the oldest."""
-    slot = int(b.scalars[REMEMBERED]) % b.config[CAPACITY]
-    block, column = slot // BLOCK, slot % BLOCK
-    for j in range(b.sizes[0]):
-        b.memory_x[block, j, column] = b.scratch[ACTS, j]
-    b.memory_y[slot, GOAL], b.memory_y[slot, SAMPLE_WEIGHT] = goal, weight
-    b.scalars[REMEMBERED] += 1.0
-    if not b.config[NEIGHBOURS]:
-        return
-    missing = 0
-    for j in range(b.sizes[0]):
-        if math.isnan(x[j]):
-            b.memory_x[block, j, column] = math.nan
-            missing += 1
-    b.scalars[MISSING_VALUES] += missing - b.memory_y[slot, MISSING]
-    b.memory_y[slot, RAW_TARGET], b.memory_y[slot, MISSING] = y, missing
-
-
-@jit
-def _replay(b: Buffers) -> None:
-    """Step the trajectories that replay on samples of the memory, the same for all of them."""
-    remembered = min(int(b.scalars[REMEMBERED]), b.config[CAPACITY])
-    for k in range(b.params.shape[0]):  # trajectories outside: their parameters stay in the cache
-        if b.trajectories[REPLAYS, k] == 0.0:
-            continue
-        for turn in range(b.config[REPLAY]):
-            j = draw(b.config[SEED], int(b.scalars[STEP]), turn, remembered)
-            _recall(b, j)
-            if run(b, b.params[k]):
-                inverse, inverse_bias = _scale_entry(b)
-                _step_network(b, k, b.memory_y[j, GOAL], b.memory_y[j, SAMPLE_WEIGHT], inverse, inverse_bias)
-
-
-@jit
-def _recall(b: Buffers, slot: int) -> None:
-    """Copy a remembered input to ``b.scratch[ACTS]``; a missing value is at the mean."""
-    block, column = slot // BLOCK, slot % BLOCK
-    for j in range(b.sizes[0]):
-        z = b.memory_x[block, j, column]
-        if math.isnan(z):
-            z = b.params.dtype.type(0.0 if b.config[STANDARDIZED] else b.inputs[MEAN, j])
-        b.scratch[ACTS, j] = z
-
-
-@jit
-def _average(b: Buffers) -> None:
-    """Update the running means of the weights."""
-    share = b.params.dtype.type(average_share(int(b.scalars[STEP])))
-    if share == 0.0:
-        return
-    for k in range(b.params.shape[0]):
-        if b.trajectories[AVERAGE, k] >= 0.0:
-            mean, latest = b.average[int(b.trajectories[AVERAGE, k])], b.params[k]
-            for i in range(mean.shape[0]):
-                mean[i] += share * (latest[i] - mean[i])

@@ -37,7 +37,7 @@ def check_tensors(spec: LearnerSpec, step: int, state: Mapping[str, Tensor]) -> 
     StateError
         If no learner of these settings has such a state.
     """
-    if isinstance(spec.network, str):
+    if isinstance(spec.network, str | list):
         for name, tensor in state.items():
             if not isinstance(tensor, Tensor) or tensor.dtype not in _TYPES:
                 raise StateError(f"{name} is not a tensor of float32, float64 or int64")

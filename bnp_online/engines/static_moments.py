@@ -93,4 +93,8 @@ class StaticMoments(RunningMoments):
         for before, proposed in zip(self.tensors.values(), (self.mean, self.var, self.counts), strict=True):
             if proposed is not before:
                 write(before, proposed, accepted)
+        self.discard()
+
+    def discard(self) -> None:
+        """Discard the proposed step."""
         self.mean, self.var, self.counts = self.tensors.values()

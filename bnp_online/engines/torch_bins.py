@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..mixture import BIN_DAMPING, BIN_EDGES, BIN_INTEGERS, BIN_RATE, BINNED_INPUTS
 from .numba_bins import BINS, INTERVALS
-from .numba_step import LARGEST_RATE
+from .numba_members import LARGEST_RATE
 
 
 class Found(NamedTuple):

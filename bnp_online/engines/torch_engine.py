@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Self
 
 import numpy as np
@@ -12,13 +13,13 @@ from torch import Tensor
 
 from ..errors import ConfigurationError, NonFiniteStateError
 from ..mixture import average_share, draw
-from ..values import Vector
-from . import torch_sample
+from ..values import Flag, Vector
+from . import devices, torch_sample
 from .base import NOT_FINITE, Engine, LearnerSpec
 from .mlp_ensemble import MLPEnsemble
 from .numba_bins import BINS
 from .torch_neighbours import MISSING
-from .torch_runner import Size, StepRunner
+from .torch_runner import MOST_ROWS, Size, StepRunner
 from .torch_sample import DRAWS, REMEMBERED
 
 #: Least numbers of inputs and of outputs, spare ones included: growth within them needs no new capture.
@@ -33,8 +34,12 @@ _BY_INPUT = (
     "neighbours.metric",
     *(f"bounds.inputs.{name}" for name in ("first", "values", "largest", "joined", "clipped")),
 )
+#: Seconds that a call of many rows on a GPU takes at most, about, if another thread may end it early.
+CALL_SECONDS = 0.005
 #: Tensors that only a learned row changes: a snapshot leaves them out.
 _REPLAY_BUFFER = ("memory_x", "memory_y")
+#: Numbers of the state on the host.
+_COUNTS = ("_channels", "_outputs", "_step", "_remembered", "_inputs_weight", "_targets_weight")
 
 
 def input_layout(spec: LearnerSpec) -> tuple[int, int]:
@@ -74,15 +79,26 @@ class TorchEngine(Engine):
     spec : LearnerSpec
         Settings of the learner.
     device : str
-        ``"cpu"`` or ``"cuda"``.
+        ``"cpu"``, ``"cuda"`` for the current GPU, or a GPU by its number, such as ``"cuda:1"``.
     dtype : torch.dtype
         float32, or float64 for tests of exactness.
     capture : bool
         Whether to capture the step on a GPU. A captured module must do the same work for every input, without
         the host.
+
+    Attributes
+    ----------
+    activity : Activity
+        Its work on a GPU.
+
+    Raises
+    ------
+    ConfigurationError
+        If the machine does not have the device.
     """
 
     name = "torch"
+    activity: devices.Activity
 
     def __init__(
         self,
@@ -93,9 +109,11 @@ class TorchEngine(Engine):
         capture: bool = True,
     ) -> None:
         self.spec = spec
-        self.device = device
+        self.device = devices.resolved(device)
+        self.activity = devices.Activity()
+        self.call_seconds = CALL_SECONDS if devices.is_gpu(self.device) else None
         self._dtype = dtype
-        self._capture = capture and device == "cuda"
+        self._capture = capture and devices.is_gpu(self.device)
         self._grows = spec.network == "mlp" and spec.input_shape is None
         self._averages = any(member.averages for member in spec.members)
         self._replayed = spec.replayed
@@ -103,19 +121,26 @@ class TorchEngine(Engine):
         self._outputs = 0
         self._step = self._remembered = 0
         self._inputs_weight = self._targets_weight = 0.0
-        self._runner = self._new_runner()
-        if isinstance(self._runner.step.members, MLPEnsemble):
-            self._runner.step.members.start(self._channels)
-            self._runner.step.add_inputs([str(i) for i in range(self._channels)], 0, 0.0, first=False)
+        with self._on_device():
+            self._runner = self._new_runner(self._size(self._channels, 0))
+            if isinstance(self._runner.step.members, MLPEnsemble):
+                self._runner.step.members.start(self._channels)
+                self._runner.step.add_inputs([str(i) for i in range(self._channels)], 0, 0.0, first=False)
 
-    def _size(self) -> Size:
-        """Return the size to allocate."""
-        inputs = capacity(self._channels, LEAST_INPUTS) if self._grows else self._channels
-        outputs = self._outputs if self.spec.task == "regression" else capacity(self._outputs, LEAST_OUTPUTS)
-        return Size(inputs, self._positions, outputs)
+    def _on_device(self) -> AbstractContextManager[None]:
+        """Make the device the current one, and translate its errors."""
+        return devices.on(self.device)
 
-    def _new_runner(self) -> StepRunner:
-        return StepRunner(self.spec, self._size(), self.device, self._dtype, capture=self._capture)
+    def _size(self, channels: int, outputs: int) -> Size:
+        """Return the size to allocate for numbers of inputs and outputs in use."""
+        inputs = capacity(channels, LEAST_INPUTS) if self._grows else channels
+        spare = outputs if self.spec.task == "regression" else capacity(outputs, LEAST_OUTPUTS)
+        return Size(inputs, self._positions, spare)
+
+    def _new_runner(self, size: Size) -> StepRunner:
+        return StepRunner(
+            self.spec, size, self.device, self._dtype, capture=self._capture, activity=self.activity
+        )
 
     @property
     def num_parameters(self) -> int:
@@ -131,29 +156,43 @@ class TorchEngine(Engine):
         mixture = self._runner.step.mixture
         if mixture is None:
             return np.ones(1)
-        weights: Vector = mixture.experts.weights.to("cpu", copy=True).numpy()
+        with self._on_device():
+            weights: Vector = mixture.experts.weights.to("cpu", copy=True).numpy()
         return weights
 
     @property
     def stack_share(self) -> float:
         """Share of the stack in the prediction; the hedge has the rest."""
         mixture = self._runner.step.mixture
-        return 0.0 if mixture is None or not self.spec.stacks else float(mixture.experts.shares[1])
+        if mixture is None or not self.spec.stacks:
+            return 0.0
+        with self._on_device():
+            return float(mixture.experts.shares[1])
 
     @torch.no_grad()
     def grow(self, inputs: Sequence[str], outputs: int, *, scaled: int = 0, unknown: bool = False) -> None:
         """Append inputs (by name) and outputs; no existing output changes."""
         if inputs and not self._grows:
             raise ConfigurationError("input_shape", "a network of fixed input shape cannot grow inputs")
+        with self._on_device():
+            before = self.snapshot() if devices.is_gpu(self.device) else None
+            try:
+                self._grow(inputs, outputs, scaled=scaled, unknown=unknown)
+            except torch.OutOfMemoryError:
+                self.restore(before)
+                raise
+
+    def _grow(self, inputs: Sequence[str], outputs: int, *, scaled: int, unknown: bool) -> None:
         before, old, n, c = self._named(), self._runner.step.mixture, self._channels, self._outputs
-        self._channels, self._outputs = n + len(inputs), c + outputs
-        if self._size() != self._runner.size:
-            self._runner = self._new_runner()
+        size = self._size(n + len(inputs), c + outputs)
+        if size != self._runner.size:
+            self._runner = self._new_runner(size)
             self._use([""] * n, 0, c, 0)
             for name, value in self._named().items():
                 value[tuple(slice(size) for size in before[name].shape)] = before[name]
             if old is not None and self._runner.step.mixture is not None:
                 self._runner.step.mixture.classes.copy_(old.classes)
+        self._channels, self._outputs = n + len(inputs), c + outputs
         self._use(inputs, n, outputs, c, unknown=unknown)
         if unknown and self.spec.neighbours:
             named = self._named()
@@ -176,38 +215,53 @@ class TorchEngine(Engine):
 
     def clipped(self) -> tuple[Vector, Vector]:
         """Return the numbers of values of each input, and of those that were clipped."""
-        named = self._named()
-        values, clipped = (
-            named[f"bounds.inputs.{name}"].cpu().numpy().copy() for name in ("values", "clipped")
-        )
+        with self._on_device():
+            named = self._named()
+            values, clipped = (
+                named[f"bounds.inputs.{name}"].cpu().numpy().copy() for name in ("values", "clipped")
+            )
         return values, clipped
 
     def snapshot(self) -> Any:
         """Return what `restore` needs to undo growth; valid until a row is learned."""
         tensors = self._runner.step.tensors
-        kept = {name: value.clone() for name, value in tensors.items() if name not in _REPLAY_BUFFER}
+        with self._on_device():
+            kept = {name: value.clone() for name, value in tensors.items() if name not in _REPLAY_BUFFER}
         return self._runner, self._channels, self._outputs, kept
 
     @torch.no_grad()
     def restore(self, snapshot: Any) -> None:
         """Undo growth, and refused steps, since `snapshot`: the state has equal bits."""
         self._runner, self._channels, self._outputs, kept = snapshot
-        for name, value in kept.items():
-            self._runner.step.tensors[name].copy_(value)
+        with self._on_device():
+            for name, value in kept.items():
+                self._runner.step.tensors[name].copy_(value)
 
     def predict(self, x: Vector) -> Vector:
         """Return probabilities of shape (outputs,), or the prediction, of shape (1,)."""
-        rest = np.zeros(DRAWS + self._replayed)
-        rest[REMEMBERED] = self._remembered
-        found, *values = self._runner.predict(x.reshape(-1), rest)
-        if not found:
-            raise NonFiniteStateError(NOT_FINITE)
-        return np.array(values[: self._outputs])
+        row: Vector = self.predict_rows(x[None])[0]
+        return row
+
+    def predict_rows(self, x: Vector) -> Vector:
+        """Return the predictions of rows, of shape (N, outputs)."""
+        rows, most = x.reshape(len(x), math.prod(x.shape[1:])), self._runner.rows
+        rest = np.zeros((min(len(x), most), DRAWS + self._replayed))
+        rest[:, REMEMBERED] = self._remembered
+        found = np.empty((len(x), self._outputs))
+        with self._on_device():
+            for start in range(0, len(x), most):
+                part = rows[start : start + most]
+                values = self._runner.predict(part, rest[: len(part)])
+                if not values[:, 0].all():
+                    raise NonFiniteStateError(NOT_FINITE)
+                found[start : start + most] = values[:, 1 : 1 + self._outputs]
+        return found
 
     def experts(self, x: Vector) -> Vector:
         """Return the predictions of the experts, of shape (K, outputs); NaN where one has none."""
-        self.predict(x)
-        return np.ascontiguousarray(self._runner.experts()[:, : self._outputs])
+        with self._on_device():
+            self.predict(x)
+            return np.ascontiguousarray(self._runner.experts()[:, : self._outputs])
 
     def learn(
         self,
@@ -217,17 +271,41 @@ class TorchEngine(Engine):
         *,
         predict: bool = False,
         given: Vector | None = None,
+        pause: Flag | None = None,
     ) -> tuple[int, Vector]:
-        """Learn rows in order, one step each, up to the first refused row."""
+        """Learn rows in order, one step each, up to the first refused row or a pause."""
         known = given if self.spec.stacks else None
-        rows, most = x.reshape(len(x), -1), self._runner.rows if known is None else self._runner.late_rows
         predictions = np.empty((len(x), self._outputs) if predict else (0, 0))
-        total = 0
-        for start in range(0, len(x), most):
-            part = slice(start, start + most)
+        with self._on_device():
+            total = self._learn(x, targets, weights, known, predictions, predict=predict, pause=pause)
+        return total, predictions
+
+    def _learn(
+        self,
+        x: Vector,
+        targets: Vector,
+        weights: Vector,
+        given: Vector | None,
+        predictions: Vector,
+        *,
+        predict: bool,
+        pause: Flag | None,
+    ) -> int:
+        """Learn rows and write the predictions; return the number of rows learned."""
+        runner, rows, total = self._runner, x.reshape(len(x), -1), 0
+        most = runner.rows if given is None else runner.late_rows
+        if devices.is_gpu(self.device):
+            runner.prepare()  # now, and not in a later prediction: a server answers those on its event loop
+        while total < len(x):
+            part = slice(total, total + (most if pause is None else min(most, self._rows_of_a_call())))
             rest = self._columns(targets[part], weights[part])
-            late = None if known is None else known[part]
-            done, values = self._runner.learn(rows[part], rest, late, predict=predict)
+            late = None if given is None else given[part]
+            try:
+                done, values = runner.learn(rows[part], rest, late, predict=predict, pause=pause)
+            except torch.OutOfMemoryError:  # of a capture: this row was not begun
+                if total == 0:
+                    raise
+                break
             if predict:
                 predictions[part] = values[:, : self._outputs]
             total += done
@@ -235,9 +313,16 @@ class TorchEngine(Engine):
             self._remembered += done
             self._inputs_weight += done
             self._targets_weight += done
-            if done < len(rest):
+            if done < len(rest) or (pause is not None and pause[0]):
                 break
-        return total, predictions
+        return total
+
+    def _rows_of_a_call(self) -> int:
+        """Return how many rows are learned before the flag of a pause is read."""
+        if self.call_seconds is None:
+            return MOST_ROWS
+        rows, seconds = self.activity.rows, self.activity.seconds
+        return max(1, int(self.call_seconds * rows / seconds)) if rows else 1
 
     def _columns(self, targets: Vector, weights: Vector) -> Vector:
         """Return the columns of rows other than inputs, such as targets and weights; see `torch_sample`."""
@@ -282,26 +367,41 @@ class TorchEngine(Engine):
 
     def moments(self) -> dict[str, Tensor]:
         """Return means and variances in the state: of the raw inputs, and of each layer by member."""
-        return {
-            name: value.clone().cpu()
-            for name, value in self._named().items()
-            if name.startswith(("inputs.", "moments.")) and name.endswith((".mean", ".var"))
-        }
+        with self._on_device():
+            return {
+                name: value.clone().cpu()
+                for name, value in self._named().items()
+                if name.startswith(("inputs.", "moments.")) and name.endswith((".mean", ".var"))
+            }
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that learning changes, on the CPU."""
-        named = self._named()
-        state = {name: v.clone(memory_format=torch.contiguous_format).cpu() for name, v in named.items()}
+        with self._on_device():  # one tensor after another: a copy of all would take memory of the device
+            state = {
+                name: value.to("cpu").clone(memory_format=torch.contiguous_format)
+                for name, value in self._named().items()
+            }
+        return state | self._counted()
+
+    def state_copy(self) -> dict[str, Tensor]:
+        """Return everything that learning changes, on the device."""
+        with self._on_device():
+            state = {n: v.clone(memory_format=torch.contiguous_format) for n, v in self._named().items()}
+        return state | self._counted()
+
+    def _counted(self) -> dict[str, Tensor]:
+        """Return the numbers of the state that the host has."""
         exact = {"inputs.weight": self._inputs_weight, "inputs.prior_weight": 0.0}
         if self.spec.task == "regression":
             exact |= {"target.weight": self._targets_weight, "target.prior_weight": 0.0}
-        state |= {name: torch.tensor(value, dtype=torch.float64) for name, value in exact.items()}
+        counted = {name: torch.tensor(value, dtype=torch.float64) for name, value in exact.items()}
         if self.spec.remembered:
-            state["memory.count"] = torch.tensor(self._remembered)
-        return state | {"step": torch.tensor(self._step)}
+            counted["memory.count"] = torch.tensor(self._remembered)
+        return counted | {"step": torch.tensor(self._step)}
 
     def _untrained(self) -> Self:
-        return type(self)(self.spec, self.device, self._dtype, capture=self._capture)
+        """Return an untrained engine on the CPU: a state is checked there, and takes no memory of a GPU."""
+        return type(self)(self.spec, "cpu", self._dtype, capture=False)
 
     @torch.no_grad()
     def _read(self, state: Mapping[str, Tensor]) -> None:
@@ -319,7 +419,7 @@ class TorchEngine(Engine):
             self._targets_weight = float(state["target.weight"])
         if self.spec.remembered:
             self._remembered = int(state["memory.count"])
-        self._runner = self._new_runner()
+        self._runner = self._new_runner(self._size(self._channels, self._outputs))
         self._use([""] * self._channels, 0, self._outputs, 0)
         for name, value in self._named().items():
             value.copy_(state[name])
@@ -329,8 +429,11 @@ class TorchEngine(Engine):
     @torch.no_grad()
     def _adopt(self, fresh: Self) -> None:
         runner = self._runner
-        vars(self).update(vars(fresh))
-        if runner.size == fresh._runner.size:  # its captures stay valid
+        with self._on_device():
+            if runner.size != fresh._runner.size:  # else the captures stay valid
+                runner = self._new_runner(fresh._runner.size)
             for name, value in fresh._runner.step.tensors.items():
                 runner.step.tensors[name].copy_(value)
-            self._runner = runner
+        self._runner = runner
+        for name in _COUNTS:
+            setattr(self, name, getattr(fresh, name))

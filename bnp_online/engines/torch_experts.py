@@ -224,13 +224,10 @@ class Experts:
         """Return which experts have a usable prediction, (K,), and a trajectory that is not `lost`, (T,)."""
         return sound & ~(self._owns & lost[:, None]).any(dim=0)
 
-    def best(self, lost: Tensor, able: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the best network that has not diverged, and the best linear member; int64 ().
-
-        Where all have diverged, that is the first that could take the step.
-        """
+    def best(self, lost: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the best network that has not diverged, and the best linear member; int64 ()."""
         weights = torch.where(self._owns, self.weights, self._unfit).amax(dim=1)
-        weights = torch.where(lost, self._unfit + able * 0.5 - 0.5, weights)
+        weights = torch.where(lost, self._unfit, weights)
         linear = weights[self._networks :]
         best = weights[: self._networks].argmax()
         return best, linear.argmax() if len(linear) else None

@@ -65,6 +65,8 @@ class Mixture:
         self._memory_y = exact.new_zeros(rows, 4 if spec.neighbours else 2)
         self._nowhere = torch.full((), spec.remembered, device=device, dtype=torch.int64)
         self._always = torch.ones(1, device=device, dtype=torch.bool)
+        count = len(spec.members) + len(spec.linear)
+        self._lost = torch.zeros(count, device=device, dtype=torch.bool)
         self._missing = torch.full((), math.nan, device=device, dtype=dtype)
         self.tensors = {"classes": self.classes, "memory_x": self._memory_x, "memory_y": self._memory_y}
         for part in (self.experts, self._linear, self._neighbours, self._bins):
@@ -170,16 +172,16 @@ class Mixture:
             floor = self._networks.floor
             found, known = self.experts.recombine(found, given, sample.label, floor, target)
             judged = judged & known
-        judged = self._judge(sample, found, lost, target, judged)
-        self._restart(lost, able, learned if self._spec.stacks else judged)
+        self._judge(sample, found, lost, target, judged)
+        self._lost.copy_(lost)
         if target is None:
             write(self.classes, torch.maximum(self.classes, sample.y + 1.0), learned)
         return learned, found.mixed
 
     def _judge(
         self, sample: Sample, found: Combined, lost: Tensor, target: Tensor | None, judged: Tensor
-    ) -> Tensor:
-        """Update the weights of the experts; return whether the sample, of those to judge, changed them.
+    ) -> None:
+        """Update the weights of the experts by a sample, if it is one to judge.
 
         In the second generation, a sample of a new class, or of weight 0, changes no weights.
         """
@@ -192,14 +194,15 @@ class Mixture:
         fit = self.experts.fit(found.sound, lost)
         self.experts.learn_stack(found, sample.y, sample.label, self.classes, sample.step, judged)
         self.experts.learn(found, sample.y, sample.label, target, fit, judged)
-        return judged
 
-    def _restart(self, lost: Tensor, able: Tensor, learned: Tensor) -> None:
-        """Restart each trajectory that has diverged from the best of its kind, if `learned`, ()."""
-        best, best_linear = self.experts.best(lost, able)
-        lost = lost & learned
-        count = len(self._spec.members)
-        self._networks.recover(lost[:count], best)
+    def _restart(self, learned: Tensor) -> None:
+        """Restart what diverged at the latest sample from the best of its kind, if `learned`, ().
+
+        Networks do so only if one of them has not diverged.
+        """
+        best, best_linear = self.experts.best(self._lost)
+        lost, count = self._lost & learned, len(self._spec.members)
+        self._networks.recover(lost[:count] & ~self._lost[:count].all(), best)
         if self._linear is not None and best_linear is not None:
             self._linear.recover(lost[count:], best_linear)
 
@@ -253,8 +256,9 @@ class Mixture:
             self._networks.replay(z, goal, weight, learned)
 
     def average(self, share: Tensor, learned: Tensor) -> None:
-        """Update the running means of the networks by a share, (), if `learned`, ()."""
+        """Update running means by a share, (), and restart what has diverged, if `learned`, ()."""
         self._networks.average(share, learned)
+        self._restart(learned)
 
     def renew_metric(self, learned: Tensor) -> None:
         """Compute the neighbours' own metric anew from the network that it is of, if `learned`, ()."""

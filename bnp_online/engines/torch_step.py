@@ -201,6 +201,11 @@ class RowStep:
         self.members.commit(accepted)
         return accepted.any(), mixed
 
+    def discard(self) -> None:
+        """Discard a proposed step of a module: for lack of memory, it was not computed to the end."""
+        if isinstance(self.members, ModuleMember):
+            self.members.discard()
+
     def average(self, row: Tensor) -> None:
         """Update the running means of the weights after a row, unless it was refused."""
         if self.mixture is not None:

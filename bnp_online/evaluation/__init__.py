@@ -1,7 +1,8 @@
-"""Prequential evaluation, scores of trivial predictions, and drift detectors."""
+"""Prequential evaluation, scores of trivial predictions, their history, and drift detectors."""
 
 from .baselines import Baselines
 from .drift import ADWIN, Detector, PageHinkley
+from .history import ScoreHistory
 from .prequential import Learner, PrequentialMetrics, Result, log_loss, prequential
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "PageHinkley",
     "PrequentialMetrics",
     "Result",
+    "ScoreHistory",
     "log_loss",
     "prequential",
 ]

@@ -11,14 +11,20 @@ import copy
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..engines.base import Task
 from ..errors import StateError
 from ..values import Label
+from .kernels import LAST, MAJORITY, SEEN, baseline_scores
 
-_Scored = tuple[float, float, float]
+Scored: TypeAlias = tuple[float, float, float]
+"""Scores of the baselines for one sample: accuracies of the majority and the last label, and log loss of the
+frequencies; or absolute errors of the mean and the last target, and squared error of the mean."""
 _START = (0.0, 0.0, 0.0)
 
 
@@ -38,7 +44,7 @@ class Baselines:
     --------
     >>> baselines = Baselines("classification")
     >>> for label in ("cat", "cat", "dog", "cat"):
-    ...     baselines.update(label)
+    ...     _ = baselines.update(label)
     >>> scores = baselines.report()["cumulative"]
     >>> round(scores["majority"]["Accuracy"], 2), round(scores["last"]["Accuracy"], 2)
     (0.67, 0.33)
@@ -56,8 +62,9 @@ class Baselines:
         self._sums = _START
         self._latest = array("d")  # three numbers for each sample, of up to 1.25 windows
 
-    def update(self, y: Any) -> None:
-        """Score the predictions of a label or target, then learn it."""
+    def update(self, y: Any) -> Scored | None:
+        """Score the predictions of a label or target, then learn it. Return the scores, if there are any."""
+        scored = None
         if self._seen:
             scored = self._score_class(y) if self.task == "classification" else self._score_number(y)
             self.n += 1
@@ -72,8 +79,53 @@ class Baselines:
                 self._majority = y
         else:
             self._mean += (y - self._mean) / self._seen
+        return scored
 
-    def _keep(self, scored: _Scored) -> None:
+    def update_many(self, codes: NDArray[np.int64], labels: Sequence[Label]) -> list[float]:
+        """Score and learn labels, as `update` in a loop; return the scores in a row.
+
+        Parameters
+        ----------
+        codes : array of int, shape (N,)
+            Positions of the labels.
+        labels : sequence
+            All labels of the model.
+        """
+        seen = np.array([self._counts.get(label, 0) for label in labels], np.int64)
+        if len({*labels}) < len(labels) or not self._seen or not seen[codes].all():  # a label is new
+            found = [self.update(labels[code]) for code in codes.tolist()]
+            return [each for scored in found if scored is not None for each in scored]
+        places = labels.index(self._majority), labels.index(self._last)
+        state, sums = np.array([*places, self._seen, len(self._counts)]), np.array(self._sums)
+        scores = np.empty((len(codes), 3))
+        baseline_scores(codes, seen, state, sums, scores)
+        self._counts.update({labels[i]: int(seen[i]) - self._counts[labels[i]] for i in {*codes.tolist()}})
+        self._majority, self._last = labels[state[MAJORITY]], labels[state[LAST]]
+        self._seen, self.n = int(state[SEEN]), self.n + len(codes)
+        a, b, c = sums.tolist()
+        self._sums = (a, b, c)
+        scored: list[float] = scores.ravel().tolist()
+        self._keep(scored)
+        return scored
+
+    def update_numbers(self, targets: Sequence[float]) -> list[float]:
+        """Score and learn targets of a regression, as `update` in a loop; return the scores in a row."""
+        mean, last, seen, (a, b, c) = self._mean, self._last, self._seen, self._sums
+        scored = list[float]()
+        for y in targets:
+            if seen:
+                error = y - mean
+                scored += (abs(error), abs(y - last), error * error)
+                a, b, c = a + scored[-3], b + scored[-2], c + scored[-1]
+            seen += 1
+            mean += (y - mean) / seen
+            last = y
+        self._mean, self._last, self._seen, self._sums = mean, last, seen, (a, b, c)
+        self.n += len(scored) // 3
+        self._keep(scored)
+        return scored
+
+    def _keep(self, scored: Iterable[float]) -> None:
         """Add scores to the window."""
         self._latest.extend(scored)
         if len(self._latest) > 3 * (self.window + self.window // 4):
@@ -83,13 +135,13 @@ class Baselines:
         """Return the scores in the window: three numbers for each sample."""
         return self._latest[-3 * self.window :].tolist()
 
-    def _score_class(self, y: Label) -> _Scored:
+    def _score_class(self, y: Label) -> Scored:
         """Return the accuracies of the majority and the last label, and the log loss of the frequencies."""
         counts = self._counts
         loss = math.log((self._seen + len(counts) + 1) / (counts.get(y, 0) + 1))
         return float(y == self._majority), float(y == self._last), loss
 
-    def _score_number(self, y: float) -> _Scored:
+    def _score_number(self, y: float) -> Scored:
         """Return the absolute errors of the mean and of the last target, and the squared one of the mean."""
         error = y - self._mean
         return abs(error), abs(y - self._last), error * error

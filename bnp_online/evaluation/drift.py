@@ -8,17 +8,13 @@ not used because its window, in compiled code, cannot be saved as numbers, and b
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from ..errors import ConfigurationError, StateError
+import numpy as np
 
-#: Updates between searches for a change.
-_CLOCK = 32
-#: Maximum number of buckets of one size.
-_BUCKETS = 5
-#: Minimum length of a part of the window in a comparison.
-_SHORTEST = 5
+from ..errors import ConfigurationError, StateError
+from .kernels import BUCKETS, CLOCK, SIZES, TOTAL, WIDTH, adwin_insert, adwin_shrink
 
 
 class Detector(Protocol):
@@ -26,6 +22,9 @@ class Detector(Protocol):
 
     def update(self, value: float) -> float:
         """Add a number; return the change of the mean, 0 without a detection."""
+
+    def update_many(self, values: Sequence[float]) -> list[tuple[int, float]]:
+        """Add numbers; return the position of each at which a change was detected, and the change."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, as JSON."""
@@ -66,9 +65,9 @@ class ADWIN:
 
     def _begin(self) -> None:
         self._waiting: list[float] = []  # added to the window together, in half the time
-        self._width = self._total = self._squares = 0.0
-        #: By the logarithm of their size, the buckets from the oldest to the newest: sum, squared deviations.
-        self._rows: list[list[tuple[float, float]]] = [[]]
+        self._buckets = np.zeros((SIZES, BUCKETS + 1, 2))
+        self._counts = np.zeros(SIZES, np.int64)
+        self._totals = np.zeros(3)
 
     def update(self, value: float) -> float:
         """Add a number; return the change of the mean, 0 without a detection.
@@ -79,103 +78,54 @@ class ADWIN:
             A finite number. The significance level holds in [0, 1], and roughly for slightly larger numbers.
         """
         self._waiting.append(value)
-        if len(self._waiting) < _CLOCK:
+        return self._search() if len(self._waiting) == CLOCK else 0.0
+
+    def update_many(self, values: Sequence[float]) -> list[tuple[int, float]]:
+        """Add numbers; return the position of each at which a change was detected, and the change."""
+        found, start = [], 0
+        while start < len(values):
+            stop = start + CLOCK - len(self._waiting)
+            self._waiting += values[start:stop]
+            if len(self._waiting) == CLOCK and (change := self._search()):
+                found.append((stop - 1, change))
+            start = stop
+        return found
+
+    def _search(self) -> float:
+        """Add the waiting numbers to the window; return the change of the mean, 0 without a detection."""
+        window = self._buckets, self._counts, self._totals
+        adwin_insert(np.array(self._waiting), *window)
+        self._waiting.clear()
+        before = self._mean
+        if not adwin_shrink(*window, self.delta):
             return 0.0
-        self._insert()
-        before = self._total / self._width
-        if not self._shrink():
-            return 0.0
-        change = self._total / self._width - before
+        change = self._mean - before
         self._begin()
         return change
 
-    def _insert(self) -> None:
-        """Add the waiting numbers to the window."""
-        width, total, squares, newest = self._width, self._total, self._squares, self._rows[0]
-        for value in self._waiting:
-            width += 1.0
-            if width > 1.0:
-                deviation = value - total / (width - 1.0)
-                squares += (width - 1.0) * deviation * deviation / width
-            total += value
-            newest.append((value, 0.0))
-            if len(newest) > _BUCKETS:
-                self._merge()
-        self._waiting.clear()
-        self._width, self._total, self._squares = width, total, squares
-
-    def _merge(self) -> None:
-        """Merge the two oldest buckets of each size with too many, from the smallest size on."""
-        rows, size, i = self._rows, 1.0, 0
-        while len(rows[i]) > _BUCKETS:
-            (total, squares), (other_total, other_squares) = rows[i][:2]
-            del rows[i][:2]
-            apart = total / size - other_total / size
-            if i + 1 == len(rows):
-                rows.append([])
-            merged = squares + other_squares + size * 0.5 * apart * apart
-            rows[i + 1].append((total + other_total, merged))
-            size, i = 2.0 * size, i + 1
-
-    def _shrink(self) -> bool:
-        """Drop the oldest buckets while the means differ; return whether any was dropped."""
-        shrunk = False
-        while self._cut():
-            self._drop()
-            shrunk = True
-        return shrunk
-
-    def _cut(self) -> bool:
-        """Return whether the means before and after some border differ significantly."""
-        width, newer_total = self._width, self._total
-        older = older_total = 0.0
-        newer = width
-        log = math.log(2.0 * math.log(width) / self.delta)
-        spread = self._squares / width
-        for i in range(len(self._rows) - 1, -1, -1):
-            size = float(1 << i)
-            for total, _ in self._rows[i]:
-                older += size
-                newer -= size
-                older_total += total
-                newer_total -= total
-                if newer < _SHORTEST:
-                    return False
-                if older < _SHORTEST:
-                    continue
-                share = 1.0 / (older - _SHORTEST + 1.0) + 1.0 / (newer - _SHORTEST + 1.0)
-                chance = math.sqrt(2.0 * share * spread * log) + 2.0 / 3.0 * log * share
-                if abs(older_total / older - newer_total / newer) > chance:
-                    return True
-        return False
-
-    def _drop(self) -> None:
-        """Drop the oldest bucket."""
-        size = float(1 << (len(self._rows) - 1))
-        total, squares = self._rows[-1].pop(0)
-        self._width -= size
-        self._total -= total
-        apart = total / size - self._total / self._width
-        self._squares -= squares + size * self._width * apart * apart / (size + self._width)
-        while not self._rows[-1]:
-            self._rows.pop()
+    @property
+    def _mean(self) -> float:
+        return float(self._totals[TOTAL] / self._totals[WIDTH])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, as JSON."""
-        rows = [[list(bucket) for bucket in row] for row in self._rows]
-        totals = [self._width, self._total, self._squares]
-        return {"waiting": self._waiting[:], "totals": totals, "rows": rows}
+        sizes = int(np.flatnonzero(self._counts).max(initial=0)) + 1
+        rows = [self._buckets[i, : self._counts[i]].tolist() for i in range(sizes)]
+        return {"waiting": self._waiting[:], "totals": self._totals.tolist(), "rows": rows}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load a state from `state_dict`; raises `StateError` for anything else."""
+        other = ADWIN(self.delta)
         try:
-            rows = [[(float(total), float(squares)) for total, squares in row] for row in state["rows"]]
+            for i, row in enumerate(state["rows"]):
+                other._counts[i] = len(row)
+                other._buckets[i, : len(row)] = np.array(row, np.float64).reshape(len(row), 2)
             width, total, squares = map(float, state["totals"])
-            waiting = list(map(float, state["waiting"]))
-        except (KeyError, TypeError, ValueError) as error:
+            other._totals[:] = width, total, squares
+            other._waiting = list(map(float, state["waiting"]))
+        except (IndexError, KeyError, TypeError, ValueError) as error:
             raise StateError(f"the state of the detector is damaged: {error!r}") from error
-        self._rows, self._waiting = rows, waiting
-        self._width, self._total, self._squares = width, total, squares
+        vars(self).update(vars(other))
 
 
 class PageHinkley:
@@ -228,6 +178,11 @@ class PageHinkley:
             return 0.0
         self._begin()
         return above
+
+    def update_many(self, values: Sequence[float]) -> list[tuple[int, float]]:
+        """Add numbers; return the position of each at which a change was detected, and the distance."""
+        update = self.update
+        return [(i, change) for i, value in enumerate(values) if (change := update(value))]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, as JSON."""

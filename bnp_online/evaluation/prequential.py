@@ -12,17 +12,21 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..engines.base import Task
 from ..errors import StateError
 from ..mixture import MAX_LOSS
-from ..values import Label
+from ..values import Label, Vector
 from .window import Window
 
 Probabilities: TypeAlias = Mapping[Label, float]
+_Codes: TypeAlias = NDArray[np.int64]
 
 
 class Learner(Protocol):
@@ -73,12 +77,52 @@ class _Classification:
         return loss
 
     def _rank(self, y: Label, probabilities: Probabilities) -> None:
+        positive = self._rank_early()
+        self.levels[y, bisect.bisect_left(_THRESHOLDS, probabilities.get(positive, 0.0))] += 1
+
+    def _rank_early(self) -> Label:
+        """Move the early probabilities to the levels, and return the positive class."""
         positive = max(self.classes)
         for (early, p), count in self.early.items():
             p_positive = p if early == positive else 1.0 - p
             self.levels[early, bisect.bisect_left(_THRESHOLDS, p_positive)] += count
         self.early.clear()
-        self.levels[y, bisect.bisect_left(_THRESHOLDS, probabilities.get(positive, 0.0))] += 1
+        return positive
+
+    def update_many(
+        self,
+        targets: Sequence[Label],
+        predictions: Sequence[Label],
+        of_target: Vector,
+        of_label: Vector,
+        labels: tuple[Label, ...],
+    ) -> list[float]:
+        """Score predictions as `update` in a loop.
+
+        Parameters
+        ----------
+        targets, predictions : sequences of labels
+            For each sample.
+        of_target : array of shape (N,)
+            Probability of each target.
+        of_label : array of shape (N, labels)
+            Probabilities of all labels.
+        labels : tuple
+            The labels.
+        """
+        losses = [-math.log(p) for p in np.clip(of_target, _LEAST, _GREATEST).tolist()]
+        for loss in losses:  # `sum` rounds in another way
+            self.loss_sum += loss
+        self.confusion.update(zip(targets, predictions, strict=True))
+        if len(self.classes) <= 2:
+            self.classes += [label for label in labels if label not in self.classes][:3]
+        if len(self.classes) == 1:
+            self.early.update(zip(targets, of_target.tolist(), strict=True))
+        elif len(self.classes) == 2:
+            positive = labels.index(self._rank_early())
+            levels = np.searchsorted(_THRESHOLDS, of_label[:, positive])
+            self.levels.update(zip(targets, levels.tolist(), strict=True))
+        return losses
 
     def get(self) -> dict[str, float | None]:
         n = self.confusion.total()
@@ -151,6 +195,27 @@ class _Regression:
         self.deviations += difference * (y - self.mean)
         return error * error
 
+    def update_many(
+        self, targets: Sequence[float], predictions: Sequence[float]
+    ) -> tuple[list[float], list[float]]:
+        """Score predictions as `update` in a loop; return the losses, and the variance after each."""
+        n, absolute, squared = self.n, self.absolute_sum, self.squared_sum
+        mean, deviations = self.mean, self.deviations
+        losses, variances = list[float](), list[float]()
+        for y, prediction in zip(targets, predictions, strict=True):
+            error = y - prediction
+            n += 1
+            absolute += abs(error)
+            squared += error * error
+            difference = y - mean
+            mean += difference / n
+            deviations += difference * (y - mean)
+            losses.append(error * error)
+            variances.append(deviations / n)
+        self.n, self.absolute_sum, self.squared_sum = n, absolute, squared
+        self.mean, self.deviations = mean, deviations
+        return losses, variances
+
     def get(self) -> dict[str, float | None]:
         n = self.n
         if not n:
@@ -167,6 +232,13 @@ class _Regression:
 
 def _counts(task: Task) -> _Classification | _Regression:
     return _Classification() if task == "classification" else _Regression()
+
+
+class Scores(NamedTuple):
+    """Predictions of consecutive samples, and their losses."""
+
+    predictions: list[Any]
+    losses: list[float]
 
 
 class PrequentialMetrics:
@@ -240,6 +312,47 @@ class PrequentialMetrics:
         self._latest.add(y, prediction, probabilities)
         return self._all.update(y, prediction, probabilities)
 
+    def update_classes(self, targets: _Codes, labels: tuple[Label, ...], probabilities: Vector) -> Scores:
+        """Score the predictions of consecutive samples of a classification, as `update` in a loop.
+
+        Parameters
+        ----------
+        targets : array of int of shape (N,)
+            Positions of the targets in `labels`.
+        labels : tuple
+            All labels of the model.
+        probabilities : array of shape (N, labels)
+            Probabilities; a prediction is the first label with the greatest one.
+
+        Returns
+        -------
+        Scores
+            Prediction and loss of each sample.
+        """
+        counts, best = self._all, probabilities.argmax(axis=1)
+        assert isinstance(counts, _Classification)  # noqa: S101 (the caller knows the task)
+        predictions, known = [labels[i] for i in best.tolist()], [labels[i] for i in targets.tolist()]
+        self._latest.add_many(known, predictions, labels, probabilities)
+        of_target = probabilities[np.arange(len(targets)), targets]
+        return Scores(predictions, counts.update_many(known, predictions, of_target, probabilities, labels))
+
+    def update_numbers(
+        self, targets: Sequence[float], predictions: Sequence[float]
+    ) -> tuple[list[float], list[float]]:
+        """Score the predictions of consecutive samples of a regression, as `update` in a loop.
+
+        Returns
+        -------
+        losses : list of float
+            Squared error of each prediction.
+        variances : list of float
+            `target_variance` after each.
+        """
+        counts = self._all
+        assert isinstance(counts, _Regression)  # noqa: S101 (the caller knows the task)
+        self._latest.add_many(targets, predictions, (), np.empty((len(targets), 0)))
+        return counts.update_many(targets, predictions)
+
     def confusion(self, most: int) -> dict[str, Any]:
         """Return the confusion matrix of the window.
 
@@ -262,6 +375,10 @@ class PrequentialMetrics:
         labels = [label for label, _ in frequency.most_common(most)]
         counts = [[pairs[y, prediction] for prediction in labels] for y in labels]
         return {"labels": labels, "counts": counts, "other": len(self._latest) - sum(map(sum, counts))}
+
+    def pairs(self, most: int) -> list[tuple[Any, Any]]:
+        """Return the latest targets and their predictions, oldest first, at most `most`."""
+        return [(y, prediction) for y, prediction, _, _ in self._latest][-most:]
 
     def cumulative(self) -> dict[str, float | None]:
         """Return the metrics of all predictions, by name; each is None before the first prediction."""

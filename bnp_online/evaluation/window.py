@@ -9,7 +9,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from ..values import Label
+import numpy as np
+
+from ..values import Label, Vector
 
 Scored: TypeAlias = tuple[Any, Any, tuple[Label, ...], list[float]]
 """Target, prediction, the labels with a probability, and their probabilities."""
@@ -70,6 +72,36 @@ class Window:
                 self._start = 0
         entries.extend((y, prediction, labels))
         self._probabilities.extend(values)
+
+    def add_many(
+        self, targets: Sequence[Any], predictions: Sequence[Any], labels: tuple[Label, ...], values: Vector
+    ) -> None:
+        """Add predictions that have probabilities of the same labels, as `add` in a loop.
+
+        Parameters
+        ----------
+        targets, predictions : sequences of length N
+            Targets, and their predictions.
+        labels : tuple
+            Labels, in the order of the columns of `values`.
+        values : array of shape (N, labels)
+            Probabilities.
+        """
+        count = min(len(targets), self.size)
+        if count == 0:
+            return
+        entries, skipped = self._entries, len(targets) - count
+        if entries and _same(labels, shared := entries[-1]):
+            labels = shared
+        leaving = len(self) + count - self.size
+        if leaving > 0:
+            self._start += sum(map(len, itertools.islice(entries, 2, 3 * leaving, 3)))
+        columns = targets[skipped:], predictions[skipped:], itertools.repeat(labels, count)
+        entries.extend(itertools.chain.from_iterable(zip(*columns, strict=True)))
+        self._probabilities.frombytes(np.ascontiguousarray(values[skipped:]).tobytes())
+        if self._start > len(self._probabilities) // 5:
+            del self._probabilities[: self._start]
+            self._start = 0
 
     def load(self, scored: Iterable[tuple[Any, Any, Sequence[Label], Iterable[float]]]) -> None:
         """Replace the content by that of a window of this size, as iteration returns it.

@@ -69,12 +69,12 @@ def _rows(pa: Any, batch: Any) -> Iterator[dict[str, Any]]:
     names = batch.schema.names
     for start in range(0, batch.num_rows, _ROWS):
         part = batch.slice(start, _ROWS)
-        columns = [_values(pa, column) for column in part.columns]
+        columns = [values_of(pa, column) for column in part.columns]
         for values in zip(*columns, strict=True):
             yield dict(zip(names, values, strict=True))
 
 
-def _values(pa: Any, column: Any) -> list[Any]:
+def values_of(pa: Any, column: Any) -> list[Any]:
     """Return the values of a column; times have microseconds, as those of Python."""
     kind = column.type
     if pa.types.is_dictionary(kind):

@@ -7,7 +7,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from ..values import seconds
 from .amounts import check_decimal
@@ -49,10 +49,13 @@ class Columns:
     ----------
     row : int
         Number of the row that is read, for messages.
+    kinds : dict of str to str
+        Of columns of text, once their types are determined: ``"number"``, ``"string"``, or ``"other"``.
     """
 
     def __init__(self, options: Options, left_out: Iterable[str]) -> None:
         self.row = 0
+        self.kinds: dict[str, Literal["number", "string", "other"]] = {}
         self._options = options
         self._converters = _Converters(self, dict.fromkeys(left_out))
         self._calendars: list[Calendar] = []
@@ -85,6 +88,19 @@ class Columns:
             if name not in self._converters:
                 self._converters[name] = self._converter(name, values)
 
+    @property
+    def has_calendar(self) -> bool:
+        """Whether there are calendar features, or will be."""
+        return bool(self._calendars)
+
+    def left_out(self) -> frozenset[str]:
+        """Return the columns that are left out."""
+        return frozenset(name for name, convert in self._converters.items() if convert is None)
+
+    def begin(self, names: Iterable[str]) -> None:
+        """Begin without rows: the first value of each column determines its type."""
+        self._names = frozenset(names)
+
     def features(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the features of a row."""
         converters = self._converters
@@ -109,7 +125,13 @@ class Columns:
                 return None
             if isinstance(cell, NESTED):
                 return cell  # refused by the learner
-            converter = self._converters[name] = self._converter(name, [(self.row, cell)])
+            converter = self._converter(name, [(self.row, cell)])
+            options = self._options
+            if self.kinds.get(name) == "string" and name in options.numbers - options.strings:
+                del self.kinds[name]  # the model has numbers in it
+                self._changed(name, cell.strip(), "a number")
+                return None
+            self._converters[name] = converter
             return None if converter is None else converter(cell)
 
         return convert
@@ -155,6 +177,7 @@ class Columns:
 
     def _number(self, name: str) -> Converter:
         excluded, other = self._options.na_numbers, self._parsed(name, self._options.number, "a number")
+        self.kinds[name] = "number"
         if self._options.decimal == ",":
             return other
 
@@ -173,6 +196,7 @@ class Columns:
     def _parsed(self, name: str, parse: Callable[[str], Any], kind: str) -> Converter:
         """Return the converter of a column whose cells a function parses; other words are missing values."""
         options, changed = self._options, self._changed
+        self.kinds[name] = "other"
 
         def convert(cell: str) -> Any:
             word = cell.strip()
@@ -282,6 +306,7 @@ class Columns:
     def _remembering(self, name: str) -> Converter:
         """Return the converter of a column of strings: it remembers values, and finds an id by new ones."""
         options = self._options
+        self.kinds[name] = "string"
         known: dict[str, str | None] = {}
         unseen = object()
         new: deque[int] = deque(maxlen=_NEW)  # rows with a new value

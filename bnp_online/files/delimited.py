@@ -27,10 +27,11 @@ class InvalidRow(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Table of text: the columns, those of them without a name, and the rows."""
+    """Table of text: the columns, those of them without a name, the separator, and the rows."""
 
     names: list[str]
     unnamed: list[str]
+    sep: str
     rows: Iterator[dict[str, str] | InvalidRow]
 
 
@@ -70,8 +71,8 @@ def read_delimited(
     header = next(records, None)
     if not isinstance(header, list):
         raise FileError("is empty" if header is None else f"has no header: {header}")
-    names, unnamed = _names(header)
-    return Table(names, unnamed, _rows(records, names))
+    names, unnamed = column_names(header)
+    return Table(names, unnamed, sep, _rows(records, names))
 
 
 def _sample(lines: Iterator[str]) -> tuple[list[str], Iterator[str]]:
@@ -154,11 +155,11 @@ def _records(reader: Any, ended: list[bool]) -> Iterator[list[str] | str]:
             yield cells
 
 
-def _names(header: list[str]) -> tuple[list[str], list[str]]:
+def column_names(header: list[str]) -> tuple[list[str], list[str]]:
     """Return the names of the columns, and of those without a name: "column 3"."""
     names = [name.strip() for name in header]
-    for name in names:
-        if name and names.count(name) > 1:
+    for name, count in Counter(names).items():
+        if name and count > 1:
             places = " and ".join(str(i) for i, other in enumerate(names, 1) if other == name)
             raise FileError(f"has the column {name!r} twice (columns {places}): rename one of them")
     unnamed = {i: f"column {i + 1}" for i, name in enumerate(names) if not name}
@@ -166,18 +167,19 @@ def _names(header: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _rows(records: Iterator[list[str] | str], names: list[str]) -> Iterator[dict[str, str] | InvalidRow]:
-    width = len(names)
     for cells in records:
-        if isinstance(cells, str):
-            yield InvalidRow(cells, {})
-            continue
-        if len(cells) != width:
-            if any(cells[width:]):
-                yield InvalidRow(
-                    f"has {len(cells)} cells, the header has {width}: put a cell with the separator in "
-                    "quotation marks",
-                    dict(zip(names, cells, strict=False)),
-                )
-                continue
-            cells += [""] * (width - len(cells))
-        yield dict(zip(names, cells, strict=False))
+        yield InvalidRow(cells, {}) if isinstance(cells, str) else row_of(cells, names)
+
+
+def row_of(cells: list[str], names: list[str]) -> dict[str, str] | InvalidRow:
+    """Return a row by column; cells that it lacks are empty."""
+    width = len(names)
+    if len(cells) != width:
+        if any(cells[width:]):
+            return InvalidRow(
+                f"has {len(cells)} cells, the header has {width}: put a cell with the separator in "
+                "quotation marks",
+                dict(zip(names, cells, strict=False)),
+            )
+        cells += [""] * (width - len(cells))
+    return dict(zip(names, cells, strict=False))

@@ -14,7 +14,7 @@ from .choices import Choices, format_of, nearest
 from .columns import Columns
 from .delimited import InvalidRow, read_delimited
 from .json_lines import read_json_lines
-from .source import FileError, Source, UnreadableRowError
+from .source import FileError, Lines, Source, UnreadableRowError
 from .targets import Target, TargetError, target_of
 
 _Cells: TypeAlias = "Mapping[str, Any] | InvalidRow"
@@ -56,13 +56,43 @@ class Row(NamedTuple):
     source: Mapping[str, Any] = {}
 
 
+class LineForm(NamedTuple):
+    """Form of lines of which each is a sample with numbers and strings alone.
+
+    Attributes
+    ----------
+    features, target, weight, id : str or None
+        Fields of a JSON object, or columns; `features` is None if they are beside the target.
+    header : tuple of str or None, optional
+        Names of the cells of CSV, None for one that is left out; None for JSON.
+    numbers : frozenset of str
+        Columns of CSV with numbers. In others digits are a string.
+    sep : str
+        Separator of the cells.
+    left_out : frozenset of str
+        Fields that are left out.
+    """
+
+    features: str | None
+    target: str | None
+    weight: str | None
+    id: str | None
+    header: tuple[str | None, ...] | None
+    numbers: frozenset[str]
+    sep: str
+    left_out: frozenset[str]
+
+
 class Samples(Iterator[Row]):
     """Rows of a file, as `read_samples` returns them: an iterator and a context manager."""
 
     def __init__(self, source: Source, choices: Choices, options: Callable[..., Options]) -> None:
         self._source = source
         self._choices = choices
-        self._read = 0  # rows
+        self._read = self._given = 0  # rows
+        self._text: Lines | None = None
+        self._header: tuple[list[str], str] | None = None  # names and separator of CSV
+        self._before = 0  # lines taken before the latest row
         try:
             source.start()
             self._form = format_of(source, choices.format)
@@ -74,10 +104,13 @@ class Samples(Iterator[Row]):
             raise self._named(error) from None
 
     def __next__(self) -> Row:
+        self._before = 0 if self._text is None else self._text.taken
         try:
-            return next(self._rows)
+            row = next(self._rows)
         except (FileError, UnreadableRowError) as error:
             raise self._named(error) from None
+        self._given += 1
+        return row
 
     def __enter__(self) -> Samples:
         return self
@@ -96,6 +129,49 @@ class Samples(Iterator[Row]):
         """Share of the file that has been read, 0 to 1, by bytes; None for a pipe."""
         return self._source.fraction
 
+    @property
+    def line_form(self) -> LineForm | None:
+        """Form of the next lines; None if the meaning of one may depend on others, or is not plain.
+
+        While it does not change, a line has the meaning of its values, as `Row` has them: a number is itself.
+        """
+        left_out = self._columns.left_out()
+        options = self._options
+        if self.fraction is None or self._text is None or options.na or self._columns.has_calendar:
+            return None
+        target = self._choices.target
+        if self._form == "ndjson":
+            if target is None:
+                return LineForm("x", "y", "w", "id", None, frozenset(), "", left_out)
+            return LineForm(None, target, None, None, None, frozenset(), "", left_out)
+        if self._header is None or options.decimal != ".":
+            return None
+        names, sep = self._header
+        kinds = self._columns.kinds
+        features = [name for name in names if name != target and name not in left_out]
+        if sep == " " or not sep.isascii() or any(kinds.get(name, "other") == "other" for name in features):
+            return None
+        header = tuple(name if name == target or name not in left_out else None for name in names)
+        numbers = frozenset(name for name in features if kinds[name] == "number")
+        return LineForm(None, target, None, None, header, numbers, sep, left_out)
+
+    @property
+    def line(self) -> str | None:
+        """Line of the latest row; None if it had several, or was read earlier."""
+        text = self._text
+        return text.last if text is not None and text.taken == self._before + 1 else None
+
+    def ahead(self, most: int) -> list[str]:
+        """Return the next lines of text without reading them as rows; none if rows were read ahead."""
+        return [] if self._text is None or self._given < self._read else self._text.ahead(most)
+
+    def skip(self, count: int) -> None:
+        """Skip rows, the lines of which `ahead` returned."""
+        assert self._text is not None  # noqa: S101 (there are such lines)
+        self._text.skip(count)
+        self._read += count
+        self._given += count
+
     def _named(self, error: FileError | UnreadableRowError) -> FileError:
         name = self._source.name
         if isinstance(error, UnreadableRowError):
@@ -113,6 +189,7 @@ class Samples(Iterator[Row]):
             expected = "\t" if self._form == "tsv" else ","
             table = read_delimited(self._lines(), self._choices.sep, expected, self._options.notice)
             self._check_names(table.names)
+            self._header = table.names, table.sep
             unnamed = table.unnamed
             rows = self._numbered(table.rows)
         else:
@@ -133,7 +210,8 @@ class Samples(Iterator[Row]):
         return self._samples(itertools.chain(head, rows), parse)
 
     def _lines(self) -> Iterator[str]:
-        return self._source.lines(self._choices.encoding)
+        self._text = Lines(self._source.lines(self._choices.encoding))
+        return self._text
 
     def _numbered(self, rows: Iterable[_Cells]) -> Iterator[tuple[int, _Cells]]:
         for row in rows:

@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -164,6 +165,58 @@ class Source:
                 break
         self._chunks = itertools.chain(taken, self._chunks)
         return b"".join(taken)
+
+
+class Lines(Iterator[str]):
+    """Lines that can be read ahead.
+
+    Parameters
+    ----------
+    lines : iterator of str
+        The lines.
+
+    Attributes
+    ----------
+    last : str
+        The line that was taken last.
+    taken : int
+        Number of lines taken so far.
+    """
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self._ahead: deque[str] = deque()
+        self._fault: FileError | UnreadableRowError | None = None
+        self.last = ""
+        self.taken = 0
+
+    def __next__(self) -> str:
+        if self._ahead:
+            line = self._ahead.popleft()
+        elif self._fault is not None:
+            raise self._fault
+        else:
+            line = next(self._lines)
+        self.last = line
+        self.taken += 1
+        return line
+
+    def ahead(self, most: int) -> list[str]:
+        """Return the next lines without taking them; a fault is raised once they are taken."""
+        try:
+            while len(self._ahead) < most and self._fault is None:
+                self._ahead.append(next(self._lines))
+        except StopIteration:
+            pass
+        except (FileError, UnreadableRowError) as fault:
+            self._fault = fault
+        return [*itertools.islice(self._ahead, most)]
+
+    def skip(self, count: int) -> None:
+        """Take lines that were read ahead."""
+        for _ in range(count):
+            self._ahead.popleft()
+        self.taken += count
 
 
 class _Raw(io.RawIOBase):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, time, timedelta
 from typing import Any, Literal, TypeAlias
 
 from ..frames import name_of_label
+from ..values import Label
 from .amounts import Parser, check_decimal, recognise
 from .cells import NESTED, Options, plain, quoted
 from .columns import IDS
@@ -63,6 +64,18 @@ def target_of(name: str, cells: list[Any], options: Options, task: Task, labels:
         remedy = "check --target" if kind == "str" else "if they are quantities, give --task regression"
         options.notice(f"the target {name!r} has another label in each row: {remedy}")
     return _labels(name, options, kind, "the first rows have such labels; give --labels str, or correct it")
+
+
+def target_of_model(name: str, options: Options, task: Task, labels: Sequence[Label]) -> Target:
+    """Return the converter of a column whose targets have the type of a model's.
+
+    Without `labels`, the first label determines the type. Raises as `target_of`, for a row.
+    """
+    if task == "regression":
+        return _regression(name, [], options)
+    if not labels:
+        return _undecided(name, options)
+    return _labels(name, options, type(labels[0]).__name__, "the labels of the model are")
 
 
 def _undecided(name: str, options: Options) -> Target:

@@ -1,8 +1,9 @@
-"""Online learner: validation and growth around an engine, and the learner's state."""
+"""Online learner: validation and growth around an engine, reading of its lines, and its state."""
 
 from __future__ import annotations
 
-from .learning import OnlineLearner
+from .learning import REFUSED, OnlineLearner, Refusal
+from .lines import Block, BlockReader
 from .preview import Preview
 
-__all__ = ["OnlineLearner", "Preview"]
+__all__ = ["REFUSED", "Block", "BlockReader", "OnlineLearner", "Preview", "Refusal"]

@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..encoding import name_of, read_array
-from ..errors import NonFiniteStateError, SampleError
+from ..errors import DeviceMemoryError, NonFiniteStateError, SampleError
 from ..frames import rows_of, values_of
 from ..late_labels import aligned
 from ..sparse import NO_GROWTH, TAILS_EVERY, Growth, PlainFeatures, SparseStage, growth, heavy_tails
-from ..values import Array, Derived, ExpertPredictions, Features, Label, Prediction, Sample, Vector, at_row
+from ..values import (
+    Array,
+    Derived,
+    ExpertPredictions,
+    Features,
+    Flag,
+    Label,
+    Prediction,
+    Sample,
+    SampleRows,
+    Vector,
+    at_row,
+)
 from .model import NO_FRONT
 from .prediction import NOTHING
 from .preview import Preview
 from .state import SavedModel
 
-_REFUSED = "the step would make the state non-finite: use a smaller lr"
+Refusal: TypeAlias = NonFiniteStateError | DeviceMemoryError
+"""Error that refused a sample; it changed nothing."""
+_REFUSALS = (NonFiniteStateError, DeviceMemoryError)
+
+#: Message of a refused sample.
+REFUSED = "the step would make the state non-finite: use a smaller lr"
 _ONE = np.ones(1)
 #: Prediction of an untrained regression, for the intervals.
 _UNKNOWN = np.full(1, np.nan)
@@ -57,14 +75,18 @@ class OnlineLearner(SavedModel):
             If a part of the sample is invalid; nothing was changed.
         NonFiniteStateError
             If the step would make the state non-finite; nothing was changed.
+        DeviceMemoryError
+            If the GPU has too little free memory; nothing was changed.
         """
+        if self._tails_due:
+            self._add_tails()
         row, target = self._row(x), self._targets.find(y)
         plain = given is None and type(w) is float and 0.0 <= w < math.inf
         if plain and self._stage is not None:
             outcome = self._learn_staged(
                 Sample(self.check_features(x), self._targets.check(y), w), predict=False
             )
-            if isinstance(outcome, NonFiniteStateError):
+            if isinstance(outcome, Refusal):
                 raise outcome
             return
         if row is None or target is None or not plain:
@@ -75,7 +97,7 @@ class OnlineLearner(SavedModel):
         weight = _ONE if w == 1.0 else np.array([w])
         done, _ = self._learn_rows(row[None], self._target_of_one, weight)
         if done == 0:
-            raise NonFiniteStateError(_REFUSED)
+            raise NonFiniteStateError(REFUSED)
         self._learned(1)
 
     def _learn_rows(
@@ -86,11 +108,12 @@ class OnlineLearner(SavedModel):
         *,
         predict: bool = False,
         given: Vector | None = None,
+        pause: Flag | None = None,
     ) -> tuple[int, Vector]:
         """Learn rows without growth (`Engine.learn`), and update the intervals with the errors."""
         if self._intervals is None:
-            return self._engine.learn(x, targets, weights, predict=predict, given=given)
-        done, values = self._engine.learn(x, targets, weights, predict=True, given=given)
+            return self._engine.learn(x, targets, weights, predict=predict, given=given, pause=pause)
+        done, values = self._engine.learn(x, targets, weights, predict=True, given=given, pause=pause)
         rows = x if x.ndim == 2 else x.reshape(len(x), -1)
         self._intervals.learn(rows[:done], targets[:done], values[:done, 0], weights[:done])
         return done, values
@@ -98,19 +121,80 @@ class OnlineLearner(SavedModel):
     def learn_sample(self, sample: Sample) -> None:
         """Learn a sample validated by `preview`; raises as `learn_one`."""
         (refusal,) = self._learn([sample], predict=False)
-        if isinstance(refusal, NonFiniteStateError):
+        if isinstance(refusal, Refusal):
             raise refusal
 
-    def learn_samples(self, samples: Sequence[Sample]) -> list[Prediction | NonFiniteStateError]:
+    def learn_samples(self, samples: Sequence[Sample]) -> list[Prediction | Refusal]:
         """Predict, then learn, samples validated by one `preview`, in order.
 
         Returns
         -------
         list
             For each sample its prediction before the step, or the error that refused it. A refused sample
-            changes nothing, and learning continues.
+            changes nothing, and learning continues, except after a `DeviceMemoryError`.
         """
         return [*self._learn(samples, predict=True)]
+
+    def knows(self, rows: SampleRows) -> bool:
+        """Return whether `learn_rows` can learn samples: the model has their columns and labels.
+
+        It cannot if a feature with numbers has strings since: a missing value has all columns of its feature.
+        """
+        layout = self.layout()
+        if layout is None or layout.regression != (not rows.labels):
+            return False
+        labels = layout.labels[: len(rows.labels)]
+        if rows.columns is layout.columns:
+            return rows.labels == labels
+        count = len(rows.columns)
+        return (rows.columns, rows.labels, *map(type, rows.labels[:1])) == (
+            layout.columns[:count],
+            labels,
+            *map(type, labels[:1]),
+        ) and not any(
+            column[0] in rows.columns
+            for column in layout.columns[count:]
+            if not isinstance(column, str | Derived)
+        )
+
+    def learn_rows(self, rows: SampleRows, pause: Flag | None = None) -> tuple[int, Vector]:
+        """Predict, then learn, samples that the model `knows`, in order and in compiled code.
+
+        Parameters
+        ----------
+        rows : SampleRows
+            The samples.
+        pause : Flag, optional
+            Another thread sets it to end the call early, as for `Engine.learn`.
+
+        Returns
+        -------
+        int
+            Number of learned samples, counted from the first. The call ends early at a pause, before a sample
+            that the learner refuses, and after a step that added columns. A sample was refused if a call that
+            begins with it learns none; it changed nothing.
+        array of shape (learned, outputs)
+            The prediction for each of them before its step: probabilities, or a number.
+        """
+        count, learned, found = len(rows.targets), 0, list[Vector]()
+        while True:
+            most = TAILS_EVERY - self._step % TAILS_EVERY if self._staged else count
+            part = rows.part(learned, min(learned + most, count))
+            try:
+                if self._tails_due:
+                    self._add_tails()
+                x = self._features.widen_rows(part.values)
+                done, values = self._learn_rows(x, part.targets, part.weights, predict=True, pause=pause)
+            except DeviceMemoryError:
+                if not learned:
+                    raise
+                done = 0
+            self._learned(done)
+            found.append(values[:done])
+            learned += done
+            paused = done < len(part.targets) or (pause is not None and pause[0])
+            if learned == count or paused or not self.knows(rows):
+                return learned, found[0] if len(found) == 1 else np.concatenate(found)
 
     def learn_many(
         self,
@@ -135,7 +219,7 @@ class OnlineLearner(SavedModel):
 
         Raises
         ------
-        SampleError, NonFiniteStateError
+        SampleError, NonFiniteStateError, DeviceMemoryError
             As `learn_one`, with the number of the row; no row was learned.
         """
         if Y is not None:
@@ -148,7 +232,7 @@ class OnlineLearner(SavedModel):
             raise SampleError("wrong_shape", "given", f"has {len(given)} values for {len(rows)} samples")
         shape = self._shape if given is None else None
         block = None if shape is None else read_array(rows, (len(rows), *shape))
-        learn: Callable[[], Iterable[Prediction | NonFiniteStateError]]
+        learn: Callable[[], Iterable[Prediction | Refusal]]
         if block is not None:
             learn = functools.partial(self._learn_block, block, *self._targets.codes(targets))
         else:
@@ -159,39 +243,51 @@ class OnlineLearner(SavedModel):
             learn = functools.partial(self._learn, samples, predict=False)
         self._learn_all(learn)
 
-    def _learn_all(self, learn: Callable[[], Iterable[Prediction | NonFiniteStateError]]) -> None:
+    def _learn_all(self, learn: Callable[[], Iterable[Prediction | Refusal]]) -> None:
         """Learn samples, all or none."""
-        stage, before = self._stage, self._state(staged=False)
+        stage, before = self._stage, self._state_copy()
         if stage is not None:
             stage.begin()
         try:
             for outcome in learn():
-                if isinstance(outcome, NonFiniteStateError):
-                    row = self._step - before["step"]
-                    if stage is not None:
-                        stage.undo()
-                    self._restore(before, stage)
-                    raise NonFiniteStateError(f"row {row}: {outcome}")
+                if isinstance(outcome, Refusal):
+                    raise type(outcome)(f"row {self._step - before['step']}: {outcome}")
+        except _REFUSALS:
+            if stage is not None:
+                stage.undo()
+            self._restore(before, stage)
+            raise
         finally:
             if stage is not None:
                 stage.end()
 
-    def _learn(
-        self, samples: Sequence[Sample], *, predict: bool
-    ) -> Iterator[Prediction | NonFiniteStateError]:
-        """Learn samples in order. Consecutive samples without growth take one call of the engine."""
+    def _learn(self, samples: Sequence[Sample], *, predict: bool) -> Iterator[Prediction | Refusal]:
+        """Learn samples in order. Consecutive samples without growth take one call of the engine.
+
+        It ends after a `DeviceMemoryError`: the sample can be learned later, and those behind it after it.
+        """
         start = 0
         while start < len(samples):
-            if self._stage is not None:
-                yield self._learn_staged(samples[start], predict=predict)
+            for outcome in self._learn_next(samples, start, predict=predict):
                 start += 1
-            elif targets := self._known_targets(samples, start):
-                outcomes = self._learn_run(samples[start : start + len(targets)], targets, predict=predict)
-                start += len(outcomes)
-                yield from outcomes
-            else:
-                yield self._learn_grown(samples[start], predict=predict)
-                start += 1
+                yield outcome
+                if isinstance(outcome, DeviceMemoryError):
+                    return
+
+    def _learn_next(
+        self, samples: Sequence[Sample], start: int, *, predict: bool
+    ) -> Sequence[Prediction | Refusal]:
+        """Learn at least one sample, in one call of the engine."""
+        if self._tails_due:
+            try:
+                self._add_tails()
+            except DeviceMemoryError as error:
+                return [error]
+        if self._stage is not None:
+            return [self._learn_staged(samples[start], predict=predict)]
+        if targets := self._known_targets(samples, start):
+            return self._learn_run(samples[start : start + len(targets)], targets, predict=predict)
+        return [self._learn_grown(samples[start], predict=predict)]
 
     def _known_targets(self, samples: Sequence[Sample], start: int) -> list[float]:
         """Return the targets of the samples before the first one that needs a new column or output."""
@@ -224,18 +320,31 @@ class OnlineLearner(SavedModel):
         """Record that samples were learned; every 50th adds the columns that heavy tails need."""
         self._step += count
         if count and self._staged and self._step % TAILS_EVERY == 0:
-            new = heavy_tails(self._features, *self._engine.clipped())
-            if new:
-                index = self._features.copy()
-                index.add(new)
-                self._engine.grow([*map(name_of, new)], 0, unknown=True)
-                if self._intervals is not None:
-                    self._intervals.grow(len(new))
-                if self._stage is not None:
-                    self._stage.adopt(self._stage.laid_out(index.columns, {}), {})
-                self._features = index
+            self._tails_due = True
+            with contextlib.suppress(DeviceMemoryError):  # else before the next sample
+                self._add_tails()
 
-    def _learn_staged(self, sample: Sample, *, predict: bool) -> Prediction | NonFiniteStateError:
+    def _add_tails(self) -> None:
+        """Add the columns that heavy tails need.
+
+        Raises
+        ------
+        DeviceMemoryError
+            If the GPU has too little free memory; nothing was changed.
+        """
+        new = heavy_tails(self._features, *self._engine.clipped())
+        if new:
+            index = self._features.copy()
+            index.add(new)
+            self._engine.grow([*map(name_of, new)], 0, unknown=True)
+            if self._intervals is not None:
+                self._intervals.grow(len(new))
+            if self._stage is not None:
+                self._stage.adopt(self._stage.laid_out(index.columns, {}), {})
+            self._features = index
+        self._tails_due = False
+
+    def _learn_staged(self, sample: Sample, *, predict: bool) -> Prediction | Refusal:
         """Learn a sample with the sparse stage, which it may open; a refusal undoes all changes."""
         features, targets = self._features_of(sample.features), self._targets
         stage, more = self._stage, targets.code(sample.target) is None
@@ -246,7 +355,7 @@ class OnlineLearner(SavedModel):
         grown = NO_GROWTH if settled else self._growth(features, more_classes=more)
         try:
             prediction = self.predict(features) if predict and (more or any(grown)) else NOTHING
-        except NonFiniteStateError as error:
+        except _REFUSALS as error:
             return error
         if stage is None:
             stage = self._new_stage()
@@ -268,17 +377,21 @@ class OnlineLearner(SavedModel):
         target, weight = np.array([targets.code(sample.target)], np.float64), np.array([sample.weight])
         engine, learned = self._engine, 0
         given = None if sample.given is None else self._aligned([sample.given], targets)
-        before = engine.snapshot() if more or grown.columns else None
+        before: Any = None
         try:
+            if more or grown.columns:
+                before = engine.snapshot()
             scaled = sum(isinstance(column, Derived) for column in grown.columns)
             engine.grow([*map(name_of, grown.columns)], int(more), scaled=scaled)
             earlier = None if given is None else given[:, : self._judged]
             learned, dense = engine.learn(row[None], target, weight, predict=True, given=earlier)
+        except DeviceMemoryError as error:
+            return error
         finally:
             if not learned and before is not None:
                 engine.restore(before)
         if not learned:
-            return NonFiniteStateError(_REFUSED)
+            return NonFiniteStateError(REFUSED)
         classifies = self.task == "classification"
         known = self._step > 0 and not (more and classifies)
         if given is not None and classifies:  # a class that was unknown then is not judged
@@ -322,14 +435,14 @@ class OnlineLearner(SavedModel):
         stage.adopt(stage.laid_out(self._features.columns, {}), {})
         return stage
 
-    def _learn_grown(self, sample: Sample, *, predict: bool) -> Prediction | NonFiniteStateError:
+    def _learn_grown(self, sample: Sample, *, predict: bool) -> Prediction | Refusal:
         """Learn a sample that needs a new column or output; a refusal undoes the growth."""
         if isinstance(sample.features, Features) and self._growth(sample.features).fields:
             return self._learn_staged(sample, predict=predict)
         try:
             prediction = self.predict(sample.features) if predict else NOTHING
             outputs = self._outputs(sample.features) if self._intervals is not None else None
-        except NonFiniteStateError as error:  # no member is finite on it, and none could learn it
+        except _REFUSALS as error:  # no member is finite on it, and none could learn it
             return error
         index, targets = self._features, self._targets.copy()
         columns = index.new(sample.features) if isinstance(sample.features, Features) else []
@@ -341,18 +454,21 @@ class OnlineLearner(SavedModel):
         target, weight = np.array([targets.code(sample.target)], np.float64), np.array([sample.weight])
         row = self._vector(sample.features, index)[None]
         engine, learned = self._engine, 0
-        before = engine.snapshot()
+        before: Any = None
         try:
+            before = engine.snapshot()
             engine.grow([*map(name_of, columns)], new)
             given = (
                 None if sample.given is None else self._aligned([sample.given], targets)[:, : self._judged]
             )
             learned, values = engine.learn(row, target, weight, predict=given is not None, given=given)
+        except DeviceMemoryError as error:
+            return error
         finally:
-            if not learned:
+            if not learned and before is not None:
                 engine.restore(before)
         if not learned:
-            return NonFiniteStateError(_REFUSED)
+            return NonFiniteStateError(REFUSED)
         if self._intervals is not None:
             self._intervals.grow(len(columns))
             known = values[0] if len(values) else _UNKNOWN if outputs is None else outputs
@@ -364,7 +480,7 @@ class OnlineLearner(SavedModel):
 
     def _learn_run(
         self, run: Sequence[Sample], targets: list[float], *, predict: bool
-    ) -> list[Prediction | NonFiniteStateError]:
+    ) -> list[Prediction | Refusal]:
         """Learn samples without growth, up to the first refused sample."""
         fixed, columns = self._shape is not None, len(self._features.columns)
         features, _, weights, late = zip(*run, strict=True)
@@ -374,15 +490,18 @@ class OnlineLearner(SavedModel):
         ]
         x = np.concatenate(rows).reshape(len(rows), *rows[0].shape)  # a third of the time of np.stack
         given = self._aligned(late, self._targets)[:, : self._judged] if any(late) else None
-        done, values = self._learn_rows(
-            x, np.array(targets, np.float64), np.array(weights), predict=predict, given=given
-        )
-        outcomes: list[Prediction | NonFiniteStateError] = []
+        try:
+            done, values = self._learn_rows(
+                x, np.array(targets, np.float64), np.array(weights), predict=predict, given=given
+            )
+        except DeviceMemoryError as error:
+            return [error]
+        outcomes: list[Prediction | Refusal] = []
         outcomes += self._targets.read(values[:done]) if predict else [NOTHING] * done
         self._learned(done)
         self._count_ignored(run[:done])
         if done < len(run):
-            outcomes.append(NonFiniteStateError(_REFUSED))
+            outcomes.append(NonFiniteStateError(REFUSED))
         return outcomes
 
     def _aligned(self, given: Sequence[ExpertPredictions | None], targets: Any) -> Vector:
@@ -398,7 +517,7 @@ class OnlineLearner(SavedModel):
 
     def _learn_block(
         self, x: Vector, targets: Vector, new: Mapping[int, Label | float]
-    ) -> Iterator[Prediction | NonFiniteStateError]:
+    ) -> Iterator[Prediction | Refusal]:
         """Learn valid rows of the input shape; yield the result of each growing row, and a refusal.
 
         It creates no object per row: an object takes as long as the step of a small network.
@@ -410,7 +529,7 @@ class OnlineLearner(SavedModel):
                 done, _ = self._learn_rows(x[start:stop], targets[start:stop], weights[start:stop])
                 self._step += done
                 if done < stop - start:
-                    yield NonFiniteStateError(_REFUSED)
+                    yield NonFiniteStateError(REFUSED)
                     return
             if stop < len(x):
                 yield self._learn_grown(Sample(Array(x[stop]), new[stop], 1.0), predict=False)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -13,15 +13,44 @@ from ..diagnostics import Diagnosis, diagnose
 from ..encoding import FeatureIndex, compile_encoding
 from ..engines.base import Expert, LearnerSpec, Task
 from ..engines.choice import make_engine
+from ..engines.devices import Activity
 from ..intervals import Intervals
 from ..parameters import Parameters
 from ..sparse import GROUPS, Reader, SparseStage, compile_kernels
-from ..values import Label, TextRules
+from ..values import Column, Derived, Label, TextRules
 
 #: No latest sample that the stage read: its step, features, values and raw input.
 NO_FRONT: tuple[int, Any, Any, Any] = (-1, None, None, None)
 #: No latest sample that was checked: its names, values and features.
 NO_CHECK: tuple[tuple[Any, ...], tuple[Any, ...], Any] = (("",), (object(),), None)
+
+
+#: No latest layout: its index, number of columns and number of labels.
+NO_LAYOUT: tuple[Any, int, int, Any] = (None, 0, 0, None)
+
+
+class Layout(NamedTuple):
+    """Columns and labels of a learner that reads rows.
+
+    Attributes
+    ----------
+    columns : tuple of Column
+        Columns by position.
+    numbers : dict of str to int
+        Position of each feature that has numbers.
+    values : dict of str to dict of str to int
+        Position by feature and value, of the features that have strings.
+    labels : tuple
+        Labels of a classification.
+    regression : bool
+        Whether the targets are numbers.
+    """
+
+    columns: tuple[Column, ...]
+    numbers: Mapping[str, int]
+    values: Mapping[str, Mapping[str, int]]
+    labels: tuple[Label, ...]
+    regression: bool
 
 
 class Model(Parameters):
@@ -40,13 +69,15 @@ class Model(Parameters):
 
     def _begin(self) -> None:
         """Make an untrained learner."""
-        spec = LearnerSpec(task=self.task, **self._parameters())
+        whole = LearnerSpec(task=self.task, **self._parameters())
+        spec = whole.head
         compile_encoding()
         self._target_of_one = np.empty(1)  # of `learn_one`: a new array would cost a tenth of a step
-        self._shape = spec.input_shape
+        self._shape = whole.input_shape
         self._step = 0
+        self._tails_due = False  # whether heavy tails may need columns since the last sample
         self._stage: SparseStage | None = None
-        self._latest_check, self._latest_front = NO_CHECK, NO_FRONT
+        self._latest_check, self._latest_front, self._latest_layout = NO_CHECK, NO_FRONT, NO_LAYOUT
         self._warned = set[str]()
         self._reader: Reader | None = None
         self._staged = self.learner >= 2 and self._shape is None and self.network == "mlp"
@@ -54,7 +85,7 @@ class Model(Parameters):
         self._features.rules = self._rules()
         self.engine = spec.engine  # a pickle may have the name of version 0.1.0
         finish = compile_kernels() if self._staged else None
-        self._engine = make_engine(spec)
+        self._engine = make_engine(whole)
         if finish is not None:
             finish()
         self._judged = len(spec.experts) if spec.stacks else 0
@@ -68,6 +99,22 @@ class Model(Parameters):
             return None
         prefixes = tuple(pattern.removesuffix("*") for pattern in self.sparse)
         return TextRules(frozenset(self.text), prefixes, self.ngrams)
+
+    def layout(self) -> Layout | None:
+        """Return the columns of `SampleRows`; None if the learner does not take rows (`OnlineLearner.knows`).
+
+        While nothing new arrives, it is one object.
+        """
+        index, labels = self._features, self._classes
+        if self._stage is not None or self._shape is not None or not self._step:
+            return None
+        known, count, classes, layout = self._latest_layout
+        if known is not index or count != len(index.columns) or classes != len(labels):
+            found = index.layout()
+            layout = None if found is None else Layout(*found, labels, self.task == "regression")
+            self._latest_layout = index, len(index.columns), len(labels), layout
+        latest: Layout | None = layout
+        return latest
 
     @property
     def fields(self) -> dict[str, int]:
@@ -88,6 +135,19 @@ class Model(Parameters):
     def feature_names(self) -> tuple[str, ...]:
         """Columns in order of arrival; a string feature has a column ``name=value`` for each value."""
         return tuple(self._features.names)
+
+    @property
+    def feature_types(self) -> dict[str, type[float] | type[str]]:
+        """Features by name, in order of arrival: `float`, or `str` for strings and words."""
+        found: dict[str, type[float] | type[str]] = {}
+        for column in self._features.positions:
+            if not isinstance(column, Derived):
+                name = self._features.feature_of(column)  # that of a count is not its field
+                found.setdefault(name, str if isinstance(column, tuple) and column[0] == name else float)
+        for field in self.fields:
+            if not field.endswith("*"):
+                found.setdefault(field, str)
+        return found
 
     @property
     def ignored_features(self) -> int:
@@ -147,6 +207,16 @@ class Model(Parameters):
     def engine_name(self) -> str:
         """Name of the engine in use."""
         return self._engine.name
+
+    @property
+    def call_seconds(self) -> float | None:
+        """Seconds that a call takes at most, about, if it waits for a GPU: see `Engine.call_seconds`."""
+        return self._engine.call_seconds
+
+    @property
+    def activity(self) -> Activity | None:
+        """Work on a GPU; None on the CPU."""
+        return self._engine.activity if self._engine.call_seconds is not None else None
 
     @property
     def device_name(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from ..encoding import FeatureIndex, read_array
 from ..sparse import ROUTED, Items, PlainFeatures, Reader, SparseStage
-from ..values import Array, Evidence, ExpertPredictions, Features, Prediction, Vector, check_array
+from ..values import Array, Evidence, ExpertPredictions, Features, Prediction, Vector, at_row, check_array
 from .model import Model
 
 #: Prediction of an untrained model.
@@ -159,6 +159,20 @@ class PredictingModel(Model):
         """
         outputs = self._outputs(x)
         return NOTHING if outputs is None else self._targets.read(outputs[None])[0]
+
+    def predict_on_gpu(self, samples: Sequence[Any]) -> list[Prediction] | None:
+        """Return the predictions for samples, for which the host waits once; None without a GPU.
+
+        Raises
+        ------
+        SampleError, NonFiniteStateError
+            As `predict`; of an invalid sample with the number of its row.
+        """
+        if self._engine.call_seconds is None or self._stage is not None or not self._step or not len(samples):
+            return None
+        rows = np.array([at_row(self._row_of, i, x) for i, x in enumerate(samples)])
+        found: list[Prediction] = self._targets.read(self._engine.predict_rows(rows))
+        return found
 
     def predict_experts_one(self, x: Any) -> ExpertPredictions | None:
         """Return what each expert of `mixture` predicts for a sample, for a label that arrives late.

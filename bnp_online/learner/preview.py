@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..late_labels import check_given
-from ..values import Array, Sample, check_weight
+from ..values import Array, Sample, SampleRows, check_weight
 
 if TYPE_CHECKING:
     from .learning import OnlineLearner
@@ -25,6 +25,10 @@ class Preview:
     def experts(self) -> int:
         """Number of experts that a sample with their earlier predictions judges; 0 if it judges none."""
         return self._model._judged
+
+    def knows(self, rows: SampleRows) -> bool:
+        """Return whether the model has the columns and labels of rows, so that they need no `check`."""
+        return self._model.knows(rows)
 
     def check(self, x: object, y: object, w: object = 1.0, given: object = None) -> Sample:
         """Return the sample, validated and ready to be learned; the parameters are those of `learn_one`.

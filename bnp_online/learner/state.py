@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import checkpoint
 from ..drift_response import with_short_memory, with_slowest_reset
 from ..encoding import FeatureIndex
+from ..engines.devices import available
 from ..engines.state import MOST, check_tensors
 from ..errors import ConfigurationError, StateError
 from ..intervals import split
@@ -89,6 +90,11 @@ class SavedModel(PredictingModel):
 
     def _state(self, *, staged: bool) -> dict[str, Any]:
         """Return the state, with or without that of the sparse stage."""
+        fields = self._fields_state() if staged else {}
+        return {**self._header(), **fields, "tensors": self._tensors(staged=staged)}
+
+    def _header(self) -> dict[str, Any]:
+        """Return the state except tensors and the sparse stage, as JSON."""
         return {
             "estimator": type(self).__name__,
             "parameters": self._json_parameters(),
@@ -97,9 +103,14 @@ class SavedModel(PredictingModel):
             "step": self._step,
             **self._features.state_dict(),
             **self._targets_state(),
-            **(self._fields_state() if staged else {}),
-            "tensors": self._tensors(staged=staged),
         }
+
+    def _state_copy(self) -> dict[str, Any]:
+        """Return the state without that of the sparse stage, for `_restore`; tensors may be on the device."""
+        tensors = self._engine.state_copy()
+        if self._intervals is not None:
+            tensors |= self._intervals.state_dict()
+        return {**self._header(), "tensors": tensors}
 
     def _fields_state(self) -> dict[str, Any]:
         """Return the fields of the sparse stage, as JSON; nothing before it opens."""
@@ -175,6 +186,7 @@ class SavedModel(PredictingModel):
         self._stage = stage
         self._latest_check, self._latest_front = NO_CHECK, NO_FRONT
         self._step = step
+        self._tails_due = False
         self._features = features
 
     def _restored_stage(self, state: Mapping[str, Any], features: FeatureIndex) -> SparseStage | None:
@@ -243,6 +255,8 @@ class SavedModel(PredictingModel):
         parameters = self._parameters()
         if isinstance(self.network, nn.Module):
             parameters["network"] = {"module": type(self.network).__name__}
+        if self.backbone is not None:
+            parameters |= {"backbone": self.backbone.name, "backbone_sha256": self.backbone.sha256}
         for name in ("hidden", "input_shape", "text", "sparse"):
             parameters[name] = None if parameters[name] is None else list(parameters[name])
         return parameters
@@ -252,6 +266,6 @@ class SavedModel(PredictingModel):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in {**EARLIER, **state["parameters"]}.items():
-            setattr(self, name, value)
+            setattr(self, name, available(value) if name == "device" else value)
         self._begin()
         self._restore(checkpoint.loads(state["state"]))
