@@ -46,10 +46,18 @@ def environment() -> dict[str, Any]:
         "cores": torch.multiprocessing.cpu_count(),
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in _PACKAGES},
+        "versions": {name: _version(name) for name in _PACKAGES},
         "library": library_digest(),
         "torch_threads": torch.get_num_threads(),
     }
+
+
+def _version(name: str) -> str | None:
+    """Return the version of a package; None if it is missing, for example on a lent machine."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def library_digest() -> str:

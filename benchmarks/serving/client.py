@@ -14,6 +14,11 @@ class Connection:
     ----------
     host, port : str, int
         Address of the server.
+
+    Attributes
+    ----------
+    fields : dict of bytes to bytes
+        Headers of the last answer to `post`, in lower case.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -21,6 +26,7 @@ class Connection:
         self._port = port
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self.fields: dict[bytes, bytes] = {}
 
     async def post(self, path: str, body: bytes, kind: str = "application/json") -> tuple[int, bytes]:
         """Send a request; return the status and the body of the answer."""
@@ -34,6 +40,7 @@ class Connection:
         )
         head = await self._reader.readuntil(b"\r\n\r\n")
         status, fields = _parse(head)
+        self.fields = fields
         if fields.get(b"transfer-encoding") == b"chunked":
             content = await self._read_chunks()
         else:

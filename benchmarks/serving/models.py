@@ -38,6 +38,7 @@ from service.models.scheduling import SLICE
 from ..common.program import Blocks, Content, arguments_of, run
 from ..common.report import ROOT, Cell, Table
 from .client import Connection
+from .server import processor_time
 
 #: By name: specifications of the models.
 SPECS: dict[str, dict[str, Any]] = {
@@ -71,6 +72,8 @@ class Side:
         Number of models.
     spec : dict
         Their specification.
+    settings : dict
+        Further settings of the server.
     sent : int
         Number of samples sent.
     server : ServerProcess or None
@@ -81,6 +84,7 @@ class Side:
     folder: Path
     count: int
     spec: dict[str, Any]
+    settings: dict[str, str] = field(default_factory=dict)
     sent: int = 0
     port: int = 0
     server: ServerProcess | None = field(default=None, repr=False)
@@ -94,6 +98,7 @@ class Side:
             "BNP_MAX_MODELS": str(self.count + 1),
             "BNP_DEFAULT_MODEL": json.dumps(self.spec),
             "PYTHONPATH": str(self.checkout),
+            **self.settings,
         }
         begun = time.perf_counter()
         self.server = ServerProcess("-m", "service", cwd=self.checkout, environment=environment)
@@ -117,10 +122,7 @@ class Side:
 
     def processor_time(self) -> float:
         """Return the seconds of processor time that the server has taken (Linux)."""
-        if self.server is None:
-            return 0.0
-        threads = Path(f"/proc/{self.server.process.pid}/task").glob("*/schedstat")
-        return sum(int(each.read_text().split()[0]) for each in threads) / 1e9
+        return 0.0 if self.server is None else processor_time(self.server.process.pid)
 
     def imports(self) -> float:
         """Return the seconds that a process takes to import the server."""
@@ -135,12 +137,12 @@ class Side:
         """Return the next samples, each for the next model."""
         numbers = range(self.sent, self.sent + count)
         self.sent += count
-        return [_body(number, number % self.count) for number in numbers]
+        return [body_of(number, number % self.count) for number in numbers]
 
-    async def create(self) -> None:
-        """Create the models."""
+    async def create(self, first: int = 0) -> None:
+        """Create the models from a number on."""
         connection = Connection("127.0.0.1", self.port)
-        for number in range(self.count):
+        for number in range(first, self.count):
             body = json.dumps({**self.spec, "name": f"m{number}"}).encode()
             status, answer = await connection.post("/models", body)
             if status != 201:
@@ -167,10 +169,10 @@ class Side:
         await self._stream(bodies)
         return count / (time.perf_counter() - begun)
 
-    async def fill(self, count: int) -> None:
-        """Send `count` samples to each model."""
-        for model in range(self.count):
-            await self._stream([_body(number, model) for number in range(count)])
+    async def fill(self, count: int, first: int = 0) -> None:
+        """Send `count` samples to each model from a number on."""
+        for model in range(first, self.count):
+            await self._stream([body_of(number, model) for number in range(count)])
 
     async def _stream(self, bodies: Sequence[bytes]) -> None:
         connection = Connection("127.0.0.1", self.port)
@@ -187,7 +189,8 @@ class Side:
         return 4 * int(found["parameters"])
 
 
-def _body(number: int, model: int) -> bytes:
+def body_of(number: int, model: int) -> bytes:
+    """Return a sample for a model, by the numbers of both."""
     rng = random.Random(number)  # noqa: S311
     a = rng.gauss(0.0, 1.0)
     x = {"a": a, "b": rng.gauss(0.0, 2.0), "c": rng.random()}
@@ -292,7 +295,7 @@ def _medians(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
 
 def _alone(spec: dict[str, Any], effort: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Return the processor time of a sample in the library alone, in microseconds, by kind of request."""
-    samples = [json.loads(_body(number, 0)) for number in range(effort.samples)]
+    samples = [json.loads(body_of(number, 0)) for number in range(effort.samples)]
     models = [BNPClassifier(**spec) for _ in range(effort.models)]
     one = BNPClassifier(**spec)
     for model in (*models, one):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -11,6 +11,9 @@ from urllib.parse import urlsplit
 from service.cli.launch import ServerProcess
 
 from ..common.report import ROOT
+
+#: Seconds within which a server accepts requests: another checkout may compile its kernels first.
+_READY = 600.0
 
 
 class Served(NamedTuple):
@@ -32,7 +35,7 @@ class Served(NamedTuple):
 
 
 @contextmanager
-def serve(folder: Path, prefix: str = "", **settings: str) -> Iterator[Served]:
+def serve(folder: Path, prefix: str = "", checkout: Path = ROOT, **settings: str) -> Iterator[Served]:
     """Run ``python -m service`` on a data folder.
 
     Parameters
@@ -41,18 +44,31 @@ def serve(folder: Path, prefix: str = "", **settings: str) -> Iterator[Served]:
         Data folder.
     prefix : str
         Python code that the process runs first.
+    checkout : path
+        Source of the server; default: this checkout.
     **settings
         Environment variables.
     """
     code = f"{prefix}\nimport runpy; runpy.run_module('service', run_name='__main__')"
-    own = {"BNP_PORT": "0", "BNP_DATA_DIR": str(folder), "BNP_DEVICE": "cpu", **settings}
-    with run("-c", code, environment=own) as served:
+    own = {"BNP_PORT": "0", "BNP_DATA_DIR": str(folder), "BNP_DEVICE": "cpu", "PYTHONPATH": str(checkout)}
+    with run("-c", code, checkout=checkout, environment={**own, **settings}) as served:
         yield served
 
 
 @contextmanager
-def run(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Served]:
+def run(
+    *arguments: str, checkout: Path = ROOT, environment: Mapping[str, str] | None = None
+) -> Iterator[Served]:
     """Run a server with these arguments of Python, and wait until it accepts requests."""
-    with ServerProcess(*arguments, cwd=ROOT, environment=environment) as server:
-        url = server.ready()
+    with ServerProcess(*arguments, cwd=checkout, environment=environment) as server:
+        url = server.ready(_READY)
         yield Served(url, urlsplit(url).port or 0, server)
+
+
+def processor_time(process: int) -> float:
+    """Return the seconds of processor time that a process has taken, by its number (Linux)."""
+    total = 0
+    for each in Path(f"/proc/{process}/task").glob("*/schedstat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+            total += int(each.read_text().split()[0])
+    return total / 1e9

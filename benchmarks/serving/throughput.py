@@ -40,11 +40,11 @@ MODELS: dict[str, dict[str, Any]] = {"one member": {"lr": 0.1}, "replay=0": {"re
 #: In place of a log that keeps events.
 _NO_LOG = """
 from service.storage.sqlite import SqliteLog
-def _number(self, model, branch, events):
-    self._head += len(events)
-    return self._head
+def _number(self, model, events):
+    self._heads[model] = self._next(model) + sum(each.samples for each in events)
+    return self._heads[model]
 def append(self, groups):
-    return [_number(self, group.model, group.branch, group.events) for group in groups]
+    return [_number(self, group.model, group.events) for group in groups]
 SqliteLog.append = append
 """
 
@@ -95,7 +95,9 @@ def all_sides(models: Sequence[str], durability: str) -> Iterator[dict[str, Serv
         sides = {}
         for side, rival in RIVALS.items():
             sides[side] = stack.enter_context(run_server("-m", "benchmarks.serving.endpoints", rival))
-        logged = {"prefix": _NO_LOG} if durability == "none" else {"BNP_DURABILITY": durability}
+        logged: dict[str, Any] = (
+            {"prefix": _NO_LOG} if durability == "none" else {"BNP_DURABILITY": durability}
+        )
         for i, model in enumerate(models):
             (data := folder / f"data{i}").mkdir()
             spec = json.dumps(MODELS[model])
