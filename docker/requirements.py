@@ -10,6 +10,9 @@ required = [
     *project["dependencies"],
     *extras["server"],
     *extras["client"],
+    *extras["cluster"],
+    *extras["kafka"],
+    *extras["nats"],
     *pyproject["build-system"]["requires"],
 ]
 print(*(each for each in required if not each.startswith(project["name"])), sep="\n")

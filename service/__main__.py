@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging.config
+import os
 import signal
 import sys
 from types import FrameType
@@ -11,12 +12,14 @@ from types import FrameType
 from .auth.key_file import make_first_key, show_key
 from .auth.keyring import Keyring
 from .auth.keys import KeysError
-from .settings import Settings, read_settings
+from .settings import Settings, misspelt_settings, read_settings
 from .telemetry.logs import configuration
 
 #: Interval of thread switches in seconds. The event loop shares the interpreter with threads that write the
 #: log and checkpoints; Python's default, 5 ms, is as long as 20 calls of an estimator.
 _SWITCH_SECONDS = 0.0001
+
+_logger = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -28,6 +31,8 @@ def main() -> None:
     sys.setswitchinterval(_SWITCH_SECONDS)
     settings = read_settings()
     logging.config.dictConfig(configuration(settings))
+    for problem in misspelt_settings(os.environ):
+        _logger.warning(problem)
     keyring = _keyring(settings)
     # Late import: torch takes seconds. Invalid settings are reported before, and a signal can end the start.
     # Garbage collection of the imported modules would take a tenth of the start.

@@ -7,11 +7,12 @@ import difflib
 import gc
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.errors import ServerErrorMiddleware
@@ -22,16 +23,41 @@ from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
 
 from bnp_online import __version__
+from bnp_online.blocks import compile_kernels as compile_parser
+from bnp_online.engines import devices
+from bnp_online.errors import DeviceLostError
+from bnp_online.evaluation.kernels import compile_kernels as compile_scores
+from bnp_online.threads import set_threads
 
-from .api import dashboard, events, health, learn, models, pages, predict, river, state
+from .api import (
+    cluster,
+    dashboard,
+    events,
+    health,
+    ingest,
+    learn,
+    models,
+    open_inference,
+    pages,
+    predict,
+    river,
+    state,
+)
 from .api.fast_path import FastPath
+from .api.freshness import STALENESS, STEP
+from .api.lane import SampleLane
 from .api.openapi import openapi
 from .auth.guard import Guard, GuardedRoute, PlainRoute
 from .auth.keyring import Keyring
 from .auth.scopes import UndeclaredRouteError
-from .errors import TABLE
+from .blocks import LineReader
+from .errors import OWNER, TABLE
 from .http.responses import error_response
 from .http.uvicorn_protocol import uvicorn_config
+from .ingest.ingest import Ingest
+from .models.cluster import SingleNode
+from .models.cluster_node import ClusterNode
+from .models.ending import DEVICE_FAILED
 from .models.metrics import StoreCollector
 from .models.queue import Capacity
 from .models.recovery import START_ERRORS, Opened, open_folder, start_failure
@@ -40,10 +66,24 @@ from .models.threads import Threads
 from .settings import Settings
 from .telemetry.logs import catch_thread_errors, catch_warnings, report_loop_error
 from .telemetry.metrics import HttpMetrics, LogMetrics
-from .telemetry.middleware import TelemetryMiddleware
+from .telemetry.middleware import Requests, TelemetryMiddleware
+from .telemetry.traces import TraceMiddleware, enable
 
 #: Modules with routes, in the order in which the router tries them.
-ROUTE_MODULES = (learn, predict, models, state, events, health, pages, dashboard, river)
+ROUTE_MODULES = (
+    learn,
+    predict,
+    models,
+    state,
+    events,
+    health,
+    cluster,
+    ingest,
+    pages,
+    dashboard,
+    river,
+    open_inference,
+)
 
 #: Characters of an unknown path that are compared with the paths of the routes.
 _LONGEST_PATH = 80
@@ -88,12 +128,16 @@ def create_app(
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]  # the way FastAPI documents
     app.state.settings = settings
     app.state.keyring = Keyring(settings) if keyring is None else keyring
+    app.state.cluster = SingleNode(settings)
     app.state.guard = Guard(settings, app.state.keyring)
     app.state.bodies = Capacity(settings.queue_bytes)
+    app.state.line_reader = LineReader(settings.max_body_bytes)
+    app.state.lane = SampleLane(app.state)
     app.state.opened = opened
     app.state.registry = CollectorRegistry()
     ProcessCollector(registry=app.state.registry)
     app.state.http_metrics = HttpMetrics(app.state.registry)
+    app.state.requests = Requests(app.state.http_metrics)
     app.state.log_metrics = LogMetrics(app.state.registry)
     for error in (*TABLE, HTTPException):
         app.add_exception_handler(error, _refuse)
@@ -122,36 +166,74 @@ class _App(FastAPI):
                 stack,
                 allow_origins=settings.cors_origins,
                 allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
-                allow_headers=("Authorization", "X-Request-ID"),
-                expose_headers=("X-Request-ID", "Retry-After"),
+                allow_headers=("Authorization", "X-Request-ID", "BNP-Model", "BNP-Min-Step"),
+                expose_headers=("X-Request-ID", "Retry-After", STEP, STALENESS, OWNER),
             )
-        return TelemetryMiddleware(ServerErrorMiddleware(stack, handler=_refuse), self.state.http_metrics)
+        stack = ServerErrorMiddleware(stack, handler=_refuse)
+        if settings.traces:
+            stack = TraceMiddleware(stack)
+        return TelemetryMiddleware(stack, self.state.requests)
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     asyncio.get_running_loop().set_exception_handler(report_loop_error)
+    set_threads(settings.threads)
     threads = Threads()
     asyncio.get_running_loop().set_default_executor(threads.storage)
+    compiled = [each() for each in (compile_parser, compile_scores)]  # models compile their own
     opened: Opened = app.state.opened or await asyncio.to_thread(open_folder, settings)
+    for wait in compiled:
+        await asyncio.to_thread(wait)
+    log = opened.store.log
     app.state.models = registry = Registry(
-        settings, opened.log, opened.checkpoints, app.state.log_metrics, threads
+        settings, log, opened.store.checkpoints, app.state.log_metrics, threads
     )
-    collector = StoreCollector(opened.log, settings)
-    app.state.registry.register(collector)
+    loop = asyncio.get_running_loop()
+    unwatch = devices.watch(lambda error: _tell(loop, registry, error))
+    if isinstance(app.state.cluster, SingleNode):
+        app.state.cluster.failures = registry.failed
+    app.state.ingest = ingesting = Ingest(settings, registry, app.state.bodies)
+    app.state.store_metrics = StoreCollector(log, settings)
+    collectors: list[Collector] = [app.state.store_metrics, ingesting]
+    ending = AsyncExitStack()
+    end_traces = enable() if settings.traces else None
     try:
+        for made in opened.made:
+            registry.add(made, failure=opened.failures.get(made.model))
         for recovered in opened.models:
-            registry.serve(*recovered)
-        if opened.log.head == 0:  # a new folder; in any other the default model may have been deleted
+            registry.serve(recovered)
+        if opened.store.cluster is not None:
+            node = app.state.cluster = ClusterNode(settings, opened.store.cluster, registry, threads)
+            collectors.append(node)
+            ending.push_async_callback(node.close)
+            await node.start()
+        elif log.latest_model == 0:  # a new folder; in any other the default model may have been deleted
             await registry.create(settings.default_model)
+        for model in ingesting.models:
+            ingesting.start(model)
+        for collector in collectors:
+            app.state.registry.register(collector)
         gc.freeze()  # a garbage collection that includes these objects would stop the server for 20 ms
         yield
     finally:
-        app.state.registry.unregister(collector)
+        unwatch()
+        for collector in collectors:
+            with suppress(KeyError):  # the start failed before
+                app.state.registry.unregister(collector)
+        await ingesting.close()
+        await ending.aclose()
         await registry.close()
+        if end_traces is not None:
+            await asyncio.to_thread(end_traces)
         threads.close()
-        opened.close()
+        opened.store.close()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, registry: Registry, error: DeviceLostError) -> None:
+    """Tell the registry, in any thread, that a GPU failed."""
+    loop.call_soon_threadsafe(registry.lose, error)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
@@ -180,10 +262,13 @@ def serve(settings: Settings, keyring: Keyring) -> int:
     catch_thread_errors()
     catch_warnings()
     try:
+        devices.resolved(settings.device)
         opened = open_folder(settings)
     except START_ERRORS as error:
         print(f"The server cannot start: {start_failure(error, settings)}", file=sys.stderr)
-        return 1
-    server = uvicorn.Server(uvicorn_config(create_app(settings, opened, keyring), settings))
+        return DEVICE_FAILED if isinstance(error, DeviceLostError) else 1
+    app = create_app(settings, opened, keyring)
+    lane = None if settings.traces else app.state.lane  # which passes the middleware by
+    server = uvicorn.Server(uvicorn_config(app, settings, lane))
     server.run()
     return 0 if server.started else STARTUP_FAILURE

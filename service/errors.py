@@ -6,7 +6,7 @@ A new error needs a class (here or in the library), a row in `TABLE`, and a plac
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -14,6 +14,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.requests import ClientDisconnect
 
 import bnp_online.errors as library
+
+OWNER = "BNP-Owner"
+"""Header of a response with the address of the process that owns the model."""
 
 
 class RequestError(Exception):
@@ -25,7 +28,14 @@ class RequestError(Exception):
         What is wrong and how to correct it.
     field : str, optional
         The part of the request at fault.
+
+    Attributes
+    ----------
+    headers : mapping of str to str
+        Headers of the response, beside those of the class in `TABLE`.
     """
+
+    headers: Mapping[str, str] = {}
 
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)
@@ -39,6 +49,14 @@ class InvalidJsonError(RequestError):
 
 class DuplicateKeyError(RequestError):
     """An object in the body contains the same key twice."""
+
+
+class InvalidTableError(RequestError):
+    """The header of a table, or its schema, is invalid: no row was processed."""
+
+
+class InvalidRowError(RequestError):
+    """A row of a table is no sample."""
 
 
 class InvalidTypeError(RequestError):
@@ -168,6 +186,10 @@ class QueueFullError(RequestError):
     """The queue of the model is full."""
 
 
+class BatchRefusedError(RequestError):
+    """A message is not learned yet, since another one of its batch is refused."""
+
+
 class StreamTimeoutError(RequestError):
     """The client of a stream sent nothing within the time limit."""
 
@@ -176,12 +198,47 @@ class ModelFailedError(RequestError):
     """The writer of the model ended with an unexpected error: its state may be inconsistent."""
 
 
+class DeviceFailedError(RequestError):
+    """The GPU of a model failed: the server ends, and continues from the log after its next start."""
+
+
 class ShuttingDownError(RequestError):
     """The server is shutting down."""
 
 
 class NotReadyError(RequestError):
     """A model or the event log does not answer."""
+
+
+class WrongNodeError(RequestError):
+    """Another process of the cluster owns the model; the header `BNP-Owner` has its address.
+
+    Parameters
+    ----------
+    model : str
+        Name of the model.
+    node : str
+        Name of the owner.
+    address : str or None
+        URL of the owner; None if it has none (`BNP_ADDRESS`).
+    """
+
+    def __init__(self, model: str, node: str, address: str | None) -> None:
+        where = f"send the request to {address}" if address else "BNP_ADDRESS of that node is not set"
+        super().__init__(f"node {node!r} owns the model {model!r:.80}: {where}", "model")
+        self.headers = {} if address is None else {OWNER: address}
+
+
+class NotThereYetError(RequestError):
+    """The model has not yet learned the step that the header `BNP-Min-Step` requires."""
+
+
+class TooStaleError(RequestError):
+    """The replica lags behind the log by more than `BNP_MAX_STALENESS`."""
+
+
+class NotInMemoryError(NotReadyError):
+    """The model was removed from memory since the request found it."""
 
 
 class StorageError(RequestError):
@@ -200,24 +257,84 @@ class IncompleteLogError(StorageFailedError):
     """The event log lacks events that are known to exist, or cannot be read at all."""
 
 
-class DamagedEventError(Exception):
-    """A damaged event in the log.
+class OutcomeUnknownError(StorageError):
+    """The connection to the log was lost during a commit, and whether the log has the events is unknown."""
+
+
+class LogGapError(RequestError):
+    """Messages of a topic were removed before they were learned."""
+
+
+class UnknownSourceError(RequestError):
+    """The model does not learn from such a partition."""
+
+
+class PositionMovedError(StorageError):
+    """The stored position of a partition is not the expected one: another consumer has moved it.
 
     Parameters
     ----------
-    seq : int
-        Sequence number of the event.
+    groups : sequence of int
+        Indices of the groups that expected other positions. No group was written.
     """
 
-    def __init__(self, seq: int) -> None:
+    def __init__(self, groups: Sequence[int] = ()) -> None:
         super().__init__(
-            f"event {seq} of the log is damaged. To continue without it and lose what the model learned from "
-            f"it: bnp-online repair --skip {seq}"
+            "another consumer has moved the position of the partition: its messages are not learned"
         )
-        self.seq = seq
+        self.groups = groups
 
 
-REFUSALS = (RequestError, library.SampleError, library.NonFiniteStateError, library.ConfigurationError)
+class NotOwnerError(StorageFailedError):
+    """Another process may own the shard of the model: this one does not."""
+
+
+class OwnershipLostError(NotOwnerError):
+    """Writes to the log by a process that must end: it continues from the log after a start."""
+
+
+class FencedError(OwnershipLostError):
+    """Another process has claimed a shard that this one owned."""
+
+
+class LogWentBackError(OwnershipLostError):
+    """The log lacks events that this process committed, for example after a change to another server."""
+
+
+class LogAheadError(OwnershipLostError):
+    """The log has events that this process has not applied: a commit whose outcome was unknown succeeded."""
+
+
+class DamagedEventError(Exception):
+    """A damaged event in the log, or a run of which no event can be read.
+
+    Parameters
+    ----------
+    model, seq : int
+        Number of the model, and number of the event or of the last one.
+    first : int, optional
+        Number of the first event, if several are damaged.
+    """
+
+    def __init__(self, model: int, seq: int, first: int | None = None) -> None:
+        which = f"event {seq} of model {model} in the log is damaged. To continue without it"
+        if first is not None:
+            which = (
+                f"events {first} to {seq} of model {model} in the log are damaged. To continue without them"
+            )
+        super().__init__(
+            f"{which} and lose what the model learned from it: bnp-online repair --skip {model}:{seq}"
+        )
+        self.model, self.seq = model, seq
+
+
+REFUSALS = (
+    RequestError,
+    library.SampleError,
+    library.NonFiniteStateError,
+    library.ConfigurationError,
+    library.DeviceMemoryError,
+)
 """Errors that refuse one request and leave the model unchanged; any other error ends the writer."""
 
 
@@ -264,13 +381,19 @@ TABLE: dict[type[Exception], Row] = {
     ModelExistsError: Row(409, "model_exists"),
     RebuildingError: Row(409, "rebuilding", retry_after=1),
     TooManyModelsError: Row(409, "too_many_models"),
+    UnknownSourceError: Row(404, "unknown_source"),
+    LogGapError: Row(409, "log_gap"),
+    BatchRefusedError: Row(422, "batch_refused"),
     NotKeptError: Row(410, "not_kept"),
     BodyTooLargeError: Row(413, "body_too_large"),
     UnsupportedMediaTypeError: Row(415, "unsupported_media_type"),
     # RFC 9110, section 12.5.3: the encodings that a server accepts.
     UnsupportedEncodingError: Row(415, "unsupported_encoding", headers={"accept-encoding": "gzip"}),
+    WrongNodeError: Row(421, "wrong_node"),
     RequestError: Row(422, "invalid_request"),
     RequestValidationError: Row(422, "invalid_request"),
+    InvalidTableError: Row(422, "invalid_table"),
+    InvalidRowError: Row(422, "invalid_row"),
     InvalidTypeError: Row(422, "invalid_type"),
     MissingFieldError: Row(422, "missing_field"),
     UnknownFieldError: Row(422, "unknown_field"),
@@ -281,6 +404,7 @@ TABLE: dict[type[Exception], Row] = {
     library.SampleError: Row(422, None),
     library.NonFiniteStateError: Row(422, "non_finite_state"),
     library.ConfigurationError: Row(422, "invalid_spec"),
+    library.BackboneError: Row(422, "invalid_spec"),
     library.UnsupportedLayerError: Row(422, "unsupported_layer"),
     library.StateError: Row(422, "invalid_state"),
     library.CheckpointError: Row(422, "invalid_checkpoint"),
@@ -292,10 +416,23 @@ TABLE: dict[type[Exception], Row] = {
     StorageFailedError: Row(503, "storage_failed", retry_after=5),
     IncompleteLogError: Row(503, "storage_failed", retry_after=5),
     StorageError: Row(503, "storage_failed", retry_after=5),
+    OutcomeUnknownError: Row(503, "outcome_unknown", retry_after=5),
+    PositionMovedError: Row(503, "position_moved", retry_after=1),
+    NotOwnerError: Row(503, "not_owner", retry_after=1),
+    OwnershipLostError: Row(503, "not_owner", retry_after=1),
+    FencedError: Row(503, "not_owner", retry_after=1),
+    LogWentBackError: Row(503, "not_owner", retry_after=1),
+    LogAheadError: Row(503, "not_owner", retry_after=1),
     ModelFailedError: Row(503, "model_failed", retry_after=30),
+    library.DeviceMemoryError: Row(503, "device_memory_full", retry_after=5),
+    library.DeviceLostError: Row(503, "device_failed", retry_after=5),
+    DeviceFailedError: Row(503, "device_failed", retry_after=5),
     ShuttingDownError: Row(503, "shutting_down", retry_after=5),
     TooManyConnectionsError: Row(503, "too_many_connections", retry_after=1, headers={"connection": "close"}),
     NotReadyError: Row(503, "not_ready", retry_after=1),
+    NotThereYetError: Row(503, "not_there_yet", retry_after=1),
+    TooStaleError: Row(503, "too_stale", retry_after=1),
+    NotInMemoryError: Row(503, "not_ready", retry_after=1),
     OutOfDescriptorsError: Row(503, "out_of_descriptors", retry_after=1),
 }
 
@@ -311,6 +448,7 @@ class Layer(Enum):
     BODY = (BodyTimeoutError, BodyTooLargeError, UnsupportedEncodingError, InvalidEncodingError)
     JSON = (InvalidJsonError, DuplicateKeyError)
     FORM = (DuplicateKeyError, MissingFieldError, UnknownFieldError)
+    TABLE = (RequestError, InvalidTableError, InvalidRowError)
     FIELDS = (InvalidTypeError, MissingFieldError, UnknownFieldError)
     IDENTIFIER = (InvalidIdError,)
     FEATURES = (TooManyFeaturesError, StringTooLongError)
@@ -319,11 +457,23 @@ class Layer(Enum):
     PARAMETERS = (RequestValidationError,)
     TOKEN = (UnauthorizedError,)
     #: Lookup of a model by its name.
-    MODEL = (UnknownModelError,)
+    MODEL = (UnknownModelError, WrongNodeError, NotOwnerError)
     #: Creation of a model.
-    CREATION = (ModelExistsError, TooManyModelsError)
+    CREATION = (ModelExistsError, TooManyModelsError, library.DeviceMemoryError)
     #: A question that the model answers between two samples.
-    READ = (QueueFullError, NotReadyError, ModelFailedError, ShuttingDownError)
+    READ = (
+        QueueFullError,
+        NotReadyError,
+        TooStaleError,
+        ModelFailedError,
+        ShuttingDownError,
+        library.DeviceMemoryError,
+        DeviceFailedError,
+    )
+    #: The step that a prediction must have seen.
+    STEP = (RequestError, NotThereYetError)
+    #: The name of the model in the path, in a header and in the body.
+    NAMES = (RequestError,)
     #: The predictive interval of a regression model.
     INTERVAL = (library.ConfigurationError,)
     #: A sample, a label or a kept prediction, in the queue of the writer and in the log.
@@ -335,6 +485,10 @@ class Layer(Enum):
         ShuttingDownError,
         StorageFullError,
         StorageFailedError,
+        OutcomeUnknownError,
+        NotOwnerError,
+        library.DeviceMemoryError,
+        DeviceFailedError,
     )
     #: A sample that is read, and changes nothing.
     SAMPLE = (library.SampleError,)
@@ -346,17 +500,21 @@ class Layer(Enum):
     LABEL = (UnknownIdError,)
     LABELLED = (AlreadyLabelledError,)
     #: A change of the whole model, between two groups of samples.
-    EXCLUSIVE = (ModelFailedError, ShuttingDownError)
+    EXCLUSIVE = (ModelFailedError, ShuttingDownError, library.DeviceMemoryError, DeviceFailedError)
     #: A write to the event log or of a checkpoint.
-    WRITE = (StorageFullError, StorageFailedError)
+    WRITE = (StorageFullError, StorageFailedError, OutcomeUnknownError, NotOwnerError)
     #: A read from the event log or of the checkpoints.
     STORAGE = (StorageFailedError,)
+    #: Partition of a topic from which a model learns.
+    SOURCE = (UnknownSourceError, PositionMovedError)
     REBUILDING = (RebuildingError,)
     ROLLBACK = (UnknownCheckpointError, NotKeptError)
     UNLEARNING = (UnknownIdError, NotKeptError)
     UPGRADE = (InvalidSpecError, NotKeptError)
     IMPORT = (InvalidSpecError, library.CheckpointError, library.StateError)
     PROBE = (NotReadyError,)
+    OWNER = (NotOwnerError,)
+    STALENESS = (TooStaleError,)
 
 
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}

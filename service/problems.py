@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
 
-from bnp_online.client.schemas import NAME_PATTERN
+from bnp_online.client.schemas import DEVICE_PATTERN, NAME_PATTERN
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -49,7 +49,11 @@ _WORDS = {
     "value_error": "is not valid: {error}",
     "json_invalid": "is not valid JSON: {error}",
 }
-_NAME = "must have 1 to 64 letters, digits, and . _ -, and start with a letter or a digit"
+#: Words for strings that do not match a pattern.
+_PATTERNS = {
+    NAME_PATTERN: "must have 1 to 64 letters, digits, and . _ -, and start with a letter or a digit",
+    DEVICE_PATTERN: "must be auto, cpu, cuda, or a GPU by its number, such as cuda:1",
+}
 
 
 def explain(problem: ErrorDetails, name: str | None) -> str:
@@ -75,8 +79,8 @@ def explain(problem: ErrorDetails, name: str | None) -> str:
     if name is None and problem["type"] == "value_error":
         return str(context["error"])
     subject = "the body" if name is None else name
-    if context.get("pattern") == NAME_PATTERN:
-        return f"{subject} {_NAME}"
+    if (pattern := context.get("pattern")) in _PATTERNS:
+        return f"{subject} {_PATTERNS[pattern]}"
     words = _WORDS.get(problem["type"])
     return f"{subject}: {problem['msg']}" if words is None else f"{subject} {words.format(**context)}"
 

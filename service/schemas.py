@@ -7,7 +7,7 @@ schemas, and a test compares the two. Responses are written as plain dicts.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
@@ -152,6 +152,8 @@ class Moment(Schema):
 
     step: int
     scores: Scores
+    recent: dict[str, float | None]
+    """Accuracy and LogLoss, or MAE and RMSE, of the last 100 to 109 predictions."""
     baselines: BaselineScores
     shares: dict[str, float]
     """Weight of each kind of experts in the prediction."""
@@ -176,6 +178,8 @@ class Dashboard(Moment):
     layers: list[LayerDiagnosis]
     confusion: Confusion | None
     """Null for a regression model."""
+    pairs: list[tuple[float, float]] | None
+    """The latest 300 targets and their predictions; null for a classification model."""
     classes: Names
     features: Names
     fields: Fields
@@ -189,10 +193,70 @@ class Dashboard(Moment):
     device: str
     latency: Latency | None
     """Of the whole server; null with a key for some models."""
-    drift: list[dict[str, Any]]
-    """Drifts since the server started, the latest first."""
-    history: list[Moment] | None
-    """Scores since the server started, the oldest first, at most 300; null if not requested."""
+
+
+class ModelOverview(Schema):
+    """A model in the overview. Values are null if the model is not in memory, or cannot be read now."""
+
+    name: str
+    task: Task
+    state: str
+    step: int | None
+    recent: dict[str, float | None] | None
+    """Accuracy and LogLoss, or MAE and RMSE, of the latest 1,000 predictions or a few more."""
+    sparkline: list[float | None]
+    """Accuracy or MAE over the life of the model, in at most 32 points."""
+    drifts: int | None
+    """Drifts detected."""
+    shares: dict[str, float] | None
+    """Weight of each kind of experts in the prediction."""
+
+
+class Overview(Schema):
+    """All models that the key covers, in order of creation."""
+
+    time: float
+    """Seconds on a clock of the server, to compute rates from steps."""
+    models: list[ModelOverview]
+
+
+class Mark(Schema):
+    """Something that happened to a model."""
+
+    kind: Literal["drift", "action", "rollback", "unlearning", "checkpoint", "upgrade", "import"]
+    step: int
+    """Step of the model at that moment; of a rollback, the step that it returned to."""
+    time: float
+    """Seconds since 1970."""
+    action: str | None = None
+    """The action after a drift."""
+    events: int | None = None
+    """Number of events that were unlearned."""
+    checkpoint: str | None = None
+    """Name of the checkpoint."""
+
+
+class ModelHistory(Schema):
+    """Scores of a model over its life, and what happened to it. All lists have one entry per point."""
+
+    model: str
+    task: Task
+    model_step: int
+    """Step of the model now."""
+    start: int
+    """Step before the first sample in the history."""
+    step: list[int]
+    """Last step of each point, oldest first; the last one is that of the model."""
+    time: list[float]
+    """Time of logging of the sample at this step, in seconds since 1970."""
+    n: list[int]
+    """Predictions that were scored since the point before."""
+    scores: dict[str, list[float | None]]
+    """Accuracy and LogLoss, or MAE and RMSE, of these predictions; null without any."""
+    baselines: dict[str, dict[str, list[float | None]]]
+    """The same of the baselines: the majority or the mean, and the last target."""
+    marks: list[Mark]
+    """Drifts, actions and changes, oldest first; at most 256 of each kind."""
 
 
 class ModelPatch(Body):
@@ -282,7 +346,7 @@ class EventAnswer(Schema):
     """Logged event, without its sample."""
 
     sequence: int
-    """Number of the event, increasing over all models."""
+    """Number of the event, increasing for each model."""
     branch: int
     kind: str
     step: int | None
@@ -321,6 +385,17 @@ class RiverError(Schema):
 
     message: str
     """What is wrong and how to correct it."""
+
+
+class InferenceError(Schema):
+    """Body of every error under `/v2`; the request changed nothing."""
+
+    error: str
+    """What is wrong and how to correct it."""
+    code: str
+    """Error code, for programs."""
+    field: str | None
+    """The field of the request that is wrong, if it is one."""
 
 
 class LineError(Schema):

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+import socket
 import sys
+from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from .problems import explain
-from .schemas import DEFAULT_MODEL, ModelSpec
+from .schemas import DEFAULT_MODEL, Device, ModelSpec
+from .source_urls import SourceUrl, parse_all
 
 
 def _split(value: Any) -> Any:
@@ -25,11 +39,71 @@ def _origin(value: str) -> str:
     return value.lower()
 
 
+def _postgres(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+        raise ValueError("the store must be a URL postgresql://user:password@host/database")
+    return value
+
+
+def _sources(value: Any) -> Any:
+    return parse_all(value.split()) if isinstance(value, str) else value
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a module can be imported; it is not."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of its package
+        return False
+
+
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or value.rstrip("/") != f"{parts.scheme}://{parts.netloc}":
+        raise ValueError("the address must be a URL http(s)://host:port, without a path")
+    if not parts.hostname or "@" in parts.netloc:
+        raise ValueError("the address must have a host, and no user or password")
+    return value.rstrip("/")
+
+
+def _node(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._:-]+", value):
+        raise ValueError("a name of a node has letters, digits and . _ : - only")
+    return value
+
+
+def _shards(value: Any) -> Any:
+    """Return the numbers in ``0-63`` or ``0,3,5-7``."""
+    if not isinstance(value, str) or value.strip() == "auto":
+        return value
+    found: set[int] = set()
+    for word in _split(value):
+        first, dash, last = word.partition("-")
+        if not (first.isdecimal() and (last.isdecimal() or not dash)):
+            raise ValueError(f'"auto", or numbers and ranges such as 0-31,40; {word!r:.40} is neither')
+        found.update(range(int(first), min(int(last or first), _MOST_SHARDS) + 1))
+    if not found or max(found) >= _MOST_SHARDS:
+        raise ValueError(f"shards have numbers from 0 to {_MOST_SHARDS - 1}, the lower one of a range first")
+    return tuple(sorted(found))
+
+
+#: More than any cluster has.
+_MOST_SHARDS = 65_536
+
+#: Variables that are no settings of the server: the key of clients.
+_OTHERS = {"BNP_API_KEY"}
+#: Similarity to the name of a setting, above which a variable is taken for it.
+_SIMILAR = 0.85
+
 Positive: TypeAlias = Annotated[int, Field(ge=1)]
 Seconds: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Words: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Origin: TypeAlias = Annotated[str, AfterValidator(_origin)]
 Origins: TypeAlias = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)]
+
+
+Sources: TypeAlias = Annotated[tuple[SourceUrl, ...], NoDecode, BeforeValidator(_sources)]
+Shards: TypeAlias = Annotated[Literal["auto"] | tuple[int, ...], NoDecode, BeforeValidator(_shards)]
 
 
 class Settings(BaseSettings):
@@ -49,6 +123,43 @@ class Settings(BaseSettings):
     """Port to listen on; 0 for any free port."""
     data_dir: Path = Path("data")
     """Folder of the event log and the checkpoints, for one server at a time."""
+    store: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
+    """Event log in PostgreSQL, as `postgresql://user:password@host/database`, also with several hosts;
+    default: SQLite in the data folder. Needs the extra `cluster`.
+    """
+    ingest: Sources = Field(default=(), repr=False)  # URLs may have passwords
+    """Topics from which models learn, each as `kafka://host:9092/topic?model=NAME` or
+    `nats://host:4222/stream?model=NAME`; separated by spaces.
+    """
+    checkpoints: str | None = None
+    """Folder that all machines share, or URL (`s3://bucket/folder`), of the checkpoints of a store in
+    PostgreSQL; default: in PostgreSQL too.
+    """
+    role: Literal["owner", "standby", "replica"] = "owner"
+    """What this process does in a cluster (`BNP_STORE`). owner: it learns and predicts. standby: it answers
+    predictions from the log, and becomes the owner of shards whose owner fails. replica: it only answers
+    predictions.
+    """
+    shards: Shards = "auto"
+    """Shards of a cluster that this process may own, as `0-31` or `0,3,5-7`; auto: all."""
+    node: Annotated[str, AfterValidator(_node)] = Field(
+        default_factory=lambda data: f"{socket.gethostname()}:{data.get('port', 0)}",
+        min_length=1,
+        max_length=100,
+    )
+    """Name of this process in a cluster; default: host name and port. Each process has its own: a second one
+    with the same name does not start.
+    """
+    address: Annotated[str, AfterValidator(_url)] | None = None
+    """URL at which clients and the other processes of a cluster reach this one, as `http://host:port`."""
+    takeover_after: Seconds = 10.0
+    """Seconds after which a standby takes the shards of an owner that is connected but does not answer. An
+    owner that cannot reach the store stops answering after as long.
+    """
+    max_staleness: Seconds = 5.0
+    """Seconds by which the predictions of a standby or replica may lag behind the log; beyond them it answers
+    503 `too_stale`.
+    """
     durability: Literal["full", "relaxed"] = "full"
     """full: a response is sent after its sample has been flushed to disk. relaxed: after it has been written
     to the operating system; a failure of the machine or its power may lose the latest samples, a killed
@@ -70,12 +181,23 @@ class Settings(BaseSettings):
     """Maximum age of samples before the oldest checkpoint, in seconds."""
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
     """Lowest level of log messages."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of the models."""
+    device: Device = "auto"
+    """Device of the models whose specification has none: `auto`, `cpu`, `cuda`, or a GPU by its number
+    (`cuda:1`)."""
+    threads: int = Field(default=1, ge=1, le=256)
+    """Number of threads that learn one model, for mixtures of large networks; the results have the same bits
+    whatever the number.
+    """
+    backbones: Path | None = None
+    """Folder of the frozen backbones that specifications name (`backbone`), files of `save_backbone`."""
     default_model: Annotated[ModelSpec, NoDecode] = ModelSpec()
     """Specification of the model `default` in a new data folder, as JSON for `POST /models`."""
     max_models: Positive = 64
     """Maximum number of models."""
+    models_in_memory: Positive | None = None
+    """Maximum number of models in memory; default: all. Beyond it, the least recently used model gets a
+    checkpoint and is removed from memory. The next request to it loads it again.
+    """
     max_features: Positive = 4096
     """Maximum number of features of a sample, with the strings in its lists, and of columns of a model."""
     max_values: int = Field(default=2**20, ge=32, le=2**24)
@@ -140,6 +262,31 @@ class Settings(BaseSettings):
     """Seconds within which the head of a request must arrive, and then its body."""
     log_format: Literal["text", "json"] = "text"
     """Format of the log on standard error."""
+    traces: bool = False
+    """Export spans of requests and of groups of samples to a collector of OpenTelemetry. Needs the extra
+    `traces`. The variables `OTEL_…` configure the exporter, such as `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    """
+
+    @field_validator("traces")
+    @classmethod
+    def _require_packages(cls, value: bool) -> bool:
+        if value and not is_installed("opentelemetry.exporter.otlp.proto.http"):
+            raise ValueError("BNP_TRACES needs OpenTelemetry: pip install 'bnp-online[traces]'")
+        return value
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _require_store(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("store") is None:
+            raise ValueError("BNP_CHECKPOINTS needs BNP_STORE: a data folder has its own checkpoints")
+        return value
+
+    @field_validator("role")
+    @classmethod
+    def _require_cluster(cls, value: str, info: ValidationInfo) -> str:
+        if value != "owner" and info.data.get("store") is None:
+            raise ValueError(f"the role {value} needs BNP_STORE: a data folder has one process, its owner")
+        return value
 
     @field_validator("default_model", mode="before")
     @classmethod
@@ -155,12 +302,31 @@ class Settings(BaseSettings):
         return value
 
 
+def misspelt_settings(names: Iterable[str]) -> list[str]:
+    """Return a message for each name that is almost that of a setting: it has no effect.
+
+    Examples
+    --------
+    >>> misspelt_settings(["BNP_STOER", "BNP_STORE", "BNP_API_KEY", "PATH"])
+    ['BNP_STOER is not a setting: did you mean BNP_STORE?']
+    """
+    known = {f"BNP_{name.upper()}" for name in Settings.model_fields}
+    near = {
+        name: difflib.get_close_matches(name, known, 1, _SIMILAR)
+        for name in sorted({*names} - known - _OTHERS)
+        if name.startswith("BNP_")
+    }
+    return [f"{name} is not a setting: did you mean {found[0]}?" for name, found in near.items() if found]
+
+
 def read_settings() -> Settings:
     """Return the settings; an invalid setting ends the program with exit code 2 and a message."""
     try:
         return Settings()
     except ValidationError as error:
         for problem in error.errors(include_url=False):
+            if problem["type"] == "default_factory_not_called":
+                continue  # a default that depends on a setting that is invalid
             setting, *inner = map(str, problem["loc"])
             name = f"BNP_{setting.upper()}"
             of_a_spec = setting == "default_model" and inner

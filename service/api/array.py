@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..errors import BodyTooLargeError
 from ..http.content import NDJSON
 from ..http.requests import Shape, decode_items, read_item
 from ..http.responses import encode, envelope
-from ..models.registry import Models
+from ..models.access import Models
 from ..models.worker import Worker
-from .batch import Batch, Queue
+from .batch import Batch, Queue, Take
 
 T = TypeVar("T")
 
@@ -23,8 +22,8 @@ async def answer_array(
     raw: bytes,
     shape: Shape,
     models: Models,
-    take: Callable[[dict[str, Any]], tuple[Worker, T]],
-    queue: Queue[T],
+    take: Take[dict[str, Any], T],
+    queue: Queue,
 ) -> bytes:
     """Return the array of answers to the items of an array, which are processed as single requests in order.
 
@@ -52,8 +51,12 @@ async def answer_array(
             f"the array has {len(items)} items, and at most {MOST_ITEMS} are allowed: send several arrays, "
             f"or one item per line with Content-Type: {NDJSON}"
         )
+
+    async def taken(item: Any) -> tuple[Worker, T]:
+        return await take(read_item(item, shape, models.settings))
+
     batch: Batch[Any, T] = Batch(items, models.fair_turns, "item")
-    await batch.queue(lambda item: take(read_item(item, shape, models.settings)), queue)
+    await batch.queue(taken, queue)
     return b"[%b]" % b",".join(await batch.answers(_answer))
 
 

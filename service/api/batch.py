@@ -5,10 +5,11 @@ The items are the lines of a stream, or those of an array.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar
+from contextlib import ExitStack
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
+from ..blocks import Block
 from ..errors import REFUSALS, RequestError, ShuttingDownError
 from ..models.queue import Outcomes
 from ..models.scheduling import SLICE, FairTurns
@@ -17,10 +18,14 @@ from ..models.worker import Worker
 Item = TypeVar("Item")
 T = TypeVar("T")
 
-Take: TypeAlias = Callable[[Item], tuple[Worker, T]]
+Part: TypeAlias = "tuple[Sequence[int], list[T] | Block]"
+"""Positions of items in the batch, and their entries."""
+Parts: TypeAlias = "dict[Worker, list[Part[T]]]"
+"""What is queued at each model, in order."""
+Take: TypeAlias = Callable[[Item], Awaitable[tuple[Worker, T]]]
 """Decodes an item into the model that it names and the entry to queue there; may raise one of `REFUSALS`."""
-Queue: TypeAlias = Callable[[Worker, Sequence[T]], Awaitable[tuple[int, Outcomes]]]
-"""Queues the first of several entries once the queue has room; returns how many, and their outcomes."""
+Queue: TypeAlias = Callable[[Worker, Any], Awaitable[tuple[int, Outcomes]]]
+"""Queues the first of several entries, or of a block; returns how many, and their outcomes."""
 
 #: Items that are encoded before other requests may run.
 _ANSWERS = 64
@@ -47,31 +52,49 @@ class Batch(Generic[Item, T]):
         self._outcomes: list[Any] = [late] * len(items)
         self._queued: list[tuple[Sequence[int], Outcomes]] = []
 
-    async def queue(self, take: Take[Item, T], queue: Queue[T]) -> None:
+    async def queue(self, take: Take[Item, T], queue: Queue) -> None:
         """Decode the items, and queue them at their models, in order for each model."""
-        for worker, (positions, entries) in (await self._decode(take)).items():
-            await self._queue_at(worker, positions, entries, queue)
+        with ExitStack() as used:
+            for worker, parts in (await self._decode(take, used)).items():
+                for positions, entries in parts:
+                    await self._queue_at(worker, positions, entries, queue)
 
-    async def _decode(self, take: Take[Item, T]) -> dict[Worker, tuple[list[int], list[T]]]:
-        """Return the entries to queue at each model, and the positions of their items."""
-        by_worker: defaultdict[Worker, tuple[list[int], list[T]]] = defaultdict(lambda: ([], []))
+    async def _decode(self, take: Take[Item, T], used: ExitStack) -> Parts[T]:
+        """Return the entries to queue at each model, and the positions of their items.
+
+        The models stay in memory until `used` is closed.
+        """
+        parts: Parts[T] = {}
         for i, item in enumerate(self.items):
             if i % SLICE == 0:
                 await self._fair_turns.next()
-            try:
-                worker, entry = take(item)
-            except REFUSALS as error:
-                self._outcomes[i] = error
-            else:
-                positions, entries = by_worker[worker]
-                positions.append(i)
-                entries.append(entry)
-        return by_worker
+            await self._take(take, i, item, parts, used)
+        return parts
+
+    async def _take(
+        self, take: Take[Item, T], i: int, item: Item, parts: Parts[T], used: ExitStack
+    ) -> tuple[Worker, T] | None:
+        """Decode one item; return the model and the entry, None if the item is refused."""
+        try:
+            worker, entry = await take(item)
+        except REFUSALS as error:
+            self._outcomes[i] = error
+            return None
+        if worker not in parts:
+            used.enter_context(worker.in_use())
+            parts[worker] = []
+        some = parts[worker]
+        if not some or isinstance(some[-1][1], Block):
+            some.append(([], []))
+        positions, entries = some[-1]
+        cast(list[int], positions).append(i)
+        cast(list[T], entries).append(entry)
+        return worker, entry
 
     async def _queue_at(
-        self, worker: Worker, positions: Sequence[int], entries: Sequence[T], queue: Queue[T]
+        self, worker: Worker, positions: Sequence[int], entries: Sequence[T] | Block, queue: Queue
     ) -> None:
-        while entries:
+        while positions:
             try:
                 count, outcomes = await queue(worker, entries)
             except RequestError as refusal:
@@ -87,7 +110,7 @@ class Batch(Generic[Item, T]):
         Parameters
         ----------
         encode : callable
-            Encodes the outcome of the item at a position.
+            Encodes the outcome of the item at a position, unless it is encoded.
         """
         for positions, outcomes in self._queued:
             for i, outcome in zip(positions, await outcomes, strict=True):
@@ -96,5 +119,5 @@ class Batch(Generic[Item, T]):
         for i, outcome in enumerate(self._outcomes):
             if i % _ANSWERS == 0:
                 await self._fair_turns.next()
-            answers.append(encode(i, outcome))
+            answers.append(outcome if isinstance(outcome, bytes) else encode(i, outcome))
         return answers

@@ -9,8 +9,10 @@ from .. import schemas
 from ..auth.scopes import needs
 from ..errors import Layer
 from ..http.responses import json_response
+from ..ingest.ingest import ingest_of
+from ..models.access import models_of
+from ..models.cluster import cluster_of
 from ..models.metrics import scrape
-from ..models.registry import models_of
 from .openapi import ApiRoute
 
 router = APIRouter(tags=["operations"], route_class=ApiRoute)
@@ -28,7 +30,14 @@ async def live(request: Request) -> Response:
 async def ready(request: Request) -> Response:
     """Check that the event log can be written and that every model answers, at most once per second."""
     await models_of(request.scope).readiness.require()
-    return json_response({"status": "ready"})
+    details = []
+    if stopped := ingest_of(request.scope).stopped:
+        details.append(
+            f"{stopped} partitions of topics stopped, because messages are missing: see GET /models/NAME"
+        )
+    if failed := cluster_of(request.scope).failed():
+        details.append(f"{len(failed)} models cannot be served by this node: see GET /cluster")
+    return json_response({"status": "ready", **({"detail": "; ".join(details)} if details else {})})
 
 
 @router.get(
@@ -40,7 +49,8 @@ async def ready(request: Request) -> Response:
 @needs("read", whole_server=True)
 async def metrics(request: Request) -> Response:
     """Return all metrics in the text format of Prometheus."""
-    text = await scrape(request.app.state.registry, models_of(request.scope))
+    state = request.app.state
+    text = await scrape(state.registry, models_of(request.scope), state.store_metrics)
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 

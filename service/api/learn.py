@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from .. import schemas
-from ..auth.scopes import JSON, NDJSON, needs
+from ..auth.scopes import ARROW, CSV, JSON, NDJSON, needs
 from ..errors import Layer
 from ..models.hosted import Answer
 from ..models.validation import Label, Learn
@@ -19,7 +19,7 @@ def _sample(request: FastRequest[schemas.LearnBody]) -> Learn:
     return Learn(body["x"], body["y"], 1.0 if weight is None else weight, body.get("id"), request.raw)
 
 
-@needs("learn", Layer.WRITER, Layer.SAMPLE_ID, takes=(JSON, NDJSON))
+@needs("learn", Layer.WRITER, Layer.SAMPLE_ID, Layer.TABLE, takes=(JSON, NDJSON, CSV, ARROW))
 def learn(request: FastRequest[schemas.LearnBody]) -> Awaitable[Answer]:
     """Predict a sample, score the prediction, learn the sample, and respond once it is on the disk.
 
@@ -29,6 +29,10 @@ def learn(request: FastRequest[schemas.LearnBody]) -> Awaitable[Answer]:
     learned is skipped and answered by an error with its number (from 1; blank lines count, and have no
     answer). A JSON array of up to 1,000 samples is learned in the same way, and answered by an array, in
     order, once all samples are on the disk; the field of an error starts with the position, as in `[3].x.a`.
+    As `text/csv` the body has a header with the names of the columns, then one sample per line. The parameter
+    `target` of the query names the column with the target, `id` and `weight` those of the ids and weights.
+    All other columns are features. Cells are read as `bnp-online learn FILE` reads them, and lines answered
+    as those of NDJSON; the header is line 1.
     A body may be compressed with gzip.
     """
     return request.worker.learn(_sample(request))
@@ -56,6 +60,7 @@ ROUTES = [
             tags=["learning"],
             response_model=schemas.LearnAnswer,
             many=(_sample, Worker.queue_samples),
+            blocks=True,
         )
         for path, where in (("/learn", ""), ("/models/{m}/learn", " (model in the path)"))
     ),

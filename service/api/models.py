@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from functools import partial
 from typing import Annotated, Any
@@ -10,12 +12,14 @@ from fastapi import APIRouter, Query, Request, Response
 
 from .. import schemas
 from ..auth.scopes import JSON, needs
-from ..errors import Layer
+from ..errors import Layer, RequestError
 from ..http.content import without_mark
 from ..http.requests import Shape, read_body, read_fields, read_model
 from ..http.responses import json_response
+from ..ingest.ingest import ingest_of
 from ..models import report
-from ..models.registry import Models, models_of
+from ..models.access import models_of
+from ..models.marks import located
 from ..telemetry.metrics import HttpMetrics
 from .openapi import ApiRoute
 
@@ -30,19 +34,7 @@ router = APIRouter(tags=["models"], route_class=ApiRoute)
 @needs("read")
 async def list_models(request: Request) -> Response:
     """List all models, in order of creation."""
-    return json_response(
-        {
-            "models": [
-                {
-                    "name": worker.model.name,
-                    "task": worker.model.spec.task,
-                    "step": worker.model.step,
-                    "state": worker.state,
-                }
-                for worker in models_of(request.scope)
-            ]
-        }
-    )
+    return json_response({"models": [each._asdict() for each in models_of(request.scope).summaries()]})
 
 
 @router.post("/models", summary="Create a model", status_code=201, response_model=schemas.ModelDescription)
@@ -52,14 +44,15 @@ async def create_model(request: Request) -> Response:
     spec = await read_model(request, schemas.ModelSpec)
     worker = await models_of(request.scope).create(spec)
     described = report.describe(worker.model)  # nothing used it yet
-    return json_response({**described, "upgrade": None, "state": worker.state}, 201)
+    ingest = ingest_of(request.scope).report(spec.name)
+    return json_response({**described, "upgrade": None, "state": worker.state, "ingest": ingest}, 201)
 
 
 @router.get("/models/{m}", summary="Describe a model", response_model=schemas.ModelDescription)
 @needs("read", Layer.MODEL, Layer.READ)
 async def get_model(request: Request, m: str) -> Response:
     """Return the specification and the current state of a model."""
-    return json_response(await description(models_of(request.scope), m))
+    return json_response(await description(request, m))
 
 
 @router.delete(
@@ -84,32 +77,69 @@ async def delete_model(request: Request, m: str) -> Response:
 @needs("read", Layer.MODEL, Layer.READ)
 async def get_metrics(request: Request, m: str) -> Response:
     """Return the prequential metrics: each sample was predicted before it was learned."""
-    return json_response(await models_of(request.scope).get(m).ask(lambda model: model.score.report()))
+    worker = await models_of(request.scope).get(m)
+    return json_response(await worker.ask(lambda model: model.score.report()))
 
 
 @router.get("/models/{m}/dashboard", summary="Watch a model", response_model=schemas.Dashboard)
 @needs("read", Layer.MODEL, Layer.READ)
-async def get_dashboard(
-    request: Request,
-    m: str,
-    history: Annotated[bool, Query(description="Include the history of the scores.")] = False,
-) -> Response:
+async def get_dashboard(request: Request, m: str) -> Response:
     """Return what the dashboard shows of a model, at one moment between two steps."""
     registry = models_of(request.scope)
-    worker = registry.get(m)
+    worker = await registry.get(m)
     shown = await worker.ask(report.dashboard)
-    shown.update(registry.operations(m).status, queue=worker.queue_depth)
+    shown.update(registry.operations_of(worker).status, queue=worker.queue_depth)
     shown["time"] = time.monotonic()
     shown["latency"] = _latency(request) if request.scope["caller"].models is None else None
-    shown["drift"] = registry.feed.recent("drift", m)
-    shown["history"] = registry.score_history.of(worker) if history else None
     return json_response(shown)
+
+
+@router.get("/overview", summary="Watch all models", response_model=schemas.Overview)
+@needs("read")
+async def get_overview(request: Request) -> Response:
+    """Return the scores, drifts and leading experts of all models. It loads no stored model."""
+    models, rows = models_of(request.scope), []
+    workers = {worker.model.name: worker for worker in models}
+    for each in models.summaries():
+        row = {**each._asdict(), "recent": None, "sparkline": [], "drifts": None, "shares": None}
+        if each.name in workers:
+            with contextlib.suppress(RequestError):  # deleted or stored meanwhile, or diverged
+                row |= await workers[each.name].ask(report.overview)
+        rows.append(row)
+    return json_response({"time": time.monotonic(), "models": rows})
+
+
+@router.get("/models/{m}/history", summary="Scores and marks over time", response_model=schemas.ModelHistory)
+@needs("read", Layer.MODEL, Layer.READ, Layer.STORAGE)
+async def get_history(
+    request: Request,
+    m: str,
+    points: Annotated[
+        int | None, Query(description="Greatest number of points: neighbours are merged.", ge=1, le=10_000)
+    ] = None,
+) -> Response:
+    """Return the prequential scores over all of a model's life, and its drifts, actions and changes.
+
+    The points are dense for the latest steps, and sparser by powers of two before. Each has the scores of the
+    predictions since the point before. They are part of the model: they come back after a restart, a rollback
+    and an unlearning, as if the samples had been learned in one run. An import begins them anew.
+    """
+    models = models_of(request.scope)
+    operations, worker = await models.observed(m), await models.get(m)
+    step, history = await worker.ask(lambda model: (model.step, model.history.copy()))
+    marks, shown = await operations.marks(), await asyncio.to_thread(history.report, points)
+    drifts = [{"kind": "drift", "step": at, "time": time} for at, time in history.drifts]
+    placed = sorted(located(marks, shown) + drifts, key=lambda mark: mark["time"])
+    task = worker.model.spec.task
+    return json_response({"model": m, "task": task, "model_step": step, **shown, "marks": placed})
 
 
 def _latency(request: Request) -> dict[str, Any]:
     """Return the latency histograms, which cover all models."""
     metrics: HttpMetrics = request.app.state.http_metrics
-    learn, predict = (dict(metrics.latency(route)) for route in ("/learn", "/predict"))
+    learn, predict = (
+        dict(metrics.latency(route, f"/models/{{m}}{route}")) for route in ("/learn", "/predict")
+    )
     bounds = sorted(learn | predict)
     return {
         "seconds": bounds,
@@ -133,21 +163,22 @@ async def get_evidence(request: Request, m: str) -> Response:
     models = models_of(request.scope)
     raw = await read_body(request.scope, request.receive, models.settings.max_body_bytes)
     body = read_fields(without_mark(raw), _EVIDENCE, models.settings)
-    return json_response(await models.get(m).ask(partial(report.evidence, x=body["x"])))
+    return json_response(await (await models.get(m)).ask(partial(report.evidence, x=body["x"])))
 
 
 @router.get("/models/{m}/fingerprint", summary="Fingerprint a model", response_model=schemas.Fingerprint)
 @needs("read", Layer.MODEL, Layer.READ)
 async def get_fingerprint(request: Request, m: str) -> Response:
     """Return digests of all that learning changes: equal digests, equal states."""
-    return json_response(await models_of(request.scope).get(m).ask(report.fingerprint))
+    return json_response(await (await models_of(request.scope).get(m)).ask(report.fingerprint))
 
 
-async def description(models: Models, name: str) -> dict[str, Any]:
+async def description(request: Request, name: str) -> dict[str, Any]:
     """Return the specification and the current state of a model."""
-    worker, operations = models.get(name), models.operations(name)
+    models = models_of(request.scope)
+    worker, operations = await models.get(name), await models.observed(name)
     described = await worker.ask(report.describe)
-    return {**described, **operations.status}
+    return {**described, **operations.status, "ingest": ingest_of(request.scope).report(name)}
 
 
 ROUTES = router.routes

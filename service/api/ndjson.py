@@ -8,18 +8,24 @@ flow control then slows the client down. The writer awaits the outcomes of each 
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, overload
 
+import numpy as np
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from bnp_online.learner import OnlineLearner
+from bnp_online.lines import Lines
+
 from ..auth.scopes import NDJSON
+from ..blocks import Block, BlockLines
 from ..errors import (
     BodyTooLargeError,
     InvalidEncodingError,
+    InvalidTableError,
     RequestError,
     ShuttingDownError,
     StreamTimeoutError,
@@ -29,15 +35,23 @@ from ..http.content import is_blank
 from ..http.requests import incomplete_body
 from ..http.responses import encode_line, envelope
 from ..models.queue import Capacity
-from ..models.scheduling import FairTurns
+from ..models.scheduling import SLICE, FairTurns
+from ..models.validation import Learn, samples_of
 from ..models.worker import Worker
 from ..settings import Settings
-from .batch import Batch, Queue, Take
+from .batch import Batch, Part, Parts, Queue, Take
 
 T = TypeVar("T")
 
+_LINE_FEED, _SPACE = b"\n "
+#: First byte of a byte order mark.
+_MARK = 0xEF
 #: Batches that may be unanswered: one is learned, one is sent, and two wait.
 _BATCHES = 4
+
+
+#: Errors of a whole body: without an answer before them, they are the response.
+_EARLY = (ClientDisconnect, InvalidEncodingError, InvalidTableError, BodyTooLargeError)
 
 
 class Line(NamedTuple):
@@ -53,6 +67,43 @@ class Line(NamedTuple):
 
     number: int
     raw: bytes | None
+
+
+class LineGroup(Sequence[Line]):
+    """Lines of a body, in order.
+
+    Parameters
+    ----------
+    lines : Lines
+        The lines; those that are too long are empty.
+    numbers : sequence of int
+        Their numbers.
+    long : collection of int
+        Numbers of those that are too long.
+    """
+
+    def __init__(self, lines: Lines, numbers: Sequence[int], long: Collection[int] = ()) -> None:
+        self.lines = lines
+        self.numbers = numbers
+        self.long = long
+
+    @property
+    def size(self) -> int:
+        """Bytes of the lines."""
+        return self.lines.size
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @overload
+    def __getitem__(self, part: int) -> Line: ...
+    @overload
+    def __getitem__(self, part: slice) -> LineGroup: ...
+    def __getitem__(self, part: int | slice) -> Line | LineGroup:
+        if isinstance(part, slice):
+            return LineGroup(self.lines[part], self.numbers[part], self.long)
+        number = self.numbers[part]
+        return Line(number, None if number in self.long else self.lines[part])
 
 
 class LineSplitter:
@@ -76,19 +127,28 @@ class LineSplitter:
         self._limit = limit
         self._number = 0
         self._begun = bytearray()
-        self._size = 0
+        self._size = 0  # of the line that has begun; it is not stored if it is too long
 
-    def feed(self, chunk: bytes, last: bool = False) -> Iterator[Line]:
-        """Yield the lines that end in a chunk; the last line needs no line break."""
-        start = 0
-        while (stop := chunk.find(b"\n", start)) >= 0:
-            raw = self._end(chunk[start:stop])
-            start = stop + 1
-            if raw is None or not is_blank(raw):
-                yield Line(self._number, raw)
-        self._begin(chunk[start:])
-        if last and ((raw := self._end(b"")) is None or not is_blank(raw)):
-            yield Line(self._number, raw)
+    def feed(self, chunk: bytes, last: bool = False) -> LineGroup:
+        """Return the lines that end in a chunk; the last line needs no line break."""
+        cut = len(chunk) if last else chunk.rfind(b"\n") + 1
+        ended, rest = chunk[:cut], chunk[cut:]
+        long = self._size > self._limit and (cut > 0 or last)
+        if long:
+            ended = ended[ended.find(b"\n") :] if b"\n" in ended else b"\n"
+        elif cut or last:
+            ended = bytes(self._begun) + ended
+            if ended and ended[-1:] != b"\n":
+                ended += b"\n"
+        if cut or last:
+            self._begun.clear()
+            self._size = 0
+        self._begin(rest)
+        return self._split(ended, long)
+
+    def split(self, chunk: bytes, last: bool) -> Iterator[LineGroup]:
+        """Yield the lines that end in a chunk, for `LineStream`."""
+        yield self.feed(chunk, last)
 
     def _begin(self, part: bytes) -> None:
         self._size += len(part)
@@ -97,38 +157,229 @@ class LineSplitter:
         else:
             self._begun.clear()
 
-    def _end(self, part: bytes) -> bytes | None:
-        """Return the line that ends with `part`; None if it is too long."""
-        self._number += 1
-        if not self._size:
-            return part if len(part) <= self._limit else None
-        self._begin(part)
-        raw = bytes(self._begun) if self._size <= self._limit else None
-        self._begun.clear()
-        self._size = 0
-        return raw
+    def _split(self, text: bytes, long: bool) -> LineGroup:
+        """Return the lines of a text that are not blank; the first one stands for a line that is too long."""
+        content = np.frombuffer(text, np.uint8)
+        ends = np.flatnonzero(content == _LINE_FEED)
+        lines = Lines(text, [0, *(ends + 1).tolist()])
+        numbers = range(self._number + 1, self._number + 1 + len(lines))
+        self._number += len(lines)
+        begins = content[lines.bounds[:-1]]
+        longest = int(np.diff(ends, prepend=-1).max(initial=0)) - 1
+        if not long and longest <= self._limit and ((begins > _SPACE) & (begins < _MARK)).all():
+            return LineGroup(lines, numbers)
+        kept = dict[int, bytes | None]()
+        for number, raw in zip(numbers, lines, strict=True):
+            if (long and number == numbers[0]) or len(raw) > self._limit:
+                kept[number] = None
+            elif not is_blank(raw):
+                kept[number] = raw
+        too_long = {number for number, raw in kept.items() if raw is None}
+        return LineGroup(Lines.of(raw or b"" for raw in kept.values()), [*kept], too_long)
 
 
-def _size(lines: Sequence[Line]) -> int:
-    """Return the number of bytes of lines."""
-    return sum(len(line.raw or b"") for line in lines)
+class Reader(Protocol):
+    """Reader of blocks from lines, as `LineReader`."""
+
+    def model_of(self, line: bytes) -> str | None:
+        """Return the name of the model that a line seems to have, None without one."""
+
+    def note(self, owner: object, learner: OnlineLearner, line: bytes, fields: Mapping[str, Any]) -> None:
+        """Take a template from a line that was read on the exact path."""
+
+    def open(self, owner: object, lines: Sequence[bytes]) -> BlockLines | None:
+        """Return the lines of a model, to read blocks from them; None if there is no template."""
 
 
-def _answer(lines: Sequence[Line], position: int, outcome: Any) -> bytes:
-    """Return the answer to the line at a position."""
-    if isinstance(outcome, Exception):
-        return error_line(outcome, lines[position].number)
-    return encode_line(outcome)
+class Items(Protocol):
+    """Items of a body, in order: `LineGroup`, or rows of a table."""
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """Number of each item, for messages."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the items."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: Any) -> Any: ...
 
 
-def error_line(error: Exception, number: int) -> bytes:
-    """Return the answer to a line that was refused."""
+class Output:
+    """Form of a response: lines of JSON.
+
+    Attributes
+    ----------
+    media_type : str
+        Its media type.
+    """
+
+    media_type = NDJSON
+
+    def encode(self, answers: Sequence[bytes]) -> bytes:
+        """Return answers, each a line of JSON, in this form."""
+        return b"".join(answers)
+
+    def end(self) -> bytes:
+        """Return what ends the response."""
+        return b""
+
+
+_LINES_OF_JSON = Output()
+
+
+class SampleBatch(Batch[Line, Learn]):
+    """A batch of lines with samples. Lines that are like earlier ones are read as blocks.
+
+    Parameters
+    ----------
+    items, fair_turns
+        As for `Batch`.
+    reader : Reader
+        Reader of blocks.
+    find : callable
+        Returns the worker of a name in a line, or of a line without one; None if the line itself must tell.
+    """
+
+    def __init__(
+        self,
+        items: LineGroup,
+        fair_turns: FairTurns,
+        reader: Reader,
+        find: Callable[[str | None], Awaitable[Worker | None]],
+    ) -> None:
+        super().__init__(items, fair_turns, "line")
+        self._lines = items
+        self._reader = reader
+        self._find = find
+
+    async def _decode(self, take: Take[Line, Learn], used: ExitStack) -> Parts[Learn]:
+        lines = self._lines.lines
+        name = self._reader.model_of(lines[0])
+        worker = None if self._lines.long else await self._find(name)
+        if worker is None:
+            return await super()._decode(take, used)
+        used.enter_context(worker.in_use())
+        parts: Parts[Learn] = {worker: []}
+        mixed = set[Worker]()
+        # Most often all lines are of one model. Only lines that are not read in blocks are asked for it.
+        end = await self._decode_group(worker, range(len(lines)), take, parts, used, mixed, name)
+        while end < len(lines):
+            groups, begin = await self._by_model(end, used), end
+            for other, positions in groups.items():
+                parts.setdefault(other, [])
+                await self._decode_group(other, positions, take, parts, used, mixed)
+                end += len(positions)
+            if end == begin:  # its model must be looked up
+                await self._take(take, end, self._lines[end], parts, used)
+                end += 1
+        for each in mixed:  # a line was of another model than it seemed to be
+            parts[each] = _in_order(parts[each])
+        return parts
+
+    async def _by_model(self, first: int, used: ExitStack) -> dict[Worker, list[int]]:
+        """Return the positions of the lines of each model, up to a line that must be looked up.
+
+        The models stay in memory until `used` is closed: each from now on, since the next one may need room.
+        """
+        workers: dict[str | None, Worker | None] = {}
+        groups: dict[Worker, list[int]] = {}
+        for i, line in enumerate(self._lines.lines[first:], first):
+            name = self._reader.model_of(line)
+            if name not in workers:
+                workers[name] = await self._find(name)
+            if (worker := workers[name]) is None:
+                break
+            if worker not in groups:
+                used.enter_context(worker.in_use())
+                groups[worker] = []
+            groups[worker].append(i)
+        return groups
+
+    async def _decode_group(
+        self,
+        worker: Worker,
+        positions: Sequence[int],
+        take: Take[Line, Learn],
+        parts: Parts[Learn],
+        used: ExitStack,
+        mixed: set[Worker],
+        *only: str | None,
+    ) -> int:
+        """Decode the lines of one model.
+
+        Parameters
+        ----------
+        worker : Worker
+            The model.
+        positions : sequence of int
+            Positions of the lines.
+        take, parts, used
+            As for `Batch`.
+        mixed : set of Worker
+            Gets the models that other lines turned out to be of.
+        *only : str or None
+            Name of the model in its lines: the group ends at a line with another one.
+
+        Returns
+        -------
+        int
+            Number of decoded lines.
+        """
+        lines = self._lines.lines
+        if len(positions) < len(lines):
+            lines = Lines.of(lines[i] for i in positions)
+        source, i, exact, named = self._reader.open(worker, lines), 0, 0, any(only)
+        while i < len(lines):
+            block = None if source is None else source.read(worker.model.estimator, i, named=named)
+            if block is not None:
+                parts[worker].append((positions[i : i + len(block)], block))
+                i += len(block)
+                await self._fair_turns.next()
+                continue
+            if only and self._reader.model_of(lines[i]) != only[0]:
+                break
+            if exact % SLICE == 0:
+                await self._fair_turns.next()
+            taken = await self._take(take, positions[i], self.items[positions[i]], parts, used)
+            if taken is not None:
+                self._note(*taken, lines[i])
+                source = source or self._reader.open(worker, lines)
+                if taken[0] is not worker:
+                    mixed.add(taken[0])
+            exact += 1
+            i += 1
+        return i
+
+    def _note(self, worker: Worker, sample: Learn, line: bytes) -> None:
+        fields = {"x": sample.x, "y": sample.y, "w": sample.w, "id": sample.id, "model": worker.model.name}
+        self._reader.note(worker, worker.model.estimator, line, fields)
+
+
+def _in_order(parts: Sequence[Part[Learn]]) -> list[Part[Learn]]:
+    """Return the samples of parts in the order of their positions, each alone."""
+    found: list[tuple[int, Learn]] = []
+    for positions, entries in parts:
+        samples = samples_of(entries) if isinstance(entries, Block) else entries
+        found += zip(positions, samples, strict=True)
+    found.sort(key=lambda each: each[0])
+    return [([i for i, _ in found], [sample for _, sample in found])]
+
+
+def error_line(error: Exception, number: int, what: str = "line") -> bytes:
+    """Return the answer to an item that was refused: a line or a row."""
     _, body, _ = envelope(error)
-    return encode_line({**body, "line": number})
+    return encode_line({**body, what: number})
+
+
+def _plain_batch(items: Any, fair_turns: FairTurns) -> Batch[Any, Any]:
+    return Batch(items, fair_turns, "line")
 
 
 class LineStream(Generic[T]):
-    """A request with an NDJSON body.
+    """A request whose body is a stream of items, such as lines.
 
     Parameters
     ----------
@@ -141,7 +392,17 @@ class LineStream(Generic[T]):
     bodies : Capacity
         The server's, for bytes of requests.
     take, queue : callable
-        Decoder of a line, and queue of decoded lines; see `Take` and `Queue`.
+        Decoder of an item, and queue of decoded items; see `Take` and `Queue`.
+    split : callable
+        Returns the items that end in a chunk of the body, which may be the last one.
+    head : callable, optional
+        Returns further headers of the response, when the first answer is sent.
+    batch : callable
+        Makes a batch of items.
+    output : Output
+        Form of the response.
+    what : {"line", "row"}
+        What an item is.
     """
 
     def __init__(
@@ -152,8 +413,13 @@ class LineStream(Generic[T]):
         settings: Settings,
         fair_turns: FairTurns,
         bodies: Capacity,
-        take: Take[bytes, T],
-        queue: Queue[T],
+        take: Take[Any, T],
+        queue: Queue,
+        split: Callable[[bytes, bool], Iterable[Items]],
+        head: Callable[[], Iterable[tuple[bytes, bytes]]] | None = None,
+        batch: Callable[[Any, FairTurns], Batch[Any, T]] = _plain_batch,
+        output: Output = _LINES_OF_JSON,
+        what: str = "line",
     ) -> None:
         self._receive = receive
         self._send = send
@@ -162,12 +428,17 @@ class LineStream(Generic[T]):
         self._bodies = bodies
         self._take = take
         self._queue = queue
+        self._split = split
+        self._head = head
+        self._batch = batch
+        self._output = output
+        self._what = what
         self._connection = connection_of(scope)
-        self._batches: asyncio.Queue[Batch[Line, T] | None] = asyncio.Queue()
+        self._batches: asyncio.Queue[tuple[Batch[Any, T], Items] | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(_BATCHES)
         self._started = False
         self._more = True
-        self._line = 0  # number of the last line in a batch
+        self._last = 0  # number of the last item in a batch
         self._end: RequestError | ClientDisconnect | None = None
 
     async def run(self) -> None:
@@ -175,8 +446,8 @@ class LineStream(Generic[T]):
 
         Raises
         ------
-        ClientDisconnect, InvalidEncodingError
-            If the body ends early, or cannot be decompressed, before the first answer.
+        ClientDisconnect, InvalidEncodingError, InvalidTableError, BodyTooLargeError
+            If the body ends early, cannot be decompressed, or is no table, before the first answer.
         """
         reader = asyncio.create_task(self._read())
         try:
@@ -203,13 +474,13 @@ class LineStream(Generic[T]):
             self._batches.put_nowait(None)
 
     async def _read_lines(self) -> None:
-        splitter, size = LineSplitter(self._settings.max_body_bytes), self._settings.group_size
+        size = self._settings.group_size
         while self._more:
             chunk = await self._read_chunk()
-            complete = splitter.feed(chunk, last=not self._more)
-            while some := list(itertools.islice(complete, size)):
-                await self._room.acquire()
-                await self._queue_batch(some)
+            for items in self._split(chunk, not self._more):
+                for start in range(0, len(items), size):
+                    await self._room.acquire()
+                    await self._queue_batch(items[start : start + size])
 
     async def _read_chunk(self) -> bytes:
         patience = self._settings.stream_timeout
@@ -225,47 +496,52 @@ class LineStream(Generic[T]):
         chunk: bytes = received.get("body", b"")
         return chunk
 
-    async def _queue_batch(self, lines: Sequence[Line]) -> None:
-        batch: Batch[Line, T] = Batch(lines, self._fair_turns, "line")
+    async def _queue_batch(self, items: Items) -> None:
+        batch = self._batch(items, self._fair_turns)
         await self._bodies.wait_for_share()
-        self._bodies.taken += _size(lines)
+        self._bodies.taken += items.size
         try:
-            await batch.queue(self._take_line, self._queue)
-        finally:  # also when the reader is cancelled: queued lines are learned and must be answered
-            self._line = lines[-1].number
-            self._batches.put_nowait(batch)
+            await batch.queue(self._take, self._queue)
+        finally:  # also when the reader is cancelled: queued items are learned and must be answered
+            self._last = items.numbers[-1]
+            self._batches.put_nowait((batch, items))
 
-    def _take_line(self, line: Line) -> tuple[Worker, T]:
-        if line.raw is None:
-            raise BodyTooLargeError("the line is longer than a body may be (BNP_MAX_BODY_BYTES)")
-        return self._take(line.raw)
+    def _answer(self, items: Items, position: int, outcome: Any) -> bytes:
+        """Return the answer to the item at a position."""
+        if isinstance(outcome, Exception):
+            return error_line(outcome, items.numbers[position], self._what)
+        return encode_line(outcome)
 
     async def _write_answers(self) -> None:
-        while (batch := await self._batches.get()) is not None:
+        while (queued := await self._batches.get()) is not None:
+            batch, items = queued
             try:
-                answers = await batch.answers(partial(_answer, batch.items))
+                answers = await batch.answers(partial(self._answer, items))
             finally:
-                self._bodies.free(_size(batch.items))
-            await self._send_body(b"".join(answers))
+                self._bodies.free(items.size)
+            await self._send_body(self._output.encode(answers))
             self._room.release()
 
     def _free_batches(self) -> None:
         """Release the capacity of batches that nobody answers, because the stream failed."""
         while not self._batches.empty():
-            if (batch := self._batches.get_nowait()) is not None:
-                self._bodies.free(_size(batch.items))
+            if (queued := self._batches.get_nowait()) is not None:
+                self._bodies.free(queued[1].size)
 
     async def _write_end(self) -> None:
         if self._end is not None:
-            if isinstance(self._end, ClientDisconnect | InvalidEncodingError) and not self._started:
+            if isinstance(self._end, _EARLY) and not self._started:
                 raise self._end
             self._connection.close_after_response()
-            await self._send_body(error_line(self._end, self._line + 1))
-        await self._send_body(b"", more=False)
+            await self._send_body(self._output.encode([error_line(self._end, self._last + 1, self._what)]))
+        await self._send_body(self._output.end(), more=False)
 
     async def _send_body(self, body: bytes, more: bool = True) -> None:
         if not self._started:
             self._started = True
-            headers = [(b"content-type", NDJSON.encode())]
+            headers = [
+                (b"content-type", self._output.media_type.encode()),
+                *(self._head() if self._head else ()),
+            ]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._send({"type": "http.response.body", "body": body, "more_body": more})

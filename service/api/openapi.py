@@ -22,8 +22,8 @@ from pydantic import BaseModel, TypeAdapter
 from ..auth.guard import GuardedRoute
 from ..auth.scopes import BYTES, FORM, JSON, NDJSON, Access, access_of
 from ..errors import Layer, Row, row
-from ..http.responses import is_river
-from ..schemas import ErrorAnswer, FeatureValue, LineError, RiverError, Task
+from ..http.responses import is_open_inference, is_river
+from ..schemas import ErrorAnswer, FeatureValue, InferenceError, LineError, RiverError, Task
 
 #: Reference to a schema of the document; as pydantic takes it.
 REF = "#/components/schemas/{model}"
@@ -77,7 +77,7 @@ class ApiRoute(GuardedRoute):
             kinds = [each.annotation for each in signature(endpoint, eval_str=True).parameters.values()]
             layers = [Layer.PARAMETERS] if any(kind not in _UNCHECKED for kind in kinds) else []
         errors = _errors(access, [*layers, *access.layers])
-        options["responses"] = (options.get("responses") or {}) | _error_responses(errors, is_river(path))
+        options["responses"] = (options.get("responses") or {}) | _error_responses(errors, path)
         described: dict[str, Any] = {"security": [{_SCHEME: [access.scope]}] if access.scope else []}
         if access.takes == (BYTES,):
             described["requestBody"] = {"required": True, "content": _FILE_CONTENT}
@@ -101,17 +101,20 @@ def _errors(access: Access, layers: Iterable[Layer]) -> list[type[Exception]]:
     return [*found, access.otherwise] if access.takes else found
 
 
-def _error_responses(errors: Iterable[type[Exception]], river: bool) -> dict[int | str, dict[str, Any]]:
+def _error_responses(errors: Iterable[type[Exception]], path: str) -> dict[int | str, dict[str, Any]]:
     """Return the ``responses`` of a FastAPI route with these errors."""
     by_status: dict[int, list[Row]] = defaultdict(list)
     for error in errors:
         found = row(error)
         by_status[found.status].append(found)
+    envelope: type[BaseModel] = RiverError if is_river(path) else ErrorAnswer
+    if is_open_inference(path):
+        envelope = InferenceError
     responses: dict[int | str, dict[str, Any]] = {}
     for status, rows in sorted(by_status.items()):
         codes = (f"`{each.code}`" if each.code else "the code of the sample's error" for each in rows)
         responses[status] = {
-            "model": RiverError if river else ErrorAnswer,
+            "model": envelope,
             "description": ", ".join(dict.fromkeys(codes)),
         }
         if all(each.retry_after is not None for each in rows):
@@ -137,6 +140,7 @@ _TAGS = {
     "models": "Creation, description and administration of models.",
     "operations": "State of the server, for programs that supervise it.",
     "River API Spec": "Routes of River's specification, for its clients.",
+    "Open Inference Protocol": "Predictions for the clients of KServe, Triton and others.",
 }
 #: Commands in the descriptions of operations: paths, and numbers of the examples of their bodies.
 _COMMANDS = {

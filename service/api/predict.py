@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import bnp_online.errors as library
 
 from .. import schemas
-from ..auth.scopes import JSON, NDJSON, needs
+from ..auth.scopes import ARROW, CSV, JSON, NDJSON, needs
 from ..errors import Layer
 from ..models.hosted import Answer
 from ..models.queue import Outcomes
@@ -34,7 +34,15 @@ def _asked(request: FastRequest[schemas.PredictBody]) -> Asked:
     return Asked(body["x"], body.get("id"), level)
 
 
-@needs("predict", Layer.WRITER, Layer.READ, Layer.INTERVAL, Layer.PREDICTION_ID, takes=(JSON, NDJSON))
+@needs(
+    "predict",
+    Layer.WRITER,
+    Layer.READ,
+    Layer.INTERVAL,
+    Layer.PREDICTION_ID,
+    Layer.TABLE,
+    takes=(JSON, NDJSON, CSV, ARROW),
+)
 async def predict(request: FastRequest[schemas.PredictBody]) -> Answer:
     """Predict a sample; with an `id` the prediction is kept for its label.
 
@@ -42,8 +50,11 @@ async def predict(request: FastRequest[schemas.PredictBody]) -> Answer:
     0.9, a regression model that was created with `intervals` returns a predictive interval of that coverage.
     `unknown` lists the features of `x` that the prediction ignores, because the model has never learned the
     name or the string value; at most 100.
-    As `application/x-ndjson` the body has one sample per line, each answered by a line, and as an array up to
-    1,000 samples; see `POST /learn`.
+    The header `BNP-Step` of the response tells how many samples the model had learned. With the header
+    `BNP-Min-Step` the model has learned that many, or the answer is 503 `not_there_yet`.
+    As `application/x-ndjson` the body has one sample per line, each answered by a line, as an array up to
+    1,000 samples, and as `text/csv` a header and one sample per line; see `POST /learn`. The column that the
+    parameter `target` names is ignored.
     """
     x, identifier, level = _asked(request)
     if identifier is None:
@@ -67,6 +78,7 @@ ROUTES = [
         tags=["predicting"],
         response_model=schemas.PredictAnswer,
         many=(_asked, _queue),
+        reads=True,
     )
     for path, where in (("/predict", ""), ("/models/{m}/predict", " (model in the path)"))
 ]

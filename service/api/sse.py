@@ -18,8 +18,8 @@ from ..errors import RequestError
 from ..http.connection import connection_of
 from ..http.requests import headers_of
 from ..http.responses import encode
+from ..models.access import models_of
 from ..models.feed import FeedEvent, Listener
-from ..models.registry import models_of
 
 #: Seconds between signs of life on an idle stream, and between two checks of the key.
 HEARTBEAT = 15.0

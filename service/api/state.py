@@ -15,7 +15,8 @@ from ..auth.scopes import BYTES, JSON, needs
 from ..errors import Layer
 from ..http.requests import read_body, read_model
 from ..http.responses import json_response
-from ..models.registry import Models, models_of
+from ..ingest.ingest import ingest_of
+from ..models.access import Models, models_of
 from ..storage import event_codec
 from ..storage.interfaces import Checkpoint, Header
 from .openapi import FILE, ApiRoute
@@ -34,7 +35,7 @@ router = APIRouter(tags=["models"], route_class=ApiRoute)
 @needs("admin", Layer.MODEL, Layer.STORAGE)
 async def list_checkpoints(request: Request, m: str) -> Response:
     """List the stored checkpoints, the newest first."""
-    kept = await models_of(request.scope).operations(m).checkpoints()
+    kept = await (await models_of(request.scope).observed(m)).checkpoints()
     return json_response({"checkpoints": [_checkpoint(each, current) for each, current in kept]})
 
 
@@ -47,7 +48,8 @@ async def list_checkpoints(request: Request, m: str) -> Response:
 @needs("admin", *_CHANGE, Layer.REBUILDING)
 async def take_checkpoint(request: Request, m: str) -> Response:
     """Write a checkpoint of the current state, and respond once it is on the disk."""
-    return json_response(_checkpoint(await models_of(request.scope).operations(m).checkpoint(), True), 201)
+    operations = await models_of(request.scope).operations(m)
+    return json_response(_checkpoint(await operations.checkpoint(), True), 201)
 
 
 @router.post(
@@ -59,7 +61,7 @@ async def take_checkpoint(request: Request, m: str) -> Response:
 async def roll_back(request: Request, m: str) -> Response:
     """Return exactly to a step or a checkpoint, and start a new branch of the model's history."""
     body = await read_model(request, schemas.RollbackBody)
-    step, branch = await models_of(request.scope).operations(m).roll_back(body.step, body.checkpoint)
+    step, branch = await (await models_of(request.scope).operations(m)).roll_back(body.step, body.checkpoint)
     return json_response({"model": m, "step": step, "branch": branch})
 
 
@@ -77,7 +79,7 @@ async def forget(request: Request, m: str) -> Response:
     again.
     """
     body = await read_model(request, schemas.ForgetBody)
-    operations = models_of(request.scope).operations(m)
+    operations = await models_of(request.scope).operations(m)
     gone = await operations.forget(body.ids)
     return json_response({"model": m, "forgotten": gone, "rebuilding": operations.rebuilding}, 202)
 
@@ -102,7 +104,7 @@ async def upgrade(
     the relearned model takes its place. A rollback or an import cancels the upgrade. A rollback to a step
     before the end of the upgrade restores the model as it was.
     """
-    operations = models_of(request.scope).operations(m)
+    operations = await models_of(request.scope).operations(m)
     rebuilding = await operations.upgrade(kept=kept)
     return json_response({"model": m, "learner": LATEST_LEARNER, "rebuilding": rebuilding}, 202)
 
@@ -115,7 +117,7 @@ async def upgrade(
 @needs("read", Layer.MODEL)
 async def list_branches(request: Request, m: str) -> Response:
     """List the branches of a model's history; each rollback adds one, and the last is the current one."""
-    branches = await models_of(request.scope).operations(m).branches()
+    branches = await (await models_of(request.scope).observed(m)).branches()
     return json_response({"branches": [asdict(branch) for branch in branches]})
 
 
@@ -133,7 +135,7 @@ async def list_events(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
     """List the logged events of a model without their samples: of a branch, or of the current history."""
-    events = await models_of(request.scope).operations(m).events(branch, after, limit)
+    events = await (await models_of(request.scope).observed(m)).events(branch, after, limit)
     return json_response({"events": [_event(event) for event in events]})
 
 
@@ -151,7 +153,7 @@ async def export_model(request: Request, m: str) -> Response:
 
 async def download(models: Models, name: str) -> Response:
     """Return a model as a file to download."""
-    body = await models.operations(name).export()
+    body = await (await models.observed(name)).export()
     disposition = f'attachment; filename="{name}.safetensors"'
     return Response(body, media_type=BYTES, headers={"content-disposition": disposition})
 
@@ -169,7 +171,8 @@ async def import_model(request: Request, m: schemas.ModelName) -> Response:
     """
     registry = models_of(request.scope)
     body = await read_body(request.scope, request.receive, registry.settings.max_import_bytes)
-    return json_response(await registry.import_(m, body))
+    described = await registry.import_(m, body)
+    return json_response({**described, "ingest": ingest_of(request.scope).report(m)})
 
 
 @router.patch(
@@ -181,7 +184,8 @@ async def import_model(request: Request, m: schemas.ModelName) -> Response:
 async def patch_model(request: Request, m: str) -> Response:
     """Change the settings that may change on a live model."""
     changes = await read_model(request, schemas.ModelPatch)
-    return json_response(await models_of(request.scope).operations(m).patch(changes))
+    described = await (await models_of(request.scope).operations(m)).patch(changes)
+    return json_response({**described, "ingest": ingest_of(request.scope).report(m)})
 
 
 def _checkpoint(kept: Checkpoint, current: bool) -> dict[str, Any]:

@@ -38,7 +38,8 @@ def read_keys(path: Path) -> list[Key]:
     try:
         text = path.read_text("utf-8")
     except OSError as error:
-        raise KeysError(f"BNP_KEYS_FILE: {path}: {error.strerror}") from None
+        remedy = "; `bnp-online keys new` creates it" if isinstance(error, FileNotFoundError) else ""
+        raise KeysError(f"BNP_KEYS_FILE: {path}: {error.strerror}{remedy}") from None
     except UnicodeDecodeError:
         raise KeysError(f"BNP_KEYS_FILE: {path}: not a text file") from None
     keys = []

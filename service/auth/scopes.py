@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 from pydantic import BaseModel
 
 from ..errors import Layer, RequestError, UnsupportedMediaTypeError
+from ..http.content import ARROW as ARROW
+from ..http.content import CSV as CSV
 from ..http.content import JSON as JSON
 from ..http.content import NDJSON as NDJSON
 
@@ -41,7 +43,8 @@ class Access:
     scope : {"learn", "predict", "read", "admin"} or None
         Scope that the API key must have; None if the route needs no key.
     takes : tuple of str
-        Media types that the body may have; empty for a route without a body.
+        Media types that the body may have; empty for a route without a body. An empty media type is a body
+        without one: for a route that changes nothing.
     body : type of BaseModel, optional
         The body, as the endpoint reads it; a hot route declares it in its signature instead.
     layers : tuple of Layer

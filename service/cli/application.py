@@ -12,7 +12,20 @@ from bnp_online.client import ClientError
 from bnp_online.errors import BNPError
 
 from ..problems import explain
-from . import administration, bench, demo, doctor, keys, learning, predicting, repair, serve, upgrade
+from . import (
+    administration,
+    bench,
+    cluster,
+    demo,
+    doctor,
+    keys,
+    learning,
+    predicting,
+    repair,
+    serve,
+    store,
+    upgrade,
+)
 from .output import CommandError, failure, note
 
 #: Exit code of typer after Ctrl-C.
@@ -46,6 +59,8 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
 for _command in _COMMANDS:
     app.command(_command.__name__.rstrip("_"))(_command)
 app.add_typer(keys.app, name="keys")
+app.add_typer(cluster.app, name="cluster")
+app.add_typer(store.app, name="store")
 
 
 def run() -> int:

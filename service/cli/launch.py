@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -65,17 +65,23 @@ class ServerProcess:
         self.lines: list[str] = []
         self._echo = echo
         self._unread: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self.process = subprocess.Popen(  # noqa: S603 (arguments of the caller's own)
-            [sys.executable, *(arguments or ("-m", PACKAGE))],
+        own = {**os.environ, "BNP_LOG_LEVEL": "info", **(environment or {})}
+        self.process = self._start(arguments or ("-m", PACKAGE), cwd, stdout, own)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _start(
+        self, arguments: Sequence[str], cwd: Path | None, stdout: int | None, environment: Mapping[str, str]
+    ) -> subprocess.Popen[str]:
+        return subprocess.Popen(  # noqa: S603 (arguments of the caller's own)
+            [sys.executable, *arguments],
             cwd=cwd,
-            env={**os.environ, "BNP_LOG_LEVEL": "info", **(environment or {})},
+            env=environment,
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the server
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stderr is not None  # noqa: S101 (it is a pipe)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 import bnp_online as bnp
 from bnp_online.client import Client, Sample, ServerError
 from bnp_online.client.bulk import LINES, Outcome
@@ -21,8 +23,10 @@ from bnp_online.client.errors import (
 from bnp_online.client.schemas import ModelSpec
 from bnp_online.errors import BNPError, NonFiniteStateError, SampleError
 from bnp_online.evaluation.prequential import PrequentialMetrics
-from bnp_online.values import ExpertPredictions
+from bnp_online.files import Samples
+from bnp_online.values import ExpertPredictions, SampleRows, Vector
 
+from .blocks import FileBlocks
 from .output import CommandError, file_errors
 from .report import Report
 
@@ -58,6 +62,33 @@ class Local:
         self.scores.update(row.y, *prediction)
         return prediction[0]
 
+    def learn_rows(self, rows: SampleRows) -> list[tuple[Any, Any]]:
+        """Predict, learn and score samples up to one that must be learned alone.
+
+        Returns
+        -------
+        list of tuple
+            Target and prediction of each learned sample.
+        """
+        learned: list[tuple[Any, Any]] = []
+        while len(learned) < len(rows.targets) and self._estimator.knows(rows):
+            part = rows.part(len(learned), len(rows.targets))
+            count, outputs = self._estimator.learn_rows(part)
+            if not count:
+                break
+            learned += self._scored(part.targets[:count], outputs)
+        return learned
+
+    def _scored(self, targets: Vector, outputs: Vector) -> list[tuple[Any, Any]]:
+        if isinstance(self._estimator, bnp.BNPClassifier):
+            codes, labels = targets.astype(np.int64), self._estimator.labels
+            scored = self.scores.update_classes(codes, labels, outputs)
+            return [*zip([labels[code] for code in codes.tolist()], scored.predictions, strict=True)]
+        pairs = [*zip(targets.tolist(), outputs[:, 0].tolist(), strict=True)]
+        for y, prediction in pairs:
+            self.scores.update(y, prediction)
+        return pairs
+
 
 class Remote:
     """Model of a server, with labels that arrive later."""
@@ -86,6 +117,9 @@ class Remote:
 
 def make_estimator(spec: ModelSpec) -> Estimator:
     """Return a new estimator."""
+    if spec.backbone is not None:
+        message = "--spec: backbone names a file of a server: give --url, or use bnp_online.load_backbone"
+        raise CommandError(message, 2)
     make = bnp.BNPClassifier if spec.task == "classification" else bnp.BNPRegressor
     try:
         return make(**spec.options())
@@ -109,7 +143,10 @@ def learn_here(
 ) -> None:
     """Learn a stream with an estimator in this process; each label arrives `delay` samples late."""
     learner = Local(estimator, late=delay is not None)
-    _learn(rows, learner, report, delay, advance)
+    if delay is None and isinstance(rows, Samples):
+        _learn_file(rows, learner, FileBlocks(rows, estimator), report, advance)
+    else:
+        _learn(rows, learner, report, delay, advance)
     report.metrics = learner.scores.report()["cumulative"]
 
 
@@ -154,6 +191,35 @@ def _learn(
             report.refuse(row.number, f"is invalid: {error}")
             if not labelled:
                 unpredicted.add(row.number)
+    report.seconds = time.perf_counter() - start
+
+
+def _learn_file(rows: Samples, learner: Local, blocks: FileBlocks, report: Report, advance: Advance) -> None:
+    """Learn a file, in blocks where its lines are alike: the result is that of `_learn`."""
+    start = time.perf_counter()
+    while True:
+        if (block := blocks.read()) is not None:
+            learned = learner.learn_rows(block)
+            rows.skip(len(learned))
+            for y, prediction in learned:
+                report.count(y, prediction)
+            advance(report.learned)
+            if len(learned) == len(block.targets):
+                continue
+        row = next(rows, None)
+        if row is None:
+            break
+        if row.error is not None:
+            report.refuse(row.number, row.error)
+            continue
+        try:
+            learner.predict(row)
+            report.count(row.y, learner.learn(row))
+        except _SAMPLE_ERRORS as error:
+            report.refuse(row.number, f"is invalid: {error}")
+        else:
+            blocks.note(row)
+            advance(report.learned)
     report.seconds = time.perf_counter() - start
 
 

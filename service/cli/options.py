@@ -128,7 +128,7 @@ class SampleFile:
         text : collection of str
             Columns with text: they are read as strings, although each row has another one.
         """
-        from bnp_online.files import read_samples  # late: pyarrow
+        from bnp_online.files import read_samples, string_features  # late: pyarrow
 
         for name in self.text or ():
             if name == self.target or name in (self.drop or ()):
@@ -155,19 +155,6 @@ class SampleFile:
                 task=task,
                 notice=note,
             )
-
-
-def string_features(columns: Collection[str]) -> set[str]:
-    """Return the names of the string features among the columns of a model.
-
-    Examples
-    --------
-    >>> sorted(string_features(["age", "zip=02139", "zip=94305"]))
-    ['zip']
-    """
-    # A name may have "=" itself: each part before one may be a name.
-    parts = ((name, name.split("=")) for name in columns)
-    return {"=".join(words[:i]) for _, words in parts for i in range(1, len(words))}.difference(columns)
 
 
 def reads_samples(command: Callable[..., None]) -> Callable[..., None]:

@@ -28,7 +28,6 @@ from .options import (
     Url,
     connected,
     reads_samples,
-    string_features,
 )
 from .output import CommandError, Sink, note, written
 from .prediction_output import CsvOutput, JsonOutput, Output, Prediction
@@ -152,6 +151,8 @@ class Unknown:
     """
 
     def __init__(self, columns: frozenset[str], fields: frozenset[str] = frozenset()) -> None:
+        from bnp_online.files import string_features  # late: it takes a tenth of a second
+
         strings = string_features(columns) | fields
         self._known = strings | columns
         self._prefixes = tuple(name[:-1] for name in fields if name.endswith("*"))

@@ -18,7 +18,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (BNP_HOST).")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 for any free one (BNP_PORT).")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Data folder (BNP_DATA_DIR).")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda (BNP_DEVICE).")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1 (BNP_DEVICE).")] = None,
 ) -> None:
     """Run the server until SIGINT or SIGTERM. Environment variables BNP_… are its other settings."""
     given = {"BNP_HOST": host, "BNP_PORT": port, "BNP_DATA_DIR": data_dir, "BNP_DEVICE": device}

@@ -42,6 +42,8 @@ export async function post(path, body) {
   return (await request(path, options)).json();
 }
 
+export const remove = (path) => request(path, { method: "DELETE" });
+
 export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**

@@ -1,10 +1,12 @@
 // The page: model selection, connection state, API key, and drawing.
 
 import { Refusal, get, key, listen, pause } from "./api.js";
+import { drawCluster } from "./cluster.js";
 import { $, clock, compact, make, say, show, whole } from "./dom.js";
 import { drawLayers } from "./layers.js";
 import { Operator } from "./operate.js";
-import { Scores, drawConfusion } from "./scores.js";
+import { Overview } from "./overview.js";
+import { Scores, drawConfusion, drawPairs } from "./scores.js";
 
 const POLL = 1000;
 const DRAW = 100; // ms between two redraws
@@ -19,10 +21,12 @@ const STATES = {
 
 let model = decodeURIComponent(location.hash.slice(1)) || null;
 let scores = null; // of the selected model
+let compared = null; // see `Scores`
 let stop = new AbortController();
 let drawing = null;
 let told = { step: 0, latest: null, counts: [] };
 const operator = new Operator(() => model, askForKey);
+const overview = new Overview(select, askForKey);
 
 function setState(state) {
   $("status").dataset.state = state;
@@ -39,7 +43,7 @@ function askForKey(refusal) {
 /** Hide everything: there is no key, or it was refused. */
 function lockOut(refusal) {
   setState("key");
-  $("shown").hidden = $("empty").hidden = true;
+  $("shown").hidden = $("empty").hidden = $("overview").hidden = true;
   askForKey(refusal);
   $("key").focus();
 }
@@ -61,7 +65,7 @@ function drawEmpty(shown) {
   const headers = key.get() ? ' -H "Authorization: Bearer $KEY"' : "";
   const named = model === "default" ? "" : `, "model": ${JSON.stringify(model)}`;
   const y = shown.task === "regression" ? "19.5" : '"open"';
-  const address = location.origin;
+  const address = new URL(".", location.href).href.slice(0, -1); // a proxy may serve a sub-path
   say(
     $("curl-learn"),
     `curl -s ${address}/learn -H 'Content-Type: application/json'${headers} \\\n` +
@@ -144,15 +148,21 @@ function soon() {
 }
 
 const SAID = {
-  drift: ({ step }) => `Drift${step === undefined ? "" : ` at step ${whole(step)}`}`,
+  drift: ({ step }) => `Drift at step ${whole(step)}`,
+  action: ({ step, action }) => `Action after a drift, ${action}, at step ${whole(step)}`,
+  unlearning: ({ step, events }) => `${whole(events)} ${events === 1 ? "event" : "events"} unlearned at step ${whole(step)}`,
+  import: ({ step }) => `Imported at step ${whole(step)}`,
   checkpoint: ({ step }) => `Checkpoint at step ${whole(step)}`,
   rollback: ({ step }) => `Rolled back to step ${whole(step)}`,
-  upgrade: ({ step, learner }) => `Upgraded to generation ${learner} of the learner at step ${whole(step)}`,
+  upgrade: ({ step }) => `Upgraded to the latest generation of the learner at step ${whole(step)}`,
 };
 
-function addEvent(kind, data, live) {
-  const text = SAID[kind](data);
-  const entry = make("li", { className: kind }, make("time", { dateTime: data.time, textContent: clock(data.time) }), ` ${text}`);
+/** List a mark, and draw it in the charts; its time is in seconds since 1970. */
+function addMark(mark, live) {
+  const text = SAID[mark.kind](mark);
+  const iso = new Date(1000 * mark.time).toISOString();
+  const entry = make("li", { className: mark.kind }, make("time", { dateTime: iso, textContent: clock(iso) }), ` ${text}`);
+  scores?.mark(mark);
   $("event-list").prepend(entry);
   while ($("event-list").children.length > EVENTS) $("event-list").lastChild.remove();
   $("no-events").hidden = true;
@@ -166,20 +176,45 @@ function heard(kind, data) {
     told.counts.push({ time: performance.now(), count: data.count });
     soon();
   } else if (kind in SAID) {
-    addEvent(kind, data, true);
+    addMark({ ...data, kind, time: Date.parse(data.time) / 1000 }, true);
     if (kind !== "drift") operator.list();
   }
+}
+
+/** Return the model that is chosen to compare with; null without one. */
+async function compareWith(name) {
+  return name ? { name, axis: axis(), history: await get(`models/${name}/history`) } : null;
+}
+
+/** Offer the other models of the same task for a comparison. */
+function offer(rows) {
+  const task = rows.find(({ name }) => name === model)?.task;
+  const names = ["", ...rows.filter((each) => each.task === task && each.name !== model).map(({ name }) => name)];
+  const before = [...$("compare").options].map(({ value }) => value);
+  if (before.join("\n") === names.join("\n")) return;
+  const chosen = $("compare").value;
+  $("compare").replaceChildren(...names.map((name) => make("option", { value: name, textContent: name || "no other model" })));
+  $("compare").value = names.includes(chosen) ? chosen : "";
 }
 
 /** Poll once a second for what the event stream does not contain. */
 async function poll(signal) {
   let round = 0;
+  let clustered = true; // until the server says that it is not
   while (!signal.aborted) {
     try {
+      if (clustered && round % 5 === 0) clustered = await drawCluster();
+      if (round % 5 === 0) {
+        await overview.update(model);
+        offer(overview.rows);
+      }
+      $("overview").hidden = false;
       if (round++ % 5 === 0) await chooseModelAgain();
-      const shown = await get(`models/${model}/dashboard${scores === null ? "?history=true" : ""}`);
+      const history = scores?.name === model ? null : await get(`models/${model}/history`);
+      const shown = await get(`models/${model}/dashboard`);
+      if (history !== null) compared = await compareWith($("compare").value);
       if (signal.aborted) return;
-      draw(shown);
+      draw(shown, history);
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof Refusal && error.wantsKey) {
@@ -202,11 +237,13 @@ async function chooseModelAgain() {
   if (model !== before) start(model);
 }
 
-function draw(shown) {
-  if (scores?.name !== model) {
-    scores = Object.assign(new Scores(shown.task), { name: model });
-    scores.recall(shown.history ?? []);
-    for (const each of [...shown.drift].reverse()) addEvent("drift", each, false);
+function draw(shown, history) {
+  if (history !== null) {
+    scores = Object.assign(new Scores(shown.task, compared), { name: model });
+    $("event-list").replaceChildren();
+    scores.recall(history);
+    scores.by(axis());
+    for (const mark of history.marks) addMark(mark, false);
     operator.list();
   }
   drawEmpty(shown);
@@ -214,8 +251,15 @@ function draw(shown) {
   scores.update(shown);
   drawLayers(shown.layers);
   drawConfusion(shown.confusion);
+  drawPairs(shown.pairs);
   drawNames(shown);
   operator.suggest(shown.features);
+}
+
+/** Show a model, and name it in the address. */
+function select(name) {
+  location.hash = name === null ? "" : encodeURIComponent(name);
+  start(name);
 }
 
 /** Show another model; null stands for the first. */
@@ -228,7 +272,7 @@ async function start(name) {
   $("event-list").replaceChildren();
   $("no-events").hidden = false;
   for (const id of ["tile-latest", "checkpoint-said", "predict-answer"]) say($(id), "");
-  $("predict-x").value = "";
+  $("predict-x").value = $("compare").value = "";
   setState("connecting");
   for (let found = false; !found; ) {
     try {
@@ -251,10 +295,15 @@ async function start(name) {
   poll(signal);
 }
 
-$("model").addEventListener("change", () => {
-  location.hash = encodeURIComponent($("model").value);
-  start($("model").value);
-});
+const axis = () => document.querySelector("[name=axis]:checked").value;
+for (const choice of document.getElementsByName("axis")) {
+  choice.addEventListener("change", () => {
+    if ($("compare").value) scores = null; // drawn anew by the next poll, at the same times or steps
+    else scores?.by(axis());
+  });
+}
+$("compare").addEventListener("change", () => (scores = null));
+$("model").addEventListener("change", () => select($("model").value));
 $("show-key").addEventListener("click", () => {
   const hidden = $("key-form").toggleAttribute("hidden");
   $("show-key").setAttribute("aria-expanded", String(!hidden));

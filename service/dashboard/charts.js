@@ -1,9 +1,12 @@
 // Line charts by uPlot, with a legend of the latest values and a table of all values.
 
-import { make, makeSvg, show } from "./dom.js";
+import { help, make, makeSvg, show } from "./dom.js";
 
 const MOST = 1500;
 const ROWS = 12;
+
+/** Colours of marks by kind. */
+const MARKS = { drift: "--second", action: "--m2", rollback: "--bad", unlearning: "--bad", checkpoint: "--plain", upgrade: "--good", import: "--good" };
 
 /** Return the current value of a CSS variable; the theme may change while the page is open. */
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -13,10 +16,13 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 export class LineChart {
   /**
    * @param section the card to fill; its id gives the title's
-   * @param options {title, about, x: name of the axis, format, series: [{name, colour, dash, width}], range}
+   * @param options {title, about, help, x: name of the axis, xFormat, format, series: [{name, colour, dash, width}], range,
+   *   life: whether points have a time, too}
    */
   constructor(section, options) {
     this.options = options;
+    this.axis = "step";
+    this.marks = [];
     this.format = options.format;
     this.title = make("h2", { id: `${section.id}-title`, textContent: options.title });
     this.about = make("p", { className: "about", textContent: options.about });
@@ -35,7 +41,7 @@ export class LineChart {
       ),
     );
     this.details.addEventListener("toggle", () => this.fillTable());
-    section.replaceChildren(this.title, this.about, this.plot, this.legend, this.details);
+    section.replaceChildren(this.title, ...(options.help ? [help(options.title, options.help)] : []), this.about, this.plot, this.legend, this.details);
     new ResizeObserver(() => this.resize()).observe(this.plot);
     dark.addEventListener("change", () => this.chart?.redraw());
     this.clear(options.series);
@@ -45,6 +51,7 @@ export class LineChart {
   clear(series = this.series) {
     this.series = series;
     this.data = [[], ...series.map(() => [])];
+    this.times = [];
     this.values = series.map(({ colour: name, dash }) => {
       const line = makeSvg("line", { x1: 1, x2: 19, y1: 5, y2: 5, ...(dash && { "stroke-dasharray": "4 3" }) });
       line.style.stroke = `var(${name})`;
@@ -62,18 +69,67 @@ export class LineChart {
     this.chart = null;
   }
 
+  /** Set all points. */
+  set(xs, times, columns) {
+    this.data = [[...xs], ...columns];
+    this.times = [...times];
+    this.tell(xs.length - 1);
+    this.draw();
+  }
+
   /** Add a point, and remove those at or after its x: a rollback may have left them. */
   add(x, values) {
     const xs = this.data[0];
     let keep = xs.length;
     while (keep > 0 && xs[keep - 1] >= x) keep--;
-    for (const column of this.data) column.length = keep;
+    // A model that learns nothing keeps the time of its last point.
+    const time = keep < xs.length && xs[keep] === x ? this.times[keep] : Date.now() / 1000;
+    for (const column of [...this.data, this.times]) column.length = keep;
     xs.push(x);
+    this.times.push(time);
     values.forEach((value, i) => this.data[i + 1].push(value));
-    if (xs.length > MOST) this.data = this.data.map((column) => column.filter((_, i) => i % 2 === 1 || i > MOST / 2));
+    if (xs.length > MOST) {
+      const stays = (_, i) => i % 2 === 1 || i > MOST / 2;
+      this.data = this.data.map((column) => column.filter(stays));
+      this.times = this.times.filter(stays);
+    }
     this.tell(xs.length - 1);
     if (this.details.open) this.fillTable();
     this.draw();
+  }
+
+  /** Add a mark: a vertical line. */
+  mark(mark) {
+    this.marks.push(mark);
+    this.chart?.redraw();
+  }
+
+  /** Choose the axis: "step" or "time". */
+  by(axis) {
+    this.axis = axis;
+    this.chart?.destroy();
+    this.chart = null;
+    this.draw();
+  }
+
+  get drawn() {
+    return this.axis === "time" ? [this.times, ...this.data.slice(1)] : this.data;
+  }
+
+  drawMarks(u) {
+    for (const { kind, step, time } of this.marks) {
+      const x = u.valToPos(this.axis === "time" ? time : step, "x", true);
+      if (!(x >= u.bbox.left && x <= u.bbox.left + u.bbox.width)) continue;
+      u.ctx.save();
+      u.ctx.strokeStyle = colour(MARKS[kind] ?? "--plain");
+      u.ctx.lineWidth = devicePixelRatio;
+      u.ctx.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
+      u.ctx.beginPath();
+      u.ctx.moveTo(x, u.bbox.top);
+      u.ctx.lineTo(x, u.bbox.top + u.bbox.height);
+      u.ctx.stroke();
+      u.ctx.restore();
+    }
   }
 
   tell(index) {
@@ -99,7 +155,7 @@ export class LineChart {
 
   draw() {
     if (this.chart === null && this.plot.clientWidth > 0) this.chart = this.build();
-    else this.chart?.setData(this.data);
+    else this.chart?.setData(this.drawn);
   }
 
   resize() {
@@ -117,10 +173,10 @@ export class LineChart {
         padding: [8, 12, 0, 0],
         legend: { show: false },
         cursor: { drag: { x: false, y: false }, y: false, points: { size: 7 } },
-        scales: { x: { time: false }, y: { range: this.options.range } },
+        scales: { x: { time: this.axis === "time" }, y: { range: this.options.range } },
         axes: [
-          { ...axis, font, grid: { show: false }, values: (_, ticks) => ticks.map(this.options.xFormat), space: 70, size: 32 },
-          { ...axis, font, size: 52, values: (_, ticks) => ticks.map((tick) => this.format(tick).replace(/\.0+(?=%|$)/, "")) },
+          { ...axis, font, grid: { show: false }, values: this.axis === "time" ? undefined : (_, ticks) => distinct(ticks, this.options.xFormat), space: 70, size: 32 },
+          { ...axis, font, size: 52, values: (_, ticks) => distinct(ticks, this.format) },
         ],
         series: [
           {},
@@ -132,12 +188,18 @@ export class LineChart {
             points: { show: (u) => u.data[0].length < 2, size: 6, fill: () => colour(variable) },
           })),
         ],
-        hooks: { setCursor: [(u) => this.tell(u.cursor.idx ?? this.data[0].length - 1)] },
+        hooks: { drawAxes: [(u) => this.drawMarks(u)], setCursor: [(u) => this.tell(u.cursor.idx ?? this.data[0].length - 1)] },
       },
-      this.data,
+      this.drawn,
       this.plot,
     );
   }
+}
+
+/** Return the labels of ticks, each once: two that are written in the same way would repeat. */
+function distinct(ticks, format) {
+  const texts = ticks.map((tick) => format(tick).replace(/\.0+(?=%|$)/, ""));
+  return texts.map((text, i) => (texts.indexOf(text) === i ? text : ""));
 }
 
 /** Range of shares: that of the data with a margin, within 0 and 1. */

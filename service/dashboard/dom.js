@@ -13,6 +13,12 @@ export function make(tag, props = {}, ...children) {
   return element;
 }
 
+/** Return a "?" that opens a sentence about a chart. */
+export function help(title, text) {
+  const summary = make("summary", { ariaLabel: `What does “${title}” mean?`, textContent: "?" });
+  return make("details", { className: "help" }, summary, make("p", { textContent: text }));
+}
+
 const SVG = "http://www.w3.org/2000/svg";
 
 export function makeSvg(tag, attributes = {}, ...children) {
@@ -65,4 +71,8 @@ export function seconds(value) {
   return value < 1 ? `${short(1000 * value)} ms` : `${short(value)} s`;
 }
 
-export const clock = (iso) => new Date(iso).toLocaleTimeString();
+/** Format a time: with its date, unless it is today. */
+export function clock(iso) {
+  const time = new Date(iso);
+  return time.toDateString() === new Date().toDateString() ? time.toLocaleTimeString() : time.toLocaleString();
+}

@@ -78,7 +78,7 @@ export class Operator {
     const sample = {};
     for (const name of given.slice(0, 6)) {
       const [feature, value] = name.split(/=(.*)/s);
-      sample[feature] = value ?? 1;
+      sample[feature] = value ?? null; // its mean
     }
     box.value = JSON.stringify(sample, null, 1).replace(/\n */g, " ");
   }

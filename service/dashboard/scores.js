@@ -1,10 +1,11 @@
 // Scores, mixture of experts, throughput and latency.
 
 import { LineChart, fromZero, shares } from "./charts.js";
-import { $, compact, make, percent, say, seconds, short, show, whole } from "./dom.js";
+import { $, compact, make, makeSvg, percent, say, seconds, short, show, whole } from "./dom.js";
 
 const LINES = [
   { name: "last 1,000", colour: "--accent", width: 2.5 },
+  { name: "last 100", colour: "--m2", width: 1 },
   { name: "since the start", colour: "--accent", dash: true },
 ];
 /** Colours of the kinds of experts. */
@@ -17,7 +18,7 @@ const KINDS = {
   bins: "--m6",
   stack: "--m2",
 };
-const steps = { x: "samples learned", xFormat: compact };
+const life = { x: "samples learned", xFormat: compact, life: true };
 
 const TASKS = {
   classification: {
@@ -29,6 +30,7 @@ const TASKS = {
     charts: {
       score: {
         title: "Accuracy",
+        help: "The share of samples whose class was predicted right, before the sample was learned. It should be above both grey and orange lines, which need no features. A dip of the thin line is a change in the data.",
         about: "Prequential: each sample is predicted before it is learned.",
         lines: [
           { name: "majority class", colour: "--plain" },
@@ -38,6 +40,7 @@ const TASKS = {
       },
       loss: {
         title: "Log loss",
+        help: "How surprised the model was by the true class: 0 is certain and right, 0.69 is a coin toss between two classes. If it rises while the accuracy stays, the model is too sure of itself.",
         about: "Negative log probability of the true class, in nats. Lower is better.",
         lines: [{ name: "class frequencies", colour: "--plain" }],
         range: fromZero,
@@ -53,6 +56,7 @@ const TASKS = {
     charts: {
       score: {
         title: "Mean absolute error",
+        help: "How far predictions are from the targets on average, in units of the target. It should be below both grey and orange lines, which need no features. A peak of the thin line is a change in the data.",
         about: "Prequential: each sample is predicted before it is learned. Lower is better.",
         lines: [
           { name: "running mean", colour: "--plain" },
@@ -62,6 +66,7 @@ const TASKS = {
       },
       loss: {
         title: "Root mean squared error",
+        help: "The same as the mean absolute error, but a large error counts more than many small ones. If it is far above it, a few samples are predicted very badly.",
         about: "Large errors have a larger weight. Lower is better.",
         lines: [{ name: "running mean", colour: "--plain" }],
         range: fromZero,
@@ -71,16 +76,29 @@ const TASKS = {
 };
 
 export class Scores {
-  constructor(task) {
+  /**
+   * @param task of the model
+   * @param other {name, axis, history} of a model to compare with, or null: its last 1,000 predictions at the same
+   *   "step" or "time"
+   */
+  constructor(task, other = null) {
     this.task = TASKS[task];
-    const { charts, format } = this.task;
+    const { charts, format, score, loss } = this.task;
+    this.other = other && {
+      at: other.history[other.axis],
+      axis: other.axis,
+      score: windows(other.history.scores[score], other.history.n, 1000, false),
+      loss: windows(other.history.scores[loss], other.history.n, 1000, this.task === TASKS.regression),
+    };
+    const more = other ? [{ name: `${other.name}, last 1,000`, colour: "--m4", width: 2 }] : [];
     const chart = (id, options, show) =>
-      new LineChart($(id), { ...steps, ...options, format: show, series: [...LINES, ...(options.lines ?? [])] });
+      new LineChart($(id), { ...life, ...options, format: show, series: [...LINES, ...(options.lines ?? []), ...more] });
     this.score = chart("score", charts.score, format);
     this.loss = chart("loss", charts.loss, short);
     this.mixture = new LineChart($("mixture"), {
-      ...steps,
+      ...life,
       title: "Mixture of experts",
+      help: "The prediction is a weighted mean of several models, the experts. Those that predicted well recently have more weight. A sudden change of the weights means that the data has changed.",
       about: "Share of each kind of experts in the prediction.",
       format: percent,
       series: [],
@@ -88,6 +106,7 @@ export class Scores {
     });
     this.rate = new LineChart($("rate"), {
       title: "Throughput",
+      help: "How many samples the model learned, and how many it predicted, in each second since this page was opened. Zero means that no samples arrive.",
       about: "Samples per second, learned and predicted.",
       x: "since the page was opened",
       xFormat: (x) => `${Math.round(x)} s`,
@@ -102,12 +121,52 @@ export class Scores {
     this.before = null;
   }
 
-  /** Draw the history from before the page was opened. */
-  recall(moments) {
-    for (const moment of moments) {
-      this.drawScores(moment);
-      this.drawMixture(moment);
-    }
+  /** The charts that show the life of the model. */
+  get lives() {
+    return [this.score, this.loss, this.mixture];
+  }
+
+  /** Draw the life of the model before the page was opened. */
+  recall({ step: steps, time: times, n, scores, baselines }) {
+    const { score, loss, plain } = this.task;
+    const squared = this.task === TASKS.regression;
+    const over = (values, least, root) => windows(values, n, least, root && squared);
+    const columns = [
+      [
+        over(scores[score], 1000),
+        over(scores[score], 100),
+        over(scores[score], Infinity),
+        over(baselines[plain][score], 1000),
+        over(baselines.last[score], 1000),
+        ...this.compared("score", steps, times),
+      ],
+      [
+        over(scores[loss], 1000, true),
+        over(scores[loss], 100, true),
+        over(scores[loss], Infinity, true),
+        over(baselines[plain][loss], 1000, true),
+        ...this.compared("loss", steps, times),
+      ],
+    ];
+    [this.score, this.loss].forEach((chart, i) => chart.set(steps, times, columns[i]));
+  }
+
+  /** Return the values of the other model at some points in a column; none without another model. */
+  compared(name, steps, times) {
+    const { other } = this;
+    if (other === null) return [];
+    const own = other.axis === "time" ? times : steps;
+    return [own.map((x) => other[name][other.at.findLastIndex((at) => at <= x)] ?? null)];
+  }
+
+  /** Draw a mark in all charts of the model's life. */
+  mark(mark) {
+    for (const chart of this.lives) chart.mark(mark);
+  }
+
+  /** Choose the axis of the charts of the model's life: "step" or "time". */
+  by(axis) {
+    for (const chart of this.lives) chart.by(axis);
   }
 
   update(shown) {
@@ -119,7 +178,7 @@ export class Scores {
     this.before = shown;
   }
 
-  drawScores({ step, scores, baselines }) {
+  drawScores({ step, scores, recent, baselines }) {
     const { score, loss, plain, format, better } = this.task;
     const { cumulative, window } = scores;
     const has = scores.n > 0;
@@ -127,11 +186,19 @@ export class Scores {
     const base = baselines.n > 0 ? baselines.window : null;
     this.score.add(step, [
       pick(window, score),
+      recent[score],
       pick(cumulative, score),
       base?.[plain][score] ?? null,
       base?.last[score] ?? null,
+      ...this.compared("score", [step], [Date.now() / 1000]).flat(),
     ]);
-    this.loss.add(step, [pick(window, loss), pick(cumulative, loss), base?.[plain][loss] ?? null]);
+    this.loss.add(step, [
+      pick(window, loss),
+      recent[loss],
+      pick(cumulative, loss),
+      base?.[plain][loss] ?? null,
+      ...this.compared("loss", [step], [Date.now() / 1000]).flat(),
+    ]);
     say($("tile-score-name"), `${this.task.charts.score.title}, last ${whole(Math.max(window.n, 1))}`);
     show($("tile-score"), pick(window, score), has ? format(window[score]) : "–");
     say($("tile-score-note"), has && base ? better(window[score], base[plain][score]) : "");
@@ -183,6 +250,27 @@ export class Scores {
   }
 }
 
+/**
+ * Return at each point the mean over the latest predictions: at least so many, in whole points.
+ * @param counts number of predictions of each point; @param root whether the values are roots of means of squares
+ */
+function windows(values, counts, least, root) {
+  let [sum, total, first] = [0, 0, 0];
+  const part = (i) => (values[i] === null ? 0 : counts[i] * (root ? values[i] ** 2 : values[i]));
+  return values.map((_, i) => {
+    sum += part(i);
+    total += values[i] === null ? 0 : counts[i];
+    while (first < i && total - counts[first] >= least) {
+      sum -= part(first);
+      total -= values[first] === null ? 0 : counts[first];
+      first++;
+    }
+    if (total === 0) return null;
+    const mean = Math.max(sum / total, 0);
+    return root ? Math.sqrt(mean) : mean;
+  });
+}
+
 /** Interpolate a quantile in cumulative counts by upper bound. */
 function quantile(bounds, counts, share) {
   const total = counts.at(-1);
@@ -193,6 +281,18 @@ function quantile(bounds, counts, share) {
   if (bounds[i] === null) return low;
   const below = i > 0 ? counts[i - 1] : 0;
   return low + ((bounds[i] - low) * (rank - below)) / Math.max(counts[i] - below, 1);
+}
+
+/** Draw predictions against targets, with the same scale on both axes. */
+export function drawPairs(pairs) {
+  $("pairs").hidden = !pairs?.length;
+  if (!pairs?.length) return;
+  const low = Math.min(...pairs.flat());
+  const high = Math.max(...pairs.flat());
+  const at = (value) => (high > low ? 2 + (96 * (value - low)) / (high - low) : 50);
+  const dots = pairs.map(([y, prediction]) => makeSvg("circle", { cx: at(y).toFixed(1), cy: (100 - at(prediction)).toFixed(1), r: 0.9 }));
+  $("pairs-plot").replaceChildren(makeSvg("line", { x1: 2, y1: 98, x2: 98, y2: 2 }), ...dots);
+  say($("pairs-note"), `Targets to the right, predictions upwards, both from ${short(low)} to ${short(high)}.`);
 }
 
 /** Draw the confusion matrix. */

@@ -17,6 +17,8 @@ from ..errors import InvalidEncodingError, UnsupportedEncodingError, Unsupported
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+CSV = "text/csv"
+ARROW = "application/vnd.apache.arrow.stream"
 
 #: Media types in use for NDJSON.
 _NDJSON = re.compile(r"(application|text)/(x-)?(nd-?json|ldjson|jsonl|json-?lines)")
@@ -35,7 +37,7 @@ def media_type(content_type: bytes) -> str:
     Raises
     ------
     UnsupportedMediaTypeError
-        For JSON and NDJSON in another encoding than UTF-8.
+        For JSON, NDJSON and CSV in another encoding than UTF-8.
 
     Examples
     --------
@@ -44,7 +46,7 @@ def media_type(content_type: bytes) -> str:
     """
     kind, *parameters = (part.strip() for part in content_type.decode("latin-1").lower().split(";"))
     found = NDJSON if _NDJSON.fullmatch(kind) else kind
-    for parameter in parameters if found in (JSON, NDJSON) else ():
+    for parameter in parameters if found in (JSON, NDJSON, CSV) else ():
         name, _, value = parameter.partition("=")
         charset = value.strip(' "')
         if name.strip() == "charset" and charset not in _CHARSETS:

@@ -191,7 +191,7 @@ class Exchange:
     def _encode_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         if self._expects_continue:  # the client may send the body or leave it out: what follows is unclear
             self.keep_alive = False
-        lines = [_status_line(status)]
+        lines = [status_line(status)]
         for name, value in (*self._common_headers, *headers):
             if name == b"connection":
                 self.keep_alive = self.keep_alive and value.lower() != b"close"
@@ -256,7 +256,8 @@ class Exchange:
 
 
 @cache
-def _status_line(status: int) -> bytes:
+def status_line(status: int) -> bytes:
+    """Return the first line of a response."""
     try:
         phrase = http.HTTPStatus(status).phrase
     except ValueError:

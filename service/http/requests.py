@@ -257,11 +257,16 @@ def read_fields(raw: bytes, shape: Shape, settings: Settings, part: str = "body"
     return body
 
 
-def read_item(item: Any, shape: Shape, settings: Settings) -> dict[str, Any]:
-    """Return an item of an array if it has the given shape; raises as `check`."""
-    body = check(item, shape, settings, "item")
+def check_fields(fields: dict[str, Any], shape: Shape, settings: Settings, part: str) -> dict[str, Any]:
+    """Return decoded fields if they have the given shape; raises as `check`."""
+    body = check(fields, shape, settings, part)
     _check_lengths(body, shape, settings)
     return body
+
+
+def read_item(item: Any, shape: Shape, settings: Settings) -> dict[str, Any]:
+    """Return an item of an array if it has the given shape; raises as `check`."""
+    return check_fields(item, shape, settings, "item")
 
 
 def check(body: Any, shape: Shape, settings: Settings, part: str = "body") -> dict[str, Any]:
@@ -337,6 +342,11 @@ async def read_model(request: Request, model: type[M]) -> M:
     """
     limit = request.app.state.settings.max_body_bytes
     raw = without_mark(await read_body(request.scope, request.receive, limit))
+    return as_model(raw, model)
+
+
+def as_model(raw: bytes, model: type[M]) -> M:
+    """Return JSON as a pydantic model; raises as `read_model`."""
     decode(raw)  # pydantic accepts duplicate keys
     try:
         return model.model_validate_json(raw)

@@ -33,6 +33,7 @@ RIVER = "/api/"
 """Prefix of the paths of the River API Spec."""
 
 _HOST = re.compile(rb"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+_PREFIX = re.compile(rb"(/[A-Za-z0-9._~-]+){1,8}")
 _LONGEST = 500  # characters: messages and fields quote names of the client, which have any length
 
 
@@ -60,10 +61,12 @@ def error_response(scope: Scope, error: Exception) -> Response:
     b'{"message":"no such id"}'
     """
     status, body, headers = envelope(error)
+    if is_open_inference(scope["path"]):
+        return json_response(_inference_error(body["error"]), status, headers)
     if not is_river(scope["path"]):
         return json_response(body, status, headers)
     if status == 401:
-        headers["www-authenticate"] = f'Bearer realm="{_origin(scope)}/api/auth/token/",service="bnp-online"'
+        headers["www-authenticate"] = f'Bearer realm="{_address(scope)}/api/auth/token/",service="bnp-online"'
     return json_response({"message": body["error"]["message"]}, status, headers)
 
 
@@ -88,7 +91,7 @@ def envelope(error: Exception) -> tuple[int, dict[str, dict[str, object]], dict[
             "too many files are open: raise the limit of the server, or try again later"
         )
     found = row(type(error))
-    headers = dict(found.headers)
+    headers = {**found.headers, **getattr(error, "headers", {})}
     if found.retry_after is not None:
         headers["retry-after"] = str(found.retry_after)
     # The text of an unexpected error may quote data: it belongs in the log only.
@@ -103,6 +106,10 @@ def _body(code: str, message: str, field: str | None) -> dict[str, dict[str, obj
     return {"error": {"code": code, "message": message[:_LONGEST], "field": field and field[:_LONGEST]}}
 
 
+def _inference_error(error: dict[str, object]) -> dict[str, object]:
+    return {"error": error["message"], "code": error["code"], "field": error["field"]}
+
+
 def is_river(path: str) -> bool:
     """Return whether a path belongs to the River API Spec, whether or not it exists.
 
@@ -114,15 +121,28 @@ def is_river(path: str) -> bool:
     return path.startswith(RIVER) or path == RIVER[:-1]
 
 
-def _origin(scope: Scope) -> str:
-    """Return the origin under which the client reached the server, empty if the Host header is malformed.
+def is_open_inference(path: str) -> bool:
+    """Return whether a path belongs to the Open Inference Protocol, whether or not it exists.
 
-    A proxy that terminates TLS reports it in X-Forwarded-Proto. Trusting that header is safe: it can only
-    make the client send its key over https.
+    Examples
+    --------
+    >>> is_open_inference("/v2"), is_open_inference("/v2/nowhere"), is_open_inference("/v20")
+    (True, True, False)
+    """
+    return path.startswith("/v2/") or path == "/v2"
+
+
+def _address(scope: Scope) -> str:
+    """Return the address under which the client reached the server, empty if the Host header is malformed.
+
+    A proxy that terminates TLS reports it in X-Forwarded-Proto, and a sub-path in X-Forwarded-Prefix.
+    Trusting these headers is safe: they can only make the client send its key over https, to the same host.
     """
     headers = headers_of(scope)
     host = headers.get(b"host", b"")
     if _HOST.fullmatch(host) is None:
         return ""
     secure = headers.get(b"x-forwarded-proto", b"").strip().lower() == b"https"
-    return f"{'https' if secure else scope.get('scheme', 'http')}://{host.decode()}"
+    prefix = headers.get(b"x-forwarded-prefix", b"").rstrip(b"/")
+    path = prefix.decode() if _PREFIX.fullmatch(prefix) else ""
+    return f"{'https' if secure else scope.get('scheme', 'http')}://{host.decode()}{path}"

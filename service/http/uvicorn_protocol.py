@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections import deque
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import uvicorn
@@ -22,8 +24,9 @@ from uvicorn.server import ServerState
 from ..errors import TooManyConnectionsError
 from ..settings import Settings
 from .connection import EXTENSION, Connection
-from .exchange import Exchange
-from .request_parser import InvalidRequestError, RequestParser
+from .exchange import Exchange, status_line
+from .lane import DATA, Lane, LaneRequest
+from .request_parser import LONGEST_HEAD, InvalidRequestError, RequestParser
 from .responses import error_response
 
 #: Bytes of a body that are stored for the application before the server stops reading.
@@ -56,6 +59,7 @@ class Protocol(asyncio.Protocol):
     max_connections: ClassVar[int]
     receive_timeout: ClassVar[float]
     send_timeout: ClassVar[float]
+    lane: ClassVar[Lane[Any] | None]
 
     def __init__(
         self,
@@ -71,13 +75,17 @@ class Protocol(asyncio.Protocol):
         self._idle_timeout = config.timeout_keep_alive
         self._interval = min(self.receive_timeout, self.send_timeout, self._idle_timeout) / 4
         self._parser = RequestParser(self._begin)
-        self._current: Exchange | None = None  # the request that is served
-        self._latest: Exchange | None = None  # the request that was received last
+        self._current: Exchange | LaneRequest | None = None  # the request that is served
+        self._latest: Exchange | None = None  # the request that was received last by the parser
         self._waiting: deque[Exchange] = deque()
         self._unparsed = b""
+        self._held = b""  # bytes that are neither parsed nor offered: the rest of the request is to come
+        self._begun = b""  # bytes of a request whose body is being received
+        self._since = 0.0  # time of the bytes that are offered
         self._fault = ""  # why the rest of the bytes is not parsed
         self._paused = self._ended = self._lingering = False
         self._deadline = math.inf
+        self._lane = self.lane
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # asyncio's stubs have the base class
         """Start the time limit for the first head; refuse all requests of a connection beyond the limit."""
@@ -93,11 +101,12 @@ class Protocol(asyncio.Protocol):
         if len(connections) > 2 * self.max_connections:
             transport.abort()
         elif len(connections) > self.max_connections:
-            self._app = _refuse
+            self._app, self._lane = _refuse, None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the requests."""
         self._timer.cancel()
+        self._release()
         self._server_state.connections.discard(self)
         for exchange in (self._current, self._arriving):
             if exchange is not None:
@@ -109,6 +118,7 @@ class Protocol(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Note that the client sends nothing more; return whether an answer is still to be sent."""
+        self._release()
         self._ended = True
         for exchange in (self._current, self._arriving):
             if exchange is not None:
@@ -117,6 +127,7 @@ class Protocol(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Start the shutdown; the server calls this for each connection."""
+        self._release()
         self._connection.stop()
         if self._current is None:
             self._transport.close()
@@ -136,6 +147,7 @@ class Protocol(asyncio.Protocol):
 
     def _check_time_limits(self) -> None:
         """Close the connection of a client that has not sent, or has not read, for too long."""
+        self._release()
         now = self._loop.time()
         self._timer = self._loop.call_later(self._interval, self._check_time_limits)
         if self._connection.stalled(now, self.send_timeout):
@@ -149,7 +161,89 @@ class Protocol(asyncio.Protocol):
         """Parse bytes, unless a request waits."""
         if self._lingering or self._fault or self._transport.is_closing():
             return
-        self._unparsed += data
+        if type(self._current) is LaneRequest:
+            self._unparsed += data
+            self._control_reading()
+        elif self._current is not None or self._parser.in_head or self._arriving is not None:
+            begun, self._begun = self._begun, b""
+            self._unparsed += data
+            self._parse()
+            if begun:
+                self._show(begun + data)
+        else:
+            self._offer(data)
+
+    def _offer(self, data: bytes) -> None:
+        """Offer bytes between two requests to the lane, and parse them if it declines.
+
+        Many clients send the head and the body one after the other. So the head is held until the next bytes
+        come.
+        """
+        lane, held, self._held = self._lane, self._held, b""
+        if lane is None or not self._connection.writable:
+            self._parse_first(held + data)
+            return
+        if held:
+            data = held + data
+        else:
+            self._since = time.perf_counter()
+        head = lane.find(data)
+        if head is not None and len(data) < head.size and not held:
+            self._held = data
+            self._limit(self.receive_timeout)
+        elif (
+            head is not None
+            and len(data) == head.size
+            and (request := lane.take(self, data, head, self._since)) is not None
+        ):
+            self._current = request
+            self._deadline = math.inf
+        else:
+            self._parse_first(data)
+
+    def _release(self) -> None:
+        """Parse what was held."""
+        if self._held:
+            held, self._held = self._held, b""
+            self._parse_first(held)
+
+    def _parse_first(self, data: bytes) -> None:
+        """Parse the first bytes after a request."""
+        self._unparsed, before = data, self._latest
+        self._parse()
+        if self._latest is not before:
+            self._show(data)
+
+    def _show(self, data: bytes) -> None:
+        """Show the bytes of a request to the application, if they are all that came."""
+        exchange = self._latest
+        if exchange is None or exchange is not self._current or self._unparsed or self._parser.in_head:
+            return
+        if exchange.arrived and exchange.keep_alive:
+            exchange.scope[DATA] = data
+        elif not exchange.arrived and len(data) <= LONGEST_HEAD and self._lane is not None:
+            self._begun = data
+
+    def respond(self, request: LaneRequest, status: int, headers: bytes, body: bytes) -> None:
+        """Send the response to a request in the lane, and go on with the next request."""
+        if request.lost:
+            return
+        common = _common(tuple(self._server_state.default_headers))
+        end = b"\r\n" if request.keep_alive else b"connection: close\r\n\r\n"
+        self._transport.write(b"".join((status_line(status), common, headers, end, body)))
+        self._finish(request)
+
+    def decline(self, request: LaneRequest) -> None:
+        """Serve a request that was in the lane on the ordinary path."""
+        if request.lost:
+            return
+        self._current, rest, self._unparsed = None, self._unparsed, b""
+        self._parse_first(request.data)
+        if self._current is not None:
+            self._current.keep_alive &= request.keep_alive
+            if self._ended:
+                self._current.end_request()
+        self._unparsed += rest
         self._parse()
 
     def _parse(self) -> None:
@@ -223,7 +317,7 @@ class Protocol(asyncio.Protocol):
         late = self._arriving is not None or self._parser.in_head
         self._limit(self.receive_timeout if late else self._idle_timeout)
 
-    def _finish(self, exchange: Exchange) -> None:
+    def _finish(self, exchange: Exchange | LaneRequest) -> None:
         """Go on after a response: with the next request, or with the end of the connection."""
         self._server_state.total_requests += 1
         self._current = None
@@ -240,7 +334,10 @@ class Protocol(asyncio.Protocol):
             self._transport.close()
         else:
             self._await_client()
-            self._control_reading()
+            if self._unparsed:  # what came while a request was in the lane
+                self._parse()
+            else:
+                self._control_reading()
 
     def _refuse_rest(self) -> None:
         """Refuse the bytes that cannot be parsed, once the requests before them are answered."""
@@ -262,7 +359,7 @@ class Protocol(asyncio.Protocol):
 
     def _send_fault(self) -> None:
         message = self._fault.encode()
-        head = b"".join(b"%b: %b\r\n" % header for header in self._server_state.default_headers)
+        head = _common(tuple(self._server_state.default_headers))
         self._transport.write(
             b"HTTP/1.1 400 Bad Request\r\n%bcontent-type: text/plain; charset=utf-8\r\n"
             b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (head, len(message), message)
@@ -283,7 +380,13 @@ class Protocol(asyncio.Protocol):
         self._control_reading()
 
 
-def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+@lru_cache(2)  # they have the date, and change once a second
+def _common(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """Return the headers of every response as bytes."""
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
+
+
+def uvicorn_config(app: ASGIApp, settings: Settings, lane: Lane[Any] | None = None) -> uvicorn.Config:
     """Return uvicorn's configuration for an application; `logging` is configured separately."""
 
     class Limited(Protocol):
@@ -291,6 +394,7 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         receive_timeout = settings.receive_timeout
         send_timeout = settings.stream_timeout
 
+    Limited.lane = lane
     return uvicorn.Config(
         app,
         host=settings.host,

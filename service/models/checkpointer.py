@@ -111,7 +111,7 @@ class Checkpointer:
             if not self.paused:
                 self._steps.update(steps)
             if self._refused or self._steps:
-                self._history.log.correct(self._refused, self._steps)
+                self._history.correct(self._refused, self._steps)
                 self._refused, self._steps = {}, {}
 
     @property
@@ -134,7 +134,7 @@ class Checkpointer:
         with self._counting:
             counted = self.events, self.bytes
             self.events = self.bytes = 0
-        where = (model.sequence, model.step, self._history.log.head)
+        where = (model.sequence, model.step, self._history.head)
         branch = self._history.branch
         state = snapshot.taking(model)
         saving = (executor or self._executor).submit(self._save, branch, where, state)
@@ -174,7 +174,7 @@ class Checkpointer:
         log = self._history.log
         self.correct({}, {})
         log.flush()  # no checkpoint is ahead of the log on the disk
-        signed = snapshot.sign(state(), log.checksum(seq))
+        signed = snapshot.sign(state(), log.checksum(self._history.model, seq))
         kept = self._checkpoints.save(self._history.model, branch, seq, step, head, signed)
         self._report(kept)
         try:

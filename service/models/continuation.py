@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -49,9 +49,9 @@ def open_log(settings: Settings, checkpoints: CheckpointFiles) -> SqliteLog:
         If the log cannot be opened.
     """
     folder = settings.data_dir
-    relaxed, known = settings.durability == "relaxed", _last_known(folder, checkpoints)
+    relaxed, known = settings.durability == "relaxed", high_water.read(folder)
     with reported(folder, checkpoints):
-        log = SqliteLog(folder, relaxed=relaxed, known=known)
+        log = SqliteLog(folder, relaxed=relaxed, known=known, heads=_known_heads(checkpoints))
         if unknown := _unknown(log, checkpoints):
             log.close()
             raise IncompleteLogError(f"the event log {folder / FILE} does not know model {unknown[0]}")
@@ -67,9 +67,13 @@ def reported(folder: Path, checkpoints: CheckpointFiles) -> Iterator[None]:
         raise IncompleteLogError(f"{error}\n{_report(folder, checkpoints)}") from None
 
 
-def _last_known(folder: Path, checkpoints: CheckpointFiles) -> int:
-    heads = [kept.head for model in checkpoints.models() for kept in checkpoints.list(model)]
-    return max(high_water.read(folder), *heads, 0, 0)
+def _known_heads(checkpoints: CheckpointFiles) -> dict[int, int]:
+    """Return the number of the last event that was logged when a checkpoint was taken, by model."""
+    return {
+        model: max(kept.head for kept in found)
+        for model in checkpoints.models()
+        if (found := checkpoints.list(model))
+    }
 
 
 def _unknown(log: SqliteLog, checkpoints: CheckpointFiles) -> list[int]:
@@ -85,7 +89,7 @@ def _unknown(log: SqliteLog, checkpoints: CheckpointFiles) -> list[int]:
 def _report(folder: Path, checkpoints: CheckpointFiles) -> str:
     lines = ["Found, and left as it is:"]
     if mark := high_water.read(folder):
-        lines.append(f"  {folder / high_water.NAME}: event {mark} was logged")
+        lines.append(f"  {folder / high_water.NAME}: {mark} events were logged")
     for model in checkpoints.models():
         for kept in checkpoints.list(model)[:1]:
             lines.append(
@@ -165,21 +169,25 @@ def from_log(settings: Settings) -> list[str]:
     if log is None:
         raise IncompleteLogError("there is no readable log: use --from checkpoints or --from nothing")
     with contextlib.closing(log):
-        unknown = _unknown(log, checkpoints)
+        unknown, made = _unknown(log, checkpoints), {record.model for record in log.models()}
         unused = [
             kept
             for kept in _all(checkpoints)
-            if kept.model in unknown or kept.head > log.head or _is_foreign(log, checkpoints, kept)
+            if kept.model in unknown
+            or (kept.model in made and kept.head > log.head(kept.model))
+            or _is_foreign(log, checkpoints, kept)
         ]
-        if not unused and log.head >= high_water.read(folder):
+        if not unused and log.written >= high_water.read(folder):
             raise IncompleteLogError(_COMPLETE)
+        said = []
         for record in log.models():
             _require_restorable(log, checkpoints, record, unused)
-        head = log.head
+            name = json_name(record.event.body)
+            said.append(f"model {name} continues from the log, which ends at event {log.head(record.model)}")
     for kept in unused:
         aside.move(checkpoints.path(kept))
     aside.move(folder / high_water.NAME)  # the next start writes it
-    return [f"The models continue from the log, which ends at event {head}.", *aside.report()]
+    return [*said, *aside.report()]
 
 
 def _require_restorable(
@@ -212,17 +220,15 @@ def from_checkpoints(settings: Settings) -> list[str]:
     """
     folder = settings.data_dir
     aside, checkpoints = Aside(folder), CheckpointFiles(folder / FOLDER)
-    last = _last_known(folder, checkpoints)
-    newest = _newest_intact(checkpoints)
+    known, heads, newest = high_water.read(folder), _known_heads(checkpoints), _newest_intact(checkpoints)
     said: list[str] = []
     log = _existing_log(folder)
     if log is not None and _contradicts(log, checkpoints, newest):
         names = [json_name(record.event.body) for record in log.models() if record.model not in newest]
         said += [f"model {name} is set aside with the log" for name in names]
-        last = max(last, log.head)
         log.close()
         log = None
-    if log is not None and log.head >= last and not _unknown(log, checkpoints):
+    if log is not None and _is_complete(log, known, heads) and not _unknown(log, checkpoints):
         log.close()
         raise IncompleteLogError(_COMPLETE)
     if log is None:
@@ -231,8 +237,14 @@ def from_checkpoints(settings: Settings) -> list[str]:
         aside.move_log()
         log = SqliteLog(folder)
     with contextlib.closing(log):
-        said += _continue(log, checkpoints, newest, max(last, log.head), aside)
+        said += _continue(log, checkpoints, newest, heads, aside)
     return [*said, *aside.report()]
+
+
+def _is_complete(log: SqliteLog, known: int, heads: Mapping[int, int]) -> bool:
+    """Return whether a log has reached all known events of its models."""
+    made = {record.model for record in log.models()}
+    return log.written >= known and all(log.head(m) >= head for m, head in heads.items() if m in made)
 
 
 def _contradicts(log: SqliteLog, checkpoints: CheckpointFiles, newest: Newest) -> bool:
@@ -240,7 +252,7 @@ def _contradicts(log: SqliteLog, checkpoints: CheckpointFiles, newest: Newest) -
     unknown = _unknown(log, checkpoints)
     names = {json_name(record.event.body) for record in log.models()}
     return (
-        any(model <= log.head for model in unknown)
+        any(model <= log.latest_model for model in unknown)
         or any(newest[model].spec.name in names for model in unknown if model in newest)
         or any(_is_foreign(log, checkpoints, kept) for kept in _all(checkpoints))
     )
@@ -257,7 +269,7 @@ def _existing_log(folder: Path) -> SqliteLog | None:
 
 def _is_foreign(log: SqliteLog, checkpoints: CheckpointFiles, kept: Checkpoint) -> bool:
     """Return whether the last event of a checkpoint differs from the event of the log with its number."""
-    found = log.checksum(kept.seq)
+    found = log.checksum(kept.model, kept.seq)
     if found is None or log.first_kept(kept.model) > kept.seq:
         return False
     state = _load(checkpoints, kept)  # no start uses a damaged one
@@ -265,7 +277,7 @@ def _is_foreign(log: SqliteLog, checkpoints: CheckpointFiles, kept: Checkpoint) 
 
 
 def _continue(
-    log: SqliteLog, checkpoints: CheckpointFiles, newest: Newest, last: int, aside: Aside
+    log: SqliteLog, checkpoints: CheckpointFiles, newest: Newest, heads: Mapping[int, int], aside: Aside
 ) -> list[str]:
     """Add the events to a log by which the models continue; return a report."""
     known = {record.model: json_name(record.event.body) for record in log.models()}
@@ -283,14 +295,14 @@ def _continue(
             aside.move(checkpoints.folder(model))
             continue
         names.add(spec.name)
-        if model in known and kept.seq <= log.head:
+        if model in known and kept.seq <= log.head(model):
             continue  # the log has all events that the checkpoint includes
         rows += _lost_rows(log, kept, spec, known=model in known)
         pruned[model] = kept.seq + 1
         said.append(f"model {spec.name} continues from step {kept.step}")
     # A change of nothing, with a number beyond all known ones.
     for model in {*known, *pruned}:
-        last += 1
+        last = max(heads.get(model, 0), log.head(model) if model in known else 0) + 1
         branch = newest[model].checkpoint.branch if model in pruned else History(log, model).branch
         rows.append((last, model, branch, Event("patch", b"{}")))
     log.restore(rows, pruned)

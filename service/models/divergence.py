@@ -25,16 +25,14 @@ def apply_one_by_one(model: HostedModel, entries: Sequence[Entry]) -> tuple[Host
     HostedModel
         The model, or a restored one in its place.
     Applied
-        Result of the entries.
+        Result of the entries, up to one for which the GPU has too little free memory.
     """
     total = Applied()
     for entry in entries:
         model, applied = _apply_one(model, entry)
-        total.outcomes += applied.outcomes
-        total.refused |= applied.refused
-        total.steps |= applied.steps
-        total.drifts += applied.drifts
-        total.learned += applied.learned
+        total.add(applied)
+        if total.shortage is not None:
+            break
     return model, total
 
 

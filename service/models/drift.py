@@ -7,7 +7,7 @@ same steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bnp_online.evaluation.drift import ADWIN, Detector, PageHinkley
@@ -72,13 +72,37 @@ class Drift:
         if self._detector is None:
             return False
         if variance is not None:
-            loss = math.sqrt(loss / variance) if variance > 0.0 else 0.0
+            loss = _deviations(loss, variance)
         if self._detector.update(min(loss, MAX_LOSS)) <= 0.0:
             return False  # no change, or an improvement
         self.detections += 1
         self.last = step
         self.due = self.acts
         return True
+
+    def see_many(
+        self, losses: Sequence[float], first: int, variances: Sequence[float] | None = None
+    ) -> list[int]:
+        """Add the losses of consecutive samples, as `see` in a loop; return the steps with a detection.
+
+        Parameters
+        ----------
+        losses, variances
+            As for `see`, of each sample.
+        first : int
+            Step of the model with the first sample.
+        """
+        if self._detector is None:
+            return []
+        if variances is not None:
+            losses = [_deviations(loss, variance) for loss, variance in zip(losses, variances, strict=True)]
+        changes = self._detector.update_many([min(loss, MAX_LOSS) for loss in losses])
+        steps = [first + i for i, change in changes if change > 0.0]
+        if steps:
+            self.detections += len(steps)
+            self.last = steps[-1]
+            self.due = self.acts
+        return steps
 
     def steps_to_action(self, step: int) -> int:
         """Return how many samples may be learned before the next step at which an action can be due."""
@@ -132,3 +156,8 @@ class Drift:
             self._detector.load_state_dict(state["detector"])
         self.detections, self.actions = state["detections"], state["actions"]
         self.last, self.due = state["last"], state["due"]
+
+
+def _deviations(loss: float, variance: float) -> float:
+    """Return the error of a squared error in standard deviations of the targets."""
+    return math.sqrt(loss / variance) if variance > 0.0 else 0.0

@@ -24,8 +24,6 @@ Kind: TypeAlias = Literal["learn", "predict", "label", "drift", "checkpoint", "r
 PERIOD = 0.05
 #: Events that are retained for listeners that reconnect, and that may wait for one listener: all and more.
 RING, BUFFER = 1024, 2048
-#: Rare events that are retained, of all models.
-_NOTABLE = 256
 
 
 class FeedEvent(NamedTuple):
@@ -129,21 +127,20 @@ class Feed:
         self._loop = asyncio.get_running_loop()
         self._run = secrets.token_hex(4)
         self._ring: deque[FeedEvent] = deque(maxlen=RING)
-        self._notable: deque[FeedEvent] = deque(maxlen=_NOTABLE)
         self._number = 0
         self._listeners: set[Listener] = set()
         self._seen: dict[str, _Counters] = {}
         self._sampling: asyncio.TimerHandle | None = None
+
+    def add(self, model: HostedModel) -> None:
+        """Count from the state of a model that was loaded: it learned its samples before."""
+        self._seen[model.name] = _count(model)
 
     def publish(self, kind: Kind, model: str, **data: Any) -> None:
         """Publish a rare event, from any thread."""
         data["time"] = datetime.now(UTC).isoformat(timespec="milliseconds")
         with contextlib.suppress(RuntimeError):  # the event loop is closed: there are no listeners
             self._loop.call_soon_threadsafe(self._add_notable, kind, model, data)
-
-    def recent(self, kind: Kind, model: str) -> list[dict[str, Any]]:
-        """Return the retained rare events of a kind, newest first."""
-        return [event.data for event in reversed(self._notable) if (event.kind, event.model) == (kind, model)]
 
     def identifier(self, event: FeedEvent) -> str:
         """Return the id of an event, valid for this run of the server."""
@@ -183,7 +180,7 @@ class Feed:
         return list(self._ring)[len(self._ring) - missing :] if 0 <= missing <= len(self._ring) else None
 
     def _add_notable(self, kind: Kind, model: str, data: dict[str, Any]) -> None:
-        self._notable.append(self._add(kind, model, data))
+        self._add(kind, model, data)
         if kind == "rollback":  # count the samples learned from here on, also before the next comparison
             counted = {each.name: _count(each) for each in self._models() if each.name == model}
             self._seen |= {name: now._replace(step=data["step"]) for name, now in counted.items()}

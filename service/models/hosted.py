@@ -6,29 +6,46 @@ The same events give the same bits, with any number of samples per call.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from bnp_online import BNPClassifier, BNPRegressor
-from bnp_online.errors import ConfigurationError, NonFiniteStateError, SampleError
+from bnp_online.engines.devices import is_available
+from bnp_online.errors import ConfigurationError, DeviceMemoryError, NonFiniteStateError, SampleError
 from bnp_online.evaluation.baselines import Baselines
+from bnp_online.evaluation.history import ScoreHistory
 from bnp_online.evaluation.prequential import PrequentialMetrics
-from bnp_online.learner import Preview
+from bnp_online.learner import Preview, Refusal
 from bnp_online.values import Prediction, Sample
 
+from ..errors import code_of
 from ..schemas import DriftSpec, ModelSpec
 from ..settings import Settings
 from ..storage import event_codec
-from ..storage.interfaces import Record
+from ..storage.interfaces import Event, Record
 from . import late_labels
+from .backbones import open_backbone
 from .drift import Drift
 from .pending import PendingPredictions
-from .validation import Answered, Entry, Predict, PredictionEvent, SampleEvent, Validator
+from .validation import (
+    Answered,
+    BlockEvent,
+    Entry,
+    PendingEvent,
+    Predict,
+    PredictionEvent,
+    SampleEvent,
+    Validator,
+)
 
 Answer: TypeAlias = dict[str, Any]
-Outcome: TypeAlias = Answer | Exception
+Outcome: TypeAlias = Answer | bytes | Exception
+"""Answer to a request, or the error that refused it; that of a sample in a block is encoded."""
+
+_logger = logging.getLogger(__name__)
 
 #: Error code of a sample that was refused after it was logged.
 NON_FINITE = "non_finite_state"
@@ -53,6 +70,9 @@ class Applied:
         Steps at which a drift was detected.
     learned, predicted : int
         Number of samples learned, and of those whose experts predicted them for a later label.
+    shortage : DeviceMemoryError or None
+        Why the entries behind the last outcome are not applied: the GPU has too little free memory. The model
+        is as if they had not been given, and can apply them later.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
@@ -61,6 +81,17 @@ class Applied:
     drifts: list[int] = field(default_factory=list)
     learned: int = 0
     predicted: int = 0
+    shortage: DeviceMemoryError | None = None
+
+    def add(self, further: Applied) -> None:
+        """Add the result of further entries."""
+        self.outcomes += further.outcomes
+        self.refused |= further.refused
+        self.steps |= further.steps
+        self.drifts += further.drifts
+        self.learned += further.learned
+        self.predicted += further.predicted
+        self.shortage = further.shortage
 
 
 class Replay(NamedTuple):
@@ -87,6 +118,8 @@ class HostedModel:
     ----------
     sequence : int
         Number of the last event in the state.
+    history : ScoreHistory
+        Scores over the steps. They are not part of the fingerprint.
     drift : Drift
         Drift detection and response.
     acted : list of dict
@@ -98,11 +131,12 @@ class HostedModel:
     def __init__(self, spec: ModelSpec, settings: Settings, clock: Callable[[], float]) -> None:
         self.spec = spec
         self.name = spec.name
-        self.estimator = _estimator(spec, settings.device)
+        self.estimator = _estimator(spec, settings)
         self.score = PrequentialMetrics(spec.task)
         self._regression = spec.task == "regression"
         self._experts = self.estimator.preview().experts
         self.baselines = Baselines(spec.task)
+        self.history = ScoreHistory(spec.task)
         self.sequence = 0
         self.predicted = 0
         self.scored = 0
@@ -121,6 +155,11 @@ class HostedModel:
     def step(self) -> int:
         """Number of samples learned."""
         return self.estimator.step
+
+    @property
+    def call_seconds(self) -> float | None:
+        """Seconds that a call may take, about, if the model waits for a GPU; None on the CPU."""
+        return self.estimator.call_seconds
 
     @property
     def pending(self) -> int:
@@ -172,8 +211,15 @@ class HostedModel:
                 return True
         return True
 
-    def readmit(self, records: Sequence[Record]) -> tuple[list[Entry], dict[int, str]]:
+    def readmit(self, records: Sequence[Record], preview: Preview) -> tuple[list[Entry], dict[int, str]]:
         """Return entries for logged samples, labels and predictions, to apply them again.
+
+        Parameters
+        ----------
+        records : sequence of Record
+            The events.
+        preview : Preview
+            Validator of samples, which has validated those before.
 
         Returns
         -------
@@ -183,7 +229,6 @@ class HostedModel:
             Error code of each newly refused event, by number. A refusal is new if the server was killed
             before recording it, or if earlier samples were forgotten later.
         """
-        preview = self.estimator.preview()
         entries: list[Entry] = []
         refused: dict[int, str] = {}
         for record in records:
@@ -193,6 +238,23 @@ class HostedModel:
                 entries.append(_readmitted(record, preview))
             except SampleError as error:
                 refused[record.seq] = error.code
+        return entries, refused
+
+    def samples_of(self, event: BlockEvent, start: int, stop: int) -> tuple[list[Entry], dict[int, str]]:
+        """Return entries for logged samples of a block, to apply each alone, and refusals; as `readmit`."""
+        preview, block = self.estimator.preview(), event.block
+        entries: list[Entry] = []
+        refused: dict[int, str] = {}
+        for i in range(start, stop):
+            named = event.named.get(i)
+            identifier, digest = (None, None) if named is None else (named.id, named.digest)
+            logged = Event("learn", block.lines[i], identifier, digest, event.step(i))
+            try:
+                sample, [time] = preview.check(*block.decoded(i)), event.times_of(i, i + 1)
+                entries.append(SampleEvent(logged, sample, seq=event.number(i), time=time))
+            except SampleError as error:
+                refused[event.number(i)] = error.code
+                entries.append(Answered(error))
         return entries, refused
 
     def patch(self, changes: Mapping[str, Any]) -> None:
@@ -216,12 +278,14 @@ class HostedModel:
 
         The copy takes a tenth of the time of the function, which any thread can call.
         """
-        score, baselines, pending = self.score.copy(), self.baselines.copy(), self._pending.copy()
+        score, baselines, history = self.score.copy(), self.baselines.copy(), self.history.copy()
+        pending = self._pending.copy()
         counts = {name: getattr(self, name) for name in _COUNTS}
         drift = self.drift.state_dict()
         return lambda: {
             "score": score.state_dict(),
             "baselines": baselines.state_dict(),
+            "history": history.state_dict(),
             "pending": pending.dump(),
             "counts": counts,
             "drift": drift,
@@ -232,6 +296,8 @@ class HostedModel:
         self.score.load_state_dict(state["score"])
         if "baselines" in state:  # checkpoints of earlier versions have none
             self.baselines.load_state_dict(state["baselines"])
+        if "history" in state:  # as above
+            self.history.load_state_dict(state["history"])
         if "drift" in state:  # as above
             self.drift.load_state_dict(state["drift"])
         self._pending.load(state["pending"])
@@ -241,14 +307,15 @@ class HostedModel:
     def apply(self, entries: Sequence[Entry]) -> Applied:
         """Apply logged events in order, in one call of the estimator, or one per drift action.
 
-        A sample that the estimator refuses changes nothing, and the others are learned.
+        A sample that the estimator refuses changes nothing, and the others are learned. If the GPU has too
+        little free memory, the call ends before the sample that needs more (`Applied.shortage`).
         """
         applied = Applied()
         if not self.drift.acts:
             self._apply_run(entries, applied)
             return applied
         start = 0
-        while start < len(entries):
+        while start < len(entries) and applied.shortage is None:
             stop = start + self.drift.steps_to_action(self.step)
             self._apply_run(entries[start:stop], applied)
             start = stop
@@ -258,7 +325,8 @@ class HostedModel:
         """Apply entries; a model that judges experts predicts each prediction's sample at its place."""
         if self._experts and PredictionEvent in map(type, entries):
             for part in _samples_first(entries):
-                self._apply_part(part, applied)
+                if applied.shortage is None:
+                    self._apply_part(part, applied)
         else:
             self._apply_part(entries, applied)
 
@@ -275,8 +343,11 @@ class HostedModel:
             predictions = iter(self.estimator.learn_samples(samples) if samples else ())
         for entry in entries:
             if isinstance(entry, SampleEvent):
-                self.sequence = entry.seq
                 prediction = next(predictions)
+                if isinstance(prediction, DeviceMemoryError):
+                    applied.shortage = prediction
+                    return
+                self.sequence = entry.seq
                 if isinstance(prediction, Exception):
                     applied.refused[entry.seq] = NON_FINITE
                     applied.outcomes.append(prediction)
@@ -289,13 +360,29 @@ class HostedModel:
                 applied.outcomes.append(self._accept(entry, prediction, step, applied.drifts))
                 applied.learned += 1
             elif isinstance(entry, PredictionEvent):
+                try:
+                    experts = self._predicted(entry.prediction.x) if self._experts else None
+                except DeviceMemoryError as error:
+                    applied.shortage = error
+                    return
                 self.sequence = entry.seq
-                experts = self._predicted(entry.prediction.x) if self._experts else None
                 self._pending.add(str(entry.event.id), entry.event.body, entry.prediction, experts)
                 applied.predicted += experts is not None
                 applied.outcomes.append(entry.prediction.answer)
             elif isinstance(entry, Answered):
                 applied.outcomes.append(entry.outcome())
+
+    def refuse(self, entry: PendingEvent, error: Exception) -> Applied:
+        """Refuse a logged event that is not applied; it changes nothing."""
+        self.sequence, entry.refusal = entry.seq, error
+        return Applied([error], {entry.seq: code_of(error)})
+
+    def count(self, losses: Sequence[float]) -> None:
+        """Count scored predictions."""
+        self.scored += len(losses)
+        for loss in losses:  # `sum` rounds in another way
+            self.loss_sum += loss
+            self.last_loss = loss
 
     def _predicted(self, x: Any) -> bytes | None:
         """Return what the experts predict for a sample, packed; None if they predict nothing."""
@@ -318,11 +405,15 @@ class HostedModel:
         except SampleError:  # another version had other experts
             return entry.sample
 
-    def _act_and_learn(self, samples: list[Sample]) -> list[Prediction | NonFiniteStateError]:
+    def _act_and_learn(self, samples: list[Sample]) -> list[Prediction | Refusal]:
         """Take the drift action and learn. Undo it if all samples are refused: a replay would omit both."""
-        before, action = self.estimator.state_dict(), self.drift.setting.action
+        action = self.drift.setting.action
         done = {"action": action, "step": self.step, "detected": self.drift.last}
-        getattr(self.estimator, action)()
+        try:
+            before = self.estimator.state_dict()
+            getattr(self.estimator, action)()
+        except DeviceMemoryError as error:  # nothing has changed
+            return [error]
         predictions = self.estimator.learn_samples(samples)
         if all(isinstance(prediction, Exception) for prediction in predictions):
             self.estimator.load_state_dict(before)
@@ -336,13 +427,16 @@ class HostedModel:
         given, probabilities = entry.given or prediction
         target = entry.sample.target
         loss = self.score.update(target, given, probabilities)
-        self.baselines.update(target)
+        plain = self.baselines.update(target)
+        score = 0.0
         if loss is not None:
-            self.scored += 1
-            self.loss_sum += loss
-            self.last_loss = loss
+            score = abs(float(target) - float(given)) if self._regression else float(given == target)  # type: ignore[arg-type]  # numbers
+        self.history.add(step, entry.time, score, loss, plain)
+        if loss is not None:
+            self.count([loss])
             if self.drift.see(loss, self.score.target_variance if self._regression else None, step):
                 drifts.append(step)
+                self.history.drifts.append((step, entry.time))
         if entry.given is not None and entry.event.id is not None:
             self._pending.label(entry.event.id)
             self.labelled += 1
@@ -365,11 +459,24 @@ def _readmitted(record: Record, preview: Preview) -> Entry:
     """Return the entry of a logged event."""
     event = record.event
     if event.kind == "predict":
-        return PredictionEvent(event, event_codec.decode_pending(event.body), seq=record.seq)
+        return PredictionEvent(
+            event, event_codec.decode_pending(event.body), seq=record.seq, time=record.time
+        )
     x, y, w, given = event_codec.read_sample(event)
-    return SampleEvent(event, preview.check(x, y, w), given, seq=record.seq)
+    return SampleEvent(event, preview.check(x, y, w), given, seq=record.seq, time=record.time)
 
 
-def _estimator(spec: ModelSpec, device: str) -> BNPClassifier | BNPRegressor:
+def _estimator(spec: ModelSpec, settings: Settings) -> BNPClassifier | BNPRegressor:
+    """Return the estimator of a specification, on its device or that of the settings.
+
+    A model that was created where there is a GPU is served on the CPU where there is none.
+    """
+    device = settings.device if spec.device is None else spec.device
+    if spec.device is not None and not is_available(device):
+        _logger.warning("model %r: this machine has no device %s: auto is used", spec.name, device)
+        device = "auto"
     make = BNPClassifier if spec.task == "classification" else BNPRegressor
-    return make(device=device, **spec.options())
+    backbone = None
+    if spec.backbone is not None:
+        backbone = open_backbone(spec.backbone, settings, spec.backbone_sha256)
+    return make(**{**spec.options(), "device": device, "backbone": backbone})

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,19 +30,24 @@ from prometheus_client.registry import Collector
 
 from bnp_online import BNPClassifier, __version__
 from bnp_online.diagnostics import Diagnosis
+from bnp_online.engines.devices import Activity, is_gpu, memory
+from bnp_online.errors import DeviceLostError, DeviceMemoryError
 from bnp_online.evaluation.prequential import PrequentialMetrics
 
-from ..errors import DamagedEventError, RequestError, StorageError, UnknownModelError
+from ..errors import DamagedEventError, NotInMemoryError, RequestError, StorageError, UnknownModelError
 from ..settings import Settings
 from ..storage.interfaces import Checkpoint, EventLog
+from .access import Models
 from .hosted import HostedModel, Replay
 from .operations import Operations
-from .registry import Models
 from .upgrading import Progress
 from .worker import Worker
 
 Series: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
 """Values of the labels except the first, which is the model, and the value of the series."""
+
+_Values: TypeAlias = tuple[tuple[str, str, int], ...]
+"""Name, description and value of gauges."""
 
 #: Refusals that have a series before the first one happens: an alert cannot see a series that begins with 1.
 _NON_FINITE = ("non_finite_feature", "non_finite_label", "non_finite_state")
@@ -96,12 +102,14 @@ class Observation:
         Number of requests that wait ``"to learn"`` and ``"to read"``, by queue.
     refusals : mapping of str to int
         Samples that were refused, by error code.
+    in_blocks : int
+        Samples that were learned in blocks.
     replay : Replay
         The latest replay of the log.
-    checkpoints : list of Checkpoint
-        The checkpoints, newest first.
-    unsaved : int
-        Samples since the newest checkpoint of the current branch.
+    checkpoints : list of Checkpoint or None
+        The checkpoints, newest first; None if storage does not answer.
+    unsaved : int or None
+        Samples since the newest checkpoint of the current branch; None if storage does not answer.
     copies : Copies or None
         None if the model did not answer in time: metrics of the state have no series then.
     """
@@ -112,9 +120,10 @@ class Observation:
     upgrade: Progress | None
     waiting: Mapping[str, int]
     refusals: Mapping[str, int]
+    in_blocks: int
     replay: Replay
-    checkpoints: list[Checkpoint]
-    unsaved: int
+    checkpoints: list[Checkpoint] | None
+    unsaved: int | None
     copies: Copies | None
 
     @property
@@ -128,12 +137,12 @@ class Observation:
         return [] if self.copies is None else self.copies.diagnose()
 
 
-async def observe(worker: Worker, operations: Operations, seconds: float) -> Observation:
-    """Observe a model; wait at most `seconds` for exclusive access."""
-    kept = await _checkpoints(operations)
-    usable = [checkpoint.step for checkpoint, current in kept if current]
+async def observe(worker: Worker, operations: Operations, seconds: float, *, stored: bool) -> Observation:
+    """Observe a model; wait at most `seconds` for exclusive access, and read storage only if `stored`."""
+    kept = await _checkpoints(operations) if stored else None
     copies = await _copies(worker, seconds)
     model, to_learn = worker.model, worker.samples_waiting
+    usable = [checkpoint.step for checkpoint, current in kept or () if current]
     return Observation(
         model=model,
         failed=worker.failed,
@@ -141,25 +150,31 @@ async def observe(worker: Worker, operations: Operations, seconds: float) -> Obs
         upgrade=operations.upgrading,
         waiting={"learn": to_learn, "read": worker.queue_depth - to_learn},
         refusals=dict(worker.refusals),
+        in_blocks=worker.in_blocks,
         replay=operations.replay,
-        checkpoints=[checkpoint for checkpoint, _ in kept],
-        unsaved=max(model.step - usable[0], 0) if usable else model.step,
+        checkpoints=None if kept is None else [checkpoint for checkpoint, _ in kept],
+        unsaved=None if kept is None else max(model.step - usable[0], 0) if usable else model.step,
         copies=copies,
     )
 
 
-async def _checkpoints(operations: Operations) -> list[tuple[Checkpoint, bool]]:
+async def _checkpoints(operations: Operations) -> list[tuple[Checkpoint, bool]] | None:
     try:
         return await operations.checkpoints()
     except (StorageError, DamagedEventError, OSError):  # the other metrics matter most while storage fails
-        return []
+        return None
 
 
 async def _copies(worker: Worker, seconds: float) -> Copies | None:
     try:
         async with asyncio.timeout(seconds):
             return await worker.ask(_copy)
-    except (TimeoutError, RequestError):  # the counters are reported nevertheless
+    except (
+        TimeoutError,
+        RequestError,
+        DeviceMemoryError,
+        DeviceLostError,
+    ):  # the counters are reported nevertheless
         return None
 
 
@@ -260,6 +275,16 @@ def _upgrade(seen: Observation) -> Series:
         yield ("done",), seen.upgrade.done
 
 
+def _of_gpu(read: Callable[[Activity], float]) -> Callable[[Observation], Series]:
+    """Return a reader of the only series of a model on a GPU."""
+
+    def value(seen: Observation) -> float | None:
+        activity = seen.model.estimator.activity
+        return None if activity is None else read(activity)
+
+    return _one(value)
+
+
 _C, _G = CounterMetricFamily, GaugeMetricFamily
 FAMILIES = (
     Family(_G, "bnp_model_up", "1, or 0 if the model failed.", _one(lambda m: not m.failed)),
@@ -272,6 +297,12 @@ FAMILIES = (
         ("events",),
     ),
     Family(_C, "bnp_model_learned", "Samples learned.", _one(lambda m: m.model.step)),
+    Family(
+        _C,
+        "bnp_model_block_samples",
+        "Samples learned in blocks since the server started: lines like earlier ones.",
+        lambda m: [((), m.in_blocks)],
+    ),
     Family(_C, "bnp_model_predicted", "Predictions answered.", _one(lambda m: m.model.predicted)),
     Family(_C, "bnp_model_labelled", "Predictions that got their label.", _one(lambda m: m.model.labelled)),
     Family(_C, "bnp_model_refusals", "Samples refused, by the error's code.", _refusals, ("code",)),
@@ -361,12 +392,36 @@ FAMILIES = (
         "Values of these features that made room for others, because of max_values.",
         _of_copies(lambda c: c.recycled),
     ),
-    Family(_G, "bnp_model_checkpoints", "Checkpoints kept.", _one(lambda m: len(m.checkpoints))),
+    Family(_C, "bnp_model_gpu_rows", "Samples learned or predicted on a GPU.", _of_gpu(lambda a: a.rows)),
+    Family(
+        _C,
+        "bnp_model_gpu_seconds",
+        "Time of these samples on the GPU: of the replays of CUDA graphs until their results arrived.",
+        _of_gpu(lambda a: a.seconds),
+    ),
+    Family(
+        _C,
+        "bnp_model_gpu_captures",
+        "CUDA graphs captured, when a model grew.",
+        _of_gpu(lambda a: a.captures),
+    ),
+    Family(
+        _C,
+        "bnp_model_gpu_capture_seconds",
+        "Time of the captures of CUDA graphs.",
+        _of_gpu(lambda a: a.capture_seconds),
+    ),
+    Family(
+        _G,
+        "bnp_model_checkpoints",
+        "Checkpoints kept.",
+        _one(lambda m: None if m.checkpoints is None else len(m.checkpoints)),
+    ),
     Family(
         _G,
         "bnp_model_checkpoints_size_bytes",
         "Size of all checkpoints that are kept.",
-        _one(lambda m: sum(checkpoint.size for checkpoint in m.checkpoints)),
+        _one(lambda m: None if m.checkpoints is None else sum(each.size for each in m.checkpoints)),
     ),
     Family(
         _G,
@@ -410,52 +465,100 @@ def families_of(models: Iterable[Observation]) -> Iterator[Metric]:
     yield loss
 
 
+def memory_of_gpus(devices: Iterable[str]) -> Iterator[Metric]:
+    """Yield the memory of the GPUs among devices."""
+    family = GaugeMetricFamily(
+        "bnp_gpu_memory_bytes",
+        "Memory of a GPU that a model uses: held by tensors, reserved by torch, free for all, and in total.",
+        labels=["device", "memory"],
+    )
+    for device in sorted({each for each in devices if is_gpu(each)}):
+        if (found := memory(device)) is not None:
+            for name, value in found._asdict().items():
+                family.add_metric([device, name], value)
+    yield family
+
+
 class StoreCollector(Collector):
     """Collects the size of the event log, the space on its disk, and limits for alerts."""
 
     def __init__(self, log: EventLog, settings: Settings) -> None:
         self._log = log
         self._settings = settings
+        self._reading: asyncio.Future[_Values] | None = None
+        self._of_log: _Values = ()
+
+    async def read(self) -> bool:
+        """Read the size of the log; return whether it answered within `BNP_READY_TIMEOUT`.
+
+        A call that hangs blocks one thread, and the next scrapes wait for the same call.
+        """
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.get_running_loop().run_in_executor(None, self._read)
+        self._of_log = ()
+        try:
+            self._of_log = await asyncio.wait_for(asyncio.shield(self._reading), self._settings.ready_timeout)
+        except (TimeoutError, StorageError):
+            return False
+        return True
+
+    def _read(self) -> _Values:
+        return (
+            ("bnp_log_events", "Events in the event log, of all models.", self._log.length),
+            ("bnp_log_size_bytes", "Size of the event log.", self._log.size()),
+        )
 
     def collect(self) -> Iterator[Metric]:
         """Yield one family per value."""
         yield InfoMetricFamily("bnp_build", "The server's version.", {"version": __version__})
-        disk = shutil.disk_usage(self._settings.data_dir)
         for name, text, value in (
-            ("bnp_log_events", "Events in the event log, of all models.", self._log.length),
-            ("bnp_log_size_bytes", "Size of the event log.", self._log.size()),
+            *self._of_log,
             ("bnp_log_unerased", "1 while removed data may be on the disk, else 0.", self._log.unerased),
-            ("bnp_disk_free_bytes", "Free space where the data folder is.", disk.free),
-            ("bnp_disk_size_bytes", "Size of the disk where the data folder is.", disk.total),
+            *self._disk(),
             ("bnp_queue_limit", "Setting: how many may wait in a queue.", self._settings.queue_size),
             ("bnp_checkpoint_steps", "Setting: steps between checkpoints.", self._settings.checkpoint_every),
         ):
             yield GaugeMetricFamily(name, text, value)
 
+    def _disk(self) -> Iterator[tuple[str, str, int]]:
+        """Yield the space on the disk of the data folder, if the log is there."""
+        if self._settings.store is None:
+            disk = shutil.disk_usage(self._settings.data_dir)
+            yield "bnp_disk_free_bytes", "Free space where the data folder is.", disk.free
+            yield "bnp_disk_size_bytes", "Size of the disk where the data folder is.", disk.total
 
-async def scrape(registry: CollectorRegistry, models: Models) -> bytes:
-    """Return all metrics in the text format of Prometheus.
+
+async def scrape(registry: CollectorRegistry, models: Models, store: StoreCollector) -> bytes:
+    """Return all metrics in the text format of Prometheus, without those of the log if it does not answer.
 
     The models are observed concurrently. A thread computes the values and formats them.
     """
-    seconds = models.settings.ready_timeout
-    seen = await asyncio.gather(*(_observe(models, worker, seconds) for worker in models))
-    return await asyncio.to_thread(generate_latest, _Both(registry, [each for each in seen if each]))
+    seconds, stored = models.settings.ready_timeout, await store.read()
+    seen = await asyncio.gather(*(_observe(models, worker, seconds, stored) for worker in models))
+    count = Counter("stored" if each.state == "stored" else "memory" for each in models.summaries())
+    return await asyncio.to_thread(generate_latest, _Both(registry, [each for each in seen if each], count))
 
 
-async def _observe(models: Models, worker: Worker, seconds: float) -> Observation | None:
+async def _observe(models: Models, worker: Worker, seconds: float, stored: bool) -> Observation | None:
     try:
-        return await observe(worker, models.operations(worker.model.name), seconds)
-    except UnknownModelError:
-        return None  # deleted meanwhile
+        return await observe(worker, models.operations_of(worker), seconds, stored=stored)
+    except (UnknownModelError, NotInMemoryError):
+        return None  # deleted or stored meanwhile
 
 
 class _Both(Collector):
     """Metrics of a registry, and of models."""
 
-    def __init__(self, registry: CollectorRegistry, models: list[Observation]) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, models: list[Observation], count: Mapping[str, int]
+    ) -> None:
         self._registry = registry
         self._models = models
+        self._count = count
 
     def collect(self) -> Iterator[Metric]:
-        return itertools.chain(self._registry.collect(), families_of(self._models))
+        count = GaugeMetricFamily("bnp_models", "Models, in memory and stored.", labels=["state"])
+        for state in ("memory", "stored"):
+            count.add_metric([state], self._count.get(state, 0))
+        gpus = memory_of_gpus(each.model.estimator.device_name for each in self._models)
+        return itertools.chain(self._registry.collect(), [count], families_of(self._models), gpus)

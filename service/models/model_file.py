@@ -30,6 +30,7 @@ def imported(
     clock: Callable[[], float],
     admit: Callable[[ModelSpec], object] = lambda spec: None,
     *,
+    device: str | None = None,
     untrusted: bool = False,
 ) -> HostedModel:
     """Return a hosted model from the file of an estimator.
@@ -46,6 +47,8 @@ def imported(
         See `HostedModel`.
     admit : callable
         Called with the specification before the model is created; may raise.
+    device : str, optional
+        Device of the model. That of the file is of the machine where the file was written.
     untrusted : bool
         Whether a client sent the file now, so that its header is limited. The log has accepted files only.
 
@@ -66,7 +69,8 @@ def imported(
     if task is None or not isinstance(parameters, dict):
         raise CheckpointError("the file has no estimator of this library")
     known = {key: value for key, value in parameters.items() if key in ModelSpec.model_fields}
-    spec = {**known, "name": name, "task": task, "drift": drift.model_dump(mode="json")}
+    ours = {"name": name, "task": task, "device": device, "drift": drift.model_dump(mode="json")}
+    spec = {**known, **ours}
     try:
         valid = snapshot.specification(spec)
     except ValidationError as error:

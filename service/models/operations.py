@@ -32,6 +32,7 @@ from . import report
 from .checkpointer import Checkpointer
 from .feed import Feed
 from .hosted import HostedModel, Replay
+from .marks import Mark, checkpoint_marks, logged_marks
 from .model_file import imported
 from .recovery import Recovery
 from .removals import Removals
@@ -101,6 +102,12 @@ class Operations:
         return self._checkpointer.unlearning
 
     @property
+    def resting(self) -> bool:
+        """Whether no operation is in progress, and none continues later."""
+        rebuilding = self._rebuilding is not None and not self._rebuilding.done()
+        return not (rebuilding or self._one_at_a_time.locked() or self.rebuilding or self.upgrading)
+
+    @property
     def replay(self) -> Replay:
         """The latest replay of the log: at the start, for a rollback, or without forgotten samples."""
         return self._worker.model.replay
@@ -113,6 +120,12 @@ class Operations:
             if asked:
                 self._upgrading.start()
             return asked
+
+    async def lead(self) -> None:
+        """Serve a model of another process as its owner: count its events since the newest checkpoint."""
+        events = await asyncio.to_thread(self._recovery.prepare, self._worker.model)
+        self._checkpointer.begin(Replay(events))
+        self.resume()
 
     def resume(self) -> None:
         """Continue what the server before this one has not completed."""
@@ -171,6 +184,11 @@ class Operations:
         kept = await asyncio.to_thread(self._checkpointer.list)
         usable = set(await asyncio.to_thread(self._history.available, kept))
         return [(each, each in usable) for each in kept]
+
+    async def marks(self) -> list[Mark]:
+        """Return what happened to the model, from the log and the usable checkpoints, without its drifts."""
+        usable = [kept for kept, current in await self.checkpoints() if current]
+        return [*await asyncio.to_thread(logged_marks, self._history), *checkpoint_marks(usable)]
 
     async def roll_back(self, step: int | None, name: str | None) -> tuple[int, int]:
         """Restore the exact state after `step` samples, or of a checkpoint.
@@ -311,7 +329,8 @@ class Operations:
             await self._rebuilt()
             spec, settings, clock = self._worker.model.spec, self._settings, self._history.log.now
             admit = partial(complete, settings=settings)
-            read = partial(imported, body, spec.name, spec.drift, settings, clock, admit, untrusted=True)
+            read = partial(imported, body, spec.name, spec.drift, settings, clock, admit, device=spec.device)
+            read = partial(read, untrusted=True)
             model = await self._threads.maintain(read)
             return await self._worker.exclusive(partial(self._take_over, model, body))
 

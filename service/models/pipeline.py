@@ -8,6 +8,8 @@ other applies the previous group. They follow these rules:
   later groups that are already checked. Their check assumed that the refused samples are learned. The next
   check therefore waits until these groups are applied, and starts from the model. The same holds after every
   outcome that validation did not expect.
+- A sample for which the GPU has too little free memory is refused, and the model goes on. One of a message
+  has no client that could repeat it: it is tried again until there is memory.
 - A sample that makes the predictions non-finite is refused. The pipeline rebuilds the state before the call
   from the log, and applies the next `CAREFUL` entries one at a time. Nothing reads the model during the
   rebuild.
@@ -22,26 +24,48 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from ..errors import REFUSALS, NotReadyError, StorageError
+from bnp_online.errors import DeviceMemoryError
+
+from ..blocks import Block
+from ..errors import REFUSALS, BatchRefusedError, NotReadyError, StorageError
 from ..storage.event_codec import Pending, dumps
 from ..storage.history import History
-from ..storage.interfaces import Event, Group
+from ..storage.interfaces import Advance, Event, Group, Run
 from ..storage.log_writer import LogWriter
+from ..storage.runs import gather
+from ..telemetry.traces import group_span
+from .block_learning import apart, learn_block, refuse_in_block, rows_at_once
 from .checkpointer import Checkpointer
 from .divergence import apply_one_by_one
 from .hosted import Applied, HostedModel, Outcome
 from .queue import Job, JobQueue, Latency, settle
 from .scheduling import SLICE, CallLength, EagerTask, FairTurns, ModelAccess
-from .validation import Answered, Entry, Learn, PendingEvent, Predict, SampleEvent, Validator
+from .validation import (
+    Answered,
+    BlockEvent,
+    Entry,
+    PendingEvent,
+    Predict,
+    Request,
+    SampleEvent,
+    Validator,
+    ids_of,
+)
 
 T = TypeVar("T")
 
 #: Groups on their way to the log, while one is applied. They bridge a pause of the disk.
 _AHEAD = 3
+#: Most samples of a block that are learned while another operation waits.
+_ROWS = 8
+#: Calls on the event loop that a block may take; handing it to a thread takes about as long as one.
+_CALLS = 2
+#: Seconds between two attempts to apply a message, and between two log messages, if a GPU lacks memory.
+_RETRY, _REPORT = 1.0, 10.0
 #: Entries that are applied one at a time after a model diverged.
 CAREFUL = 1000
 
@@ -59,11 +83,14 @@ class Logged(NamedTuple):
         One per request.
     last : Future or None
         Number of the last event in the log, or the error of the commit; None without events.
+    time : float
+        Time of logging.
     """
 
     jobs: list[Job]
     entries: list[Entry]
     last: asyncio.Future[int | StorageError] | None
+    time: float = 0.0
 
 
 class Pipeline:
@@ -96,6 +123,8 @@ class Pipeline:
         Whether the model was deleted: no further job is taken.
     refusals : Counter of str
         Number of requests refused after queueing, by error code.
+    in_blocks : int
+        Number of samples that were learned in blocks.
     learn_latency, predict_latency : Latency
         Time from queueing to the answer, for samples and for predictions that are logged.
     """
@@ -123,9 +152,11 @@ class Pipeline:
         self._on_drift = on_drift
         self.diverged = self.discarded = False
         self.refusals: Counter[str] = Counter()
+        self.in_blocks = 0
         self.learn_latency, self.predict_latency = Latency(), Latency()
         self.predict_length = CallLength()
         self._learn_length = CallLength()
+        self._shortage_at = 0.0  # time of the next log message
         self._careful = 0  # entries to apply one at a time
         self._groups: deque[Logged] = deque()  # checked and not applied; the first may be in application
         self._applied: deque[list[Entry]] = deque()
@@ -193,8 +224,8 @@ class Pipeline:
 
     async def _check_jobs(self, jobs: list[Job]) -> Logged:
         """Check the requests of jobs, and send their events to the log."""
-        requests = [request for job in jobs for request in job.requests]
-        ids = {each.id for each in requests if isinstance(each, Learn) and each.id is not None}
+        requests = [each for job in jobs for each in job.parts]
+        ids = {each for request in requests for each in ids_of(request)}
         validator = self._validator
         if validator is None:
             validator = self._validator = self.model.validator(self._predict, self.refusals)
@@ -204,7 +235,20 @@ class Pipeline:
             try:
                 validator.look_up(*await asyncio.to_thread(self._history.look_up, ids))
             except StorageError as error:
-                return Logged(jobs, [Answered(error)] * len(requests), None)
+                return Logged(jobs, [Answered(error)] * sum(len(job.requests) for job in jobs), None)
+        entries: list[Entry] = []
+        for some in apart(requests, Block):
+            if isinstance(some, Block):
+                entries += validator.take_block(some)
+            else:
+                entries += await self._check_requests(validator, some)
+        if jobs[0].advances:
+            return self._log_messages(jobs[0], entries)
+        events = [entry.event for entry in entries if isinstance(entry, PendingEvent)]
+        now = self._history.log.now()
+        return Logged(jobs, entries, self._append(events, now) if events else None, now)
+
+    async def _check_requests(self, validator: Validator, requests: Sequence[Request]) -> list[Entry]:
         short = self.predict_length.short or Predict not in map(type, requests)
         entries: list[Entry] = []
         for start in range(0, len(requests), SLICE):
@@ -215,12 +259,27 @@ class Pipeline:
                 entries += validator.take(part)
             else:
                 entries += await self._access.run(partial(validator.take, part), short=short)
-        events = [entry.event for entry in entries if isinstance(entry, PendingEvent)]
-        return Logged(jobs, entries, self._append(events) if events else None)
+        return entries
 
-    def _append(self, events: list[Event]) -> asyncio.Future[int | StorageError]:
+    def _log_messages(self, job: Job, entries: list[Entry]) -> Logged:
+        """Send the events of messages to the log, with the positions after them."""
+        refused = [isinstance(entry, Answered) and isinstance(entry.value, Exception) for entry in entries]
+        if job.whole and any(refused):
+            self._unexpected = True  # the validator counts the others as learned
+            kept = BatchRefusedError("another message of the batch is refused: this one is not learned yet")
+            return Logged(
+                [job], [e if no else Answered(kept) for e, no in zip(entries, refused, strict=True)], None
+            )
+        events = [entry.event for entry in entries if isinstance(entry, PendingEvent)]
+        now = self._history.log.now()
+        return Logged([job], entries or [Answered({})], self._append(events, now, job.advances), now)
+
+    def _append(
+        self, events: list[Event | Run], now: float | None = None, advances: Sequence[Advance] = ()
+    ) -> asyncio.Future[int | StorageError]:
         history = self._history
-        return self._log_writer.submit(Group(history.model, history.branches[-1].number, events))
+        branch = history.branches[-1].number
+        return self._log_writer.submit(Group(history.model, branch, gather(events), advances, now))
 
     def read(self, function: Callable[[HostedModel], T]) -> T:
         """Return the result of a function of the model; call it with exclusive access.
@@ -242,8 +301,9 @@ class Pipeline:
         groups = self._groups
         while groups and ((last := groups[0].last) is None or last.done()):
             group = groups[0]
-            entries = group.entries if last is None else self._number(group.entries, last.result())
-            await self._apply_entries(entries, deque(group.jobs))
+            entries = group.entries if last is None else self._number(group, last.result())
+            with group_span(self.model.name, group.jobs):
+                await self._apply_entries(entries, deque(group.jobs))
             self._count(entries)  # a checkpoint before a drift action does not include the whole group
             if self._checkpointer.due:
                 await self._access.run(self._keep)
@@ -255,46 +315,147 @@ class Pipeline:
                 self._progress = None
         self._end()
 
-    def _number(self, entries: list[Entry], last: int | StorageError) -> list[Entry]:
+    def _number(self, group: Logged, last: int | StorageError) -> list[Entry]:
         """Return the entries with the numbers of their events; after a failed commit, return refusals."""
+        entries, messages = group.entries, bool(group.jobs[0].advances)
         events = [entry for entry in entries if isinstance(entry, PendingEvent)]
         if not isinstance(last, StorageError):
-            for seq, event in enumerate(events, last - len(events) + 1):
-                event.seq = seq
+            for event in reversed(events):
+                event.seq, event.time = last, group.time
+                last -= event.event.samples
             return entries
         self._unexpected = True
         for event in events:
-            event.refusal = last
-        return [Answered(last) if isinstance(entry, PendingEvent) else entry for entry in entries]
+            event.refuse(last)
+        return [
+            each
+            for entry in entries
+            for each in (
+                [Answered(last)] * entry.size if messages or isinstance(entry, PendingEvent) else [entry]
+            )
+        ]
 
     def _count(self, entries: list[Entry]) -> None:
         """Count the logged events of a group."""
-        sizes = [len(entry.event.body) for entry in entries if isinstance(entry, PendingEvent)]
-        if sizes:
-            self._checkpointer.add(len(sizes), sum(sizes))
+        events = [entry.event for entry in entries if isinstance(entry, PendingEvent)]
+        if events:
+            self._checkpointer.add(sum(each.samples for each in events), sum(each.size for each in events))
 
     async def _apply_entries(self, entries: list[Entry], jobs: deque[Job]) -> None:
         """Apply entries in short calls, and answer each job as soon as its entries are applied."""
         outcomes: list[Outcome] = []
+        repeats = bool(jobs and jobs[0].advances)
+        for some in apart(entries, BlockEvent):
+            if isinstance(some, BlockEvent):
+                apply = self._apply_block(some)
+            else:
+                apply = self._apply_each(some, repeats=repeats)
+            async for applied in apply:
+                outcomes += applied.outcomes
+                await self._note(applied)
+                while jobs and len(outcomes) >= jobs[0].size:
+                    size = jobs.popleft().size
+                    self._answer(outcomes[:size])
+                    del outcomes[:size]
+
+    async def _note(self, applied: Applied) -> None:
+        """Record what was unexpected, drifts and drift actions."""
+        if applied.refused or applied.steps:
+            await self._correct(applied)
+        for step in applied.drifts:
+            setting = self.model.drift.setting
+            self._on_drift(step=step, detector=setting.detector, action=setting.action)
+        if self.model.acted:
+            await self._log_actions(self.model)
+
+    async def _apply_each(self, entries: Sequence[Entry], *, repeats: bool = False) -> AsyncIterator[Applied]:
+        """Apply entries; if the GPU has too little free memory for one, try again or refuse it."""
         start = 0
         while start < len(entries):
             if len(entries) > SLICE:
                 await self._fair_turns.next()
-            part = entries[start : start + self._most()]
-            start += len(part)
-            applied = await self._apply_part(part)
-            outcomes += applied.outcomes
-            if applied.refused or applied.steps:
-                await self._correct(applied)
-            for step in applied.drifts:
-                setting = self.model.drift.setting
-                self._on_drift(step=step, detector=setting.detector, action=setting.action)
-            if self.model.acted:
-                await self._log_actions(self.model)
-            while jobs and len(outcomes) >= jobs[0].size:
-                size = jobs.popleft().size
-                self._answer(outcomes[:size])
-                del outcomes[:size]
+            applied = await self._apply_part(entries[start : start + self._most()])
+            start += len(applied.outcomes)
+            yield applied
+            if applied.shortage is None:
+                continue
+            self._report_shortage(applied.shortage)
+            entry = entries[start]
+            if repeats:
+                await self._wait_for_memory(applied.shortage)
+            elif isinstance(entry, PendingEvent):
+                start += 1
+                refuse = partial(self.model.refuse, entry, applied.shortage)
+                yield await self._access.run(refuse, short=True)
+
+    def _report_shortage(self, error: DeviceMemoryError) -> None:
+        if time.monotonic() >= self._shortage_at:
+            self._shortage_at = time.monotonic() + _REPORT
+            _logger.warning("model %r: %s", self.model.name, error)
+
+    async def _wait_for_memory(self, error: DeviceMemoryError) -> None:
+        """Wait before another attempt to apply the message of a partition; raise if the server ends."""
+        if self._queue.closed:
+            raise error  # the log has the sample: the next start applies it
+        await asyncio.sleep(_RETRY)
+
+    async def _apply_block(self, event: BlockEvent) -> AsyncIterator[Applied]:
+        """Apply a block: together as far as possible, else each sample alone."""
+        start = 0
+        while start < event.size:
+            before = self.model.sequence
+            if not self._careful and rows_at_once(self.model, event):
+                most, end = self._learn_length.samples, event.size
+                short = self._learn_length.short and event.size <= _CALLS * most
+                if short:
+                    end = min(end, start + most)
+                    if start:
+                        await self._fair_turns.next()
+                if short and not self._access.locked():
+                    applied = self._apply_rows(event, start, end)
+                else:
+                    apply = partial(self._apply_rows, event, start, end)
+                    applied = await self._access.run(apply, short=short)
+                if applied is None:
+                    restore = partial(self._restore, before)
+                    await self._access.run(restore, pool=self._access.threads.maintenance)
+                else:
+                    start += len(applied.outcomes)
+                    self.in_blocks += applied.learned
+                    yield applied
+                    if applied.shortage is not None:
+                        self._report_shortage(applied.shortage)
+                        refuse = partial(refuse_in_block, self.model, event, start, applied.shortage)
+                        yield await self._access.run(refuse, short=True)
+                        start += 1
+                continue
+            one = self.model.estimator.knows(event.block.rows) and not self._careful  # before a drift action
+            stop = start + 1 if one else event.size
+            samples, refused = self.model.samples_of(event, start, stop)
+            if refused:
+                await self._correct(Applied(refused=refused))
+            async for applied in self._apply_each(samples):
+                yield applied
+            event.settle(samples)
+            start = stop
+
+    def _apply_rows(self, event: BlockEvent, start: int, end: int) -> Applied | None:
+        """Apply samples of a block until another operation waits; return None if the model diverged."""
+        applied, stop, waiting = Applied(), start, self._access.waiting
+        while stop < end and (most := rows_at_once(self.model, event)):
+            begun, few = time.perf_counter(), bool(waiting[0])  # few, so that learning does not stand still
+            most = min(most, _ROWS, self._learn_length.samples) if few else most
+            to = min(end, stop + most)
+            learned = learn_block(self.model, event, stop, to, applied, None if few else waiting)
+            if learned is None:
+                self._diverge()
+                return None
+            if learned:
+                self._learn_length.add(learned, time.perf_counter() - begun, self.model.call_seconds)
+            stop += learned
+            if waiting[0] or not learned:
+                break
+        return applied
 
     def _most(self) -> int:
         """Return how many entries fit into a call; the call ends where a drift action can be due."""
@@ -321,18 +482,22 @@ class Pipeline:
         model, start = self.model, time.perf_counter()
         applied = model.apply(part)
         if not model.is_sound(part):
-            _logger.warning("model %r diverged: its state is rebuilt from the log", model.name)
-            self.diverged, self._careful = True, CAREFUL
+            self._diverge()
             return None
         if applied.learned or applied.predicted:
-            self._learn_length.add(applied.learned or applied.predicted, time.perf_counter() - start)
+            count = applied.learned or applied.predicted
+            self._learn_length.add(count, time.perf_counter() - start, model.call_seconds)
         return applied
+
+    def _diverge(self) -> None:
+        _logger.warning("model %r diverged: its state is rebuilt from the log", self.model.name)
+        self.diverged, self._careful = True, CAREFUL
 
     def _restore(self, sequence: int) -> None:
         """Rebuild the model after an event."""
         self._unexpected = True
         try:
-            self.model = self._rebuild(sequence)
+            self.replace(self._rebuild(sequence))
         finally:
             self.diverged = False
 
@@ -347,7 +512,16 @@ class Pipeline:
             self._keep()
 
     def _keep(self) -> None:
-        self._checkpointer.keep(self.model)
+        try:
+            self._checkpointer.keep(self.model)
+        except DeviceMemoryError as error:  # the next group tries again; the log has all samples
+            self._report_shortage(error)
+
+    def replace(self, model: HostedModel) -> None:
+        """Put another model in place; call it with exclusive access."""
+        self.model = model
+        self._learn_length.forget()
+        self.predict_length.forget()
 
     async def _correct(self, applied: Applied) -> None:
         """Record unexpected refusals and steps in the log."""
@@ -372,6 +546,6 @@ class Pipeline:
         """Answer the oldest job that was taken."""
         granted = sum(not isinstance(outcome, Exception) for outcome in outcomes)
         job = self._queue.answer(outcomes)
-        if granted:
-            latency = self.predict_latency if isinstance(job.requests[0], Predict) else self.learn_latency
+        if granted and job.parts:
+            latency = self.predict_latency if isinstance(job.parts[0], Predict) else self.learn_latency
             latency.add(time.perf_counter() - job.start, granted)

@@ -10,12 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
+from ..blocks import Block
 from ..errors import QueueFullError
-from .validation import Request
+from ..storage.interfaces import Advance
+from ..telemetry.traces import current_span
+from .validation import Request, Requests
 
 T = TypeVar("T")
 Outcomes: TypeAlias = "asyncio.Future[list[Any]]"
-"""For each request of a job its answer, or the error that refused it."""
+"""For each request of a job its answer, encoded if it is `bytes`, or the error that refused it."""
 
 #: Weight of the latest call in `Latency.recent`.
 _NEW_WEIGHT = 0.3
@@ -27,26 +30,43 @@ class Job:
 
     Attributes
     ----------
-    requests : sequence of Request
+    requests : sequence of Request, or Block
         One for a request, many for lines of a stream, none for an operation.
     outcomes : Future
-        Its result is a list of outcomes: one per request, or the outcome of the operation.
+        Its result is a list of outcomes: one per request or sample, or the outcome of the operation.
     operation : callable or None
         Called between two groups of samples.
+    advances : sequence of Advance
+        Positions that change with the commit of the requests.
+    whole : bool
+        Whether no request is taken if one is refused before the commit; see `BatchRefusedError`.
+    span : SpanContext or None
+        Span of the request, for OpenTelemetry.
     start : float
         Time at which the job was queued, in seconds of `time.perf_counter`.
     size : int
         Number of outcomes.
+    parts : sequence of Request or Block
+        The requests, and a block as one.
+    alone : bool
+        Whether the job is taken without others.
     """
 
-    requests: Sequence[Request]
+    requests: Requests
     outcomes: Outcomes
     operation: Callable[[], Any] | None = None
+    advances: Sequence[Advance] = ()
+    whole: bool = False
+    span: Any = None
     start: float = field(default_factory=time.perf_counter)
     size: int = field(init=False)
+    parts: Sequence[Request | Block] = field(init=False)
+    alone: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.size = len(self.requests) or 1
+        self.parts = [self.requests] if isinstance(self.requests, Block) else self.requests
+        self.alone = self.operation is not None or bool(self.advances)
 
 
 @dataclass(slots=True)
@@ -59,25 +79,26 @@ class Capacity:
         Number of items that may wait.
     taken : int
         Number of items that wait.
-    waiters : list of Future
-        Streams that wait for capacity.
     """
 
     limit: int
     taken: int = 0
-    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # first come, first served
+    _freed: asyncio.Future[None] | None = None  # done once capacity was released
 
-    async def wait_for_share(self) -> int:
+    async def wait_for_share(self, wanted: int = 1) -> int:
         """Wait until a stream may queue items, and return how many.
 
         Streams use at most half of the capacity. The other half is for single requests, which cannot wait for
-        capacity.
+        capacity. A stream waits for as many places as it wants, or for an eighth of the capacity: items in
+        small groups cost several times as much.
         """
-        while (share := self.limit - self.limit // 2 - self.taken) <= 0:
-            waiter = asyncio.get_running_loop().create_future()
-            self.waiters.append(waiter)
-            await waiter
-        return share
+        enough = max(1, min(wanted, self.limit // 8))
+        async with self._turn:
+            while (share := self.limit - self.limit // 2 - self.taken) < enough:
+                self._freed = asyncio.get_running_loop().create_future()
+                await self._freed
+            return share
 
     def enter(self) -> None:
         """Count one more item.
@@ -101,12 +122,11 @@ class Capacity:
             self.free(1)
 
     def free(self, count: int) -> None:
-        """Release the capacity of items, and wake the streams that wait for capacity."""
+        """Release the capacity of items, and wake the stream that waits for capacity."""
         self.taken -= count
-        if self.waiters:
-            waiters, self.waiters = self.waiters, []
-            for waiter in waiters:
-                settle(waiter, None)
+        if self._freed is not None:
+            settle(self._freed, None)
+            self._freed = None
 
 
 class JobQueue:
@@ -158,23 +178,48 @@ class JobQueue:
         self._capacity.enter()
         return self._add((request,))
 
+    def reserve(self) -> None:
+        """Take capacity for one request of `add_reserved`; raises as `add_request`."""
+        self._capacity.enter()
+
+    def release(self, count: int) -> None:
+        """Give back capacity that was reserved and is not used."""
+        self._capacity.free(count)
+
+    def add_reserved(self, requests: Requests) -> Outcomes:
+        """Queue requests for which capacity was reserved."""
+        return self._add(requests)
+
     def add_operation(self, operation: Callable[[], Any]) -> Outcomes:
         """Queue an operation. It needs no capacity."""
         self._capacity.taken += 1
         return self._add((), operation)
 
-    async def wait_for_share(self) -> int:
-        """Wait until a stream may queue requests, and return how many."""
-        return min(await self._capacity.wait_for_share(), self._group_size)
+    async def wait_for_share(self, wanted: int = 1) -> int:
+        """Wait until a stream may queue requests, and return how many; see `Capacity`."""
+        return min(await self._capacity.wait_for_share(min(wanted, self._group_size)), self._group_size)
 
-    def add_requests(self, requests: Sequence[Request]) -> Outcomes:
+    def add_requests(self, requests: Requests) -> Outcomes:
         """Queue requests of a stream, at most as many as `wait_for_share` returned."""
         self._capacity.taken += len(requests)
         return self._add(requests)
 
-    def _add(self, requests: Sequence[Request], operation: Callable[[], Any] | None = None) -> Outcomes:
+    def add_messages(
+        self, requests: Sequence[Request], advances: Sequence[Advance], *, whole: bool
+    ) -> Outcomes:
+        """Queue the requests of messages, or none, with the positions after them; as `add_requests`."""
+        self._capacity.taken += len(requests) or 1
+        return self._add(requests, advances=advances, whole=whole)
+
+    def _add(
+        self,
+        requests: Requests,
+        operation: Callable[[], Any] | None = None,
+        advances: Sequence[Advance] = (),
+        whole: bool = False,
+    ) -> Outcomes:
         outcomes: Outcomes = asyncio.get_running_loop().create_future()
-        self.waiting.append(Job(requests, outcomes, operation))
+        self.waiting.append(Job(requests, outcomes, operation, advances, whole, current_span()))
         self.on_change()
         return outcomes
 
@@ -184,10 +229,10 @@ class JobQueue:
         self.on_change()
 
     def take(self) -> list[Job]:
-        """Take the next operation, or the next jobs with requests, up to the size of a group."""
+        """Take the next job alone if it must be, or the next ones, up to the size of a group."""
         jobs = [self.waiting.popleft()]
         left = self._group_size - jobs[0].size
-        while self.waiting and jobs[0].operation is None and not self.operation_is_next:
+        while self.waiting and not jobs[0].alone and not self.waiting[0].alone:
             left -= self.waiting[0].size
             if left < 0:
                 break
@@ -201,6 +246,13 @@ class JobQueue:
         self._capacity.free(job.size)
         settle(job.outcomes, list(outcomes))
         return job
+
+    def refuse_waiting(self, error: Callable[[], Exception]) -> None:
+        """Answer all jobs that are not taken with an error."""
+        while self.waiting:
+            job = self.waiting.popleft()
+            self._capacity.free(job.size)
+            settle(job.outcomes, [error() for _ in range(job.size)])
 
     def abandon(self, error: Callable[[], Exception]) -> None:
         """Answer all jobs with an error."""

@@ -25,6 +25,10 @@ INTERVAL = 1.0
 _logger = logging.getLogger(__name__)
 
 
+def _ready() -> None:
+    """Find no fault: there is no cluster."""
+
+
 class Readiness:
     """Checks for callers without a key. All callers share one check, and its result for a second.
 
@@ -53,6 +57,9 @@ class Readiness:
         self._check: asyncio.Task[str | None] | None = None
         self._next = 0.0
         self._write: asyncio.Future[None] | None = None
+        self._fault: str | None = None
+        #: Returns why the process is not ready in its cluster; None if it is.
+        self.in_cluster: Callable[[], str | None] = _ready
 
     async def require(self) -> None:
         """Return if the server is ready.
@@ -74,9 +81,19 @@ class Readiness:
         busy = [self._fault_of(worker) for worker in self._workers() if not worker.idle]
         in_log, *in_models = await asyncio.gather(self._fault_of_log(), *busy)
         reasons = [reason for reason in in_models if reason is not None]
-        if reasons:
-            _logger.warning("Not ready: %s", "; ".join(reasons[:3]))
-        return in_log or ("a model does not answer: see the log of the server" if reasons else None)
+        fault = in_log or self.in_cluster()
+        self._report(fault or "; ".join(reasons[:3]) or None)
+        return fault or ("a model does not answer: see the log of the server" if reasons else None)
+
+    def _report(self, fault: str | None) -> None:
+        """Log a change: the access log has no health checks."""
+        if fault == self._fault:
+            return
+        if fault is None:
+            _logger.info("Ready again")
+        else:
+            _logger.warning("Not ready: %s", fault)
+        self._fault = fault
 
     async def _fault_of_log(self) -> str | None:
         if self._write is None or self._write.done():

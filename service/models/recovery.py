@@ -10,12 +10,24 @@ import contextlib
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from bnp_online.errors import StateError
+from pydantic import ValidationError
 
+from bnp_online.errors import (
+    BackboneError,
+    BNPError,
+    ConfigurationError,
+    DeviceLostError,
+    DeviceMemoryError,
+    StateError,
+)
+from bnp_online.learner import Preview
+from bnp_online.lines import Lines
+
+from ..blocks import LineReader
 from ..errors import (
     DamagedEventError,
     IncompleteLogError,
@@ -25,19 +37,19 @@ from ..errors import (
 )
 from ..settings import Settings
 from ..storage import event_codec
-from ..storage.checkpoints import FOLDER, CheckpointFiles
-from ..storage.data_dir import FolderInUseError, lock
+from ..storage.data_dir import FolderInUseError
 from ..storage.history import History, Upgrade
-from ..storage.interfaces import LAST, Checkpoint, Checkpoints, Record
-from ..storage.sqlite import SqliteLog
+from ..storage.interfaces import LAST, Checkpoint, Checkpoints, EventLog, Form, Record, Run, RunRecord
 from ..telemetry.progress import progress
 from . import snapshot
-from .continuation import open_log, reported
+from .block_learning import apply_entries
 from .divergence import apply_one_by_one
 from .hosted import Applied, HostedModel, Replay
 from .model_file import imported
-from .validation import Entry, SampleEvent
+from .stores import Store, open_store
+from .validation import BlockEvent, Entry, SampleEvent
 
+Logged: TypeAlias = Record | RunRecord
 Advance: TypeAlias = Callable[[int], None]
 """Called between two batches with the number of events replayed so far."""
 
@@ -45,13 +57,23 @@ Advance: TypeAlias = Callable[[int], None]
 _BATCH, _BATCH_BYTES = 500, 2**22
 _SAMPLES = frozenset({"learn", "label", "predict"})
 #: Errors that prevent the start. Their messages say what to do.
-START_ERRORS = (FolderInUseError, StorageError, DamagedEventError, NotKeptError, OSError)
+START_ERRORS = (
+    *(FolderInUseError, StorageError, DamagedEventError, NotKeptError, OSError),
+    *(ConfigurationError, DeviceMemoryError, DeviceLostError),
+)
+#: Errors of one model that cannot be restored: its log or its checkpoints are damaged, or were written by a
+#: later version.
+UNREADABLE = (DamagedEventError, NotKeptError, IncompleteLogError, BNPError, ValidationError)
 
 _logger = logging.getLogger(__name__)
 
 
 def start_failure(error: Exception, settings: Settings) -> str:
     """Return the message for one of `START_ERRORS`."""
+    if isinstance(error, ConfigurationError) and error.field == "device":
+        return f"BNP_DEVICE is {settings.device}: {error.message}"
+    if isinstance(error, DeviceMemoryError):
+        return f"{error}: end other programs that use the GPU, or set BNP_DEVICE=cpu. The log has all samples"
     if isinstance(error, OSError):
         return f"the data folder {settings.data_dir}: {error.strerror}: set BNP_DATA_DIR to another folder"
     return str(error)
@@ -75,6 +97,12 @@ class Recovery:
         self._history = history
         self._checkpoints = checkpoints
         self._settings = settings
+        self._lines = LineReader(settings.max_body_bytes)
+
+    @property
+    def history(self) -> History:
+        """History of the model."""
+        return self._history
 
     def run(self, upto: int | None = None, advance: Advance = lambda done: None) -> HostedModel:
         """Return the model after event `upto`, by default the last one.
@@ -109,16 +137,37 @@ class Recovery:
         step = None
         if upgrade is not None and upgrade.seq < LAST and upgrade.after == model.sequence:
             step = upgrade.step
-        for records in _batches(self._history.read(model.sequence, upto)):
+        for records in _batches(self._history.read_runs(model.sequence, upto)):
             if upgrade is not None and records[0].seq < upgrade.seq:
-                model, step = self._relearn(model, records, upgrade, step)
+                model, step = self._relearn(model, _single(records), upgrade, step)
             else:
                 model = self._replay(model, records)
-            events += len(records)
-            size += sum(len(record.event.body) for record in records)
+            events += sum(record.content.samples for record in records)
+            size += sum(record.content.size for record in records)
             advance(events - before)
         model.replay = Replay(events, size, seconds + time.perf_counter() - start)
         return model
+
+    def advance(self, model: HostedModel, records: Sequence[Record]) -> HostedModel:
+        """Return the model after its next events: samples, drift actions and changes of limits.
+
+        It copies no state, since it is called for few events at a time. After a divergence the state before
+        is rebuilt from the log.
+
+        Raises
+        ------
+        NotKeptError, DamagedEventError
+            As `run`, after a divergence.
+        """
+        for batch in _batches(records):
+            model = self._replay(model, batch, copied=False)
+        return model
+
+    def prepare(self, model: HostedModel) -> int:
+        """Remove tainted checkpoints; return the number of events since the newest usable one."""
+        self.remove_tainted()
+        kept = self._history.states(self._checkpoints.list(self._history.model))
+        return self._history.count(kept[0].seq) if kept else self.left(model) + model.sequence
 
     def left(self, model: HostedModel) -> int:
         """Return the number of events that are not applied to a model."""
@@ -150,7 +199,7 @@ class Recovery:
         """
         event = records[0].event
         if event.kind in _SAMPLES:
-            entries, refused = model.readmit(records)
+            entries, refused = model.readmit(records, model.estimator.preview())
             model, _ = self._apply(model, entries)
             if step is not None:
                 samples = [each for each in entries if isinstance(each, SampleEvent)]
@@ -158,33 +207,103 @@ class Recovery:
                 steps = {each.seq: at for at, each in numbered if each.event.step != at}
                 step += len(samples)
                 if refused or steps:
-                    self._history.log.correct(refused, steps)
+                    self._history.correct(refused, steps)
         elif event.kind == "patch" and records[0].seq > upgrade.request:
             model.patch(event_codec.loads(event.body))
         model.sequence = records[-1].seq
         return model, step
 
-    def _apply(self, model: HostedModel, entries: list[Entry]) -> tuple[HostedModel, Applied]:
-        """Return the model after samples, and the result."""
-        before, acted = snapshot.taking(model), model.acted[:]
-        applied = model.apply(entries)
-        if not model.is_sound(entries):
-            model = snapshot.restore(before(), self._settings, self._history.log.now)
+    def _apply(
+        self, model: HostedModel, entries: list[Entry], *, copied: bool = True
+    ) -> tuple[HostedModel, Applied]:
+        """Return the model after samples, and the result; see `_replay`."""
+        before = snapshot.taking(model) if copied else None
+        sequence, acted = model.sequence, model.acted[:]
+        applied = apply_entries(model, entries)
+        if applied is None:
+            if before is None:
+                model = self.run(sequence)
+            else:
+                model = snapshot.restore(before(), self._settings, self._history.log.now)
             model.acted = acted
-            model, applied = apply_one_by_one(model, entries)
+            alone: list[Entry] = []
+            for entry in entries:
+                if isinstance(entry, BlockEvent):
+                    alone += model.samples_of(entry, 0, entry.size)[0]
+                else:
+                    alone.append(entry)
+            model, applied = apply_one_by_one(model, alone)
+        if applied.shortage is not None:  # a refusal would lose a sample that was acknowledged
+            raise applied.shortage
         return model, applied
 
-    def _replay(self, model: HostedModel, records: list[Record]) -> HostedModel:
-        """Return the model after a batch of samples, or after one event of another kind."""
-        event = records[0].event
-        if event.kind in _SAMPLES:
-            entries, refused = model.readmit(records)
-            model, applied = self._apply(model, entries)
+    def _entries(self, model: HostedModel, batch: Sequence[Logged]) -> tuple[list[Entry], dict[int, str]]:
+        """Return entries for logged samples, in blocks where they are like earlier ones, and refusals."""
+        entries: list[Entry] = []
+        refused: dict[int, str] = {}
+        preview, alone = model.estimator.preview(), list[Record]()
+        for some in _consecutive(batch):
+            records: list[Record] = []
+            if isinstance(some, RunRecord):
+                last: Logged = some
+                lines = some.run.lines
+            else:
+                records, last = some, some[-1]
+                lines = Lines.of(each.event.body for each in some)
+            source, i = self._lines.open(self, lines), 0
+            while i < len(lines):
+                block = None if source is None else source.read(model.estimator, i)
+                if block is None:
+                    records = records or [*last.records()]
+                    alone.append(records[i])
+                    i += 1
+                    continue
+                self._readmit(model, alone, preview, entries, refused)
+                alone = []
+                i += len(block)
+                left, step = len(lines) - i, last.content.step
+                run = Run(block.lines, {}, None if step is None else step - left, Form.OBJECTS)
+                times = [each.time for each in some[i - len(block) : i]] if isinstance(some, list) else None
+                entries.append(BlockEvent(run, block, {}, times, seq=last.seq - left, time=last.time))
+        self._readmit(model, alone, preview, entries, refused)
+        return entries, refused
+
+    def _readmit(
+        self,
+        model: HostedModel,
+        records: list[Record],
+        preview: Preview,
+        entries: list[Entry],
+        refused: dict[int, str],
+    ) -> None:
+        """Add entries for samples that no template fits, and take a template from the last one."""
+        found, errors = model.readmit(records, preview)
+        entries += found
+        refused |= errors
+        if found and isinstance(last := found[-1], SampleEvent) and last.event.body[:1] == b"{":
+            self._lines.note(self, model.estimator, last.event.body, event_codec.loads(last.event.body))
+
+    def _replay(self, model: HostedModel, records: list[Logged], *, copied: bool = True) -> HostedModel:
+        """Return the model after a batch of samples, or after one event of another kind.
+
+        Parameters
+        ----------
+        model : HostedModel
+            The model before, which may be changed.
+        records : list of Record or RunRecord
+            The batch.
+        copied : bool
+            Whether to copy the state before, in case the model diverges. Otherwise it is rebuilt then.
+        """
+        event = records[0].content
+        if isinstance(event, Run) or event.kind in _SAMPLES:
+            entries, refused = self._entries(model, records)
+            model, applied = self._apply(model, entries, copied=copied)
             if refused or applied.refused or applied.steps:
-                self._history.log.correct(refused | applied.refused, applied.steps)
+                self._history.correct(refused | applied.refused, applied.steps)
         elif event.kind == "import":
-            now, drift = self._history.log.now, model.spec.drift
-            model = imported(event.body, model.name, drift, self._settings, now)
+            now, spec = self._history.log.now, model.spec
+            model = imported(event.body, spec.name, spec.drift, self._settings, now, device=spec.device)
         elif event.kind == "patch":
             model.patch(event_codec.loads(event.body))
         elif event.kind == "rollback":
@@ -193,7 +312,7 @@ class Recovery:
             noted = event_codec.loads(event.body)
             model.acted = [done for done in model.acted if done["step"] != noted["step"]]
         elif event.kind == "upgraded" and event.step != model.step:  # a sample was unlearned since
-            self._history.log.correct({}, {records[0].seq: model.step})
+            self._history.correct({}, {records[0].seq: model.step})
         model.sequence = records[-1].seq
         return model
 
@@ -245,7 +364,7 @@ class Recovery:
     def _require_same_log(self, kept: Checkpoint, state: snapshot.State) -> None:
         """Raise `IncompleteLogError` if a checkpoint belongs to another log."""
         log = self._history.log
-        expected, found = snapshot.signature(state), log.checksum(kept.seq)
+        expected, found = snapshot.signature(state), log.checksum(kept.model, kept.seq)
         if log.first_kept(kept.model) > kept.seq:  # the event may have been replaced by a repair
             return
         if None not in (expected, found) and expected != found:
@@ -255,126 +374,220 @@ class Recovery:
             )
 
 
-def _batches(records: Iterator[Record]) -> Iterator[list[Record]]:
-    """Yield consecutive samples in batches, which are limited in bytes too, and every other event alone."""
-    batch: list[Record] = []
-    size = 0
+def _batches(records: Iterable[Logged]) -> Iterator[list[Logged]]:
+    """Yield consecutive samples in batches, which are limited in bytes too, and every other event alone.
+
+    A batch has whole runs, so that a correction of their steps does not divide them.
+    """
+    batch: list[Logged] = []
+    count = size = 0
     for record in records:
-        sample = record.event.kind in _SAMPLES
-        if batch and not (sample and len(batch) < _BATCH and size < _BATCH_BYTES):
+        sample = isinstance(record, RunRecord) or record.event.kind in _SAMPLES
+        if batch and not (sample and count < _BATCH and size < _BATCH_BYTES):
             yield batch
-            batch, size = [], 0
+            batch, count, size = [], 0, 0
         if sample:
             batch.append(record)
-            size += len(record.event.body)
+            count += record.content.samples
+            size += record.content.size
         else:
             yield [record]
     if batch:
         yield batch
 
 
+def _single(records: Iterable[Logged]) -> list[Record]:
+    """Return the events one by one."""
+    return [each for record in records for each in record.records()]
+
+
+def _consecutive(records: Iterable[Logged]) -> Iterator[list[Record] | RunRecord]:
+    """Yield runs, and single samples with consecutive steps together."""
+    some: list[Record] = []
+    for record in records:
+        if isinstance(record, RunRecord) and record.run.step is not None:
+            if some:
+                yield some
+                some = []
+            yield record
+            continue
+        for each in record.records():
+            if some and not _follows(some[-1], each):
+                yield some
+                some = []
+            some.append(each)
+    if some:
+        yield some
+
+
+def _follows(before: Record, record: Record) -> bool:
+    one, other = before.event, record.event
+    plain = one.kind == other.kind == "learn" and before.refused is None is record.refused
+    steps = one.step is not None and other.step == one.step + 1
+    return plain and steps and record.seq == before.seq + 1
+
+
+class Recovered(NamedTuple):
+    """A model that was restored from the log, or created there, with its history and its recovery."""
+
+    history: History
+    recovery: Recovery
+    model: HostedModel
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open data folder.
+    """An open store with its models.
 
     Attributes
     ----------
-    folder : file
-        Lock on the folder, until it is closed.
-    log, checkpoints
-        Content of the folder.
-    models : list of (History, Recovery, HostedModel)
-        The recovered models, with their history and recovery.
+    store : Store
+        Log and checkpoints.
+    made : list of Record
+        The creation of each model.
+    models : list of Recovered
+        The recovered models: all, or with a limit of the models in memory only those with work to resume.
+    failures : dict of int to str
+        Why models, by number, could not be recovered although the others can.
     """
 
-    folder: IO[str]
-    log: SqliteLog
-    checkpoints: CheckpointFiles
-    models: list[tuple[History, Recovery, HostedModel]]
-
-    def close(self) -> None:
-        """Close the log and release the data folder."""
-        self.log.close()
-        self.folder.close()
+    store: Store
+    made: list[Record]
+    models: list[Recovered]
+    failures: dict[int, str]
 
 
 def open_folder(settings: Settings) -> Opened:
-    """Open the data folder and recover all models, with a progress bar.
+    """Open the store of the settings and recover its models, with a progress bar.
+
+    With a limit of the models in memory, a model is recovered when a request needs it. A model whose frozen
+    backbone is missing does not prevent the start: a request to it gets an error until the file is back.
 
     Raises
     ------
     FolderInUseError
         If another server uses the folder.
     StorageError
-        If the folder cannot be read or written.
+        If the store cannot be read or written, or if another server uses it.
     DamagedEventError, NotKeptError
         If a model cannot be recovered.
     """
-    folder, log = lock(settings.data_dir), None
+    store = open_store(settings, serving=True)
+    log, checkpoints = store.log, store.checkpoints
     try:
-        checkpoints = CheckpointFiles(settings.data_dir / FOLDER)
-        log = open_log(settings, checkpoints)
         made = log.models()
-        models = []
+        models: list[Recovered] = []
+        failures: dict[int, str] = {}
         for record in made:
-            with reported(settings.data_dir, checkpoints):
-                models.append(_recover(History(log, record.model), checkpoints, settings))
+            with store.reported(), _backbone_required(record, failures):
+                if settings.models_in_memory is None or _resumes(log, record.model, checkpoints, settings):
+                    models.append(recover(log, record.model, checkpoints, settings))
             gc.freeze()  # later garbage collections would visit all models that are loaded
         unknown = set(checkpoints.models()) - {record.model for record in made}
         checkpoints.tidy(model for model in unknown if log.changes(model, "delete"))
     except BaseException:
-        if log is not None:
-            log.close()
-        folder.close()
+        store.close()
         raise
-    return Opened(folder, log, checkpoints, models)
+    return Opened(store, made, models, failures)
 
 
 @contextlib.contextmanager
-def opened(settings: Settings, name: str) -> Iterator[tuple[History, Recovery, HostedModel, CheckpointFiles]]:
-    """Open a data folder, and recover one model, for the block.
+def _backbone_required(made: Record, failures: dict[int, str]) -> Iterator[None]:
+    """Note and log that the backbone of a model is missing."""
+    try:
+        yield
+    except BackboneError as error:
+        name = event_codec.loads(made.event.body)["name"]
+        _logger.critical("model %r cannot be restored: %s", name, error)
+        failures[made.model] = str(error)
+
+
+def _resumes(log: EventLog, model: int, checkpoints: Checkpoints, settings: Settings) -> bool:
+    """Return whether a model has an upgrade to resume; remove what a killed server left of its unlearning."""
+    history = History(log, model)
+    if log.changes(model, "forget"):
+        Recovery(history, checkpoints, settings).remove_tainted()
+    return history.upgrading is not None
+
+
+@contextlib.contextmanager
+def opened(settings: Settings, name: str) -> Iterator[tuple[Recovered, Checkpoints]]:
+    """Open the store of the settings, and recover one model, for the block.
 
     Raises
     ------
     UnknownModelError
-        If the folder has no model of this name.
+        If it has no model of this name.
     FolderInUseError, StorageError, DamagedEventError, NotKeptError
         As `open_folder`.
     """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(lock(settings.data_dir))
-        checkpoints = CheckpointFiles(settings.data_dir / FOLDER)
-        log = stack.enter_context(contextlib.closing(open_log(settings, checkpoints)))
+    store = open_store(settings)
+    with contextlib.closing(store):
+        log = store.log
         numbers = {event_codec.loads(each.event.body)["name"]: each.model for each in log.models()}
         if name not in numbers:
             raise UnknownModelError(
-                f"{settings.data_dir} has no model {name!r}: the models are {', '.join(numbers) or 'none'}"
+                f"{store.place} has no model {name!r}: the models are {', '.join(numbers) or 'none'}"
             )
-        with reported(settings.data_dir, checkpoints):
-            yield *_recover(History(log, numbers[name]), checkpoints, settings), checkpoints
+        with store.reported():
+            yield recover(log, numbers[name], store.checkpoints, settings), store.checkpoints
 
 
-def _recover(
-    history: History, checkpoints: CheckpointFiles, settings: Settings
-) -> tuple[History, Recovery, HostedModel]:
+def _ignore(done: int) -> None:
+    """Show no progress."""
+
+
+def recover(
+    log: EventLog,
+    number: int,
+    checkpoints: Checkpoints,
+    settings: Settings,
+    *,
+    shown: bool = True,
+    owned: bool = True,
+) -> Recovered:
+    """Recover one model, by its number.
+
+    Parameters
+    ----------
+    log, checkpoints : EventLog, Checkpoints
+        Log and checkpoints of all models.
+    number : int
+        Number of the model.
+    settings : Settings
+        Limits and device.
+    shown : bool
+        Whether to show the progress on a terminal.
+    owned : bool
+        Whether this process owns the model. Otherwise nothing is written or removed.
+
+    Raises
+    ------
+    DamagedEventError, NotKeptError
+        If the model cannot be recovered.
+    """
+    history = History(log, number)
     recovery = Recovery(history, checkpoints, settings)
-    recovery.remove_tainted()
+    if owned:
+        recovery.remove_tainted()
     try:
         model = recovery.base()
     except NotKeptError as error:
         raise NotKeptError(
             f"{error}. Put back the checkpoints that were stored with this log, in "
-            f"{checkpoints.folder(history.model)}. Or start without any model: "
+            f"{checkpoints.place(history.model)}. Or start without any model: "
             "`bnp-online repair --from nothing` moves the log and all checkpoints to a folder aside-..."
         ) from None
     start, left = model.step, recovery.left(model)
-    with progress(f"replaying {model.name}", left) as advance:
+    showing = progress(f"replaying {model.name}", left) if shown else contextlib.nullcontext(_ignore)
+    with showing as advance:
         model = recovery.run_on(model, advance=advance)
-    _logger.info(
+    _logger.log(
+        logging.INFO if shown else logging.DEBUG,
         "model %r recovered: step %d (checkpoint at step %d, %d events replayed)",
         model.name,
         model.step,
         start,
         left,
     )
-    return history, recovery, model
+    return Recovered(history, recovery, model)

@@ -43,7 +43,11 @@ class Removals:
         self._closing = False
         self._failed = asyncio.Event()
         self._task = asyncio.create_task(self._run())
-        if log.unerased:  # the start could not erase
+        self.resume()
+
+    def resume(self) -> None:
+        """Erase what an earlier process could not."""
+        if self._log.unerased:
             self.add(0, _nothing)
             self._failed.set()
 

@@ -28,6 +28,12 @@ _KINDS = {
 }
 #: Largest number of classes in the confusion matrix, and of names of features and classes, for the dashboard.
 _CONFUSED, _NAMED = 12, 100
+#: Least number of predictions in the scores of the latest ones.
+_RECENT = 100
+#: Number of the latest targets with their predictions, of a regression, for the dashboard.
+_PAIRS = 300
+#: Greatest number of points in the line of a model in the overview.
+_SPARKLINE = 32
 #: Largest number of fields for the dashboard.
 _FIELDS = 20
 
@@ -74,8 +80,22 @@ def moment(model: HostedModel) -> dict[str, Any]:
     return {
         "step": model.step,
         "scores": model.score.report(),
+        "recent": model.history.latest(_RECENT),
         "baselines": model.baselines.report(),
         "shares": shares(model.estimator.mixture),
+    }
+
+
+def overview(model: HostedModel) -> dict[str, Any]:
+    """Return the row of a model in the overview of all models."""
+    estimator = model.estimator
+    line = model.history.report(_SPARKLINE)["scores"]
+    return {
+        "step": model.step,
+        "recent": model.history.latest(1000),
+        "sparkline": line["Accuracy" if model.spec.task == "classification" else "MAE"],
+        "drifts": model.drift.detections,
+        "shares": shares(estimator.mixture),
     }
 
 
@@ -92,6 +112,7 @@ def dashboard(model: HostedModel) -> dict[str, Any]:
         "predicted": model.predicted,
         "layers": [asdict(each) for each in estimator.diagnose()],
         "confusion": model.score.confusion(_CONFUSED) if model.spec.task == "classification" else None,
+        "pairs": model.score.pairs(_PAIRS) if model.spec.task == "regression" else None,
         "classes": {"count": len(classes), "latest": classes[-_NAMED:]},
         "features": {"count": len(estimator.feature_names), "latest": estimator.feature_names[-_NAMED:]},
         "fields": _fields(estimator.fields),

@@ -11,6 +11,10 @@ from functools import partial
 from types import coroutine
 from typing import Any, TypeVar
 
+import numpy as np
+
+from bnp_online.values import Flag
+
 from .threads import Threads
 
 T = TypeVar("T")
@@ -40,12 +44,15 @@ class ModelAccess:
     ----------
     locked : callable
         Returns whether an operation runs. If not, the event loop may run a short one without `run`.
+    waiting : Flag
+        Number of operations that wait for the running one, in an array that compiled code reads.
     """
 
     def __init__(self, threads: Threads) -> None:
         self._lock = asyncio.Lock()  # first come, first served
         self.locked = self._lock.locked
         self.threads = threads
+        self.waiting: Flag = np.zeros(1, np.int64)
 
     async def run(
         self, operation: Callable[[], T], *, short: bool = False, pool: Executor | None = None
@@ -66,17 +73,30 @@ class ModelAccess:
             return await asyncio.shield(asyncio.create_task(running))
         if not self.locked():
             return operation()
-        async with self._lock:
+        await self._acquire()
+        try:
             return operation()
+        finally:
+            self._lock.release()
 
     async def _run_in_thread(self, operation: Callable[[], T], pool: Executor) -> T:
-        async with self._lock:
+        await self._acquire()
+        try:
             return await asyncio.get_running_loop().run_in_executor(pool, operation)
+        finally:
+            self._lock.release()
+
+    async def _acquire(self) -> None:
+        self.waiting[0] += 1
+        try:
+            await self._lock.acquire()
+        finally:
+            self.waiting[0] -= 1
 
     async def close(self) -> None:
         """Wait for the running operation."""
-        async with self._lock:
-            pass
+        await self._acquire()
+        self._lock.release()
 
 
 class EagerTask:
@@ -208,11 +228,26 @@ class CallLength:
         self.short = False
         self.samples = 1
 
-    def add(self, samples: int, seconds: float) -> None:
-        """Update the estimate after a call: its number of samples, and its duration in seconds."""
+    def add(self, samples: int, seconds: float, longest: float | None = None) -> None:
+        """Update the estimate after a call.
+
+        Parameters
+        ----------
+        samples : int
+            Number of its samples.
+        seconds : float
+            Its duration.
+        longest : float, optional
+            Time that a call may take, about, of a model that waits for a GPU. Its calls are never short: the
+            event loop would wait too.
+        """
         self._by_sample = by_sample = min(max(seconds / samples, _SHORTEST), self._by_sample * _RISE)
-        self.short = by_sample <= self._seconds
-        self.samples = max(1, round(self._seconds / by_sample))
+        self.short = longest is None and by_sample <= self._seconds
+        self.samples = max(1, round((longest or self._seconds) / by_sample))
+
+    def forget(self) -> None:
+        """Begin anew: another model took the place of the one that was measured."""
+        self._by_sample, self.short, self.samples = math.inf, False, 1
 
 
 class FairTurns:

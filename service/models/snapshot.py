@@ -1,4 +1,4 @@
-"""Snapshot of a hosted model: its state for a checkpoint, with the library versions and the CPU model.
+"""Snapshot of a hosted model: its state for a checkpoint, with the library versions, the CPU and the GPU.
 
 A model that continues from a snapshot has the same bits. Further samples give the same bits only with the
 same versions, CPU model and engine.
@@ -17,6 +17,7 @@ from llvmlite import binding  # type: ignore[import-untyped]  # it ships no type
 
 from bnp_online import __version__
 from bnp_online.checkpoint import pack, unpack
+from bnp_online.engines.devices import environment
 from bnp_online.errors import CheckpointError
 from bnp_online.parameters import EARLIER
 
@@ -60,13 +61,14 @@ def taking(model: HostedModel) -> Callable[[], dict[str, Any]]:
     """
     estimator, service = model.estimator.copying(), model.copy_service_state()
     head = {"format": FORMAT, "spec": model.spec.model_dump(mode="json"), "sequence": model.sequence}
+    gpu = environment(model.estimator.device_name)
 
     def complete() -> dict[str, Any]:
         state = estimator()
         return {
             **state,
             "tensors": {**state["tensors"], _SERVICE: pack(event_codec.dumps(service()))},
-            _SERVICE: {**head, "versions": versions(), "processor": processor()},
+            _SERVICE: {**head, "versions": versions(), "processor": processor(), "gpu": gpu},
         }
 
     return complete
@@ -118,9 +120,14 @@ def restore(state: State, settings: Settings, clock: Callable[[], float]) -> Hos
 
 def _warn(model: HostedModel, head: Mapping[str, Any], engine: str) -> None:
     """Log a warning if further samples may give other bits than on the machine of the checkpoint."""
-    was = {**head["versions"], "processor": head["processor"], "engine": engine}
-    now = {**versions(), "processor": processor(), "engine": model.estimator.engine_name}
-    if changed := [f"{name} {was.get(name)} → {now[name]}" for name in now if was.get(name) != now[name]]:
+    used = model.estimator.engine_name
+    gpu = environment(model.estimator.device_name)
+    was = {**head["versions"], "processor": head["processor"], "engine": engine, **head.get("gpu", {})}
+    now = {**versions(), "processor": processor(), "engine": used, **gpu}
+    names = [*now, *(head.get("gpu", {}).keys() - gpu.keys())]
+    if changed := [
+        f"{name} {was.get(name)} → {now.get(name)}" for name in names if was.get(name) != now.get(name)
+    ]:
         _logger.warning(
             "model %r continues from a checkpoint of another environment (%s): its state is exact, but the "
             "results of further samples may differ in the last bits",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bnp_online.engines.base import LearnerSpec
+from bnp_online.engines.devices import resolved
 
 from ..errors import InvalidSpecError
 from ..schemas import ModelSpec
 from ..settings import Settings
+from .backbones import open_backbone
 
 
 def complete(spec: ModelSpec, settings: Settings) -> ModelSpec:
@@ -19,10 +21,13 @@ def complete(spec: ModelSpec, settings: Settings) -> ModelSpec:
     InvalidSpecError
         If the specification exceeds a limit.
     ConfigurationError
-        If the library refuses the specification.
+        If the library refuses the specification, or this machine does not have its device.
     """
     given = {"max_features": settings.max_features, "max_values": settings.max_values}
+    spec = _with_backbone(spec, settings)
     _check_words(spec)
+    if spec.device is not None:
+        resolved(spec.device)
     if spec.task == "classification":
         given["max_classes"] = settings.max_classes
         if spec.intervals is not None:
@@ -47,6 +52,17 @@ def check_change(spec: ModelSpec, changes: Mapping[str, int], settings: Settings
     _check(spec.model_copy(update=dict(changes)), changes, settings)
 
 
+def _with_backbone(spec: ModelSpec, settings: Settings) -> ModelSpec:
+    """Return a specification with the digest and the input shape of its backbone."""
+    if spec.backbone is None:
+        if spec.backbone_sha256 is not None:
+            raise InvalidSpecError("is the digest of a backbone: omit it, or name one", "backbone_sha256")
+        return spec
+    backbone = open_backbone(spec.backbone, settings, spec.backbone_sha256)
+    found = {"backbone_sha256": backbone.sha256, "input_shape": spec.input_shape or backbone.input_shape}
+    return spec.model_copy(update=found)
+
+
 def _check_words(spec: ModelSpec) -> None:
     """Check that a model with texts or counts can read them."""
     for name in ("text", "sparse"):
@@ -65,16 +81,19 @@ def _check(spec: ModelSpec, asked: Mapping[str, int], settings: Settings) -> Non
             raise InvalidSpecError(
                 f"{name} must be at most {limit} on this server (BNP_{name.upper()})", name
             )
-    if (most := _parameters(spec)) > settings.max_parameters:
+    if (most := _parameters(spec, settings)) > settings.max_parameters:
         raise InvalidSpecError(
             f"the model may grow to {most} weights, and this server allows {settings.max_parameters} "
             "(BNP_MAX_PARAMETERS): use fewer or narrower layers, a number for lr, or a lower max_features "
             "or max_classes",
-            "hidden",
+            "network" if isinstance(spec.network, list) else "hidden",
         )
 
 
-def _parameters(spec: ModelSpec) -> int:
+def _parameters(spec: ModelSpec, settings: Settings) -> int:
     """Return the largest number of weights and biases that the model can have."""
-    learner = LearnerSpec(task=spec.task, **spec.options())
+    backbone = None
+    if spec.backbone is not None:
+        backbone = open_backbone(spec.backbone, settings, spec.backbone_sha256)
+    learner = LearnerSpec(task=spec.task, backbone=backbone, **spec.options())
     return learner.parameters(spec.max_features or 0, spec.max_classes or 1)

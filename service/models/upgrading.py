@@ -225,9 +225,10 @@ def request(model: HostedModel, history: History, settings: Settings, *, kept: b
     if history.upgrading is not None or model.spec.learner == LATEST_LEARNER:
         return history.upgrading is not None
     if model.spec.network != "mlp":
+        built_in = isinstance(model.spec.network, str)
+        network = f"network={model.spec.network!r}" if built_in else "a network of layers"
         raise InvalidSpecError(
-            f"a model with network={model.spec.network!r} learns in the same way in all generations: "
-            "there is nothing to upgrade"
+            f"a model with {network} learns in the same way in all generations: there is nothing to upgrade"
         )
     spec = model.spec.model_copy(update={"learner": LATEST_LEARNER})
     check_change(spec, {}, settings)
@@ -262,7 +263,7 @@ def upgrade_in_place(settings: Settings, name: str, *, kept: bool) -> tuple[int,
     FolderInUseError, StorageError, DamagedEventError
         If the folder cannot be opened, read or written.
     """
-    with opened(settings, name) as (history, recovery, model, checkpoints):
+    with opened(settings, name) as ((history, recovery, model), checkpoints):
         if not request(model, history, settings, kept=kept):
             return model.step, False
         upgrade = history.upgrading
@@ -274,7 +275,7 @@ def upgrade_in_place(settings: Settings, name: str, *, kept: bool) -> tuple[int,
         for action in model.acted:
             model.sequence = history.append(Event("action", event_codec.dumps(action)))
         log = history.log
-        state = snapshot.sign(snapshot.take(model), log.checksum(model.sequence))
-        checkpoints.save(history.model, history.branch, model.sequence, model.step, log.head, state)
+        state = snapshot.sign(snapshot.take(model), log.checksum(history.model, model.sequence))
+        checkpoints.save(history.model, history.branch, model.sequence, model.step, history.head, state)
         audit("model upgraded", name, step=model.step, learner=model.spec.learner)
         return model.step, True

@@ -6,7 +6,7 @@ Each request is checked as if all requests before it had been learned.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -14,10 +14,11 @@ from bnp_online.errors import NonFiniteStateError
 from bnp_online.learner import Preview
 from bnp_online.values import Sample
 
+from ..blocks import Block
 from ..errors import REFUSALS, AlreadyLabelledError, ForgottenIdError, IdConflictError, code_of
 from ..storage import event_codec
 from ..storage.history import Learned
-from ..storage.interfaces import Event
+from ..storage.interfaces import Event, Form, Run
 from .pending import PendingPredictions
 
 
@@ -53,6 +54,21 @@ class Predict(NamedTuple):
 
 
 Request: TypeAlias = Learn | Label | Predict
+Requests: TypeAlias = "Sequence[Request] | Block"
+"""Requests that are queued together."""
+
+
+def ids_of(request: Request | Block) -> Iterable[str]:
+    """Return the ids of samples to learn, which may repeat learned ones."""
+    if isinstance(request, Block):
+        return request.ids.values()
+    return (request.id,) if isinstance(request, Learn) and request.id is not None else ()
+
+
+def samples_of(block: Block) -> list[Learn]:
+    """Return the samples of a block, each of which is checked alone."""
+    lines = enumerate(block.lines)
+    return [Learn(*block.decoded(i), block.ids.get(i), line) for i, line in lines]
 
 
 @dataclass(slots=True, eq=False)
@@ -61,17 +77,29 @@ class PendingEvent:
 
     Attributes
     ----------
-    event : Event
+    event : Event or Run
         The event as it is logged.
     seq : int
-        Its number, once it is logged.
+        Its number, once it is logged; of a run that of its last event.
+    time : float
+        Time of logging, once it is logged.
     refusal : Exception or None
         Error that refused it after validation.
     """
 
-    event: Event
+    event: Event | Run
     seq: int = field(default=0, kw_only=True)
+    time: float = field(default=0.0, kw_only=True)
     refusal: Exception | None = field(default=None, kw_only=True)
+
+    @property
+    def size(self) -> int:
+        """Number of requests."""
+        return self.event.samples
+
+    def refuse(self, error: Exception) -> None:
+        """Store the error that refused the event."""
+        self.refusal = error
 
 
 @dataclass(slots=True, eq=False)
@@ -88,6 +116,7 @@ class SampleEvent(PendingEvent):
         Step of the model with this sample, once it is learned.
     """
 
+    event: Event
     sample: Sample
     given: event_codec.Given | None = None
     step: int | None = None
@@ -97,7 +126,76 @@ class SampleEvent(PendingEvent):
 class PredictionEvent(PendingEvent):
     """A prediction that will wait for its label."""
 
+    event: Event
     prediction: event_codec.Pending
+
+
+@dataclass(slots=True, eq=False)
+class BlockEvent(PendingEvent):
+    """Samples to learn that are logged together.
+
+    Attributes
+    ----------
+    block : Block
+        The samples.
+    named : dict of int to Named
+        Those with an id, by position.
+    times : list of float or None
+        Time of logging of each sample, if they differ.
+    """
+
+    event: Run
+    block: Block
+    named: dict[int, Named]
+    times: list[float] | None = None
+
+    def number(self, position: int) -> int:
+        """Return the number of a sample in the log."""
+        return self.seq - len(self.block) + 1 + position
+
+    def step(self, position: int) -> int:
+        """Return the step of the model after a sample, as it is logged."""
+        assert self.event.step is not None  # noqa: S101 (of a run of samples)
+        return self.event.step - len(self.block) + 1 + position
+
+    def times_of(self, start: int, stop: int) -> list[float]:
+        """Return the time of logging of some samples, by position."""
+        return [self.time] * (stop - start) if self.times is None else self.times[start:stop]
+
+    def refuse(self, error: Exception) -> None:
+        """Store the error that refused all samples."""
+        for named in self.named.values():
+            named.refusal = error
+
+    def settle(self, samples: Iterable[Entry]) -> None:
+        """Store what became of samples that were applied alone."""
+        for each in samples:
+            if isinstance(each, SampleEvent):
+                named = self.named.get(each.seq - self.number(0))
+                if named is not None:
+                    named.step, named.refusal = each.step, each.refusal
+
+
+@dataclass(slots=True, eq=False)
+class Named:
+    """Sample of a block with an id, which later requests may repeat.
+
+    Attributes
+    ----------
+    id : str
+        The id.
+    digest : bytes
+        Digest of its content.
+    step : int or None
+        Step of the model with this sample, once it is learned.
+    refusal : Exception or None
+        Error that refused it after validation.
+    """
+
+    id: str
+    digest: bytes
+    step: int | None = None
+    refusal: Exception | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -108,13 +206,18 @@ class Answered:
     ----------
     value : dict or Exception
         The answer, or the error that refuses the request.
-    repeats : PendingEvent or None
+    repeats : SampleEvent, Named, PredictionEvent or None
         An event with the same id that is not applied yet. If that event is refused, this request gets the
         same error.
     """
 
     value: dict[str, Any] | Exception
-    repeats: PendingEvent | None = None
+    repeats: SampleEvent | Named | PredictionEvent | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of requests: one."""
+        return 1
 
     def outcome(self) -> dict[str, Any] | Exception:
         """Return the answer or the error, after the earlier events are applied."""
@@ -122,9 +225,9 @@ class Answered:
             return self.value
         if self.repeats.refusal is not None:
             return self.repeats.refusal
-        return (
-            {**self.value, "step": self.repeats.step} if isinstance(self.repeats, SampleEvent) else self.value
-        )
+        if isinstance(self.repeats, PredictionEvent):
+            return self.value
+        return {**self.value, "step": self.repeats.step}
 
 
 Entry: TypeAlias = PendingEvent | Answered
@@ -168,7 +271,7 @@ class Validator:
         self._known: Mapping[str, Learned] = {}
         self._forgotten: Set[str] = frozenset()
         # Events that are valid, and not applied yet, by the id of the sample or the prediction.
-        self._samples: dict[str, SampleEvent] = {}
+        self._samples: dict[str, SampleEvent | Named] = {}
         self._labelled: set[str] = set()
         self._predictions: dict[str, PredictionEvent] = {}
 
@@ -195,6 +298,9 @@ class Validator:
             if isinstance(entry, SampleEvent) and entry.event.id is not None:
                 self._samples.pop(entry.event.id, None)
                 self._labelled.discard(entry.event.id)
+            elif isinstance(entry, BlockEvent):
+                for named in entry.named.values():
+                    self._samples.pop(named.id, None)
             elif isinstance(entry, PredictionEvent):
                 self._predictions.pop(str(entry.event.id), None)
 
@@ -213,6 +319,35 @@ class Validator:
                 self._refusals[code_of(error)] += 1
                 entries.append(Answered(error))
         return entries
+
+    def take_block(self, block: Block) -> list[Entry]:
+        """Return events for the samples of a block, and as `take` for those that must be checked alone."""
+        if not self._preview.knows(block.rows):
+            return self.take(samples_of(block))
+        entries: list[Entry] = []
+        start = 0
+        for position in (*self._repeats(block), len(block)):
+            part = block[start:position]
+            entries += [self._logged(part)] if len(part) > 1 else self.take(samples_of(part))
+            entries += self.take(samples_of(block[position : position + 1]))
+            start = position + 1
+        return entries
+
+    def _repeats(self, block: Block) -> list[int]:
+        """Return the positions of samples whose ids were used."""
+        ids, found = set[str](), []
+        for i, each in sorted(block.ids.items()):
+            if each in ids or each in self._samples or each in self._known or each in self._forgotten:
+                found.append(i)
+            ids.add(each)
+        return found
+
+    def _logged(self, block: Block) -> BlockEvent:
+        named = {i: Named(each, event_codec.digest(*block.decoded(i))) for i, each in block.ids.items()}
+        self._samples.update((each.id, each) for each in named.values())
+        self._step += len(block)
+        names = {i: (each.id, each.digest) for i, each in named.items()}
+        return BlockEvent(Run(block.lines, names, self._step, Form.OBJECTS), block, named)
 
     def _learn(self, request: Learn) -> Entry:
         x, y, w, identifier, raw = request
@@ -236,7 +371,7 @@ class Validator:
             raise ForgottenIdError("the sample with this id was unlearned: it is not learned again", "id")
         digest = event_codec.digest(request.x, request.y, request.w)
         if (waiting := self._samples.get(identifier)) is not None:
-            _require_same(digest, waiting.event.digest)
+            _require_same(digest, waiting.digest if isinstance(waiting, Named) else waiting.event.digest)
             return Answered(self._duplicate, repeats=waiting)
         if (known := self._known.get(identifier)) is None:
             return None

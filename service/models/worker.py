@@ -6,13 +6,15 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from ..errors import REFUSALS, ModelFailedError, RequestError, ShuttingDownError, UnknownModelError
 from ..storage.history import History
+from ..storage.interfaces import Advance
 from ..storage.log_writer import LogWriter
 from .checkpointer import Checkpointer
 from .hosted import Answer, HostedModel, Outcome
@@ -20,13 +22,17 @@ from .pipeline import Pipeline
 from .queue import Capacity, JobQueue, Latency, Outcomes
 from .scheduling import SLICE, FairTurns, ModelAccess
 from .threads import Threads
-from .validation import Request
+from .validation import Request, Requests
 
 T = TypeVar("T")
 Asked: TypeAlias = tuple[Any, float | None]
 """A sample to predict, and the level of the interval, if any."""
 
 _logger = logging.getLogger(__name__)
+
+
+def _shutting_down() -> RequestError:
+    return ShuttingDownError("the server is shutting down")
 
 
 class Worker:
@@ -64,6 +70,10 @@ class Worker:
         Time from queueing to the answer, of samples and of predictions.
     refusals : Counter of str
         Number of samples refused after queueing, by error code.
+    guard : callable or None
+        Called before each read in a cluster; raises if the state may be too old.
+    staleness : callable or None
+        Returns the seconds by which the state lags behind the log, of a model of another process.
     """
 
     def __init__(
@@ -102,6 +112,11 @@ class Worker:
         self.learn_latency: Latency = self._pipeline.learn_latency
         self.predict_latency: Latency = self._pipeline.predict_latency
         self._refusal: Callable[[], RequestError] | None = None
+        self._unfinished: Callable[[], RequestError] | None = None  # for jobs that were taken
+        self._learn_refusal: Callable[[], RequestError] | None = None  # at least while there is a refusal
+        self.guard: Callable[[], None] | None = None
+        self.staleness: Callable[[], float] | None = None
+        self._users = 0
         # A model outlives the request that created it, and its log lines do not have that request's id.
         self._task = asyncio.create_task(self._run(), context=Context())
         self._task.add_done_callback(report_error)
@@ -113,7 +128,12 @@ class Worker:
 
     @model.setter
     def model(self, model: HostedModel) -> None:
-        self._pipeline.model = model
+        self._pipeline.replace(model)
+
+    @property
+    def in_blocks(self) -> int:
+        """Number of samples that were learned in blocks."""
+        return self._pipeline.in_blocks
 
     @property
     def failed(self) -> bool:
@@ -147,18 +167,58 @@ class Worker:
         """Number of samples, operations and reads that wait."""
         return self._reads.taken + self._queue.items
 
+    @property
+    def resting(self) -> bool:
+        """Whether nothing waits for the model or uses it, so that it may be removed from memory."""
+        return not (self._users or self.queue_depth or self._access.locked() or self.state != "ready")
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the model in memory during the block, though nothing waits for it."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+
     async def learn(self, request: Request) -> Answer:
         """Learn a sample or store a prediction for its label; return when the event is logged and applied."""
-        if self._refusal is not None:
-            raise self._refusal()
+        if self._learn_refusal is not None:
+            raise self._learn_refusal()
         [outcome] = await self._queue.add_request(request)
         if isinstance(outcome, Exception):
             raise outcome
         answer: Answer = outcome
         return answer
 
-    async def queue_samples(self, requests: Sequence[Request]) -> tuple[int, Outcomes]:
-        """Queue requests of a stream; wait until at least one of them may be queued.
+    def reserve(self) -> None:
+        """Take capacity for one sample of `queue_reserved`.
+
+        Raises
+        ------
+        RequestError
+            As `learn`, before the sample is queued.
+        """
+        self.require_owned()
+        self._queue.reserve()
+
+    def release(self, count: int) -> None:
+        """Give back capacity for samples that are not queued."""
+        self._queue.release(count)
+
+    def queue_reserved(self, requests: Requests) -> Outcomes:
+        """Queue samples for which capacity was reserved; return the future of their outcomes.
+
+        Raises
+        ------
+        RequestError
+            If another process owns the model by now, or if it is closed.
+        """
+        self.require_owned()
+        return self._queue.add_reserved(requests)
+
+    async def queue_samples(self, requests: Requests) -> tuple[int, Outcomes]:
+        """Queue requests or a block of a stream; wait until at least one sample may be queued.
 
         Returns
         -------
@@ -167,9 +227,39 @@ class Worker:
         Future
             Their outcomes: answers and errors, in order.
         """
-        some = requests[: await self._queue.wait_for_share()]
-        self._require_open()
+        some = requests[: await self._queue.wait_for_share(len(requests))]
+        self.require_owned()
         return len(some), self._queue.add_requests(some)
+
+    async def wait_for_share(self, wanted: int) -> int:
+        """Wait until a stream may queue samples, as many as it wants if possible; return how many."""
+        share = await self._queue.wait_for_share(wanted)
+        self.require_owned()
+        return share
+
+    def queue_messages(
+        self, requests: Sequence[Request], advances: Sequence[Advance], *, whole: bool = False
+    ) -> Outcomes:
+        """Queue the samples of messages, at most as many as `wait_for_share` returned.
+
+        Parameters
+        ----------
+        requests : sequence of Request
+            The samples; may be empty.
+        advances : sequence of Advance
+            Positions that are stored in the commit of the samples.
+        whole : bool
+            Whether nothing is committed if a sample is refused before the commit. The outcome of the other
+            samples is `BatchRefusedError` then.
+
+        Returns
+        -------
+        Future
+            The outcomes, one for each sample, or one if there is none. If the commit fails, each outcome is
+            the error.
+        """
+        self.require_owned()
+        return self._queue.add_messages(requests, advances, whole=whole)
 
     async def exclusive(self, operation: Callable[[], T]) -> T:
         """Run an operation on the whole model between two groups of samples, and return its result.
@@ -193,21 +283,22 @@ class Worker:
 
         A short function runs on the event loop.
         """
-        self._require_open()
+        self._require_readable()
         with self._reads.place():
             answer: T = await self._access.run(partial(self._read, read), short=short)
             return answer
 
     async def predict(self, x: Any, level: float | None = None) -> Answer:
         """Predict a sample between two steps, with an interval if a level is given."""
-        self._require_open()
+        self._require_readable()
         with self._reads.place():
             return await self._predict((x, level))
 
     async def queue_predictions(self, samples: Sequence[Asked]) -> tuple[int, Outcomes]:
         """Queue predictions of a stream; as `queue_samples`."""
-        count = min(len(samples), await self._reads.wait_for_share(), self._group_size)
-        self._require_open()
+        wanted = min(len(samples), self._group_size)
+        count = min(wanted, await self._reads.wait_for_share(wanted))
+        self._require_readable()
         self._reads.taken += count
         return count, asyncio.create_task(self._predict_all(samples[:count]))
 
@@ -236,7 +327,7 @@ class Worker:
         x, level = asked
         start = time.perf_counter()
         answer = model.predict(x, level=level)
-        self._predict_length.add(1, time.perf_counter() - start)
+        self._predict_length.add(1, time.perf_counter() - start, model.call_seconds)
         return answer
 
     def _read(self, read: Callable[[HostedModel], T]) -> T:
@@ -248,10 +339,46 @@ class Worker:
         if self._refusal is not None:
             raise self._refusal()
 
-    async def close(self) -> None:
-        """Refuse new requests, answer all that wait, and end the writer."""
-        self._refusal = self._refusal or (lambda: ShuttingDownError("the server is shutting down"))
+    def _require_readable(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal()
+        if self.guard is not None:
+            self.guard()
+
+    def require_owned(self) -> None:
+        """Raise unless this process owns the model, and it is open."""
+        if self._learn_refusal is not None:
+            raise self._learn_refusal()
+
+    def follow(self, refusal: Callable[[], RequestError]) -> None:
+        """Refuse samples with an error: another process owns the model. Construct the worker just before."""
+        self._learn_refusal = refusal
+
+    def lead(self) -> None:
+        """Learn samples: this process owns the model now."""
+        self._learn_refusal = self._refusal
+
+    def _refuse(self, refusal: Callable[[], RequestError]) -> None:
+        self._refusal = self._learn_refusal = refusal
+
+    async def close(self, refusal: Callable[[], RequestError] = _shutting_down) -> None:
+        """Refuse new requests with an error, answer all that wait, and end the writer."""
+        self._refuse(self._refusal or refusal)
         await self._end()
+
+    def lose(self, refusal: Callable[[], RequestError], unfinished: Callable[[], RequestError]) -> None:
+        """Refuse all requests, because the process is about to end.
+
+        Parameters
+        ----------
+        refusal : callable
+            Error for requests that have not reached the log.
+        unfinished : callable
+            Error for requests that may have reached it, if the pipeline fails.
+        """
+        self._unfinished = unfinished
+        self._refuse(refusal)
+        self._queue.refuse_waiting(refusal)
 
     async def delete(self, delete: Callable[[], None]) -> None:
         """Delete the model as an operation, and end the writer.
@@ -267,7 +394,7 @@ class Worker:
     def _delete(self, delete: Callable[[], None]) -> None:
         delete()
         name = self.model.name
-        self._refusal = lambda: UnknownModelError(f"model {name!r} was deleted", "model")
+        self._refuse(lambda: UnknownModelError(f"model {name!r} was deleted", "model"))
         self._pipeline.discarded = True
 
     async def _end(self) -> None:
@@ -279,15 +406,17 @@ class Worker:
         try:
             await self._pipeline.run()
         finally:  # after an unexpected error too, which `report_error` reports
-            if self._refusal is None:
-                self._refusal = self._failure
+            refusal = self._refusal
+            if refusal is None:
+                self._refuse(refusal := self._failure)
                 _logger.critical("model %r failed with an unexpected error", self.model.name)
-            self._queue.abandon(self._refusal)
+            self._queue.abandon(self._unfinished or refusal)
 
     def _failure(self) -> RequestError:
         name = self.model.name
         return ModelFailedError(
-            f"model {name!r} failed: see the log of the server, and delete the model", "model"
+            f"model {name!r} failed: see the log of the server, and start the server again to restore it",
+            "model",
         )
 
 

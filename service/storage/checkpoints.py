@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,8 @@ from .interfaces import Checkpoint
 #: Name of the folder in the data folder.
 FOLDER = "checkpoints"
 _NAME = re.compile(r"step(\d+)-branch(\d+)-event(\d+)-head(\d+)\.safetensors")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: Errors of a full disk.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _logger = logging.getLogger(__name__)
 
@@ -54,12 +56,27 @@ class CheckpointFiles:
                 folder.mkdir(mode=0o700, exist_ok=True)
             format_.save(path, state, mode=0o600)
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in NO_ROOM:
                 raise StorageFullError(
                     "the disk is full, the checkpoint cannot be written: free some space"
                 ) from error
             raise StorageFailedError(f"the checkpoint cannot be written: {error.strerror}") from error
         return _describe(model, path)
+
+    def probe(self, *, write: bool) -> None:
+        """Raise `StorageError` if the folder cannot be read, or, with `write`, not be written."""
+        try:
+            if write:
+                self._folder.mkdir(mode=0o700, exist_ok=True)
+                with tempfile.NamedTemporaryFile(dir=self._folder, prefix="probe-"):
+                    pass
+            elif self._folder.exists():
+                os.listdir(self._folder)
+        except OSError as error:
+            deed = "written" if write else "read"
+            raise StorageFailedError(
+                f"the folder {self._folder} cannot be {deed}: {error.strerror}"
+            ) from error
 
     def models(self) -> list[int]:
         """Return the numbers of the models that have a folder, in order."""
@@ -82,10 +99,35 @@ class CheckpointFiles:
         """Return the file of a checkpoint."""
         return self.folder(checkpoint.model) / f"{checkpoint.name}.safetensors"
 
+    def place(self, model: int) -> str:
+        """Return where the checkpoints of a model are, for messages."""
+        return str(self.folder(model))
+
     def load(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Return the state of a checkpoint."""
         with _readable():
             return format_.load(self.path(checkpoint))
+
+    def content(self, checkpoint: Checkpoint) -> bytes:
+        """Return the content of a checkpoint as it is stored."""
+        with _readable():
+            return self.path(checkpoint).read_bytes()
+
+    def put(self, checkpoint: Checkpoint, content: bytes) -> None:
+        """Store a copy of a checkpoint of another store."""
+        path = self.path(checkpoint)
+        try:
+            for folder in (self._folder, path.parent):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(descriptor)
+            os.utime(path, (checkpoint.time, checkpoint.time))
+        except OSError as error:
+            kind = StorageFullError if error.errno in NO_ROOM else StorageFailedError
+            raise kind(f"the checkpoint cannot be written: {error.strerror}") from error
 
     def delete(self, checkpoint: Checkpoint) -> None:
         """Remove a checkpoint."""
@@ -123,8 +165,13 @@ def _readable() -> Iterator[None]:
 
 
 def _describe(model: int, path: Path) -> Checkpoint:
-    match = _NAME.fullmatch(path.name)
+    status = path.stat()
+    return described(model, path.stem, status.st_mtime, status.st_size)
+
+
+def described(model: int, name: str, time: float, size: int) -> Checkpoint:
+    """Return the checkpoint with a name, which has its numbers."""
+    match = _NAME.fullmatch(f"{name}.safetensors")
     assert match is not None  # noqa: S101 (callers match the name first)
     step, branch, seq, head = map(int, match.groups())
-    status = path.stat()
-    return Checkpoint(path.stem, model, branch, seq, step, head, status.st_mtime, status.st_size)
+    return Checkpoint(name, model, branch, seq, step, head, time, size)

@@ -1,4 +1,4 @@
-"""High-water mark: number of the last event that is on the disk, in a small file beside the log.
+"""High-water mark: number of the events that are on the disk, in a small file beside the log.
 
 A start compares it with the log. A log that ends before it has lost events: its file, its write-ahead log or
 a part of them is missing, or an older copy was restored.
@@ -21,6 +21,11 @@ class HighWaterMark:
     folder : path
         Folder of the log.
 
+    Attributes
+    ----------
+    number : int
+        Number of the events that the log had, pruned ones included.
+
     Notes
     -----
     The number has a fixed width and replaces the former one in place. It is not flushed: after a failure of
@@ -29,15 +34,15 @@ class HighWaterMark:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._number = read(folder)
+        self.number = read(folder)
         self._file = os.open(folder / NAME, os.O_WRONLY | os.O_CREAT, 0o600)
 
-    def write(self, seq: int) -> None:
+    def write(self, number: int) -> None:
         """Replace a lower number; takes 2 µs."""
-        if seq > self._number:
+        if number > self.number:
             with contextlib.suppress(OSError):
-                os.pwrite(self._file, b"%019d\n" % seq, 0)
-                self._number = seq
+                os.pwrite(self._file, b"%019d\n" % number, 0)
+                self.number = number
 
     def close(self) -> None:
         """Close the file; a further call has no effect."""

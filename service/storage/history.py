@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from .interfaces import (
     Group,
     Header,
     Record,
+    RunRecord,
     Segment,
     contains,
     lineage,
@@ -105,6 +107,8 @@ class History:
         for record in () if new else log.changes(model, "rollback"):
             body = json.loads(record.event.body)
             self.branches.append(Branch(record.branch, body["parent"], body["fork"], record.seq))
+        self._removing = threading.Lock()
+        self._removed: list[tuple[int, int, int]] | None = [] if new else None  # None: not read
         self._upgrades: list[Upgrade] = []
         self.upgrading: Upgrade | None = None
         if not new:
@@ -124,6 +128,15 @@ class History:
                 imported = any(each.seq > record.seq for each in self.log.imports(self.model))
                 # A repair may have removed the samples.
                 self.upgrading = asked if self.reaches(asked.after) and not imported else None
+
+    @property
+    def head(self) -> int:
+        """Number of the last event of the model, of any branch."""
+        return self.log.head(self.model)
+
+    def correct(self, refused: Mapping[int, str], steps: Mapping[int, int]) -> None:
+        """Record refusals and steps that differ from the logged ones; see `EventLog.correct`."""
+        self.log.correct(self.model, refused, steps)
 
     @property
     def pruned(self) -> bool:
@@ -155,9 +168,18 @@ class History:
         """Return the current events, in order."""
         return self.log.read(self.model, self.segments(after, upto))
 
+    def read_runs(self, after: int = 0, upto: int | None = None) -> Iterator[Record | RunRecord]:
+        """Return the current events as they are stored, alone or in runs, in order."""
+        return self.log.read_runs(self.model, self.segments(after, upto))
+
     def count(self, after: int = 0, upto: int | None = None) -> int:
         """Return the number of events that `read` would return."""
         return self.log.count(self.model, self.segments(after, upto))
+
+    def holds(self, seq: int) -> bool:
+        """Return whether the log has an event, of any branch."""
+        log, branches = self.log, self.branches
+        return any(log.count(self.model, [Segment(each.number, seq - 1, seq)]) for each in branches)
 
     def append(self, event: Event) -> int:
         """Log an event on the current branch; return its number."""
@@ -259,7 +281,9 @@ class History:
         """Remove events of any branch, and log their removal; return the number of its event."""
         body = json.dumps({"events": [[event.branch, event.seq] for event in events]}).encode()
         numbers = [event.seq for event in events]
-        seq = self.log.forget(self.model, self.branch, Event("forget", body), numbers)
+        with self._removing:
+            self._removed = None  # they are read again, since the outcome of a commit may be unknown
+            seq = self.log.forget(self.model, self.branch, Event("forget", body), numbers)
         self.version += 1
         return seq
 
@@ -298,18 +322,20 @@ class History:
         The last event of such a checkpoint is current. It includes no forgotten sample. The log retains all
         later events.
         """
-        segments, gone = self.segments(upto=upto), self._gone()
+        if not checkpoints:
+            return []
+        segments, gone, first = self.segments(upto=upto), self._gone(), self.log.first_kept(self.model)
         return [
             kept
             for kept in checkpoints
             if contains(segments, kept.branch, kept.seq)
-            and self.reaches(kept.seq)
+            and first <= kept.seq + 1
             and not self._depends(kept.seq, segments, [(b, s) for w, b, s in gone if w > kept.head])
         ]
 
     def tainted(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         """Return the checkpoints that include samples forgotten after they were taken."""
-        gone = self._gone()
+        gone = self._gone() if checkpoints else []
         return [
             kept
             for kept in checkpoints
@@ -332,11 +358,14 @@ class History:
 
     def _gone(self) -> list[tuple[int, int, int]]:
         """Return, for each forgotten event, the number of the removal, its branch and its number."""
-        return [
-            (record.seq, branch, seq)
-            for record in self.log.changes(self.model, "forget")
-            for branch, seq in json.loads(record.event.body)["events"]
-        ]
+        with self._removing:
+            if self._removed is None:
+                self._removed = [
+                    (record.seq, branch, seq)
+                    for record in self.log.changes(self.model, "forget")
+                    for branch, seq in json.loads(record.event.body)["events"]
+                ]
+            return self._removed
 
 
 def _requested(branch: int, seq: int, body: bytes) -> Upgrade:

@@ -1,17 +1,26 @@
 """Interfaces of the storage: the event log, the checkpoints, and their types.
 
-The **event log** has every event that changed a model, in order. The number of the event that created a model
-identifies it, since its name may be used again. A rollback starts a new *branch* of a model's history. The
-current events are those on the *lineage* of the newest branch.
+The **event log** has every event that changed a model, in order. A model has a number, since its name may be
+used again. Its events have numbers of their own, from the number of the model, which its creation has. A
+rollback starts a new *branch* of a model's history. The current events are those on the *lineage* of the
+newest branch.
+
+A *run* is a number of consecutive samples of one model that are stored together, as one row. Each of them
+remains an event of its own, with a number and a step. It is listed, found, unlearned and pruned as if it had
+been stored alone.
 
 The **checkpoints** have states of models, so that a start need not replay the whole log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import builtins
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+from bnp_online.lines import Lines
 
 Kind: TypeAlias = Literal[
     "create",
@@ -52,6 +61,63 @@ class Event(NamedTuple):
     digest: bytes | None = None
     step: int | None = None
 
+    @property
+    def samples(self) -> int:
+        """Number of events: one."""
+        return 1
+
+    @property
+    def size(self) -> int:
+        """Bytes of the content."""
+        return len(self.body)
+
+
+class Form(IntEnum):
+    """Form of the lines of a run, which tells how they are decoded."""
+
+    #: JSON objects as clients send them, with ``x``, ``y`` and what else a client may send with a sample.
+    OBJECTS = 1
+    #: JSON arrays ``[x, y, w]``, for samples that arrived in another form.
+    ARRAYS = 2
+
+
+class Run(NamedTuple):
+    """A run of ``"learn"`` events to be stored.
+
+    Attributes
+    ----------
+    lines : Lines
+        Body of each event. From 2 to `LONGEST_RUN`, with about `LARGEST_RUN` bytes.
+    names : dict of int to (str, bytes)
+        Id and digest of the events that have an id, by position in `lines`.
+    step : int or None
+        Step of the model after the last event. The steps rise by one.
+    form : Form
+        Form of all lines.
+    """
+
+    lines: Lines
+    names: Mapping[int, tuple[str, bytes]]
+    step: int | None
+    form: Form
+
+    @property
+    def samples(self) -> int:
+        """Number of events."""
+        return len(self.lines)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the content."""
+        return self.lines.size - len(self.lines)
+
+    def events(self) -> Iterator[Event]:
+        """Return the events, as if they had been stored alone."""
+        before = None if self.step is None else self.step - len(self.lines)
+        for i, line in enumerate(self.lines):
+            identifier, digest = self.names.get(i, (None, None))
+            yield Event("learn", line, identifier, digest, None if before is None else before + i + 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -60,9 +126,9 @@ class Record:
     Attributes
     ----------
     seq : int
-        Number of the event. Numbers rise over all models.
+        Number of the event among those of the model. Numbers rise by one.
     model : int
-        Number of the event that created the model.
+        Number of the model.
     branch : int
         Branch of the model's history, from 0.
     time : float
@@ -79,6 +145,47 @@ class Record:
     time: float
     refused: str | None
     event: Event
+
+    @property
+    def content(self) -> Event:
+        """The event; see `RunRecord.content`."""
+        return self.event
+
+    def records(self) -> Iterator[Record]:
+        """Return the event itself; see `RunRecord.records`."""
+        yield self
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run in the log, or a part of one. The model refused none of its events.
+
+    Attributes
+    ----------
+    seq : int
+        Number of the last event.
+    model, branch, time
+        As in `Record`.
+    run : Run
+        The events.
+    """
+
+    seq: int
+    model: int
+    branch: int
+    time: float
+    run: Run
+
+    @property
+    def content(self) -> Run:
+        """The events."""
+        return self.run
+
+    def records(self) -> Iterator[Record]:
+        """Return the events one by one."""
+        first = self.seq - len(self.run.lines) + 1
+        for seq, event in enumerate(self.run.events(), first):
+            yield Record(seq, self.model, self.branch, self.time, None, event)
 
 
 class Header(NamedTuple):
@@ -136,6 +243,43 @@ class Segment:
     upto: int
 
 
+class Position(NamedTuple):
+    """Position in a partition of a topic, of a model that learns from it.
+
+    Attributes
+    ----------
+    topic : str
+        Name of the topic, with the kind of its broker.
+    partition : int
+        Number of the partition.
+    next : int
+        Position of the next message. All messages before it are learned, refused or skipped.
+    """
+
+    topic: str
+    partition: int
+    next: int
+
+
+class Advance(NamedTuple):
+    """Change of a position, committed together with the events of the messages before it.
+
+    Attributes
+    ----------
+    topic, partition
+        See `Position`.
+    before : int or None
+        Position that must be stored before the commit; None if none may be stored.
+    next : int
+        Position that is stored.
+    """
+
+    topic: str
+    partition: int
+    before: int | None
+    next: int
+
+
 class Group(NamedTuple):
     """Events of one model that are committed together, in the order of their application.
 
@@ -143,21 +287,30 @@ class Group(NamedTuple):
     ----------
     model, branch : int
         Model and branch of the events.
-    events : sequence of Event
-        At least one.
+    events : sequence of Event or Run
+        At least one, or none if positions change.
+    advances : sequence of Advance
+        Positions that change with the commit.
+    time : float or None
+        Time of logging, by the clock of the log; None stands for the time of the commit.
     """
 
     model: int
     branch: int
-    events: Sequence[Event]
+    events: Sequence[Event | Run]
+    advances: Sequence[Advance] = ()
+    time: float | None = None
 
 
-Row: TypeAlias = tuple[int, int, int, Event]
-"""Number, model and branch of an event, and the event."""
+Row: TypeAlias = tuple[int, int, int, Event | Run]
+"""Number, model and branch of an event, and the event; or of the last event of a run, and the run."""
+
+#: Greatest number of events in a run, and about how many bytes.
+LONGEST_RUN, LARGEST_RUN = 4096, 2**20
 
 
 class EventLog(Protocol):
-    """Log of the events of all models, in order. An event is logged before it is applied.
+    """Log of the events of all models, in order for each model. An event is logged before it is applied.
 
     Any thread may call any method. A method that writes returns after everything is on the disk, or
     raises and writes nothing.
@@ -168,12 +321,24 @@ class EventLog(Protocol):
         By methods that write, if the disk is full.
     StorageFailedError
         If the log cannot be read or written.
+    OutcomeUnknownError
+        By methods that write, if the connection to the log was lost and whether it has the events is unknown.
+    NotOwnerError
+        By methods that write, if this process does not own the shard of the model.
     DamagedEventError
         By methods that return records, if the checksum of one does not match. Headers are not checked.
     """
 
-    def create(self, event: Event) -> int:
-        """Log the creation of a model; return the number of the event, which identifies the model."""
+    def create(self, event: Event, name: str | None = None) -> int:
+        """Log the creation of a model; return the number of the model, which is that of the event.
+
+        Parameters
+        ----------
+        event : Event
+            The creation.
+        name : str, optional
+            Name of the model. A log with shards puts the model into the shard of its name.
+        """
         ...
 
     def append(self, groups: Sequence[Group]) -> list[int]:
@@ -182,8 +347,17 @@ class EventLog(Protocol):
         Returns
         -------
         list of int
-            Number of the last event of each group. Numbers in a group rise by one.
+            Number of the last event of each group. The numbers of a model rise by one.
+
+        Raises
+        ------
+        PositionMovedError
+            If a group expects another position than the stored one. The error names the groups.
         """
+        ...
+
+    def positions(self, model: int) -> list[Position]:
+        """Return the positions of a model in the partitions of topics, in order."""
         ...
 
     def models(self) -> list[Record]:
@@ -205,6 +379,10 @@ class EventLog(Protocol):
         """Return the events of segments, in order. It reads them in pages that are limited in bytes."""
         ...
 
+    def read_runs(self, model: int, segments: Sequence[Segment]) -> Iterator[Record | RunRecord]:
+        """Return the events of segments as they are stored: alone, or in runs or parts of runs."""
+        ...
+
     def headers(self, model: int, segments: Sequence[Segment], limit: int) -> list[Header]:
         """Return the first events of segments, at most `limit`, without their bodies."""
         ...
@@ -221,10 +399,11 @@ class EventLog(Protocol):
         """Return the events after which the model had learned `step` samples, of all branches, in order."""
         ...
 
-    def correct(self, refused: Mapping[int, str], steps: Mapping[int, int]) -> None:
+    def correct(self, model: int, refused: Mapping[int, str], steps: Mapping[int, int]) -> None:
         """Record error codes of refused events, and steps that differ from the logged ones, by number.
 
-        A replay finds both again. They are recorded so that a search needs no replay.
+        A replay finds both again. They are recorded so that a search needs no replay. A run of which an event
+        was refused is stored anew as the events before it, the refused event, and those after it.
         """
         ...
 
@@ -232,8 +411,8 @@ class EventLog(Protocol):
         """Return once all committed events are on the disk: a relaxed log returns from a commit before."""
         ...
 
-    def checksum(self, seq: int) -> bytes | None:
-        """Return the checksum of an event; None if the log does not have it."""
+    def checksum(self, model: int, seq: int) -> bytes | None:
+        """Return the checksum of an event as if stored alone; None if the log lacks it, or it is damaged."""
         ...
 
     def forget(self, model: int, branch: int, event: Event, numbers: Collection[int]) -> int:
@@ -281,9 +460,13 @@ class EventLog(Protocol):
         """Write a row without meaning; raises if the log cannot be written."""
         ...
 
+    def head(self, model: int) -> int:
+        """Return the number of the last event of a model that exists."""
+        ...
+
     @property
-    def head(self) -> int:
-        """Number of the last event."""
+    def latest_model(self) -> int:
+        """Greatest number of a model, including deleted ones; 0 if there was none."""
         ...
 
     def now(self) -> float:
@@ -319,7 +502,8 @@ class Checkpoint:
     step : int
         Samples learned.
     head : int
-        Number of the last event of the whole log at the time. A later `forget` may make it unusable.
+        Number of the last event of the model at the time, also on another branch. A later `forget` may make
+        it unusable.
     time : float
         Time in seconds since 1970.
     size : int
@@ -353,7 +537,11 @@ class Checkpoints(Protocol):
         """Write a state for `bnp_online.checkpoint.dumps` to the disk; see `Checkpoint`."""
         ...
 
-    def list(self, model: int) -> list[Checkpoint]:
+    def models(self) -> builtins.list[int]:
+        """Return the numbers of the models that have checkpoints, in order."""
+        ...
+
+    def list(self, model: int) -> builtins.list[Checkpoint]:
         """Return the checkpoints of a model, newest first. `load` checks their content."""
         ...
 
@@ -373,6 +561,14 @@ class Checkpoints(Protocol):
 
     def drop(self, model: int) -> None:
         """Remove all checkpoints of a model."""
+        ...
+
+    def tidy(self, deleted: Iterable[int]) -> None:
+        """Remove what a killed server left: partly written checkpoints, and those of deleted models."""
+        ...
+
+    def place(self, model: int) -> str:
+        """Return where the checkpoints of a model are, for messages."""
         ...
 
 

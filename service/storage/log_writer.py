@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from ..errors import StorageError, StorageFailedError
+from ..errors import PositionMovedError, StorageError, StorageFailedError
 from ..telemetry.metrics import LogMetrics
 from .interfaces import EventLog, Group
 
@@ -98,7 +98,7 @@ class LogWriter:
             while self._waiting and len(taken) < _LARGEST and size < _LARGEST_BYTES:
                 taken.append(self._waiting.popleft())
                 for event in taken[-1][0].events:
-                    size += len(event.body)
+                    size += event.size
             return taken
 
     def _commit(self, groups: list[Group]) -> Sequence[int | StorageError]:
@@ -106,12 +106,25 @@ class LogWriter:
         start = time.perf_counter()
         try:
             outcomes = self._log.append(groups)
+        except PositionMovedError as error:
+            return self._commit_others(groups, error)
         except StorageError as error:
             outcomes = [error] * len(groups)
             self._metrics.failures.inc()
         else:
             self._metrics.commits.observe(time.perf_counter() - start)
         self._report(outcomes[0])
+        return outcomes
+
+    def _commit_others(
+        self, groups: Sequence[Group], error: PositionMovedError
+    ) -> Sequence[int | StorageError]:
+        """Commit the groups that the error does not name."""
+        rest = [i for i in range(len(groups)) if i not in error.groups]
+        done = self._commit([groups[i] for i in rest]) if rest else ()
+        outcomes: list[int | StorageError] = [error] * len(groups)
+        for i, outcome in zip(rest, done, strict=True):
+            outcomes[i] = outcome
         return outcomes
 
     def _report(self, outcome: int | StorageError) -> None:

@@ -6,7 +6,6 @@ One connection writes and one reads, each behind a lock. Each row has a checksum
 from __future__ import annotations
 
 import errno
-import hashlib
 import itertools
 import logging
 import os
@@ -15,26 +14,66 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import (
-    DamagedEventError,
     IncompleteLogError,
+    PositionMovedError,
     StorageError,
     StorageFailedError,
     StorageFullError,
 )
-from . import high_water, sqlite_retention
+from . import high_water, retention
 from .high_water import HighWaterMark
-from .interfaces import Event, Group, Header, Kind, Record, Row, Segment
+from .interfaces import (
+    LONGEST_RUN,
+    Advance,
+    Event,
+    Group,
+    Header,
+    Kind,
+    Position,
+    Record,
+    Row,
+    Run,
+    RunRecord,
+    Segment,
+)
+from .rows import (
+    COLUMNS,
+    Stored,
+    bounds,
+    change_runs,
+    checksum_at,
+    expand,
+    id_digest,
+    names_of,
+    to_records,
+    to_row,
+)
+from .sqlite_conversion import convert
 from .sqlite_erasure import Erasure, FileInUseError
 from .sqlite_pages import DamagedPageError
-from .sqlite_tables import FORMAT, MARKED, SPECIAL, TABLES, UNERASED
+from .sqlite_tables import (
+    FORMAT,
+    FORMAT_OF_RUNS,
+    MARKED,
+    NAMED,
+    NAMED_IDS,
+    SOURCE,
+    SPECIAL,
+    TABLES,
+    UNERASED,
+)
 
 _Row: TypeAlias = tuple[Any, ...]
 
 FILE = "events.sqlite3"
+#: File in the folder of a copy that is not complete, with the name of its source.
+COPYING = "copying"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FULL = "the disk of the event log is full: free some space, then try again"
 #: Rows, and about how many bytes, that one query reads. Other threads get the lock between two queries.
@@ -46,53 +85,41 @@ _ROWS = 16
 #: SQLite's codes of a damaged file.
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
-_COLUMNS = "seq, model, branch, kind, time, id, digest, body, checksum, refused, step"
-_MARKS = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_SELECT = f"SELECT {_COLUMNS} FROM event"  # noqa: S608
-_BODY = _COLUMNS.split(", ").index("body")
+_MARKS = f"({', '.join('?' * 13)})"
+#: Query for the places and sizes of rows with prunable events.
+_PRUNABLE = retention.events("place, length(body)")
+_SELECT = f"SELECT {COLUMNS} FROM event"  # noqa: S608
+_BODY = COLUMNS.split(", ").index("body")
 _HEADERS = """
 SELECT seq, branch, time, kind, id, digest, refused, step, CASE kind WHEN 'action' THEN body END FROM event
 """
-#: Value of ``refused`` in a row that `bnp-online repair` took out: its checksum is not checked.
-DAMAGED = "damaged"
+#: The same with the number of the events, to be expanded.
+_RUN_HEADERS = f"{_HEADERS.rstrip().removesuffix('FROM event')}, count FROM event"
+_NAMES = "SELECT seq, id, digest FROM named WHERE model = ? AND seq > ? AND seq <= ?"
+#: The events in runs with one of some ids; parameters: model, ids.
+_NAMED = """
+SELECT named.seq, branch, time, kind, named.id, named.digest, refused, step - event.seq + named.seq, NULL
+FROM named JOIN event ON event.model = named.model AND event.seq = (
+    SELECT min(seq) FROM event AS holding WHERE holding.model = named.model AND holding.seq >= named.seq
+) WHERE named.model = ? AND named.id IN
+"""
+#: The events after which a model had learned as many samples; parameters: model, step.
+_AT_STEP = f"""
+SELECT
+    event.seq - step + ?2, branch, time, kind, ifnull(event.id, named.id),
+    ifnull(event.digest, named.digest), refused, ?2, NULL
+FROM event LEFT JOIN named ON named.model = event.model AND named.seq = event.seq - step + ?2
+WHERE event.model = ?1 AND step >= ?2 AND step < ?2 + {LONGEST_RUN} AND step - count < ?2 ORDER BY 1
+"""  # noqa: S608
+#: Condition for the events of a segment, and runs of which a part is in it; parameters: `bounds`.
+_SEGMENT = "model = ? AND branch = ? AND seq > ? AND seq < ? AND seq - count < ?"
 
 _logger = logging.getLogger(__name__)
 
 
 def _insertion(rows: int) -> str:
     """Return the statement that inserts `rows` rows. Its parameters are the values, row after row."""
-    return f"INSERT INTO event ({_COLUMNS}) VALUES {', '.join([_MARKS] * rows)}"  # noqa: S608 (question marks)
-
-
-def _to_row(seq: int, model: int, branch: int, time: float, event: Event) -> _Row:
-    """Return the row of a new event."""
-    key = (seq, model, branch, event.kind, time, event.id, event.digest)
-    return (*key, event.body, _checksum(key, event.body), None, event.step)
-
-
-def _to_record(row: _Row) -> Record:
-    """Return the record in a row.
-
-    Raises
-    ------
-    DamagedEventError
-        If the checksum does not match.
-    """
-    seq, model, branch, kind, when, identifier, digest, body, checksum, refused, step = row
-    key = (seq, model, branch, kind, when, identifier, digest)
-    intact = isinstance(body, bytes) and checksum == _checksum(key, body)
-    if not intact and refused != DAMAGED:
-        raise DamagedEventError(seq)
-    return Record(seq, model, branch, when, refused, Event(kind, body, identifier, digest, step))
-
-
-def _checksum(key: tuple[Any, ...], body: bytes) -> bytes:
-    return hashlib.blake2b(repr(key).encode() + body, digest_size=16).digest()
-
-
-def _id_digest(model: int, identifier: str) -> bytes:
-    """Return the digest that replaces the id of a forgotten event: the id may be personal data."""
-    return hashlib.blake2b(f"{model} {identifier}".encode(), digest_size=16).digest()
+    return f"INSERT INTO event (place, {COLUMNS}) VALUES {', '.join([_MARKS] * rows)}"  # noqa: S608 (marks)
 
 
 class SqliteLog:
@@ -106,40 +133,52 @@ class SqliteLog:
         Whether a commit may return before it is on the disk. A power failure then loses the latest commits.
         A killed process loses none.
     known : int
-        Number of an event that the log must reach. A log that ends before it is not changed.
+        Number of events that the log must have had, pruned ones included.
+    heads : dict of int to int
+        Number of an event that the log must reach, by model. Models that it does not know are ignored.
 
     Raises
     ------
     IncompleteLogError
-        If the log ends before event `known`, or its file is damaged, or lost while another file shows that
-        there was one.
+        If the log ends before a known event, or its file is damaged, or lost while another file shows that
+        there was one. The log was not changed.
     StorageFailedError
-        If the file is not a log of this version, or cannot be opened.
+        If the file is not a log of this version or an incomplete copy, or cannot be opened.
     """
 
-    def __init__(self, folder: Path, *, relaxed: bool = False, known: int = 0) -> None:
+    def __init__(
+        self, folder: Path, *, relaxed: bool = False, known: int = 0, heads: Mapping[int, int] | None = None
+    ) -> None:
         self._path, self._wal = folder / FILE, folder / f"{FILE}-wal"
         self._relaxed = relaxed
         self._writing, self._reading = threading.Lock(), threading.Lock()
+        if (copying := folder / COPYING).exists():
+            raise StorageFailedError(
+                f"{folder} is an incomplete copy of {copying.read_text()}: run `bnp-online store copy` again"
+            )
         # SQLite deletes a write-ahead log without its file.
         if (known or _size(self._wal) or high_water.read(folder)) and not _size(self._path):
             state = "is empty" if self._path.exists() else "does not exist"
             raise IncompleteLogError(f"the event log {self._path} {state}")
-        with _translated():
+        with translated():
             self._path.touch(0o600)  # SQLite would take 0644; its other files get the mode of this one
             self._writer = self._connect()
-            self._prepare("NORMAL" if relaxed else "FULL", known)
+            self._prepare("NORMAL" if relaxed else "FULL", known, heads or {})
             self._reader = self._connect()
             self._reader.execute("PRAGMA query_only = ON")
-            head = self._last_event()
-            ((latest, length),) = self._writer.execute("SELECT max(time), count(*) FROM event")
+            shared, self._place = self._numbering()
+            self._heads = self._read_heads(shared)
+            [(latest,)] = self._writer.execute("SELECT max(model) FROM event")
+            self._latest_model: int = max(shared, latest or 0)
+            ((latest, length),) = self._writer.execute("SELECT max(time), ifnull(sum(count), 0) FROM event")
+            self._has_runs = self._version() == FORMAT_OF_RUNS
             self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")  # `Erasure` needs the header in the file
             self._erasure = Erasure(self._path, self._writing, self._reading)
         self._mark = HighWaterMark(folder)
-        self._head: int = head
         self._length: int = length  # maintained, since counting millions of rows is slow
-        # Both of the current transaction, once it is committed.
-        self._new_head, self._new_length = head, length
+        # Those of the current transaction, once it is committed.
+        self._new_place, self._new_length, self._new_heads = self._place, length, dict[int, int]()
+        self._new_has_runs = self._has_runs
         self._flush()
         try:
             self.erase()  # a killed server may have left removed content
@@ -152,18 +191,19 @@ class SqliteLog:
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._path, timeout=30.0, isolation_level=None, check_same_thread=False)
 
-    def _prepare(self, synchronous: str, known: int) -> None:
-        (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+    def _prepare(self, synchronous: str, known: int, heads: Mapping[int, int]) -> None:
+        version = self._version()
         (tables,) = self._writer.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and version != FORMAT:
+        if tables and version not in range(1, FORMAT_OF_RUNS + 1):
             raise StorageFailedError(
-                f"{self._path} has format {version}, and this version reads format {FORMAT}: use "
-                "the version of bnp-online that wrote it, or a later one"
+                f"{self._path} has format {version}, and this version reads formats 1 to {FORMAT_OF_RUNS}: "
+                "use the version of bnp-online that wrote it, or a later one"
             )
-        last = self._last_event() if tables else 0
-        if last < known:
+        try:
+            self._require(version, known, heads)
+        except IncompleteLogError:
             self._writer.close()
-            raise IncompleteLogError(f"the event log {self._path} ends at event {last}")
+            raise
         self._writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._writer.execute("PRAGMA journal_mode = WAL")
         self._writer.execute(f"PRAGMA synchronous = {synchronous}")
@@ -173,19 +213,64 @@ class SqliteLog:
             self._writer.executescript(f"BEGIN; {TABLES} COMMIT;")
         elif not self._writer.execute("SELECT 1 FROM sqlite_master WHERE name = 'unerased'").fetchone():
             self._writer.executescript(f"BEGIN; {UNERASED} {MARKED} COMMIT;")
-        self._writer.execute(sqlite_retention.TABLE)  # data folders of earlier versions have none
+        for table in (
+            retention.TABLE,
+            SOURCE,
+            NAMED,
+            NAMED_IDS,
+        ):  # data folders of earlier versions have none
+            self._writer.execute(table)
+        convert(self._writer)
 
-    def _last_event(self) -> int:
-        """Return the number of the last event, also if it was pruned: a number is never used again."""
-        query = (
-            "SELECT ifnull(max(seq), 0) FROM event UNION ALL SELECT ifnull(max(before), 1) - 1 FROM pruned"
-        )
-        return max(int(number) for (number,) in self._writer.execute(query))
+    def _version(self) -> int:
+        return int(self._writer.execute("PRAGMA user_version").fetchone()[0])
+
+    def _require(self, version: int, known: int, heads: Mapping[int, int]) -> None:
+        """Raise `IncompleteLogError` if the log has not reached a known event."""
+        if version < FORMAT:  # one sequence of numbers, or no table
+            pruned = "SELECT ifnull(max(before), 1) - 1 FROM pruned"
+            query = f"SELECT max(ifnull(max(seq), 0), ({pruned})) FROM event"  # noqa: S608
+            last = self._writer.execute(query).fetchone()[0] if version else 0
+            if last < max(known, *heads.values(), 0, 0):
+                raise IncompleteLogError(f"the event log {self._path} ends at event {last}")
+            return
+        shared, last = self._numbering()
+        if last < known:
+            raise IncompleteLogError(f"the event log {self._path} ends after {last} of {known} events")
+        for model, head in self._read_heads(shared).items():
+            if head < heads.get(model, 0):
+                raise IncompleteLogError(f"the event log {self._path} ends at event {head} of model {model}")
+
+    def _numbering(self) -> tuple[int, int]:
+        """Return the number of the last event of format 1, and the number of events that the log ever had."""
+        [(shared, place)] = self._writer.execute("SELECT shared, place FROM numbering")
+        [(last,)] = self._writer.execute("SELECT max(place) FROM event")
+        return int(shared), max(place, last or 0)
+
+    def _read_heads(self, shared: int) -> dict[int, int]:
+        """Return the number of the last event of each model: no number is used again."""
+        query = f"""
+        SELECT model, max(
+            ?,
+            (SELECT ifnull(max(seq), 0) FROM event WHERE event.model = made.model),
+            (SELECT ifnull(max(before), 1) - 1 FROM pruned WHERE pruned.model = made.model)
+        ) FROM event AS made WHERE {SPECIAL} AND kind = 'create'
+        """  # noqa: S608
+        return {int(model): int(head) for model, head in self._writer.execute(query, (shared,))}
+
+    def head(self, model: int) -> int:
+        """Return the number of the last event of a model that was committed."""
+        return self._heads[model]
 
     @property
-    def head(self) -> int:
-        """Number of the last event that was committed."""
-        return self._head
+    def latest_model(self) -> int:
+        """Greatest number of a model, including deleted ones; 0 if there was none."""
+        return self._latest_model
+
+    @property
+    def written(self) -> int:
+        """Number of events that the log ever had."""
+        return self._place
 
     @property
     def length(self) -> int:
@@ -196,31 +281,97 @@ class SqliteLog:
         """Return the time in seconds since 1970, from a clock that never goes back."""
         return self._origin + time.monotonic()
 
-    def create(self, event: Event) -> int:
+    def create(self, event: Event, name: str | None = None) -> int:
         """Log the creation of a model."""
         with self._transaction():
-            return self._insert([(None, 0, event)])
+            model = self._latest_model + 1
+            self._insert([(model, model, 0, event)])
+        self._latest_model = model
+        return model
 
     def append(self, groups: Sequence[Group]) -> list[int]:
         """Append groups of events: all or none."""
-        owned = [(group.model, group.branch, event) for group in groups for event in group.events]
-        with self._transaction(one_statement=len(owned) <= _ROWS):
-            first = self._head
-            self._insert(owned)
-        return [*itertools.accumulate((len(group.events) for group in groups), initial=first)][1:]
+        size, several = 0, False
+        for group in groups:
+            size += len(group.events)
+            several = several or bool(group.advances)
+            for event in group.events:
+                several = several or (isinstance(event, Run) and (bool(event.names) or not self._has_runs))
+        with self._transaction(one_statement=size <= _ROWS and not several):
+            if several:
+                self._advance(groups)
+            rows: list[Row] = []
+            last: list[int] = []
+            times: list[float | None] = []
+            for model, branch, events, _, when in groups:
+                seq = self._next(model)
+                for event in events:
+                    seq += event.samples
+                    rows.append((seq, model, branch, event))
+                    times.append(when)
+                self._new_heads[model] = seq
+                last.append(seq)
+            self._insert(rows, times)
+            if several:
+                self._insert_names(rows)
+        return last
 
-    def _insert(self, owned: Sequence[tuple[int | None, int, Event]]) -> int:
-        """Add events with model (None for a new one) and branch; return the number of the last."""
-        now, first = self.now(), self._new_head + 1
-        for start in range(0, len(owned), _ROWS):
-            some = owned[start : start + _ROWS]
+    def _insert_names(self, rows: Sequence[Row]) -> None:
+        """Add the ids of events in runs."""
+        for seq, model, _, event in rows:
+            if isinstance(event, Run):
+                if not self._new_has_runs:
+                    self._writer.execute(f"PRAGMA user_version = {FORMAT_OF_RUNS}")
+                    self._new_has_runs = True
+                names = [(model, number, name, digest) for name, number, digest in names_of(seq, event)]
+                self._writer.executemany("INSERT INTO named VALUES (?, ?, ?, ?)", names)
+
+    def _advance(self, groups: Sequence[Group]) -> None:
+        """Change the positions of groups in the current transaction."""
+        moved = [
+            i
+            for i, group in enumerate(groups)
+            if not all(self._compare_and_set(group.model, each) for each in group.advances)
+        ]
+        if moved:
+            raise PositionMovedError(moved)
+
+    def _compare_and_set(self, model: int, advance: Advance) -> bool:
+        topic, partition, before, after = advance
+        if before is None:
+            statement = "INSERT OR IGNORE INTO source VALUES (?, ?, ?, ?)"
+            return self._writer.execute(statement, (model, topic, partition, after)).rowcount == 1
+        statement = "UPDATE source SET next = ? WHERE model = ? AND topic = ? AND partition = ? AND next = ?"
+        return self._writer.execute(statement, (after, model, topic, partition, before)).rowcount == 1
+
+    def positions(self, model: int) -> list[Position]:
+        """Return the positions of a model in the partitions of topics."""
+        query = "SELECT topic, partition, next FROM source WHERE model = ? ORDER BY topic, partition"
+        return [*map(Position._make, self._rows(query, model))]
+
+    def _next(self, model: int) -> int:
+        """Return the number of the last event of a model, those of the current transaction included."""
+        return self._new_heads.get(model) or self._heads[model]
+
+    def _add(self, model: int, branch: int, event: Event) -> int:
+        """Add an event in the current transaction; return its number."""
+        seq = self._next(model) + 1
+        self._insert([(seq, model, branch, event)])
+        return seq
+
+    def _insert(self, rows: Sequence[Row], times: Iterable[float | None] = itertools.repeat(None)) -> None:
+        """Add events, with their times of logging: None stands for now."""
+        now, before, moments = self.now(), self._new_place, iter(times)
+        for start in range(0, len(rows), _ROWS):
+            some = rows[start : start + _ROWS]
             values: list[Any] = []
-            for seq, (model, branch, event) in enumerate(some, first + start):
-                values += _to_row(seq, seq if model is None else model, branch, now, event)
+            for (seq, model, branch, event), when in zip(some, moments, strict=False):
+                self._new_place += event.samples
+                values.append(self._new_place)
+                values += to_row(seq, model, branch, now if when is None else when, event)
+                self._new_heads[model] = seq
             self._writer.execute(_insertion(len(some)), values)
-        self._new_head += len(owned)
-        self._new_length += len(owned)
-        return self._new_head
+        self._new_length += self._new_place - before
 
     def restore(self, rows: Sequence[Row], pruned: Mapping[int, int]) -> None:
         """Add events with given numbers, which the log does not have, for a repair.
@@ -232,21 +383,19 @@ class SqliteLog:
         pruned : dict of int to int
             For each model the event before which its samples are missing.
         """
-        now = self.now()
         with self._transaction():
-            for row in rows:
-                self._writer.execute(_insertion(1), _to_row(*row[:3], now, row[3]))
+            self._new_place = max(self._place, self._mark.number)
+            self._insert(sorted(rows, key=lambda row: row[:2]))
             self._writer.executemany("REPLACE INTO pruned VALUES (?, ?)", pruned.items())
-            self._new_head = max([self._head, *(row[0] for row in rows)])
-            self._new_length += len(rows)
+        self._latest_model = max([self._latest_model, *(row[1] for row in rows)])
 
     def models(self) -> list[Record]:
         """Return the creation of each model that exists, in order."""
-        return list(self._query(f"WHERE {SPECIAL} AND kind = 'create' ORDER BY seq"))
+        return self._query(f"WHERE {SPECIAL} AND kind = 'create' ORDER BY model")
 
     def changes(self, model: int, kind: Kind) -> list[Record]:
         """Return the events of one kind; samples and imports are not supported."""
-        return list(self._query(f"WHERE model = ? AND {SPECIAL} AND kind = ? ORDER BY seq", model, kind))
+        return self._query(f"WHERE model = ? AND {SPECIAL} AND kind = ? ORDER BY seq", model, kind)
 
     def imports(self, model: int) -> list[Header]:
         """Return the imports of a model, in order."""
@@ -255,48 +404,72 @@ class SqliteLog:
 
     def read(self, model: int, segments: Sequence[Segment]) -> Iterator[Record]:
         """Return the events of segments, in order."""
-        query = f"{_SELECT} WHERE model = ? AND branch = ? AND seq > ? AND seq <= ? ORDER BY seq"
+        return itertools.chain.from_iterable(each.records() for each in self.read_runs(model, segments))
+
+    def read_runs(self, model: int, segments: Sequence[Segment]) -> Iterator[Record | RunRecord]:
+        """Return the events of segments as they are stored, in order."""
+        query = f"{_SELECT} WHERE {_SEGMENT} ORDER BY seq"
         for segment in segments:
-            after = segment.after
-            while page := self._page(query, model, segment.branch, after, segment.upto):
-                yield from map(_to_record, page)
-                after = page[-1][0]
+            rest = segment
+            while page := self._page(query, *bounds(model, rest)):
+                for row in page:
+                    yield from to_records(row, segment)
+                rest = replace(rest, after=page[-1][0])
 
     def headers(self, model: int, segments: Sequence[Segment], limit: int) -> list[Header]:
         """Return the first events of segments, without their bodies."""
-        where = f"{_HEADERS} WHERE model = ? AND branch = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
+        query = f"{_RUN_HEADERS} WHERE {_SEGMENT} ORDER BY seq LIMIT ?"
         found: list[Header] = []
         for segment in segments:
-            rows = self._rows(where, model, segment.branch, segment.after, segment.upto, limit - len(found))
-            found += map(Header._make, rows)
+            rows = self._rows(query, *bounds(model, segment), limit - len(found))
+            found += expand(rows, segment, limit - len(found), partial(self._rows, _NAMES, model))
         return found
 
     def count(self, model: int, segments: Sequence[Segment]) -> int:
         """Return the number of events that `read` would return."""
-        where = "SELECT count(*) FROM event WHERE model = ? AND branch = ? AND seq > ? AND seq <= ?"
-        return sum(self._rows(where, model, s.branch, s.after, s.upto)[0][0] for s in segments)
+        total = "SELECT ifnull(sum(min(seq, ?) - max(seq - count, ?)), 0) FROM event"
+        query = f"{total} WHERE {_SEGMENT}"
+        return sum(self._rows(query, s.upto, s.after, *bounds(model, s))[0][0] for s in segments)
 
     def find(self, model: int, ids: Collection[str]) -> list[Header]:
         """Return the events with one of these ids."""
         marks = ", ".join("?" * len(ids))
-        query = f"{_HEADERS} WHERE model = ? AND id IN ({marks}) ORDER BY seq"
-        return [*map(Header._make, self._rows(query, model, *ids))]
+        query = f"{_HEADERS} WHERE model = ? AND id IN ({marks}) UNION ALL {_NAMED} ({marks}) ORDER BY 1"
+        return [*map(Header._make, self._rows(query, model, *ids, model, *ids))]
 
     def at_step(self, model: int, step: int) -> list[Header]:
         """Return the events after which the model had learned `step` samples."""
-        query = f"{_HEADERS} WHERE model = ? AND step = ? ORDER BY seq"
-        return [*map(Header._make, self._rows(query, model, step))]
+        return [*map(Header._make, self._rows(_AT_STEP, model, step))]
 
-    def correct(self, refused: Mapping[int, str], steps: Mapping[int, int]) -> None:
+    def correct(self, model: int, refused: Mapping[int, str], steps: Mapping[int, int]) -> None:
         """Record refusals and steps that differ from the expected ones."""
         with self._transaction():
+            self._change_runs(model, refused=refused, steps=steps)
             self._writer.executemany(
-                "UPDATE event SET refused = ?, step = NULL WHERE seq = ?",
-                [(why, seq) for seq, why in refused.items()],
+                "UPDATE event SET refused = ?, step = NULL WHERE model = ? AND seq = ? AND count = 1",
+                [(why, model, seq) for seq, why in refused.items()],
             )
             self._writer.executemany(
-                "UPDATE event SET step = ? WHERE seq = ?", [(step, seq) for seq, step in steps.items()]
+                "UPDATE event SET step = ? WHERE model = ? AND seq = ? AND count = 1",
+                [(step, model, seq) for seq, step in steps.items()],
             )
+
+    def _change_runs(self, model: int, **changes: Any) -> int:
+        """Change runs in the current transaction; return the number of removed events."""
+        removed = len(change_runs(self._execute, partial(self._replace, model), model, **changes))
+        self._new_length -= removed
+        return removed
+
+    def _execute(self, query: str, *parameters: Any) -> list[_Row]:
+        """Execute a statement in the current transaction."""
+        return self._writer.execute(query, parameters).fetchall()
+
+    def _replace(self, model: int, seq: int, rows: list[Stored]) -> None:
+        """Replace a run by rows with some of its events, each at the place of its last event."""
+        query = "DELETE FROM event WHERE model = ? AND seq = ? RETURNING place"
+        [(place,)] = self._execute(query, model, seq)
+        for row in rows:
+            self._writer.execute(_insertion(1), (place - seq + row[0], *row))
 
     def flush(self) -> None:
         """Return once all committed events are on the disk."""
@@ -304,39 +477,43 @@ class SqliteLog:
             self._flush()
 
     def _flush(self) -> None:
-        head = self._head
+        place = self._place
         for path in (self._wal, self._path.parent):
-            _flush_file(path)
-        self._mark.write(head)
+            flush_file(path)
+        self._mark.write(place)
 
-    def checksum(self, seq: int) -> bytes | None:
+    def checksum(self, model: int, seq: int) -> bytes | None:
         """Return the checksum of an event; None if the log does not have it."""
-        rows = self._rows("SELECT checksum FROM event WHERE seq = ?", seq)
-        return rows[0][0] if rows else None
+        rows = self._rows(f"{_SELECT} WHERE model = ? AND seq >= ? ORDER BY seq LIMIT 1", model, seq)
+        return checksum_at(rows[0] if rows else None, seq)
 
     def forget(self, model: int, branch: int, event: Event, numbers: Collection[int]) -> int:
         """Remove events, and log their removal."""
         with self._transaction():
-            keys = [(seq, model) for seq in numbers]
+            query = (
+                "SELECT id FROM event WHERE model = ?1 AND seq = ?2 "
+                "UNION ALL SELECT id FROM named WHERE model = ?1 AND seq = ?2"
+            )
             ids = [
-                (model, _id_digest(model, name))
+                (model, id_digest(model, name))
                 for seq in numbers
-                for (name,) in self._writer.execute("SELECT id FROM event WHERE seq = ?", (seq,))
+                for (name,) in self._execute(query, model, seq)
                 if name is not None
             ]
             self._writer.executemany("INSERT OR IGNORE INTO forgotten VALUES (?, ?)", ids)
+            self._change_runs(model, gone={*numbers})
             self._new_length -= self._writer.executemany(
-                "DELETE FROM event WHERE seq = ? AND model = ?", keys
+                "DELETE FROM event WHERE seq = ? AND model = ? AND count = 1", [(s, model) for s in numbers]
             ).rowcount
             self._erasure.mark(self._writer)
             # They are measured again.
             first = min(numbers, default=0)
             self._writer.execute("DELETE FROM measured WHERE model = ? AND upto >= ?", (model, first))
-            return self._insert([(model, branch, event)])
+            return self._add(model, branch, event)
 
     def forgotten(self, model: int, ids: Collection[str]) -> set[str]:
         """Return the ids whose events were forgotten."""
-        by_digest = {_id_digest(model, name): name for name in ids}
+        by_digest = {id_digest(model, name): name for name in ids}
         marks = ", ".join("?" * len(by_digest))
         query = f"SELECT id FROM forgotten WHERE model = ? AND id IN ({marks})"  # noqa: S608 (question marks)
         return {by_digest[digest] for (digest,) in self._rows(query, model, *by_digest)}
@@ -348,53 +525,47 @@ class SqliteLog:
 
     def prune(self, model: int, before: int, newest: int, size: int, since: float) -> int:
         """Remove the old samples and imports of a model before event `before`."""
-        before = min(before, self._head + 1)
+        before = min(before, self._heads[model] + 1)
         if since <= 0.0 and before - model <= newest and self.size() <= size:
             return 0  # no limit can be exceeded: the events need no measurement
-        kept, measured = sqlite_retention.measure(self._rows, model, before - 1)
+        kept, measured = retention.measure(self._rows, model, before - 1)
         if measured or self._rows("SELECT 1 FROM measured WHERE model = ? AND upto > ?", model, kept):
             with self._transaction():
                 self._writer.execute("DELETE FROM measured WHERE model = ? AND upto > ?", (model, kept))
                 self._save_measured(model, measured)
-        first = sqlite_retention.first_retained(self._rows, model, before - 1, newest, size)
-        limit = min(before, max(first, self._first_since(since), self.first_kept(model)))
-        if not self._rows(f"{sqlite_retention.EVENTS} LIMIT 1", model, 0, limit - 1):
+        first = retention.first_retained(self._rows, model, before - 1, newest, size)
+        recent = retention.first_since(self._rows, model, self._heads[model], since)
+        limit = min(before, max(first, recent, self.first_kept(model)))
+        across = retention.across(self._rows, model, limit)
+        if not across and not self._rows(f"{_PRUNABLE} LIMIT 1", model, 0, limit - 1):
             return 0
-        rest = sqlite_retention.remainder(self._rows, model, limit)
         with self._transaction():
+            if removed := self._change_runs(model, gone=across):
+                self._erasure.mark(self._writer)
             self._writer.execute(
                 "INSERT INTO pruned VALUES (?1, ?2) ON CONFLICT DO UPDATE SET before = max(before, ?2)",
                 (model, limit),
             )
             self._writer.execute("DELETE FROM measured WHERE model = ? AND upto < ?", (model, limit))
+            self._writer.execute("UPDATE numbering SET place = ?", (self._place,))  # of an event that may go
+            rest = retention.remainder(self._execute, model, limit)
             self._save_measured(model, [] if rest is None else [rest])
-        removed = self._remove(sqlite_retention.EVENTS, model, 0, limit - 1)
-        with _translated():
+        removed += self._remove(_PRUNABLE, model, 0, limit - 1)
+        with translated():
             self._erasure.shrink()
         return removed
 
-    def _save_measured(self, model: int, intervals: Iterable[sqlite_retention.Interval]) -> None:
+    def _save_measured(self, model: int, intervals: Iterable[retention.Interval]) -> None:
         rows = [(model, each.upto, each.events, each.bytes) for each in intervals]
         self._writer.executemany("REPLACE INTO measured VALUES (?, ?, ?, ?)", rows)
-
-    def _first_since(self, when: float) -> int:
-        """Return the number of the first event at or after a time, by binary search: times never fall."""
-        low, high = 1, self._head + 1
-        while low < high:
-            middle = (low + high) // 2
-            rows = self._rows("SELECT seq, time FROM event WHERE seq >= ? ORDER BY seq LIMIT 1", middle)
-            if not rows or rows[0][1] >= when:
-                high = middle
-            else:
-                low = rows[0][0] + 1
-        return low
 
     def drop(self, model: int) -> None:
         """Remove a model, except the record that it existed; `erase` removes its events and the rest."""
         with self._transaction():
-            self._new_length -= self._writer.execute("DELETE FROM event WHERE seq = ?", (model,)).rowcount
+            creation = "DELETE FROM event WHERE model = ?1 AND seq = ?1"
+            self._new_length -= self._writer.execute(creation, (model,)).rowcount
             self._erasure.mark(self._writer)
-            self._insert([(model, 0, Event("delete", b"{}"))])
+            self._add(model, 0, Event("delete", b"{}"))
 
     @property
     def unerased(self) -> bool:
@@ -403,16 +574,16 @@ class SqliteLog:
 
     def erase(self) -> None:
         """Erase removed content from the disk, and return free space to the system."""
-        with _translated():
+        with translated():
             self._erasure.erase(self._finish_drops)
 
     def _finish_drops(self) -> None:
         """Remove what is left of deleted models; `drop` marked it."""
         deleted = f"model IN (SELECT model FROM event WHERE {SPECIAL} AND kind = 'delete')"  # noqa: S608
-        query = f"SELECT seq, length(body) FROM event WHERE {deleted} AND kind <> 'delete'"  # noqa: S608
+        query = f"SELECT place, length(body) FROM event WHERE {deleted} AND kind <> 'delete'"  # noqa: S608
         self._remove(query, mark=False)
         with self._transaction():
-            for table in ("forgotten", "pruned", "measured"):
+            for table in ("forgotten", "pruned", "measured", "source", "named"):
                 self._writer.execute(f"DELETE FROM {table} WHERE {deleted}")  # noqa: S608
 
     def probe(self) -> None:
@@ -437,46 +608,55 @@ class SqliteLog:
     @contextmanager
     def _transaction(self, *, one_statement: bool = False) -> Iterator[None]:
         """Commit the writes of the block, or none of them; a single statement commits by itself."""
-        with self._writing, _translated():
-            self._new_head, self._new_length = self._head, self._length
+        with self._writing, translated():
+            self._new_place, self._new_length = self._place, self._length
+            self._new_heads, self._new_has_runs = {}, self._has_runs
             if not one_statement:
                 self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield
                 if not one_statement:
                     self._writer.execute("COMMIT")
-                self._head, self._length = self._new_head, self._new_length
+                self._place, self._length = self._new_place, self._new_length
+                self._has_runs = self._new_has_runs
+                self._heads.update(self._new_heads)
                 if not self._relaxed:
-                    self._mark.write(self._head)
+                    self._mark.write(self._place)
             finally:
                 if self._writer.in_transaction:  # SQLite itself rolls back a commit on a full disk
                     self._writer.execute("ROLLBACK")
 
     def _remove(self, query: str, *parameters: Any, mark: bool = True) -> int:
-        """Delete the events of a query for numbers and sizes, and mark them for `erase`.
+        """Delete the rows of a query for places and sizes, and mark them for `erase`; return their events.
 
         It deletes slices, so that other threads can write in between.
         """
+        deletion = "DELETE FROM event WHERE place = ? RETURNING model, seq, count"
         removed = 0
         while rows := self._rows(f"{query} LIMIT {_PAGE}", *parameters):
             sizes = itertools.accumulate((size for _, size in rows), initial=0)
-            some = [(seq,) for (seq, _), before in zip(rows, sizes, strict=False) if before < _PAGE_BYTES]
+            some = [place for (place, _), before in zip(rows, sizes, strict=False) if before < _PAGE_BYTES]
             with self._transaction():
-                count = self._writer.executemany("DELETE FROM event WHERE seq = ?", some).rowcount
+                gone = [row for place in some for row in self._execute(deletion, place)]
+                runs = [(model, seq - count, seq) for model, seq, count in gone if count > 1]
+                self._writer.executemany("DELETE FROM named WHERE model = ? AND seq > ? AND seq <= ?", runs)
+                count = sum(row[2] for row in gone)
                 if count and mark:
                     self._erasure.mark(self._writer)
                 self._new_length -= count
             removed += count
         return removed
 
-    def _query(self, where: str, *parameters: Any) -> Iterable[Record]:
-        return map(_to_record, self._rows(f"{_SELECT} {where}", *parameters))
+    def _query(self, where: str, *parameters: Any) -> list[Record]:
+        """Return events that are no samples."""
+        rows = self._rows(f"{_SELECT} {where}", *parameters)
+        return [record for row in rows for each in to_records(row) for record in each.records()]
 
     def _page(self, query: str, *parameters: Any) -> list[_Row]:
-        """Return the first rows of a query of whole events: a page, which is limited in bytes too."""
+        """Return the first rows of a query: a page, which is limited in bytes too."""
         page: list[_Row] = []
         size = 0
-        with self._reading, _translated(), closing(self._reader.execute(query, parameters)) as rows:
+        with self._reading, translated(), closing(self._reader.execute(query, parameters)) as rows:
             for row in rows:
                 page.append(row)
                 size += len(row[_BODY])
@@ -485,7 +665,7 @@ class SqliteLog:
         return page
 
     def _rows(self, query: str, *parameters: Any) -> list[_Row]:
-        with self._reading, _translated():
+        with self._reading, translated():
             return self._reader.execute(query, parameters).fetchall()
 
 
@@ -494,7 +674,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _flush_file(path: Path) -> None:
+def flush_file(path: Path) -> None:
     """Flush a file or a folder. SQLite holds no lock on these, which closing a descriptor would release."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -509,7 +689,7 @@ def _flush_file(path: Path) -> None:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
     """Translate errors of SQLite and of the file into `StorageError`."""
     try:
         yield

@@ -45,13 +45,13 @@ class HttpMetrics:
             self.series[route, method, status] = found
         return found
 
-    def latency(self, route: str) -> list[tuple[float, int]]:
-        """Return the cumulative histogram of the POST requests of a route: upper bounds and counts."""
-        wanted = {"route": route, "method": "POST"}
+    def latency(self, *routes: str) -> list[tuple[float, int]]:
+        """Return the cumulative histogram of the POST requests of routes: upper bounds and counts."""
         totals: Totals[float] = Totals()
         for family in self._seconds.collect():
             for sample in family.samples:
-                if sample.name.endswith("_bucket") and wanted.items() <= sample.labels.items():
+                of = sample.labels
+                if sample.name.endswith("_bucket") and of["route"] in routes and of["method"] == "POST":
                     totals[float(sample.labels["le"])] += int(sample.value)
         return sorted(totals.items())
 

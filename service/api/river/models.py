@@ -15,7 +15,7 @@ from ...auth.scopes import FORM, JSON, needs
 from ...errors import Layer
 from ...http.requests import Shape, check, read_body, read_model
 from ...http.responses import json_response
-from ...models.registry import models_of
+from ...models.access import models_of
 from ..models import description
 from ..openapi import FILE, ApiRoute
 from ..state import download
@@ -82,14 +82,14 @@ def _completed(spec: native.ModelSpec, flavor: schemas.Flavor, name: str | None)
 @needs("read")
 async def river_list(request: Request) -> Response:
     """List the names of all models, in order of creation."""
-    return json_response({"models": [worker.model.name for worker in models_of(request.scope)]})
+    return json_response({"models": [each.name for each in models_of(request.scope).summaries()]})
 
 
 @router.get("/api/model/{m}/", summary="Describe a model (River)", response_model=native.ModelDescription)
 @needs("read", Layer.MODEL, Layer.READ)
 async def river_get(request: Request, m: str) -> Response:
     """Return the specification and the current state of a model, as `GET /models/{m}` does."""
-    return json_response(await description(models_of(request.scope), m))
+    return json_response(await description(request, m))
 
 
 @router.get(

@@ -16,8 +16,8 @@ from ...errors import Layer
 from ...http.content import without_mark
 from ...http.requests import Shape, check, headers_of, read_body, read_fields
 from ...http.responses import json_response
+from ...models.access import models_of
 from ...models.queue import Latency
-from ...models.registry import models_of
 from ...models.worker import Worker
 from ..openapi import ApiRoute
 from . import schemas
@@ -75,7 +75,7 @@ async def _asked(request: Request) -> Worker:
         body = read_fields(raw, _MODEL, registry.settings)
     else:
         body = check(dict(request.query_params), _MODEL, registry.settings)
-    return registry.get(body["model"])
+    return await registry.get(body["model"])
 
 
 def _times(latency: Latency) -> dict[str, Any]:

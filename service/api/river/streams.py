@@ -50,7 +50,8 @@ class _Metrics(_Events):
 
     async def _metrics(self, name: str) -> bytes:
         try:
-            return _line(name, await self.models.get(name).ask(lambda model: model.score.cumulative()))
+            worker = await self.models.get(name)
+            return _line(name, await worker.ask(lambda model: model.score.cumulative()))
         except RequestError:  # deleted meanwhile, or its queue is full: the next event asks again
             return b""
 
