@@ -8,25 +8,37 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.support.postgres import PostgresServer, running
+from tests.support.simulated_cuda import SimulatedGPU, simulated_cuda
+
 # Examples are the same in every run, and a slow machine is no failure.
 settings.register_profile(
     "bnp", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
 )
 settings.load_profile("bnp")
 
-#: Files with long tests. They begin first, so that no process is left with one of them at the end.
+#: Files with long tests, in their order. No process is left with one of them at the end.
 _LONG = (
-    "tests/docs/test_commands.py",
     "tests/bnp_online/test_jit.py",
+    "tests/cluster/test_faults.py",
+    "tests/cluster/",
+    "tests/recovery/test_chaos.py",
+    "tests/docs/test_commands.py",
     "tests/recovery/",
     "tests/benchmarks/",
-    "tests/service/models/test_durability.py",
+    "tests/bnp_online/engines/",
+    "tests/service/models/",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put long files first."""
-    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    found = (rank for rank, start in enumerate(_LONG) if item.nodeid.startswith(start))
+    return next(found, len(_LONG))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,3 +47,27 @@ def _one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _simulation(request: pytest.FixtureRequest) -> Iterator[SimulatedGPU | None]:
+    """Simulate GPUs during a test with the mark `simulated`, and during nothing else."""
+    if request.node.get_closest_marker("simulated") is None:
+        yield None
+        return
+    with simulated_cuda() as gpu:
+        yield gpu
+
+
+@pytest.fixture
+def simulated_gpu(_simulation: SimulatedGPU | None) -> SimulatedGPU:
+    """State of the GPUs that are simulated during a test with the mark `simulated`."""
+    assert _simulation is not None
+    return _simulation
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A server of PostgreSQL that the tests share, in schemas of their own; none of them ends the machine."""
+    with running(fsync="off") as server:
+        yield server

@@ -10,12 +10,25 @@ from importlib.metadata import Distribution, distributions
 
 #: Permissive licences, as written in expressions, old fields and classifiers.
 PERMISSIVE = re.compile(
-    r"(?:the )?(?:0BSD|Apache|BSD|BSL-1\.0|CC0|HPND|ISC|MIT|PSF|Python Software Foundation|Unlicense|Zlib)\b",
+    r"(?:the )?(?:0BSD|3-Clause BSD|Apache|BSD|BSL-1\.0|CC0|HPND|ISC|MIT|PSF|Python Software Foundation|"
+    r"Unlicense|Zlib|ZPL-2\.1)\b",
     re.IGNORECASE,
 )
 #: Reviewed packages: their licences cover their own files, which are neither changed nor copied here.
 #: (axe-playwright-python names none: its repository says MIT, and its copy of axe-core MPL-2.0.)
-REVIEWED = {"axe-playwright-python", "certifi", "hypothesis", "orjson", "pathspec", "riverapi"}
+#: (tqdm, in part under the MPL, is needed by a tool of the tests.)
+#: (psycopg, under the LGPL, is an extra that users install and can replace.)
+REVIEWED = {
+    "axe-playwright-python",
+    "certifi",
+    "hypothesis",
+    "orjson",
+    "pathspec",
+    "psycopg",
+    "psycopg-binary",
+    "riverapi",
+    "tqdm",
+}
 
 
 def licences(package: Distribution) -> list[str]:

@@ -40,8 +40,8 @@ def test_the_order_of_positional_arguments_is_fixed() -> None:
     classifier, regressor = (
         list(inspect.signature(kind).parameters) for kind in (BNPClassifier, BNPRegressor)
     )
-    assert classifier == [*SHARED, "max_classes", "engine", "device", "seed", "learner", *SPARSE]
-    assert regressor == [*SHARED, "engine", "device", "seed", "intervals", "learner", *SPARSE]
+    assert classifier == [*SHARED, "max_classes", "engine", "device", "seed", "learner", *SPARSE, "backbone"]
+    assert regressor == [*SHARED, "engine", "device", "seed", "intervals", "learner", *SPARSE, "backbone"]
 
 
 @pytest.mark.parametrize("kind", [BNPClassifier, BNPRegressor])
@@ -57,17 +57,27 @@ def test_each_parameter_is_documented_with_its_default(
     assert max(map(len, text.splitlines())) < 110
 
 
-def test_the_http_api_has_every_parameter_but_the_place_of_computing() -> None:
+def test_the_http_api_has_every_parameter_but_the_engine() -> None:
     schema = ModelSpec.model_json_schema()["properties"]
-    assert schema.keys() == {"name", "task", "drift", *DECLARED} - {"engine", "device"}
-    for name in schema.keys() & DECLARED.keys():
+    others = {"name", "task", "drift", "backbone_sha256"}
+    assert schema.keys() == {*others, *DECLARED} - {"engine"}
+    for name in (schema.keys() & DECLARED.keys()) - {"backbone"}:  # here a name, in Python a Backbone
         assert schema[name]["description"] == DESCRIPTIONS[name].replace("``", "`")
     spec = ModelSpec()
     assert spec.options() == {
         name: each.default
         for name, each in DECLARED.items()
         if name
-        not in {"engine", "device", "max_features", "max_classes", "max_values", "intervals", "input_shape"}
+        not in {
+            "backbone",
+            "engine",
+            "device",
+            "max_features",
+            "max_classes",
+            "max_values",
+            "intervals",
+            "input_shape",
+        }
     }
     for kind in (BNPClassifier, BNPRegressor):
         assert kind(**spec.options())._parameters() == kind()._parameters()

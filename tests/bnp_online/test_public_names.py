@@ -24,8 +24,12 @@ def test_the_public_names_are_these() -> None:
         "BNPClassifier",
         "BNPError",
         "BNPRegressor",
+        "Backbone",
+        "BackboneError",
         "CheckpointError",
         "ConfigurationError",
+        "DeviceLostError",
+        "DeviceMemoryError",
         "NonFiniteStateError",
         "RunningMoments",
         "SampleError",
@@ -34,7 +38,9 @@ def test_the_public_names_are_these() -> None:
         "UnsupportedLayerError",
         "iter_samples",
         "load",
+        "load_backbone",
         "read_samples",
+        "save_backbone",
     ]
     assert all(inspect.getdoc(getattr(bnp_online, name)) for name in bnp_online.__all__)
 

@@ -12,6 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from service.models.cluster import SingleNode
 from tests.support.running import Json, Server
 from tests.support.streaming import post_lines
 
@@ -71,9 +72,13 @@ def test_the_numbers_are_those_of_the_api(
     window, cumulative = shown["scores"]["window"], shown["scores"]["cumulative"]
     plain = shown["baselines"]["window"]
     assert legend(page, "score") == [
-        window["Accuracy"], cumulative["Accuracy"], plain["majority"]["Accuracy"], plain["last"]["Accuracy"],
+        *(scores["Accuracy"] for scores in (window, shown["recent"], cumulative)),
+        plain["majority"]["Accuracy"],
+        plain["last"]["Accuracy"],
+    ]
+    assert legend(page, "loss") == [
+        window["LogLoss"], shown["recent"]["LogLoss"], cumulative["LogLoss"], plain["majority"]["LogLoss"],
     ]  # fmt: skip
-    assert legend(page, "loss") == [window["LogLoss"], cumulative["LogLoss"], plain["majority"]["LogLoss"]]
     assert legend(page, "mixture") == [*shown["shares"].values()]
     assert shown["leading"]
     expect(page.locator("#mixture .about")).to_have_text(shown["leading"])
@@ -99,14 +104,17 @@ def test_a_regression(serve: Callable[..., Server], open_page: Callable[..., Pag
     server.create(name="prices", task="regression")
     post_lines(server, [{"x": {"a": i % 9}, "y": i % 9 / 2, "model": "prices"} for i in range(60)])
     page = open_page(server)
-    page.get_by_label("Model").select_option("prices")
+    page.get_by_label("Model", exact=True).select_option("prices")
     wait_for_step(page, 60)
     expect(page.locator("#score-title")).to_have_text("Mean absolute error")
     shown = server.get("/models/prices/dashboard")
     plain = shown["baselines"]["window"]
-    scores = [shown["scores"][part]["MAE"] for part in ("window", "cumulative")]
+    scores = [shown["scores"]["window"]["MAE"], shown["recent"]["MAE"], shown["scores"]["cumulative"]["MAE"]]
     assert legend(page, "score") == [*scores, plain["mean"]["MAE"], plain["last"]["MAE"]]
     expect(page.locator("#confusion")).to_be_hidden()
+    assert [y for y, _ in shown["pairs"]] == [i % 9 / 2 for i in range(60)][-len(shown["pairs"]) :]
+    expect(page.locator("#pairs-plot circle")).to_have_count(len(shown["pairs"]))
+    expect(page.locator("#pairs-note")).to_contain_text("predictions upwards")
 
 
 def evidence(server: Server) -> list[Json]:
@@ -178,22 +186,39 @@ def test_it_is_live(serve: Callable[..., Server], open_page: Callable[..., Page]
     expect(page.locator("#tile-latest")).to_contain_text("latest: dog")
 
 
-def test_it_shows_what_was_before_it_was_opened(
+def test_it_shows_the_life_of_the_model_and_its_marks(
     serve: Callable[..., Server], open_page: Callable[..., Page]
 ) -> None:
+    """Also after a restart: scores by step or by time, and a list of marks that new ones are added to."""
+    first = serve()
+    teach(first, 120)
+    first.client.post("/models/default/checkpoints")
+    teach(first, 60)
+    first.post("/models/default/rollback", step=150)
+    first.stop()
     server = serve()
-    for _ in range(3):
-        teach(server, 20)
-        before = server.get("/models/default")["step"]
-        while not (points := server.get("/models/default/dashboard?history=true")["history"]):
-            pass
-        while points[-1]["step"] < before:
-            points = server.get("/models/default/dashboard?history=true")["history"]
+    shown, found = server.get("/models/default/dashboard"), server.get("/models/default/history")
     page = open_page(server)
-    wait_for_step(page, 60)
-    page.locator("#score details summary").click()
+    wait_for_step(page, 150)
+    page.locator("#score").get_by_text("As a table").click()
+    expect(page.locator("#score tbody tr")).to_have_count(12)
     rows = page.locator("#score tbody th").all_inner_texts()
-    assert rows == [str(point["step"]) for point in reversed(points)]
+    assert rows == [str(step) for step in found["step"]][:2:-1]
+    right = sum(
+        n * score for n, score in zip(found["n"][-11:-1], found["scores"]["Accuracy"][-11:-1], strict=True)
+    )
+    cells = page.locator("#score tbody tr").nth(1).locator("td").all_inner_texts()
+    assert cells[1] == f"{right:.1f}%"  # of the last 100
+    assert legend(page, "score")[1] == shown["recent"]["Accuracy"]
+    marks = page.locator("#event-list li")
+    expect(marks).to_have_count(len(found["marks"]))
+    said = marks.all_inner_texts()
+    assert any("Rolled back to step 150" in text for text in said)
+    assert any("Checkpoint at step 120" in text for text in said)
+    page.get_by_label("time").check()
+    expect(page.locator("#score canvas")).to_have_count(1)
+    page.get_by_role("button", name="Create checkpoint").click()
+    expect(marks.first).to_contain_text("Checkpoint at step 150")
 
 
 def test_a_prediction_is_tried(serve: Callable[..., Server], open_page: Callable[..., Page]) -> None:
@@ -298,13 +323,142 @@ def test_another_model_is_chosen(serve: Callable[..., Server], open_page: Callab
     teach(server, 7, model="other")
     page = open_page(server)
     wait_for_step(page, 12)
-    page.get_by_label("Model").select_option("other")
+    page.get_by_label("Model", exact=True).select_option("other")
     wait_for_step(page, 7)
     assert page.url.endswith("#other")
     page.reload()
     wait_for_step(page, 7)
     server.client.delete("/models/other")
     wait_for_step(page, 12)
+
+
+def names(page: Page) -> list[str]:
+    return page.locator("#overview-list th").all_inner_texts()
+
+
+@pytest.mark.parametrize("count", [1, 12, 200])
+def test_the_overview_shows_all_models(
+    serve: Callable[..., Server], open_page: Callable[..., Page], count: int
+) -> None:
+    server = serve(max_models=300)
+    teach(server, 60)
+    others = [f"m{i}" for i in range(1, count)]
+    for i, name in enumerate(others):
+        server.create(name=name, hidden=[2], replay=0, task="regression" if i == 0 else "classification")
+    if others:
+        post_lines(server, [{"x": {"a": i % 5}, "y": i % 5, "model": "m1"} for i in range(40)])
+    page = open_page(server, viewport={"width": 390, "height": 800})
+    rows = page.locator("#overview-list tr")
+    expect(rows).to_have_count(count)
+    [found] = [each for each in server.get("/overview")["models"] if each["name"] == "default"]
+    assert value(page, "#overview-list tr:first-child") == found["recent"]["Accuracy"]
+    expect(page.locator("#overview-list .spark polyline")).to_have_count(min(count, 2))
+    assert names(page) == ["default", *others]
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    if count > 1:
+        page.get_by_role("button", name="Samples").click()
+        assert names(page)[:2] == ["default", "m1"]
+        expect(page.locator("#overview-head [aria-sort=descending]")).to_have_text("Samples")
+        page.get_by_label("Filter").fill("m1 regr")
+        assert names(page) == ["m1"]
+        rows.get_by_role("button").focus()
+        page.keyboard.press("Enter")
+        wait_for_step(page, 40)
+        assert page.url.endswith("#m1")
+        expect(page.locator("#overview-list [aria-current]")).to_have_text("m1")
+    if count == 12:
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+
+
+def test_two_models_are_compared(serve: Callable[..., Server], open_page: Callable[..., Page]) -> None:
+    server = serve()
+    server.create(name="other", hidden=[3])
+    server.create(name="prices", task="regression")
+    teach(server, 90)
+    teach(server, 40, model="other")
+    found = server.get("/models/other/history")
+    page = open_page(server)
+    wait_for_step(page, 90)
+    assert len(legend(page, "score")) == 5
+    choice = page.get_by_label("compared with")
+    assert choice.locator("option").all_inner_texts() == ["no other model", "other"]
+    choice.select_option("other")
+    expect(page.locator("#score .legend")).to_contain_text("other, last 1,000")
+    expect(page.locator("#score .legend data")).to_have_count(6)
+    n, accuracy = found["n"], found["scores"]["Accuracy"]
+    right = [sum(map(float.__mul__, map(float, n[:i]), accuracy[:i])) / sum(n[:i]) for i in (1, 2, 3, 4)]
+    assert legend(page, "score")[-1] == pytest.approx(right[-1])
+    page.locator("#score").get_by_text("As a table").click()
+    expect(page.locator("#score tbody tr")).to_have_count(9)
+    cells = page.locator("#score tbody tr td:last-child").all_inner_texts()[::-1]
+    assert cells[:4] == [f"{100 * each:.1f}%" for each in right]
+    assert page.locator("#event-list li").count() == 0
+    choice.select_option("")
+    expect(page.locator("#score .legend data")).to_have_count(5)
+
+
+def test_models_are_created_and_deleted(serve: Callable[..., Server], open_page: Callable[..., Page]) -> None:
+    server = serve(api_keys=KEYS)
+    server.client.headers["authorization"] = f"Bearer {'b' * 40}"
+    page = open_page(server)
+    field, use = page.get_by_label("API key"), page.get_by_role("button", name="Use key")
+    create = page.get_by_role("dialog", name="Create model")
+
+    def fill() -> None:
+        page.get_by_role("button", name="Create model").click()
+        create.get_by_label("Name").fill("prices")
+        create.get_by_label("Task").select_option("regression")
+        create.get_by_label("Further parameters").fill('{"hidden": [7]}')
+        create.get_by_role("button", name="Create").click()
+
+    field.fill("e" * 40)
+    use.click()
+    fill()
+    expect(page.locator("#key-problem")).to_contain_text("scope admin")
+    field.fill("b" * 40)
+    use.click()
+    expect(page.locator("#status")).to_have_text(LIVE)
+    fill()
+    expect(page.locator("#overview-list [aria-current]")).to_have_text("prices")
+    spec = server.get("/models/prices")["spec"]
+    assert (spec["task"], spec["hidden"]) == ("regression", [7])
+    page.get_by_role("button", name="Delete model").click()
+    dialog = page.get_by_role("dialog", name="Delete model?")
+    dialog.get_by_label("Name").fill("other")
+    dialog.get_by_role("button", name="Delete").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("not the name")
+    dialog.get_by_label("Name").fill("prices")
+    dialog.get_by_role("button", name="Delete").click()
+    expect(page.locator("#overview-list tr")).to_have_count(1)
+    assert [each["name"] for each in server.get("/models")["models"]] == ["default"]
+
+
+def test_each_chart_says_what_it_means(serve: Callable[..., Server], open_page: Callable[..., Page]) -> None:
+    server = serve()
+    teach(server, 20)
+    page = open_page(server)
+    settled(page, server, 20)
+    asked = page.locator(".help summary:visible")
+    expect(asked).to_have_count(7)
+    for each in asked.all():
+        each.focus()
+        page.keyboard.press("Enter")
+        expect(each.locator("xpath=../p")).to_be_visible()
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_without_scripts_it_says_where_the_figures_are(
+    serve: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    server = serve()
+    page = open_page(server, java_script_enabled=False)
+    links = page.locator("noscript a").all()
+    assert links
+    for link in links:
+        assert server.client.get(f"/{link.get_attribute('href')}").status_code == 200
+        expect(link).to_be_visible()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -351,3 +505,70 @@ def test_the_keyboard_is_enough(serve: Callable[..., Server], open_page: Callabl
             break
     page.keyboard.press("Enter")
     expect(page.locator("#checkpoint-list tr")).to_have_count(1)
+
+
+def shard(number: int, owner: str | None) -> Json:
+    address = None if owner is None else f"http://{owner}.example:8000"
+    return {"shard": number, "epoch": 3, "owner": owner, "address": address, "models": 5, "lag_ms": 12.0}
+
+
+def node(name: str, role: str, seen: float, owned: list[int], lag: float | None) -> Json:
+    address = f"http://{name}.example:8000"
+    return {
+        "node": name,
+        "role": role,
+        "address": address,
+        "seen_seconds": seen,
+        "owned": owned,
+        "staleness_ms": lag,
+    }
+
+
+class Cluster(SingleNode):
+    """Cluster of three nodes, one of which is lost."""
+
+    async def description(self) -> Json:
+        owners = [*["a"] * 6, *["b"] * 8, None, "a"]
+        return {
+            "node": "a",
+            "role": "owner",
+            "shards": [shard(i, owner) for i, owner in enumerate(owners)],
+            "nodes": [
+                node("a", "owner", 0.4, [0, 1, 2, 3, 4, 5, 15], None),
+                {**node("b", "standby", 1.2, list(range(6, 14)), 41.0), "failed": ["m1", "m2"]},
+                node("c", "replica", 95.0, [], 95_000.0),
+            ],
+        }
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_shows_the_cluster(
+    serve: Callable[..., Server], open_page: Callable[..., Page], theme: str, width: int
+) -> None:
+    server = serve()
+    server.app.state.cluster = Cluster(server.app.state.settings)
+    page = open_page(server, color_scheme=theme, viewport={"width": width, "height": 800})
+    expect(page.locator("#cluster-about")).to_have_text(
+        "Node a (owner) shows this page. 16 shards. Without an owner: 14."
+    )
+    nodes = [" ".join(text.split()) for text in page.locator("#node-list tr").all_inner_texts()]
+    assert nodes == [
+        "a (this page) owner live 0–5, 15 – http://a.example:8000",
+        "b standby live, without m1, m2 6–13 41 ms http://b.example:8000",
+        "c replica not seen for 95 s – 95 s http://c.example:8000",
+    ]
+    page.get_by_text("All shards").click()
+    expect(page.locator("#shard-list tr")).to_have_count(16)
+    assert page.locator("#shard-list tr").nth(14).inner_text().split() == ["14", "none", "3", "5", "12", "ms"]
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_without_a_cluster_there_is_no_panel(
+    serve: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    page = open_page(serve())
+    expect(page.locator("#empty")).to_be_visible()
+    expect(page.locator("#cluster")).to_be_hidden()

@@ -6,11 +6,11 @@ import re
 import secrets
 import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -40,33 +40,54 @@ def docker(
 
 @dataclass(frozen=True)
 class Stack:
-    """One compose project of its own: containers, network and volume, on a free port."""
+    """One compose project of its own: containers, network and volume, on free ports.
+
+    Attributes
+    ----------
+    project, image : str
+        Name of the project, and image of the server.
+    port : int
+        Port of this machine on which the API answers.
+    profile : str
+        Profile; empty for none.
+    started : str
+        Service that `up` starts with those it needs; empty for all services of the profile.
+    server : str
+        Service of a server, or of the first start of one, which prints the API key.
+    variables : mapping of str to str
+        Variables of the compose file beside the image.
+    """
 
     project: str
     port: int
     image: str
+    profile: str = ""
+    started: str = ""
+    server: str = "server"
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def compose(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         files = [part for file in COMPOSE_FILES["airgap"] for part in ("--file", file)]
-        env = {"BNP_IMAGE": self.image, "BNP_PUBLISHED_PORT": str(self.port)}
-        return docker(
-            "compose", "--project-name", self.project, *files, *arguments, env=env, stdin=stdin, check=check
-        )
+        profile = ["--profile", self.profile] if self.profile else []
+        env = {"BNP_IMAGE": self.image, "BNP_PUBLISHED_PORT": str(self.port), **self.variables}
+        command = ("compose", "--project-name", self.project, *files, *profile, *arguments)
+        return docker(*command, env=env, stdin=stdin, check=check)
 
     def up(self) -> None:
-        self.compose("up", "--detach", "--no-build", "--wait", "--wait-timeout", "120")
+        started = [self.started] if self.started else []
+        self.compose("up", "--detach", "--no-build", "--wait", "--wait-timeout", "180", *started)
 
     def down(self) -> None:
         self.compose("down", "--volumes", "--timeout", str(STOP_GRACE_S))
 
     def inspect(self) -> dict[str, Any]:
-        container = self.compose("ps", "--all", "--quiet", "server").strip()
+        container = self.compose("ps", "--all", "--quiet", self.server).strip()
         (answer,) = json.loads(docker("inspect", container))
         return dict(answer)
 
     def python(self, code: str, *arguments: str) -> str:
         """Run Python code in the server's container, beside the server."""
-        return self.compose("exec", "--no-TTY", "server", "python", "-", *arguments, stdin=code)
+        return self.compose("exec", "--no-TTY", self.server, "python", "-", *arguments, stdin=code)
 
     def probe(self, question: str) -> Any:
         """Ask a question of probe.py inside the container."""
@@ -74,12 +95,12 @@ class Stack:
 
     def keys(self) -> list[str]:
         """Return the API keys that the logs of the container have."""
-        return re.findall(r"bnp_[A-Za-z0-9_-]{40,}", self.compose("logs", "--no-color", "server"))
+        return re.findall(r"bnp_[A-Za-z0-9_-]{40,}", self.compose("logs", "--no-color", self.server))
 
     def client(self) -> httpx.Client:
         headers = {"authorization": f"Bearer {self.keys()[0]}"}
         url = f"http://127.0.0.1:{self.port}"
-        return httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False)
+        return httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False)
 
     def leftovers(self) -> list[str]:
         label = f"label=com.docker.compose.project={self.project}"
@@ -89,16 +110,28 @@ class Stack:
         return [*containers.split(), *volumes.split(), *networks.split()]
 
 
+S = TypeVar("S", bound=Stack)
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
+def new_project() -> str:
+    return f"bnp-test-{secrets.token_hex(4)}"
+
+
 @contextmanager
-def new_stack(image: str) -> Iterator[Stack]:
-    """Make a stack that is taken down whatever happens."""
-    stack = Stack(project=f"bnp-test-{secrets.token_hex(4)}", port=free_port(), image=image)
+def taken_down(stack: S) -> Iterator[S]:
+    """Take a stack down whatever happens; nothing of it may be left."""
     try:
         yield stack
     finally:
         stack.down()
+        assert stack.leftovers() == []
+
+
+def new_stack(image: str) -> AbstractContextManager[Stack]:
+    """Make a stack of a single server."""
+    return taken_down(Stack(new_project(), free_port(), image))

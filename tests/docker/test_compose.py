@@ -70,6 +70,25 @@ def test_every_compose_file_is_valid_and_keeps_the_hardening(kind: str) -> None:
     assert server["build"].get("network") == ("none" if kind == "airgap" else None)
 
 
+@pytest.mark.parametrize(
+    ("profile", "started"),
+    [("", "server"), ("monitoring", "prometheus"), ("cluster", "haproxy"), ("ingest", "ingest")],
+)
+def test_what_a_profile_starts_is_built(profile: str, started: str) -> None:
+    """On a new checkout `up --build SERVICE` builds the image, which no registry has."""
+    options = ["--profile", profile] if profile else []
+    services = json.loads(docker("compose", *options, "config", "--format", "json"))["services"]
+    needed, found = [started], set()
+    while needed:
+        name = needed.pop()
+        found.add(name)
+        needed += [each for each in services[name].get("depends_on", {}) if each not in found]
+    own = [services[name] for name in found if services[name].get("pull_policy") == "never"]
+    built = {services[name]["image"] for name in found if "build" in services[name]}
+    assert {each["image"] for each in own} <= built
+    assert len(built) == 1
+
+
 def test_learns_and_predicts_through_the_published_port(stack: Stack) -> None:
     learn_and_predict(stack)
 

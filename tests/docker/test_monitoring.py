@@ -7,20 +7,18 @@ made; Grafana cannot be had, so it is not run: its files are checked in
 
 import json
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.docker.stack import ROOT, Stack, docker, free_port
+from tests.docker.debian import built, package_of
+from tests.docker.stack import ROOT, Stack, docker, free_port, new_project, taken_down
 
-PROGRAMS = ("prometheus", "promtool")
 DOCKERFILE = """\
 FROM python:3.11-slim
 COPY prometheus promtool /bin/
@@ -34,29 +32,11 @@ ENTRYPOINT ["/bin/prometheus"]
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 
-@dataclass(frozen=True)
 class MonitoredStack(Stack):
-    """A stack with the profile."""
-
-    prometheus_image: str = ""
-    prometheus_port: int = 0
-
-    def compose(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
-        environment = {
-            "BNP_IMAGE": self.image,
-            "BNP_PUBLISHED_PORT": str(self.port),
-            "BNP_PROMETHEUS_IMAGE": self.prometheus_image,
-            "BNP_PROMETHEUS_PORT": str(self.prometheus_port),
-        }
-        start = ("compose", "--project-name", self.project, "--profile", "monitoring")
-        return docker(*start, *arguments, env=environment, stdin=stdin, check=check)
-
-    def up(self) -> None:
-        """Start Prometheus and what it needs, which is all but Grafana."""
-        self.compose("up", "--detach", "--no-build", "--wait", "--wait-timeout", "120", "prometheus")
+    """A stack with the profile: Prometheus and what it needs, which is all but Grafana."""
 
     def ask(self, path: str, **parameters: str) -> Any:
-        url = f"http://127.0.0.1:{self.prometheus_port}/api/v1/{path}"
+        url = f"http://127.0.0.1:{self.variables['BNP_PROMETHEUS_PORT']}/api/v1/{path}"
         answer = httpx.get(url, params=parameters, timeout=30, trust_env=False)
         assert answer.status_code == 200, answer.text
         return answer.json()["data"]
@@ -65,30 +45,20 @@ class MonitoredStack(Stack):
 @pytest.fixture(scope="module")
 def prometheus_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("prometheus")
-    for program in PROGRAMS:
-        found = shutil.which(program)
-        if found is None:
-            pytest.fail(f"There is no {program} to put into an image: install Debian's package prometheus.")
-        shutil.copy(found, folder)
-    (folder / "Dockerfile").write_text(DOCKERFILE)
-    name = f"bnp-prometheus-test:{secrets.token_hex(4)}"
-    docker("build", "--network", "none", "--tag", name, str(folder))
-    try:
+    for program in ("prometheus", "promtool"):
+        shutil.copy(package_of(Path("/usr/bin") / program, "prometheus"), folder)
+    with built(folder, "bnp-prometheus-test", DOCKERFILE) as name:
         yield name
-    finally:
-        docker("image", "rm", "--force", name)
 
 
 @pytest.fixture(scope="module")
 def stack(image: str, prometheus_image: str) -> Iterator[MonitoredStack]:
-    project = f"bnp-test-{secrets.token_hex(4)}"
-    running = MonitoredStack(project, free_port(), image, prometheus_image, free_port())
-    try:
-        running.up()
-        yield running
-    finally:
-        running.down()
-        assert running.leftovers() == []
+    variables = {"BNP_PROMETHEUS_IMAGE": prometheus_image, "BNP_PROMETHEUS_PORT": str(free_port())}
+    project = (new_project(), free_port(), image, "monitoring", "prometheus")
+    stack = MonitoredStack(*project, variables=variables)
+    with taken_down(stack):
+        stack.up()
+        yield stack
 
 
 def test_the_whole_profile_is_valid_and_hardened() -> None:

@@ -11,10 +11,12 @@ from tests.docs.blocks import DOCS, agrees, blocks, matches, run
 
 PAGES = [
     "tutorial.md",
+    "how-to/open-inference.md",
     "how-to/send-samples.md",
     "how-to/recover.md",
     "how-to/secure.md",
     "how-to/strings.md",
+    "how-to/networks.md",
 ]
 
 

@@ -95,7 +95,20 @@ def test_it_has_every_module_and_two_packages(wheel: Path) -> None:
 
 def test_its_version_and_extras(metadata: Message) -> None:
     assert metadata["Version"] == bnp_online.__version__
-    assert metadata.get_all("Provides-Extra") == ["server", "client", "files", "plot"]
+    extras = [
+        "server",
+        "client",
+        "files",
+        "arrow",
+        "cluster",
+        "ray",
+        "kafka",
+        "nats",
+        "mlflow",
+        "traces",
+        "plot",
+    ]
+    assert metadata.get_all("Provides-Extra") == extras
 
 
 def test_torch_has_a_lower_bound_and_is_pinned_in_the_constraints(metadata: Message) -> None:

@@ -249,6 +249,29 @@ def test_rows_of_an_array_are_learned_as_one_by_one(kind: str) -> None:
     assert model.fingerprint() == other.fingerprint()
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(shuffled, st.sampled_from("xyz")), max_size=30), st.integers(0, 20))
+def test_dicts_are_learned_as_one_by_one(samples: list[tuple[dict[Any, Any], str]], start: int) -> None:
+    """Rows that are valid give the same bits, and an invalid one refuses all."""
+    model, other = (BNPClassifier((3,), memory=20) for _ in range(2))
+    usual = [(dict.fromkeys(KNOWN[:4], i / 7), "xyz"[i % 3]) for i in range(20)]
+    known, given_ = [*usual[:start], *samples], len(usual[:start])
+    for each in (model, other):
+        each.learn_many([x for x, _ in usual], [y for _, y in usual])
+    preview = other.preview()
+    errors = [outcome(preview.check, x, y) for x, y in known]
+    if any(isinstance(error, tuple) and len(error) == 3 and isinstance(error[0], str) for error in errors):
+        before = model.fingerprint()
+        with pytest.raises(SampleError):
+            model.learn_many([x for x, _ in known], [y for _, y in known])
+        assert model.fingerprint() == before
+        known = known[:given_]
+    model.learn_many([x for x, _ in known], [y for _, y in known])
+    for x, y in known:
+        other.learn_one(x, y)
+    assert model.fingerprint() == other.fingerprint()
+
+
 @pytest.mark.parametrize("bad", [(7, "x"), (7, "y"), (7, "large")])
 def test_a_bad_row_of_an_array_is_refused_with_all_of_them(bad: tuple[int, str]) -> None:
     X, Y = np.random.default_rng(0).normal(size=(12, 4)), [0, 1, 2] * 4

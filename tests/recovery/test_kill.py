@@ -145,7 +145,7 @@ def test_a_damaged_event_stops_the_start_until_it_is_passed_over(tmp_path: Path)
             (seq,) = database.execute("SELECT seq FROM event WHERE id = '7'").fetchone()
             database.execute("UPDATE event SET body = x'00' WHERE seq = ?", (seq,))
         database.close()
-        command = f"repair --skip {seq}"
+        command = f"repair --skip 1:{seq}"
         assert f"bnp-online {command}" in server.refusal()
         environment = {**os.environ, "BNP_DATA_DIR": str(server.folder)}
         repaired = subprocess.run(

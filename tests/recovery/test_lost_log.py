@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,6 +18,7 @@ from service.errors import IncompleteLogError
 from service.models import continuation
 from service.models.recovery import open_folder
 from service.settings import Settings
+from tests.support.commands import command
 from tests.support.running import Server, serving
 from tests.support.server_process import RestartableServer, restartable, wait_until
 
@@ -49,11 +49,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def repair(folder: Path, *arguments: str, code: int = 0) -> str:
-    command = [sys.executable, "-m", "service.cli", "repair", *arguments]
-    environment = {**os.environ, "BNP_DATA_DIR": str(folder)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stdout + done.stderr
+    done = command("repair", *arguments, BNP_DATA_DIR=str(folder))
+    assert done.code == code, done.err
+    return done.out + done.err
 
 
 def lose_everything(folder: Path, _: Path) -> None:
@@ -153,8 +151,8 @@ def test_a_log_that_lost_events_is_refused_and_nothing_changes(
     for _ in range(2):
         with pytest.raises(IncompleteLogError) as refused:
             open_folder(Settings(data_dir=data))
-        for command in ("checkpoints", "log", "nothing"):
-            assert f"bnp-online repair --from {command}" in str(refused.value)
+        for source in ("checkpoints", "log", "nothing"):
+            assert f"bnp-online repair --from {source}" in str(refused.value)
     assert {name: content for name, content in files(data).items() if not name.startswith(LOG)} == before
 
 
@@ -251,8 +249,8 @@ def test_a_repair_that_cannot_help_says_so(tmp_path: Path) -> None:
     assert "start the server" in repair(folder, "--from", "nothing", code=1)
     assert "no readable log" in repair(folder, "--from", "log", code=1)
     assert "no intact checkpoint" in repair(folder, "--from", "checkpoints", code=1)
-    assert "either --skip SEQ or --from" in repair(folder, code=2)
-    assert "either --skip SEQ or --from" in repair(folder, "--skip", "1", "--from", "log", code=2)
+    assert "either --skip MODEL:EVENT or --from" in repair(folder, code=2)
+    assert "either --skip MODEL:EVENT or --from" in repair(folder, "--skip", "1", "--from", "log", code=2)
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace (Debian's package)")

@@ -1,4 +1,4 @@
-"""Saved models and data folders that version 0.1.0 wrote give the results that it gave.
+"""Saved models and data folders that version 0.1.0 wrote open, and learn on.
 
 ``make.py.txt`` beside the fixtures wrote them. What must be equal to the last bit, and what need not:
 
@@ -6,11 +6,13 @@
 stored bits         Always equal: fingerprints of opened models, scores, branches, answers to
                     known ids, predictions that wait for their label.
 "exact"             Models of the engine "compiled". Predictions, and what is learned on, are
-                    equal to the last bit on the same kind of machine (``docs/durability.md``),
-                    and to 1e-6 elsewhere.
+                    the same to 1e-5: later versions sum in another order
+                    (``docs/decisions/0022-the-order-of-sums.md``).
 "close"             Models of the engines "autograd" and "graphed", which another engine may
                     run now. The same to 1e-4.
 ==================  =========================================================================
+
+Two copies of what was opened have equal bits, whatever they learn.
 """
 
 from __future__ import annotations
@@ -31,9 +33,7 @@ import torch
 from torch import Tensor, nn
 
 # Everything of the project that this module needs; these paths may move.
-from bnp_online import BNPClassifier, BNPRegressor, ConfigurationError, load
-from bnp_online.checkpoint import load as load_state
-from service.models.snapshot import processor, versions
+from bnp_online import BNPClassifier, BNPRegressor, load
 from tests.support.running import serving
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "0.1.0"
@@ -42,7 +42,7 @@ FOLDERS: dict[str, Any] = EXPECTED["folders"]
 
 
 #: Tolerance of numbers, absolute below 1 and relative above.
-TOLERANCE = {"exact": 1e-6, "close": 1e-4}
+TOLERANCE = {"exact": 1e-5, "close": 1e-4}
 #: Parts of an answer that name the versions, and the engine.
 ABOUT_THE_PROGRAM = {"versions", "engine"}
 #: Parts of an answer that are digests of bits.
@@ -62,21 +62,6 @@ class Small(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h: Tensor = self.second(self.first(x).tanh()).relu()
         return h
-
-
-def same_machine() -> bool:
-    """Return whether this machine is of the kind that wrote the fixtures, with the same versions.
-
-    The version of bnp-online itself is left out: that it gives the same bits is what is tested.
-    """
-    ours, theirs = dict(versions()), dict(EXPECTED["versions"])
-    del theirs["bnp-online"]
-    return processor() == EXPECTED["processor"] and theirs.items() <= ours.items()
-
-
-def tolerance(rule: str) -> float:
-    """Return the tolerance of computed numbers; 0 demands equal bits."""
-    return 0.0 if rule == "exact" and same_machine() else TOLERANCE[rule]
 
 
 def differences(found: Any, expected: Any, tolerance: float, path: str = "") -> Iterator[str]:
@@ -119,12 +104,9 @@ def opened(name: str) -> Model:
     with old_names():
         if name != "graphed-cuda" or torch.cuda.is_available():
             return load(path, network=network)
-        with pytest.raises(ConfigurationError, match="CUDA"):
-            load(path)
-        state = load_state(path)
-        assert (state["parameters"]["engine"], state["parameters"]["device"]) == ("graphed", "cuda")
-        model = BNPClassifier(**{**state["parameters"], "engine": "auto", "device": "cpu"})
-        model.load_state_dict(state)
+        with pytest.warns(UserWarning, match="saved on cuda, which this machine does not have"):
+            model = load(path)
+        assert model.device_name == "cpu"
         return model
 
 
@@ -139,7 +121,8 @@ def predicted(model: Model, x: Any) -> Any:
 @pytest.mark.parametrize("name", EXPECTED["models"])
 def test_a_saved_model_opens_and_learns_on(name: str, tmp_path: Path) -> None:
     expected = EXPECTED["models"][name]
-    model, allowed = opened(name), tolerance(expected["after_tail"])
+    allowed = TOLERANCE[expected["after_tail"]]
+    model, twin = opened(name), opened(name)
     assert (model.step, model.fingerprint()) == (expected["step"], expected["fingerprint"])
     assert_same([predicted(model, x) for x in expected["probes"]], expected["predictions"], allowed)
 
@@ -150,11 +133,11 @@ def test_a_saved_model_opens_and_learns_on(name: str, tmp_path: Path) -> None:
 
     for x, y in expected["tail"]:
         model.learn_one(x, y)
+        twin.learn_one(x, y)
     assert_same(
         [predicted(model, x) for x in expected["probes"]], expected["predictions_after_tail"], allowed
     )
-    if allowed == 0.0:
-        assert model.fingerprint() == expected["fingerprint_after_tail"]
+    assert model.fingerprint() == twin.fingerprint()
 
 
 def ask(client: httpx.Client, request: dict[str, Any]) -> Any:
@@ -172,7 +155,7 @@ def rule_of(request: dict[str, Any], expected: dict[str, Any], model: str) -> fl
     """
     if request["bits"] == "stored" or (request["bits"] == "state" and expected["stored"]):
         return 0.0
-    return tolerance(expected["models"][model]["learned"])
+    return TOLERANCE[expected["models"][model]["learned"]]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

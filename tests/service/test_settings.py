@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
+from bnp_online.threads import set_threads, threads
 from service.settings import Settings, read_settings
+from tests.support.running import serving
 from tools.reference.settings import page
 
 NAMES = sorted(Settings.model_fields)
@@ -48,6 +55,17 @@ def test_a_wrong_default_model_is_refused(monkeypatch: pytest.MonkeyPatch, spec:
         ("RETAIN_SECONDS", "inf", "BNP_RETAIN_SECONDS must be a finite number. "),
         ("CORS_ORIGINS", "a", "BNP_CORS_ORIGINS is not valid: an origin must be http"),
         ("DEFAULT_MODEL", '{"hidden": [0]}', "BNP_DEFAULT_MODEL: hidden.0 must be at least 1. "),
+        ("ROLE", "replica", "BNP_ROLE is not valid: the role replica needs BNP_STORE"),
+        ("ROLE", "leader", "BNP_ROLE must be 'owner', 'standby' or 'replica'. "),
+        ("SHARDS", "some", 'BNP_SHARDS is not valid: "auto", or numbers and ranges such as 0-31,40; '),
+        ("SHARDS", "7-3", "BNP_SHARDS is not valid: shards have numbers from 0 to 65535"),
+        ("SHARDS", "0-99999999999", "BNP_SHARDS is not valid: shards have numbers from 0 to 65535"),
+        ("SHARDS", "", "BNP_SHARDS is not valid: shards have numbers from 0 to 65535"),
+        ("ADDRESS", "a:8000", "BNP_ADDRESS is not valid: the address must be a URL http(s)://host:port"),
+        ("ADDRESS", "http://a/b", "BNP_ADDRESS is not valid: the address must be a URL http(s)://host:port"),
+        ("ADDRESS", "http://u:p@a", "BNP_ADDRESS is not valid: the address must have a host, and no user"),
+        ("NODE", "a b", "BNP_NODE is not valid: a name of a node has letters, digits and . _ : - only"),
+        ("MAX_STALENESS", "0", "BNP_MAX_STALENESS must be greater than 0. "),
         ("DEFAULT_MODEL", "{", "BNP_DEFAULT_MODEL is not valid JSON: "),
         ("DEFAULT_MODEL", '{"name": "a"}', 'BNP_DEFAULT_MODEL is not valid: "name" must be "default"'),
     ],
@@ -60,3 +78,21 @@ def test_a_wrong_setting_ends_the_program_with_what_is_allowed(
         read_settings()
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(expected)
+
+
+def test_a_server_warns_of_a_name_that_is_almost_a_setting(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service"]
+    given = {"BNP_STOER": "postgresql://a/b", "BNP_API_KEY": "key", "BNP_CPUS": "2", "BNP_HOST": "0.0.0.0"}
+    environment = {**os.environ, **given, "BNP_DATA_DIR": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2, "a server that others reach needs keys"
+    assert done.stderr.count("did you mean") == 1
+    assert "BNP_STOER is not a setting: did you mean BNP_STORE?" in done.stderr
+
+
+def test_a_server_sets_the_number_of_threads_that_learn_a_model(tmp_path: Path) -> None:
+    try:
+        with serving(tmp_path, threads=2):
+            assert threads() == 2
+    finally:
+        set_threads(None)

@@ -8,6 +8,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.running import Server
 
+#: Metrics that only a node of a cluster has.
+OF_CLUSTER = {"bnp_cluster_up", "bnp_cluster_shards", "bnp_cluster_staleness_seconds"}
+
 Labels: TypeAlias = frozenset[tuple[str, str]]
 
 

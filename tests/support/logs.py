@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import builtins
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from service.errors import StorageError
-from service.storage.interfaces import Checkpoint, Event, Group, Header, Kind, Record, Segment, contains
+from service.errors import PositionMovedError, StorageError
+from service.storage.interfaces import (
+    Checkpoint,
+    Event,
+    Group,
+    Header,
+    Kind,
+    Position,
+    Record,
+    Segment,
+    contains,
+)
 
 
 def _header(record: Record) -> Header:
@@ -42,6 +53,7 @@ class FakeLog:
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.arrived = 0
+        self._positions: dict[tuple[int, str, int], int] = {}
         self.corrections: list[tuple[int, str]] = []
         self._open = threading.Event()
         self._open.set()
@@ -64,8 +76,8 @@ class FakeLog:
         """Let all searches fail, or none."""
         self._read_refusal = error
 
-    def create(self, event: Event) -> int:
-        return self._add(self.head + 1, 0, event)
+    def create(self, event: Event, name: str | None = None) -> int:
+        return self._add(self.latest_model + 1, 0, event)
 
     def append(self, groups: Sequence[Group]) -> list[int]:
         self.arrived += 1
@@ -73,11 +85,36 @@ class FakeLog:
         refusal, self._refusal = self._refusal, None
         if refusal is not None:
             raise refusal
-        return [[self._add(g.model, g.branch, event) for event in g.events][-1] for g in groups]
+        positions, moved = dict(self._positions), []
+        for i, g in enumerate(groups):
+            keys = [(g.model, a.topic, a.partition) for a in g.advances]
+            if [positions.get(key) for key in keys] != [a.before for a in g.advances]:
+                moved.append(i)
+            else:
+                positions.update(zip(keys, [a.next for a in g.advances], strict=True))
+        if moved:
+            raise PositionMovedError(moved)
+        self._positions = positions
+        last = []
+        for g in groups:
+            events = [
+                one for each in g.events for one in ([each] if isinstance(each, Event) else each.events())
+            ]
+            last.append(
+                [self.head(g.model), *(self._add(g.model, g.branch, event, g.time) for event in events)][-1]
+            )
+        return last
 
-    def _add(self, model: int, branch: int, event: Event) -> int:
-        self.records.append(Record(self.head + 1, model, branch, self.now(), None, event))
-        return self.head
+    def positions(self, model: int) -> list[Position]:
+        return [
+            Position(*key[1:], after) for key, after in sorted(self._positions.items()) if key[0] == model
+        ]
+
+    def _add(self, model: int, branch: int, event: Event, time: float | None = None) -> int:
+        seq = max(self.head(model) + 1, model)
+        when = self.now() if time is None else time
+        self.records.append(Record(seq, model, branch, when, None, event))
+        return seq
 
     def models(self) -> list[Record]:
         return [record for record in self.records if record.event.kind == "create"]
@@ -90,6 +127,9 @@ class FakeLog:
 
     def read(self, model: int, segments: Sequence[Segment]) -> Iterator[Record]:
         return (r for r in self.records if r.model == model and contains(segments, r.branch, r.seq))
+
+    def read_runs(self, model: int, segments: Sequence[Segment]) -> Iterator[Record]:
+        return self.read(model, segments)
 
     def headers(self, model: int, segments: Sequence[Segment], limit: int) -> list[Header]:
         return [_header(record) for record in self.read(model, segments)][:limit]
@@ -105,17 +145,17 @@ class FakeLog:
     def at_step(self, model: int, step: int) -> list[Header]:
         return [_header(each) for each in self.records if each.model == model and each.event.step == step]
 
-    def correct(self, refused: Mapping[int, str], steps: Mapping[int, int]) -> None:
+    def correct(self, model: int, refused: Mapping[int, str], steps: Mapping[int, int]) -> None:
         self.corrections += refused.items()
 
     def flush(self) -> None:
         return None
 
-    def checksum(self, seq: int) -> bytes | None:
+    def checksum(self, model: int, seq: int) -> bytes | None:
         return None
 
     def forget(self, model: int, branch: int, event: Event, numbers: Collection[int]) -> int:
-        self.records = [record for record in self.records if record.seq not in numbers]
+        self.records = [each for each in self.records if each.model != model or each.seq not in numbers]
         return self._add(model, branch, event)
 
     unerased = False
@@ -138,9 +178,12 @@ class FakeLog:
     def probe(self) -> None:
         """Anything can be written."""
 
+    def head(self, model: int) -> int:
+        return max((record.seq for record in self.records if record.model == model), default=0)
+
     @property
-    def head(self) -> int:
-        return self.records[-1].seq if self.records else 0
+    def latest_model(self) -> int:
+        return max((record.model for record in self.records), default=0)
 
     def now(self) -> float:
         return float(len(self.records))
@@ -169,7 +212,10 @@ class FakeCheckpoints:
         self.states[kept] = dict(state)
         return kept
 
-    def list(self, model: int) -> list[Checkpoint]:
+    def models(self) -> builtins.list[int]:
+        return sorted({each.model for each in self.states})
+
+    def list(self, model: int) -> builtins.list[Checkpoint]:
         kept = [each for each in self.states if each.model == model]
         return sorted(kept, key=lambda each: each.seq, reverse=True)
 
@@ -182,3 +228,10 @@ class FakeCheckpoints:
     def drop(self, model: int) -> None:
         for kept in self.list(model):
             self.delete(kept)
+
+    def tidy(self, deleted: Iterable[int]) -> None:
+        for model in deleted:
+            self.drop(model)
+
+    def place(self, model: int) -> str:
+        return f"memory, model {model}"

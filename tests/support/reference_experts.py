@@ -7,11 +7,13 @@ output. The modules beside this one contain the parts. The specification leaves 
 - The first sample changes neither hedge nor stack. The stack of a regression learns from the 21st sample on:
   the first whose target is clipped one by one.
 - With w = 0, E does not change either. Moments, range and memory do.
-- A network restarts if a prediction of it is not finite or if it cannot take the step. All its members then
-  have hedge weight 0 before the fixed share. The best is the network of the member with the greatest weight
-  (after this update) among those of the same shape that do not restart. Its weights and moments are copied,
-  and the running mean starts from the weights. A network's own start is its start at random, with zeros for
-  later columns and classes, and with new moments but those of the first layer, which are common to all.
+- A network has diverged if a prediction of it is not finite or if it cannot take the step. All its members
+  then have hedge weight 0 before the fixed share. With every eighth sample, those that have diverged at it
+  restart, after replay and running means. The best is the network of the member with the greatest weight
+  (after the sample's update) among those of the same shape that do not restart. Its weights and moments are
+  copied, and the running mean starts from the weights. A network's own start is its start at random, with
+  zeros for later columns and classes, and with new moments but those of the first layer, which are common to
+  all.
 - A sample that no trajectory can learn is refused: `FloatingPointError`, and nothing changed.
 - Learning uses the clipped values of the input in all places; a prediction uses the input as it is.
 - At the 20th target, the range of targets becomes that of the 20 clipped ones, and the remembered raw targets
@@ -76,9 +78,10 @@ class Network:
 
     def average(self, step: int) -> None:
         share = 9.0 / (step / 8 + 9.0)  # γ = 8
-        for mean, layer in zip(self.mean.layers, self.learner.layers, strict=True):
-            mean.weight = mean.weight + share * (layer.weight - mean.weight)
-            mean.bias = mean.bias + share * (layer.bias - mean.bias)
+        with np.errstate(invalid="ignore"):  # of one that has diverged
+            for mean, layer in zip(self.mean.layers, self.learner.layers, strict=True):
+                mean.weight = mean.weight + share * (layer.weight - mean.weight)
+                mean.bias = mean.bias + share * (layer.bias - mean.bias)
 
     def restart(self, source: ReferenceLearner, entry: ReferenceLearner) -> None:
         """Start from `source`; the first layer's moments are those of `entry`."""
@@ -280,13 +283,13 @@ class ReferenceExperts:
                 network.learner.learn_standardized(z, goal, weight)
         if self.bins is not None:
             self.bins.learn(z, values, weight * self._gradient(self.bins.output(z, values), goal))
-        self._restart(lost, self.networks[able.index(True)].learner)
         self._count_target(target)
         self._remember(Remembered(z, np.isnan(x), goal, weight, target))
         self._replay()
         if self.step % 8 == 0:
             for network in self.networks:
                 network.average(self.step)
+            self._restart(lost, self.networks[able.index(True)].learner)
         if self.step % 50 == 0:
             self.metric = own_metric(self._measure().layers)
 

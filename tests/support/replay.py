@@ -10,7 +10,7 @@ import math
 import re
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from bnp_online.evaluation.drift import ADWIN, PageHinkley
 from bnp_online.evaluation.prequential import PrequentialMetrics
 from bnp_online.mixture import MAX_LOSS
 from bnp_online.values import ExpertPredictions
+from tests.support.run_rows import lines_of
 
 Json = dict[str, Any]
 SAMPLES = ("learn", "label", "predict")
@@ -38,7 +39,7 @@ class UnreachableError(Exception):
 
 
 class Row(NamedTuple):
-    """Row of the table ``event``."""
+    """Row of the table ``event``, or an event of a run in one."""
 
     seq: int
     model: int
@@ -80,14 +81,32 @@ def read_log(folder: Path) -> Log:
     with contextlib.closing(sqlite3.connect(folder / "events.sqlite3", timeout=30.0)) as database:
         database.execute("BEGIN")
         columns = ", ".join(Row._fields)
-        found = [Row(*row) for row in database.execute(f"SELECT {columns} FROM event ORDER BY seq")]  # noqa: S608
+        stored = database.execute(f"SELECT {columns}, count FROM event ORDER BY seq").fetchall()  # noqa: S608
+        found = [each for row in stored for each in events_of(Row(*row[:-1]), row[-1])]
+        found.sort(key=lambda row: row.seq)
         pruned = dict(database.execute("SELECT model, before FROM pruned"))
-    names = {row.seq: str(jiter.from_json(row.body)["name"]) for row in found if row.kind == "create"}
+    return by_model(found, pruned)
+
+
+def by_model(found: Sequence[Row], pruned: dict[int, int]) -> Log:
+    """Return the rows of the models that exist: a deleted model has no first event."""
+    names = {row.model: str(jiter.from_json(row.body)["name"]) for row in found if row.kind == "create"}
     rows: dict[str, list[Row]] = {name: [] for name in names.values()}
     for row in found:
         if row.model in names:
             rows[names[row.model]].append(row)
     return Log(rows, pruned)
+
+
+def events_of(row: Row, count: int) -> Iterator[Row]:
+    """Return the events in a row."""
+    if count == 1:
+        yield row
+    elif row.refused is None:
+        first, before = row.seq - count + 1, None if row.step is None else row.step - count
+        for i, (line, identifier) in enumerate(lines_of(row.body)):
+            step = None if before is None else before + i + 1
+            yield row._replace(seq=first + i, id=identifier, body=line, step=step)
 
 
 def spans(rows: Sequence[Row]) -> list[tuple[int, int, float]]:

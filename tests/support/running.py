@@ -28,7 +28,7 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self.app: FastAPI = create_app(settings)
-        self._uvicorn = uvicorn.Server(uvicorn_config(self.app, settings))
+        self._uvicorn = uvicorn.Server(uvicorn_config(self.app, settings, self.app.state.lane))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="server")
 

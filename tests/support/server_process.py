@@ -15,6 +15,7 @@ import jiter
 import pytest
 
 from service.cli.launch import ServerProcess, StartError
+from tests.support.preloaded import PreloadedServer
 from tests.support.programs import ROOT
 from tests.support.replay import Replica, read_log
 
@@ -25,10 +26,12 @@ DEFAULT_MODEL = '{"hidden": [6], "replay": 1, "memory": 50}'
 _RUN = "import runpy; runpy.run_module('service', run_name='__main__')"
 
 
-def process(tmp_path: Path, **environment: str) -> ServerProcess:
+def process(
+    tmp_path: Path, kind: type[ServerProcess] = PreloadedServer, /, **environment: str
+) -> ServerProcess:
     """Start ``python -m service`` with a data folder that it has to make."""
     own = {"BNP_PORT": "0", "BNP_DATA_DIR": str(tmp_path / "made" / "by the server"), **environment}
-    return ServerProcess(cwd=ROOT, stdout=subprocess.PIPE, environment=own)
+    return kind(cwd=ROOT, stdout=subprocess.PIPE, environment=own)
 
 
 def end(server: ServerProcess) -> tuple[str, str]:
@@ -70,8 +73,12 @@ class RestartableServer:
 
     def launch(self, prefix: str | None = None, **environment: str) -> None:
         """Start the process, if needed with another prefix and further settings, and do not wait."""
-        code = f"{self._prefix if prefix is None else prefix}\n{_RUN}"
-        self.running = ServerProcess("-c", code, cwd=ROOT, environment={**self._environment, **environment})
+        first = self._prefix if prefix is None else prefix
+        settings = {**self._environment, **environment}
+        if first or any(not name.startswith("BNP_") for name in settings):
+            self.running = ServerProcess("-c", f"{first}\n{_RUN}", cwd=ROOT, environment=settings)
+        else:
+            self.running = PreloadedServer(cwd=ROOT, environment=settings)
 
     def ready(self) -> httpx.Client:
         """Wait until the process serves, and return a client of it."""

@@ -19,6 +19,8 @@ _INTRODUCTION = """\
 
 `GET /metrics` returns them in the Prometheus text format; it needs the scope `read`. A histogram or summary
 has the series `_bucket`, `_sum` and `_count`. [Monitor](../how-to/monitor.md) describes what to watch.
+A server that learns from topics also has [metrics of them](../how-to/ingest.md#metrics), and a node of a
+cluster [metrics of it](../how-to/monitor.md#what-to-look-at).
 """
 _OF_SAMPLES = frozenset({"le", "quantile"})
 

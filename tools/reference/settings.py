@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from service.settings import Settings
+from service.source_urls import SourceUrl
 from tools.reference.markdown import code, document, table
 from tools.reference.schemas import kind
 
@@ -51,5 +52,7 @@ def _values(field: FieldInfo, schema: dict[str, Any]) -> str:
         return f"[{type(field.default).__name__}](http.md#{type(field.default).__name__.lower()}) as JSON"
     if field.annotation == SecretStr | None:
         return "string"
+    if field.annotation == tuple[SourceUrl, ...]:
+        return "[URLs](../how-to/ingest.md#settings)"
     said = kind(schema, link="http.md").removesuffix(" or null")
     return {"boolean": "0 or 1", "list of string": "words"}.get(said, said)

@@ -22,7 +22,7 @@ from bnp_online.engines.base import Engine, LearnerSpec
 from bnp_online.engines.choice import make_engine
 from bnp_online.engines.numba_buffers import Buffers
 from bnp_online.engines.numba_engine import NumbaEngine
-from tests.support.engines import CASES, CUDA, TORCH
+from tests.support.engines import CASES, CUDA, SIMULATED, TORCH
 from tests.support.reference_learner import Layer, ReferenceLearner
 
 #: Norm-wise, between float32 and float64, over a stream of 210 samples.
@@ -363,13 +363,19 @@ def test_a_step_that_would_not_be_finite_is_not_taken(
 
 
 @pytest.mark.parametrize(
-    "place", [("numba", "cpu"), ("torch", "cpu"), pytest.param(("torch", "cuda"), marks=CUDA)]
+    ("engine", "device"),
+    [
+        ("numba", "cpu"),
+        ("torch", "cpu"),
+        pytest.param("torch", "cuda", id="simulated", marks=SIMULATED),
+        pytest.param("torch", "cuda", id="cuda", marks=CUDA),
+    ],
 )
 @pytest.mark.parametrize("kind", [BNPClassifier, BNPRegressor])
 def test_a_learner_undoes_growth_with_the_step(
-    kind: type[BNPClassifier] | type[BNPRegressor], place: tuple[str, str]
+    kind: type[BNPClassifier] | type[BNPRegressor], engine: str, device: str
 ) -> None:
-    model = kind((4,), engine=place[0], device=place[1])
+    model = kind((4,), engine=engine, device=device)
     model.learn_one({"a": 1.0}, 1)
     model.learn_one({"a": 2.0}, 0)
     before = model.fingerprint()

@@ -16,15 +16,13 @@ from bnp_online import mixture
 from bnp_online.drift_response import with_short_memory, with_slowest_reset
 from bnp_online.engines import base
 from bnp_online.engines.base import Engine, LearnerSpec
-from bnp_online.engines.numba_engine import NumbaEngine
-from bnp_online.engines.torch_engine import TorchEngine
 from bnp_online.mixture import draw
+from tests.support.engines import CASES
 from tests.support.reference_experts import ReferenceExperts
 from tests.support.reference_learner import Layer, ReferenceLearner
 
 Vector = NDArray[np.float64]
 TASKS = ("classification", "regression")
-ENGINES: list[Callable[..., Engine]] = [NumbaEngine, TorchEngine]
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +134,7 @@ def assert_equal(engine: Engine, spec: LearnerSpec, reference: ReferenceExperts,
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("make", ENGINES)
+@pytest.mark.parametrize("make", CASES)
 @pytest.mark.parametrize(
     "changes",
     [{}, {"replay": 0}, {"hidden": ()}, {"hidden": (7,), "activation": "relu"}, {"memory": 30}],
@@ -187,7 +185,7 @@ def follow(
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("make", ENGINES)
+@pytest.mark.parametrize("make", CASES)
 def test_values_of_a_column_before_it_joined_are_missing_in_the_memory(
     make: Callable[..., Engine], task: base.Task
 ) -> None:
@@ -212,7 +210,7 @@ def widened(samples: Iterable[tuple[Vector, float, float]]) -> Iterator[tuple[Ve
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("make", ENGINES)
+@pytest.mark.parametrize("make", CASES)
 def test_follows_the_float64_reference_as_inputs_join(make: Callable[..., Engine], task: base.Task) -> None:
     spec = spec_of(task)
     engine = make(spec, dtype=torch.float64)
@@ -221,7 +219,7 @@ def test_follows_the_float64_reference_as_inputs_join(make: Callable[..., Engine
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("make", ENGINES)
+@pytest.mark.parametrize("make", CASES)
 def test_the_newest_of_equally_near_samples_vote(make: Callable[..., Engine], task: base.Task) -> None:
     spec = spec_of(task)
     engine = make(spec, dtype=torch.float64)
@@ -272,7 +270,7 @@ def reset(reference: ReferenceExperts) -> None:
 
 @pytest.mark.parametrize("action", ["shorten", "reset"])
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("make", ENGINES)
+@pytest.mark.parametrize("make", CASES)
 def test_drift_response_follows_the_float64_reference(
     make: Callable[..., Engine], task: base.Task, action: str
 ) -> None:

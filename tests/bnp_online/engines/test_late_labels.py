@@ -24,9 +24,10 @@ from tests.bnp_online.engines.test_experts import (
     widened,
 )
 from tests.bnp_online.engines.test_torch_experts import assert_agree, made, samples_of
-from tests.support.fake_graphs import FAKES
+from tests.support.engines import CASES, GPUS
+from tests.support.engines import ENGINES as BY_NAME
 
-ENGINES: list[Callable[..., Engine]] = [NumbaEngine, TorchEngine]
+ENGINES = list(BY_NAME.values())
 DELAY = 6
 
 
@@ -48,7 +49,7 @@ def placed(given: Vector, outputs: int) -> Vector:
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("make", ENGINES)
+@pytest.mark.parametrize("make", CASES)
 def test_follows_the_float64_reference(make: Callable[..., Engine], task: base.Task) -> None:
     """Inputs and classes join, weights are 0, experts have no prediction, between prediction and label."""
     spec = spec_of(task)
@@ -87,7 +88,7 @@ def test_follows_the_float64_reference(make: Callable[..., Engine], task: base.T
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("make", ENGINES)
+@pytest.mark.parametrize("make", CASES)
 def test_predictions_of_now_change_nothing(make: Callable[..., Engine], task: base.Task) -> None:
     """Nor do rows without earlier predictions, in a block with them."""
     spec = spec_of(task)
@@ -103,7 +104,7 @@ def test_predictions_of_now_change_nothing(make: Callable[..., Engine], task: ba
     assert_agree(late, plain, 1e-12)
 
 
-@pytest.mark.parametrize("make", ENGINES)
+@pytest.mark.parametrize("make", CASES)
 def test_a_first_generation_ignores_them(make: Callable[..., Engine]) -> None:
     spec = spec_of("classification")
     spec.learner = 1
@@ -124,8 +125,9 @@ def test_the_prediction_is_that_of_the_earlier_ones(task: base.Task) -> None:
         given = np.stack([engine.experts(row) for row in x[50:]])
         _, predictions = engine.learn(x[50:], y[50:], weights[50:], predict=True, given=given)
         results.append(predictions)
-    np.testing.assert_allclose(results[0], results[1], rtol=1e-8)
-    assert_agree(engines[0], engines[1])
+    for engine, result in zip(engines[1:], results[1:], strict=True):
+        np.testing.assert_allclose(result, results[0], rtol=1e-8)
+        assert_agree(engines[0], engine)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -145,20 +147,21 @@ def test_what_diverged_since_restarts(task: base.Task) -> None:
         rates = [k for k, owner in enumerate(spec.owners) if owner == 1]
         assert engine.mixture[rates] == pytest.approx(0.01 / len(spec.experts))
         assert engine.learn(x[11:], y[11:], np.ones(9), given=given[11:])[0] == 9
-    assert_agree(engines[0], engines[1], 1e-7)
+    for engine in engines[1:]:
+        assert_agree(engines[0], engine, 1e-7)
 
 
+@pytest.mark.parametrize("device", GPUS)
 @pytest.mark.parametrize("task", TASKS)
-def test_a_captured_step_equals_the_plain_one(task: base.Task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_captured_step_equals_the_plain_one(
+    task: base.Task, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With blocks of several uploads, and spare outputs that had a column of a refused growth."""
-    for name, fake in FAKES.items():
-        monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(torch_runner, "MOST_BYTES", 8 * len(spec_of(task).experts) * 8 * 4)
     spec = spec_of(task, replay=1)
-    plain, captured = (TorchEngine(spec, dtype=torch.float64) for _ in range(2))
+    plain, captured = (TorchEngine(spec, device, torch.float64, capture=capture) for capture in (False, True))
     for engine in (plain, captured):
         engine.grow(["a", "b", "c", "d"], 3 if task == "classification" else 1)
-    captured._capture = captured._runner._capture = True
     x, y, weights = samples_of(task, 40)
     results: list[Any] = []
     for engine in (plain, captured):

@@ -182,7 +182,7 @@ def test_many_rows_are_the_loop_to_the_last_bit(
 @pytest.mark.parametrize("make", CASES)
 def test_a_member_that_diverged_restarts_from_the_best(make: Callable[..., Engine], lost: int) -> None:
     engine = grown(make, replace(SPEC, replay=0))
-    for sample in stream("classification", 60):
+    for sample in stream("classification", 62):
         learn(engine, *sample)
     state = engine.state_dict()
     state["network.body.1.weight"][lost] = math.inf
@@ -191,10 +191,13 @@ def test_a_member_that_diverged_restarts_from_the_best(make: Callable[..., Engin
     assert np.isfinite(probabilities).all()
     assert probabilities.sum() == pytest.approx(1.0, abs=1e-9)
     learn(engine, np.ones(4), 1.0, 1.0)
+    assert engine.state_dict()["network.body.1.weight"][lost].isinf().all()
+    assert engine.mixture[lost] == pytest.approx(0.01 / 4)  # only its share of what is dealt out
+    learn(engine, np.ones(4), 1.0, 1.0)  # the 64th: every eighth restarts
     state = engine.state_dict()
     best = int(np.argmax(engine.mixture))
     assert best != lost
-    assert engine.mixture[lost] == pytest.approx(0.01 / 4)  # only its share of what is dealt out
+    assert engine.mixture[lost] == pytest.approx(0.01 / 4)
     for name, value in state.items():
         if name.startswith(("network.", "moments.body.3", "moments.head")):
             assert torch.equal(value[lost], value[best]), name

@@ -510,7 +510,7 @@ def test_weight_of_zero_changes_neither_hedge_nor_stack(task: str) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_network_that_is_not_finite_restarts(task: str) -> None:
     model = experts(task, outputs=2 if task == "classification" else 1)
-    for x, y, weight in stream(task, 41):
+    for x, y, weight in stream(task, 47):
         model.learn(x, y, weight)
     model.replay = 0  # what restarts then equals its source
     model.networks[1].mean.layers[0].weight[0, 0] = math.inf  # predicts raw, too

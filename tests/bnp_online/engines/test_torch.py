@@ -8,6 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -23,14 +24,15 @@ from bnp_online import BNPClassifier, BNPRegressor, ConfigurationError
 from bnp_online.checkpoint import digest
 from bnp_online.engines import choice, torch_engine, torch_runner
 from bnp_online.engines.base import Engine, LearnerSpec
-from bnp_online.engines.cuda_graph import captured
+from bnp_online.engines.cuda_graph import GraphPool
+from bnp_online.engines.devices import Activity
 from bnp_online.engines.module_member import build_network
 from bnp_online.engines.numba_engine import NumbaEngine
 from bnp_online.engines.torch_engine import TorchEngine, capacity, input_layout
 from bnp_online.engines.torch_runner import Size, StepRunner
-from tests.support.engines import CUDA, TORCH, needs_cuda
-from tests.support.fake_graphs import FAKES
+from tests.support.engines import DEVICES, GPUS, TORCH, needs_cuda
 from tests.support.reference_module import ReferenceModule
+from tests.support.simulated_cuda import host_waits
 
 Vector = NDArray[np.float64]
 Rows = tuple[Vector, Vector, Vector]
@@ -75,6 +77,21 @@ MLP = LearnerSpec(
 )
 SECOND = replace(MLP, learner=2, memory=40)
 CNN = replace(MLP, network="cnn", input_shape=(2, 5, 5), lr=0.1, activation="tanh")
+#: A list of layers with every kind of them.
+LAYERS = replace(
+    CNN,
+    network=[
+        {"conv": 4, "kernel": [3, 1], "padding": 0, "bias": False},
+        {"norm": "group", "groups": 2},
+        "tanh",
+        {"residual": [{"conv": 4}, "gelu"]},
+        {"residual": [{"conv": 6, "stride": 2}], "shortcut": [{"conv": 6, "kernel": 1, "stride": 2}]},
+        {"pool": "global"},
+        "flatten",
+        {"dense": 5},
+        "tanh",
+    ],
+)
 SPECS = {
     "mlp": MLP,
     "mlp regression": replace(MLP, task="regression", activation="gelu"),
@@ -82,6 +99,8 @@ SPECS = {
     "linear": replace(MLP, hidden=(), replay=0, step_scale="none", lr=0.03),
     "cnn": CNN,
     "cnn regression": replace(CNN, task="regression", lr=0.03),
+    "layers": LAYERS,
+    "layers regression": replace(LAYERS, task="regression", lr=0.03),
     "module": replace(CNN, network=module()),
     "module regression": replace(CNN, network=module(), task="regression", lr=0.03),
     "second generation": SECOND,
@@ -90,7 +109,6 @@ SPECS = {
     "second generation, one network": replace(SECOND, task="regression", lr=0.03),
 }
 MODULAR = [name for name, spec in SPECS.items() if spec.network != "mlp"]
-DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
 
 
 def made(spec: LearnerSpec, make: Callable[..., Engine], **options: Any) -> Engine:
@@ -160,7 +178,7 @@ def test_a_row_never_needs_the_host(name: str) -> None:
     spec = SPECS[name]
     channels, positions = input_layout(spec)
     size = Size(channels or 4, positions, 8 if spec.task == "classification" else 1)
-    rows = StepRunner(spec, size, "meta", torch.float32, capture=False)
+    rows = StepRunner(spec, size, "meta", torch.float32, capture=False, activity=Activity())
     works = [rows.learn_row, rows.learn_unpredicted_row, rows.predict_row]
     if any(member.averages for member in spec.members):
         works.append(rows.average_row)
@@ -174,19 +192,12 @@ def test_a_row_never_needs_the_host(name: str) -> None:
         assert watch.elsewhere == []
 
 
-@pytest.mark.parametrize(
-    "name", ["mlp", "cnn", "second generation", "second generation, regression", "second generation, linear"]
-)
-def test_a_replayed_graph_computes_the_same_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs simulated on the CPU: with growth, refusals, and a state of another size."""
+@pytest.mark.parametrize("device", GPUS)
+@pytest.mark.parametrize("name", SPECS)
+def test_a_replayed_graph_computes_the_same_bits(name: str, device: str) -> None:
+    """As the same operations without a graph: with growth, refusals, and a state of another size."""
     spec = SPECS[name]
-    for fake, value in FAKES.items():
-        monkeypatch.setattr(torch.cuda, fake, value)
-    plain, replayed = TorchEngine(spec), TorchEngine(spec)
-    replayed._capture = replayed._runner._capture = True
-    names = [] if spec.input_shape else ["a", "b", "c", "d"]
-    for engine in (plain, replayed):
-        engine.grow(names, 3 if spec.task == "classification" else 1)
+    plain, replayed = (made(spec, TorchEngine, device=device, capture=capture) for capture in (False, True))
     rows, more = stream(spec, 55), stream(spec, 25, seed=1)
     outlier = np.full((1, *rows[0].shape[1:]), 1e9)
     refused = (rows[0][:1], rows[1][:1], np.array([1e300]))
@@ -199,9 +210,8 @@ def test_a_replayed_graph_computes_the_same_bits(name: str, monkeypatch: pytest.
             engine.grow(["e"] * 40, 1 if spec.task == "classification" else 0)
             engine.learn(np.full((2, 44), 0.5), np.zeros(2), np.ones(2))
         engine.load_state_dict(state)
-    replayed._capture = replayed._runner._capture = True  # as on a GPU: it is a new engine
     results = [engine.learn(*more, predict=True) for engine in (plain, replayed)]
-    assert replayed._runner._runs
+    assert [engine.activity.captures > 1 for engine in (plain, replayed) if engine.activity] == [False, True]
     np.testing.assert_array_equal(results[0][1], results[1][1])
     np.testing.assert_array_equal(plain.predict(more[0][0]), replayed.predict(more[0][0]))
     assert fingerprint(plain) == fingerprint(replayed)
@@ -429,24 +439,25 @@ def test_spare_inputs_and_outputs_cannot_be_seen(
     assert_close(roomy, reference, 1e-10)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", GPUS)
 def test_growth_rarely_captures(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     captures: list[str] = []
+    capture = GraphPool.capture
 
-    def counted(function: Callable[[], None]) -> Callable[[], None]:
+    def counted(pool: GraphPool, function: Callable[[], None]) -> Callable[[], None]:
         captures.append(function.__name__)
-        return captured(function) if device == "cuda" else function
+        return capture(pool, function)
 
-    monkeypatch.setattr(torch_runner, "captured", counted)
+    monkeypatch.setattr(GraphPool, "capture", counted)
     engine = TorchEngine(MLP, device=device)
-    if device == "cpu":  # as if there were graphs
-        engine._capture = engine._runner._capture = True
     learn_growing(engine, MLP)
-    for work in ("learn_unpredicted_row", "average_row"):
+    for work in ("learn_unpredicted_row", "average_row", "predict_row"):
         assert 1 < captures.count(work) <= 6  # three sizes for inputs, three for outputs
+    assert engine.activity.captures == len(captures)
     before = len(captures)
     engine.load_state_dict(engine.state_dict())
     engine.learn(np.ones((8, 90)), np.zeros(8), np.ones(8))
+    engine.predict(np.ones(90))
     assert len(captures) == before
 
 
@@ -468,7 +479,7 @@ def test_inputs_may_be_late(hidden: tuple[int, ...], device: str) -> None:
 
 
 @pytest.mark.parametrize("make", TORCH)
-@pytest.mark.parametrize("name", ["cnn", "module"])
+@pytest.mark.parametrize("name", ["cnn", "layers", "module"])
 def test_classes_come_to_a_module(name: str, make: Callable[..., Engine]) -> None:
     spec = SPECS[name]
     engine = make(spec, dtype=torch.float64)
@@ -593,25 +604,112 @@ def test_without_a_gpu_it_is_refused(
     assert kind((3,), engine="torch").device_name == "cpu"
 
 
-# --- what only a GPU shows
+# --- on a GPU
 
 
-@needs_cuda
-@pytest.mark.parametrize("name", ["mlp", "mlp regression", "cnn", "module"])
-def test_the_host_waits_once_a_call(name: str) -> None:
-    spec = SPECS[name]
-    engine = made(spec, TorchEngine, device="cuda")
-    rows = stream(spec, 50)
-    engine.learn(*rows)  # captures
+@contextmanager
+def waits(*, simulated: bool) -> Iterator[list[str]]:
+    """Yield what the host waits for in the block."""
+    if simulated:
+        with host_waits() as found:
+            yield found
+        return
+    found = []
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as waits:
-            warnings.simplefilter("always")
-            assert engine.learn(*rows, predict=True)[0] == 50
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert len([w for w in waits if "synchronizing" in str(w.message)]) == 1
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            torch.cuda.set_sync_debug_mode("warn")  # it warns itself, after it has set the mode
+            yield found
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    found += [str(each.message) for each in caught if "called a synchronizing" in str(each.message)]
+
+
+@pytest.mark.parametrize("device", GPUS)
+@pytest.mark.parametrize("name", SPECS)
+def test_the_host_waits_once_a_call(name: str, device: str, request: pytest.FixtureRequest) -> None:
+    spec, simulated = SPECS[name], "simulated" in request.keywords
+    engine = made(spec, TorchEngine, device=device)
+    rows = stream(spec, 50)
+    engine.learn(*rows, predict=True)  # captures
+    with waits(simulated=simulated) as found:
+        assert engine.learn(*rows, predict=True)[0] == 50
+    assert len(found) == 1
+    with waits(simulated=simulated) as found:
+        engine.predict_rows(rows[0])
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", SPECS)
+def test_many_predictions_are_the_loop_to_the_last_bit(
+    name: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_runner, "MOST_ROWS", 7)
+    spec = SPECS[name]
+    engine = made(spec, TorchEngine, device=device)
+    engine.learn(*stream(spec, 30))
+    before, x = fingerprint(engine), stream(spec, 20, seed=1)[0]
+    expected = np.array([engine.predict(row) for row in x])
+    np.testing.assert_array_equal(engine.predict_rows(x), expected)
+    assert engine.predict_rows(x[:0]).shape == (0, expected.shape[1])
+    assert fingerprint(engine) == before
+
+
+@pytest.mark.parametrize("device", GPUS)
+def test_a_prediction_after_growth_captures_nothing(device: str) -> None:
+    """The learning thread has captured it: a server answers short predictions on its event loop."""
+    engine = TorchEngine(replace(MLP, lr=0.1), device=device)
+    for columns in (2, 33, 65):
+        engine.grow([f"{columns} {i}" for i in range(columns - len(engine.moments()["inputs.mean"]))], 2)
+        engine.learn(np.ones((1, columns)), np.zeros(1), np.ones(1))
+        captures = engine.activity.captures
+        engine.predict(np.ones(columns))
+        assert engine.activity.captures == captures
+    assert engine.activity.captures == 6
+    assert engine.activity.rows == 6
+    assert engine.activity.seconds > 0.0 < engine.activity.capture_seconds
+
+
+@pytest.mark.parametrize("device", GPUS)
+def test_a_call_that_may_be_paused_is_short(device: str) -> None:
+    """The host cannot end a replay: it starts as many rows as take `call_seconds`, then reads the flag."""
+    engine, clean = TorchEngine(MLP, device), made(MLP, TorchEngine, device=device)
+    engine.grow(["a", "b", "c", "d"], 3)
+    rows, pause = stream(MLP, 40), np.zeros(1, np.int64)
+    clean.learn(*rows)
+    engine.activity.rows, engine.activity.seconds = 10, 0.01  # a row takes a millisecond
+    assert engine.call_seconds == 0.005
+    pause[0] = 1
+    done, _ = engine.learn(*rows, pause=pause)
+    assert done == 5
+    pause[0] = 0
+    assert engine.learn(*(column[5:] for column in rows), pause=pause)[0] == 35
+    assert fingerprint(engine) == fingerprint(clean)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_dropout_depends_on_the_seed_and_the_step_alone(device: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(50, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 4))
+    spec = replace(SPECS["module"], network=network, seed=7)
+    engines = [made(spec, TorchEngine, device=device) for _ in range(2)]
+    x, y, w = stream(spec, 24)
+    torch.manual_seed(1)
+    engines[0].learn(x, y, w)
+    torch.manual_seed(2)
+    engines[1].learn(x[:10], y[:10], w[:10])
+    engines[1].predict(x[0])
+    torch.manual_seed(3)
+    engines[1].learn(x[10:], y[10:], w[10:])
+    drawn = torch.rand(3)
+    torch.manual_seed(3)
+    assert torch.equal(torch.rand(3), drawn)  # of the program, which the model does not change
+    assert fingerprint(engines[0]) == fingerprint(engines[1])
+    other = made(replace(spec, seed=8), TorchEngine, device=device)
+    other.learn(x, y, w)
+    assert fingerprint(other) != fingerprint(engines[0])
 
 
 UNDECIDED = """
@@ -641,18 +739,30 @@ def test_a_module_that_cannot_be_captured_says_what_to_do() -> None:
     assert "engine='auto'" in printed
 
 
-@needs_cuda
-def test_learners_capture_in_threads_of_their_own() -> None:
+@pytest.mark.simulated
+def test_a_module_that_needs_the_host_is_not_captured() -> None:
+    spec = replace(MLP, network=Forked(), input_shape=(2, 3), lr=0.1)
+    engine = made(spec, TorchEngine, device="cuda")
+    before = fingerprint(engine)
+    with pytest.raises(ConfigurationError, match="use engine='auto'"):
+        engine.learn(*stream(spec, 1))
+    assert fingerprint(engine) == before
+    free = made(spec, TorchEngine, device="cuda", capture=False)
+    assert free.learn(*stream(spec, 30))[0] == 30
+
+
+@pytest.mark.parametrize("device", GPUS)
+def test_learners_capture_in_threads_of_their_own(device: str) -> None:
     specs = [replace(MLP, seed=seed) for seed in range(4)]
     expected = []
     for spec in specs:
-        engine = made(spec, TorchEngine, device="cuda")
+        engine = made(spec, TorchEngine, device=device)
         engine.learn(*stream(spec, 60, seed=spec.seed))
         expected.append(fingerprint(engine))
     found: dict[int, str] = {}
 
     def run(spec: LearnerSpec) -> None:
-        engine = made(spec, TorchEngine, device="cuda")
+        engine = made(spec, TorchEngine, device=device)
         for row in each(stream(spec, 60, seed=spec.seed)):
             engine.learn(*row)
         found[spec.seed] = fingerprint(engine)
@@ -665,19 +775,19 @@ def test_learners_capture_in_threads_of_their_own() -> None:
     assert [found[spec.seed] for spec in specs] == expected
 
 
-@needs_cuda
+@pytest.mark.parametrize("device", GPUS)
 @pytest.mark.parametrize("kind", [BNPClassifier, BNPRegressor])
 def test_an_estimator_learns_a_growing_stream_on_a_gpu(
-    kind: type[BNPClassifier] | type[BNPRegressor],
+    kind: type[BNPClassifier] | type[BNPRegressor], device: str
 ) -> None:
     rng = np.random.default_rng(0)
-    model, reference = (kind((8,), lr=0.1, engine=engine) for engine in ("torch", "numba"))
+    model, reference = kind((8,), lr=0.1, device=device), kind((8,), lr=0.1, engine="numba")
     for t in range(150):
         x = {f"f{i}": rng.normal() for i in range(3 + t // 3)}
         y = int(x["f0"] > x["f1"]) + int(t > 100)
         for each_model in (model, reference):
             each_model.learn_one(x, y)
-    assert (model.engine_name, model.device_name) == ("torch", "cuda")
+    assert (model.engine_name, model.device_name) == ("torch", "cuda:0")
     probe = {"f0": 1.0, "f1": -1.0}
     if isinstance(model, BNPClassifier) and isinstance(reference, BNPClassifier):
         assert model.predict_proba_one(probe) == pytest.approx(reference.predict_proba_one(probe), abs=1e-3)

@@ -13,13 +13,12 @@ import torch
 from bnp_online.engines import base, torch_engine
 from bnp_online.engines.base import Engine, LearnerSpec
 from bnp_online.engines.numba_engine import NumbaEngine
-from bnp_online.engines.torch_engine import TorchEngine
 from bnp_online.engines.torch_neighbours import most_window
 from bnp_online.mixture import NEIGHBOURS, neighbour_window
 from tests.bnp_online.engines.test_experts import TASKS, Vector, spec_of, stream, widened
+from tests.support.engines import CASES, ENGINES, TORCH
 
 Samples = tuple[Vector, Vector, Vector]
-ENGINES = {"numba": NumbaEngine, "torch": TorchEngine}
 
 
 @pytest.fixture(autouse=True)
@@ -129,10 +128,10 @@ def test_what_diverged_restarts_from_the_best_of_its_kind(task: base.Task, row: 
     assert_agree(engines[0], engines[1], 1e-7)
 
 
-@pytest.mark.parametrize("make", ENGINES.values(), ids=ENGINES)
+@pytest.mark.parametrize("make", CASES)
 def test_linear_members_begin_anew_if_all_diverge(make: Callable[..., Engine]) -> None:
     engine = made(make, spec_of("classification"))
-    engine.learn(*samples_of("classification", 30))
+    engine.learn(*samples_of("classification", 31))
     state = engine.state_dict()
     state["linear.head.weight"][:] = math.nan
     engine.load_state_dict(state)
@@ -140,8 +139,11 @@ def test_linear_members_begin_anew_if_all_diverge(make: Callable[..., Engine]) -
     assert not engine.state_dict()["linear.head.weight"].any()
 
 
+@pytest.mark.parametrize("make", TORCH)
 @pytest.mark.parametrize("task", TASKS)
-def test_spare_inputs_and_outputs_cannot_be_seen(task: base.Task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spare_inputs_and_outputs_cannot_be_seen(
+    task: base.Task, make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run(make: Callable[..., Engine]) -> Engine:
         engine = make(spec_of(task, replay=1), dtype=torch.float64)
         rng = np.random.default_rng(3)
@@ -157,9 +159,9 @@ def test_spare_inputs_and_outputs_cannot_be_seen(task: base.Task, monkeypatch: p
             assert engine.learn(x, np.array([y]), np.ones(1))[0] == 1
         return engine
 
-    roomy, reference = run(TorchEngine), run(NumbaEngine)
+    roomy, reference = run(make), run(NumbaEngine)
     monkeypatch.setattr(torch_engine, "capacity", lambda size, least: size)
-    assert_agree(run(TorchEngine), roomy, 1e-9)
+    assert_agree(run(make), roomy, 1e-9)
     assert_agree(roomy, reference, 1e-9)
 
 
@@ -170,10 +172,11 @@ def test_the_allocated_window_contains_that_of_the_inputs_in_use() -> None:
         assert most_window(allocated) >= needed
 
 
+@pytest.mark.parametrize("make", TORCH)
 @pytest.mark.parametrize("task", TASKS)
-def test_twenty_equal_values_first_have_no_variance(task: base.Task) -> None:
+def test_twenty_equal_values_first_have_no_variance(task: base.Task, make: Callable[..., Engine]) -> None:
     """A flag that is 0 for long, then 1 now and then: its first 1 is admitted as it is."""
-    engine = made(TorchEngine, replace(spec_of(task), memory=30))
+    engine = made(make, replace(spec_of(task), memory=30))
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 4))
     x[:, 3] = 0.1

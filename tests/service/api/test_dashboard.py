@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import service
 from bnp_online import BNPClassifier
 from bnp_online.evaluation.baselines import Baselines
 from service.api import dashboard
-from service.models import score_history
 from tests.support.running import Json, Server
 from tests.support.streaming import post_lines
 
@@ -55,7 +53,6 @@ def test_a_classification(serve: Callable[..., Server]) -> None:
     assert shown["latency"]["learn"][-1] == 60
     assert shown["latency"]["predict"][-1] == 1
     assert shown["latency"]["seconds"][-1] is None
-    assert shown["drift"] == []
 
 
 def test_a_regression(serve: Callable[..., Server]) -> None:
@@ -90,13 +87,6 @@ def test_looking_changes_nothing(serve: Callable[..., Server]) -> None:
     before = server.fingerprint()
     watch(server)
     assert server.fingerprint() == before
-
-
-def test_drifts_are_shown_the_latest_first(serve: Callable[..., Server]) -> None:
-    server = serve()
-    for step in (1, 2):
-        server.registry.feed.publish("drift", "default", step=step)
-    assert [each["step"] for each in watch(server)["drift"]] == [2, 1]
 
 
 def test_a_key_for_some_models_learns_nothing_of_the_others(serve: Callable[..., Server]) -> None:
@@ -134,53 +124,3 @@ def test_every_file_of_the_page_is_served_or_about_a_library(server: Server) -> 
         imported = re.findall(r'from "\./([^"]+)"', (folder / name).read_text())
         assert served.issuperset(imported)
         assert server.client.get(f"/dashboard/{name}").status_code == 200
-
-
-def history(server: Server, until: int, model: str = "default") -> list[Json]:
-    """Wait until the last point is that of a step; return all."""
-    for _ in range(1000):
-        points = server.get(f"/models/{model}/dashboard?history=true")["history"]
-        if points and points[-1]["step"] == until:
-            return list(points)
-        time.sleep(0.01)
-    raise AssertionError(f"no point of step {until}")
-
-
-def test_some_models_are_recorded_at_a_time_and_each_in_its_turn(
-    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(score_history, "PERIOD", 0.01)
-    monkeypatch.setattr(score_history, "MODELS", 2)
-    monkeypatch.setattr(score_history, "_ALL_POINTS", 0)
-    monkeypatch.setattr(score_history, "_FEWEST", 2)
-    server = serve()
-    for i in range(5):
-        server.create(name=f"m{i}", hidden=[4])
-    for step in range(1, 6):
-        for i in range(5):
-            server.learn({"a": 1}, "cat", model=f"m{i}")
-        for i in range(5):
-            points = history(server, step, f"m{i}")
-    assert [point["step"] for point in points] == [4, 5]
-
-
-def test_how_the_scores_came_to_be(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(score_history, "PERIOD", 0.01)
-    monkeypatch.setattr(score_history, "POINTS", 6)
-    server = serve()
-    assert watch(server)["history"] is None
-    assert server.get("/models/default/dashboard?history=true")["history"] == []
-    for i in range(1, 13):
-        server.learn({"a": i % 3}, str(i % 3))
-        points = history(server, i)
-        shown = watch(server)
-        assert points[-1] == {name: shown[name] for name in ("step", "scores", "baselines", "shares")}
-    steps = [point["step"] for point in points]
-    assert len(steps) <= 6
-    assert steps == sorted(set(steps))
-    assert steps[-3:] == [10, 11, 12]  # the older, the sparser
-    server.post("/models/default/rollback", step=7)
-    kept = [step for step in steps if step < 7]
-    assert [point["step"] for point in history(server, 7)] == [*kept, 7]
-    server.learn({"a": 1}, "1")
-    assert [point["step"] for point in history(server, 8)] == [*kept, 7, 8]

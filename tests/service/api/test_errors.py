@@ -153,18 +153,22 @@ CASES = HOT + SAMPLES + SPECS + CHANGES
 
 # These are shown elsewhere, for they need more than one request, or a server in trouble.
 ELSEWHERE = {
-    "already_labelled", "body_timeout", "client_disconnected", "forbidden", "foreign_origin",
+    "already_labelled", "body_timeout", "client_disconnected", "device_failed", "device_memory_full",
+    "forbidden", "foreign_origin",
     "id_conflict", "id_forgotten", "invalid_checkpoint", "invalid_encoding", "model_failed",
-    "invalid_request", "not_kept", "unsupported_encoding",
-    "not_ready", "out_of_descriptors", "pickled_model", "queue_full", "rebuilding", "shutting_down",
+    "invalid_request", "invalid_row", "invalid_table", "not_kept", "unsupported_encoding",
+    "not_owner", "not_ready", "not_there_yet", "out_of_descriptors", "outcome_unknown", "pickled_model",
+    "queue_full", "rebuilding", "shutting_down",
     "storage_failed", "storage_full", "stream_timeout", "string_too_long", "too_many_connections",
-    "too_many_models",
-    "unauthorized", "unknown_checkpoint", "unknown_host", "unsupported_media_type",
+    "position_moved", "too_many_models", "too_stale", "unknown_source",
+    "unauthorized", "unknown_checkpoint", "unknown_host", "unsupported_media_type", "wrong_node",
 }  # fmt: skip
 # No request leads to these: they guard against mistakes in the code, or belong to features not built yet.
 UNREACHABLE = {
+    "batch_refused",  # of messages of topics, as `log_gap`
     "internal_error",
     "invalid_state",
+    "log_gap",
     "unsupported_layer",
 }
 

@@ -72,6 +72,7 @@ def test_every_operation_says_what_it_does(document: Json) -> None:
 def test_every_error_is_documented_in_its_envelope(document: Json) -> None:
     for (_, path), operation in operations(document).items():
         envelope = "RiverError" if path.startswith("/api/") else "ErrorAnswer"
+        envelope = "InferenceError" if path.startswith("/v2") else envelope
         for status, response in operation["responses"].items():
             if status >= "400":
                 schema = response["content"]["application/json"]["schema"]

@@ -26,7 +26,7 @@ def require_null(server: Server, model: str, task: str) -> None:
     assert (scores["n"], scores["window"]["n"]) == (0, 0)
     assert scores["cumulative"].keys() == NAMES[task]
     assert {*values(scores)} == {None}
-    shown = server.get(f"/models/{model}/dashboard?history=true")
+    shown = server.get(f"/models/{model}/dashboard")
     assert {*values(shown["scores"]), *values(shown["baselines"])} == {None}
     assert {*server.get(f"/api/metrics/?model={model}").values()} == {None}
     series = [line for line in server.client.get("/metrics").text.splitlines() if f'model="{model}"' in line]

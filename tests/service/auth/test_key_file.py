@@ -17,6 +17,7 @@ import pytest
 from service.auth.key_file import add_key, read_keys
 from service.auth.keys import KeysError, new_secret, parse_key
 from service.cli.launch import ServerProcess
+from tests.support.preloaded import PreloadedServer
 from tests.support.programs import ROOT
 from tests.support.server_process import end, wait_until
 
@@ -37,9 +38,16 @@ FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, resourc
 
 def start(folder: Path, code: str = "", stdout: int = subprocess.PIPE, **environment: str) -> ServerProcess:
     """Start a server that makes its first key; `code` runs first."""
+    own = {
+        "BNP_PORT": "0",
+        "BNP_DATA_DIR": str(folder),
+        "BNP_DEVICE": "cpu",
+        "BNP_MAKE_KEY": "1",
+    } | environment
+    if not code:
+        return PreloadedServer(cwd=ROOT, stdout=stdout, environment=own)
     program = f"{code}\nimport runpy; runpy.run_module('service', run_name='__main__')"
-    own = {"BNP_PORT": "0", "BNP_DATA_DIR": str(folder), "BNP_DEVICE": "cpu", "BNP_MAKE_KEY": "1"}
-    return ServerProcess("-c", program, cwd=ROOT, stdout=stdout, environment=own | environment)
+    return ServerProcess("-c", program, cwd=ROOT, stdout=stdout, environment=own)
 
 
 def keys_new(

@@ -125,7 +125,10 @@ def test_no_two_keys_are_alike() -> None:
         ({"BNP_API_KEYS": f"name lern {SECRET}"}, "BNP_API_KEYS, entry 1: "),
         ({"BNP_API_KEYS": f"a read {HASH}; b learn short-{SECRET[:9]}"}, "BNP_API_KEYS, entry 2: "),
         ({"BNP_API_KEYS": f"a read {HASH};a learn {SECRET}"}, "same name: a"),
-        ({"BNP_KEYS_FILE": "nowhere/keys"}, "nowhere/keys: No such file"),
+        (
+            {"BNP_KEYS_FILE": "nowhere/keys"},
+            "nowhere/keys: No such file or directory; `bnp-online keys new` creates it",
+        ),
         ({"BNP_KEYS_FILE": "nowhere/keys", "BNP_MAKE_KEY": "1"}, "nowhere/keys: No such file"),
         ({"BNP_KEYS_FILE": "."}, "Is a directory"),
         ({"BNP_KEYS_FILE": "/dev/null"}, "contains no key"),

@@ -22,11 +22,13 @@ from river import datasets
 
 import bnp_online as bnp
 from bnp_online.evaluation.prequential import prequential
+from service.auth.keys import new_secret
 from service.auth.scopes import SCOPES
 from service.cli.launch import ServerProcess
 from tests.support.commands import command
 from tests.support.programs import ROOT
-from tests.support.running import Server
+from tests.support.running import Server, serving
+from tests.support.server_process import wait_until
 
 SPEC = '{"hidden": [6], "replay": 0}'
 Rows = list[tuple[dict[str, Any], Any]]
@@ -317,7 +319,11 @@ def test_it_serves(tmp_path: Path) -> None:
     command = ("-m", "service.cli", "serve", "--port", "0", "--data-dir", folder)
     with ServerProcess(*command, cwd=ROOT) as server:
         url = server.ready()
-        assert result("doctor", "--url", url, BNP_DATA_DIR=folder)["log"].startswith("in use")
+        assert result("doctor", BNP_DATA_DIR=folder)["log"].startswith("in use")
+        asked = result("doctor", "--url", url, BNP_DATA_DIR="/nowhere")
+        assert (asked["status"], asked["models"]) == ("ready", {"all": 1, "ready": 1})
+        assert (asked["engine"], asked["samples"], asked["problems"]) == ("numba", 0, [])
+        assert asked["versions"]["bnp-online"] == bnp.__version__
         server.process.send_signal(signal.SIGINT)
         assert server.wait() == 0
     assert result("doctor", BNP_DATA_DIR=folder)["log"] == "can be written"
@@ -328,9 +334,30 @@ def test_the_doctor_finds_what_is_wrong(tmp_path: Path) -> None:
     assert (healthy["engine"], healthy["device"], healthy["log"]) == ("numba", "cpu", "can be made")
     assert not (tmp_path / "not yet").exists()
     (tmp_path / "events.sqlite3").write_bytes(b"no database" * 100)
-    out, err = run("doctor", "--url", "http://127.0.0.1:9", "--json", code=1, BNP_DATA_DIR=str(tmp_path))
-    assert len(json.loads(out)["problems"]) == 2
+    out, err = run("doctor", "--json", code=1, BNP_DATA_DIR=str(tmp_path))
+    assert len(json.loads(out)["problems"]) == 1
     assert "BNP_DATA_DIR" in err
+    out, err = run("doctor", "--url", "http://127.0.0.1:9", "--json", code=1, BNP_DATA_DIR=str(tmp_path))
+    asked = json.loads(out)
+    assert (asked["status"], len(asked["problems"])) == ("not ready", 1)
+    assert "http://127.0.0.1:9" in err
+
+
+def test_the_doctor_reports_on_a_server_with_keys(tmp_path: Path) -> None:
+    secret, some = new_secret(), new_secret()
+    keys = f"all read {secret}; some read {some} models=default"
+    with serving(tmp_path, api_keys=keys, ready_timeout=0.2) as server:
+        public = result("doctor", "--url", server.url)
+        assert (public["status"], public["problems"]) == ("ready", [])
+        assert "--key" in public["models"]
+        assert result("doctor", "--url", server.url, "--key", secret)["models"] == {"all": 1, "ready": 1}
+        assert result("doctor", "--url", server.url, "--key", some)["models"] == {"all": 1, "ready": 1}
+        out, _ = run("doctor", "--url", server.url, "--key", "wrong", "--json", code=1)
+        assert "the API key is unknown" in json.loads(out)["problems"][0]
+        with server.held():
+            wait_until(lambda: server.client.get("/health/ready").status_code == 503)
+            out, _ = run("doctor", "--url", server.url, "--key", secret, "--json", code=1)
+        assert json.loads(out)["status"] == "not ready"
 
 
 def test_it_measures() -> None:

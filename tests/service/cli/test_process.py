@@ -18,6 +18,7 @@ import pytest
 from river import datasets
 
 from service.cli import demo
+from service.cli.launch import ServerProcess
 from service.cli.output import CommandError
 from tests.support.programs import ROOT
 from tests.support.running import Server
@@ -48,7 +49,10 @@ def test_arguments_of_the_module_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
-    with process(tmp_path) as running, httpx.Client(base_url=running.ready(), timeout=60.0) as client:
+    with (
+        process(tmp_path, ServerProcess) as running,
+        httpx.Client(base_url=running.ready(), timeout=60.0) as client,
+    ):
         assert client.get("/health/ready").status_code == 200
 
         def learn(i: int) -> int | None:
@@ -68,7 +72,7 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> Non
 
 
 def test_a_signal_ends_its_start_too(tmp_path: Path) -> None:
-    with process(tmp_path) as running:
+    with process(tmp_path, ServerProcess) as running:
         while not catches(running.process.pid, signal.SIGTERM):
             pass
         assert running.stop() == 0
@@ -78,7 +82,7 @@ def test_a_signal_ends_its_start_too(tmp_path: Path) -> None:
     ("name", "value"), [("BNP_PORT", "many"), ("BNP_DEFAULT_MODEL", '{"hidden": [0]}'), ("BNP_DEVICE", "tpu")]
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, name: str, value: str) -> None:
-    with process(tmp_path, **{name: value}) as running:
+    with process(tmp_path, ServerProcess, **{name: value}) as running:
         assert running.wait() == 2
         assert running.lines[0].split()[0].rstrip(":") == name
 

@@ -19,6 +19,7 @@ from service.models.validation import Learn
 from service.schemas import ModelSpec
 from service.storage import event_codec
 from service.storage.checkpoints import CheckpointFiles
+from service.storage.interfaces import Event
 from tests.service.models.test_durability import crash, forget, wait_for
 from tests.service.models.test_hosted import Model
 from tests.support.running import Json, Server, error, serving
@@ -166,8 +167,8 @@ def test_an_action_is_told_logged_and_taken_after_a_checkpoint(tmp_path: Path, a
         taken = actions(server)
         assert described["setting"]["action"] == action
         assert described["actions"] == len(taken) >= 1
-        told = server.get("/models/default/dashboard")["drift"]
-        assert told[0]["step"] == described["last_step"]
+        told = [each for each in server.get("/models/default/history")["marks"] if each["kind"] == "drift"]
+        assert told[-1]["step"] == described["last_step"]
         assert len(told) == described["detections"]
         wait_for(lambda: len(server.get("/models/default/checkpoints")["checkpoints"]) == len(taken))
         kept = server.get("/models/default/checkpoints")["checkpoints"]
@@ -200,7 +201,11 @@ def test_an_action_that_was_not_noted_is_noted_after_the_next_start(tmp_path: Pa
         append, full = worker.history.log.append, StorageFullError("full")
 
         def refuse(groups: Any) -> list[int]:
-            if any(event.kind == "action" for group in groups for event in group.events):
+            if any(
+                isinstance(event, Event) and event.kind == "action"
+                for group in groups
+                for event in group.events
+            ):
                 raise full
             return append(groups)
 

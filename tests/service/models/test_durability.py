@@ -461,7 +461,7 @@ def test_a_damaged_event_stops_the_start_until_it_is_passed_over(
     database.execute("UPDATE event SET body = replace(body, '.', '1') WHERE seq = ?", (seq,))
     database.commit()
     database.close()
-    with pytest.raises(DamagedEventError, match=f"--skip {seq}"):
+    with pytest.raises(DamagedEventError, match=f"--skip 1:{seq}"):
         open_folder(Settings(data_dir=folder, device="cpu"))
     with pytest.raises(DamagedEventError):  # nothing has changed, and nothing is locked
         open_folder(Settings(data_dir=folder, device="cpu"))

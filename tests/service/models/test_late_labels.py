@@ -102,10 +102,14 @@ def test_groups_and_replays_give_the_same_bits(make: Callable[..., Model], spec:
     whole = HostedModel(model.hosted.spec, model.settings, model.clock)
     one_by_one = HostedModel(model.hosted.spec, model.settings, model.clock)
     continued = snapshot.restore(kept, model.settings, model.clock)
-    whole.apply(whole.readmit(records)[0])
+    whole.apply(whole.readmit(records, whole.estimator.preview())[0])
     for record in records:
-        one_by_one.apply(one_by_one.readmit([record])[0])
-    continued.apply(continued.readmit([each for each in records if each.seq > continued.sequence])[0])
+        one_by_one.apply(one_by_one.readmit([record], one_by_one.estimator.preview())[0])
+    continued.apply(
+        continued.readmit(
+            [each for each in records if each.seq > continued.sequence], continued.estimator.preview()
+        )[0]
+    )
     for replayed in (whole, one_by_one, continued):
         assert replayed.estimator.fingerprint() == model.hosted.estimator.fingerprint()
         state, expected = replayed.copy_service_state()(), model.hosted.copy_service_state()()

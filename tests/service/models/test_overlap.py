@@ -34,7 +34,7 @@ class Gate:
         self._access.acquire(timeout=60)
         if number in self._refused:
             raise StorageFullError("there is no room")
-        self.sizes.append(sum(len(group.events) for group in groups))
+        self.sizes.append(sum(event.samples for group in groups for event in group.events))
         return self._append(groups)
 
     def refuse(self, commit: int) -> None:

@@ -30,7 +30,7 @@ def sample(number: int) -> Learn:
 
 def contents(jobs: Sequence[Job]) -> list[list[int]]:
     """Return the numbers of the samples of each job; none for an operation."""
-    return [[int(each.x["a"]) for each in job.requests if isinstance(each, Learn)] for job in jobs]
+    return [[int(each.x["a"]) for each in job.parts if isinstance(each, Learn)] for job in jobs]
 
 
 def test_jobs_are_taken_together_in_order_up_to_the_size_of_a_group() -> None:
@@ -138,6 +138,29 @@ def test_all_streams_that_wait_are_woken() -> None:
         assert await asyncio.gather(*waiting) == [1, 1, 1]
 
     run(test, size=2)
+
+
+def test_a_stream_waits_for_as_many_places_as_it_wants_up_to_an_eighth() -> None:
+    async def test() -> None:
+        capacity = Capacity(80, taken=36)
+        assert await capacity.wait_for_share(3) == 4
+
+        async def take(wanted: int) -> int:
+            share = await capacity.wait_for_share(wanted)
+            capacity.taken += min(share, wanted)
+            return share
+
+        first, second = asyncio.ensure_future(take(100)), asyncio.ensure_future(take(1))
+        for left in range(6, 0, -1):
+            await asyncio.sleep(0)
+            assert not first.done(), left
+            capacity.free(1)
+        assert await first == 10
+        assert not second.done()  # in turn
+        capacity.free(1)
+        assert await second == 1
+
+    asyncio.run(test())
 
 
 def test_a_client_that_left_holds_up_nobody() -> None:

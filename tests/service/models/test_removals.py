@@ -186,7 +186,7 @@ def test_unlearning_is_answered_as_done_and_completed_later(serve: Serve, curren
     assert server.get("/models/default")["step"] == (10 if current else 4)
 
 
-@pytest.mark.parametrize("failure", [FULL, DamagedEventError(7)])
+@pytest.mark.parametrize("failure", [FULL, DamagedEventError(1, 7)])
 def test_a_rebuild_that_fails_is_tried_again(serve: Serve, failure: Exception) -> None:
     server = serve()
     for i in range(10):

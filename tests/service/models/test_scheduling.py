@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from service.models.scheduling import EagerTask, FairTurns, ModelAccess
+from service.models.scheduling import CallLength, EagerTask, FairTurns, ModelAccess
 from service.models.threads import Threads
 
 
@@ -407,3 +407,13 @@ def test_work_that_ended_leaves_no_object(waits: bool) -> None:
             gc.enable()
 
     asyncio.run(go())
+
+
+def test_calls_of_a_model_on_a_gpu_are_longer_and_never_on_the_event_loop() -> None:
+    length = CallLength(seconds=0.001)
+    length.add(1, 0.0001, 0.005)
+    assert (length.short, length.samples) == (False, 50)
+    length.add(1, 0.0001)  # another model in its place, on the CPU
+    assert (length.short, length.samples) == (True, 10)
+    length.forget()
+    assert (length.short, length.samples) == (False, 1)

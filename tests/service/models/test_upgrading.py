@@ -326,7 +326,8 @@ def test_an_upgrade_waits_for_space_on_the_disk(serve: Serve, monkeypatch: pytes
     free, tried, begun = threading.Event(), threading.Event(), list[int]()
 
     def full(self: SqliteLog, groups: Any) -> list[int]:
-        if groups[0].events[0].kind == "upgraded" and not free.is_set():
+        first = groups[0].events[0]
+        if isinstance(first, Event) and first.kind == "upgraded" and not free.is_set():
             tried.set()
             raise StorageFullError("the disk is full")
         return append(self, groups)

@@ -13,16 +13,21 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from bnp_online import BNPClassifier
-from bnp_online.errors import NonFiniteStateError
+from bnp_online.errors import DeviceLostError, DeviceMemoryError, NonFiniteStateError, SampleError
 from bnp_online.values import Array, Sample
 from service.errors import (
+    BatchRefusedError,
+    DeviceFailedError,
     ModelFailedError,
+    OutcomeUnknownError,
+    PositionMovedError,
     QueueFullError,
     ShuttingDownError,
     StorageFailedError,
     StorageFullError,
     UnknownModelError,
 )
+from service.models import pipeline
 from service.models.checkpointer import Checkpointer
 from service.models.hosted import HostedModel
 from service.models.pipeline import Pipeline
@@ -33,7 +38,7 @@ from service.models.worker import Worker
 from service.schemas import ModelSpec
 from service.settings import Settings
 from service.storage.history import History
-from service.storage.interfaces import Event
+from service.storage.interfaces import Advance, Event, Position
 from service.storage.log_writer import LogWriter
 from service.telemetry.metrics import LogMetrics
 from tests.support.logs import FakeCheckpoints, FakeLog
@@ -76,7 +81,7 @@ class Writer:
     def _rebuild(self, upto: int) -> HostedModel:
         model = self._model()
         records = [record for record in self.log.records if record.seq <= upto and record.event.body]
-        entries, _ = model.readmit(records)
+        entries, _ = model.readmit(records, model.estimator.preview())
         model.apply(entries)
         model.sequence = upto
         return model
@@ -175,6 +180,126 @@ def test_what_a_refused_commit_held_is_refused_and_changes_nothing() -> None:
     run(test)
 
 
+def advance(before: int | None, after: int) -> list[Advance]:
+    return [Advance("kafka:t", 0, before, after)]
+
+
+def test_messages_are_logged_with_the_position_after_them() -> None:
+    async def test(writer: Writer) -> None:
+        worker, number = writer.worker, writer.history.model
+        writer.log.hold()
+        alone = asyncio.ensure_future(writer.learn(({"a": 1.0}, "cat")))
+        batches = [
+            worker.queue_messages([Learn({"a": 2.0}, "dog"), Learn({"a": 2.0}, 7)], advance(None, 5)),
+            worker.queue_messages([], advance(5, 9)),
+            worker.queue_messages([Learn({"a": 3.0}, "dog")], advance(7, 10)),  # its commit fails
+            worker.queue_messages([Learn({"a": 4.0}, "dog")], advance(9, 10)),
+        ]
+        assert worker.samples_waiting >= 5
+        writer.log.open()
+        assert steps(await alone) == [3]
+        outcomes = [steps(await batch) if i != 1 else await batch for i, batch in enumerate(batches)]
+        assert outcomes == [[1, SampleError], [{}], [PositionMovedError], [2]]
+        assert writer.log.positions(number) == [Position("kafka:t", 0, 10)]
+        assert worker.samples_waiting == 0
+
+    run(test)
+
+
+def without_memory(writer: Writer, times: int) -> None:
+    """Let the GPU of the model lack memory for the samples with the feature "wide", some times."""
+    estimator, left = writer.worker.model.estimator, times
+    learn = estimator.learn_samples
+
+    def learn_samples(given: Sequence[Sample]) -> list[Any]:
+        nonlocal left
+        for i, each in enumerate(given):
+            if left and "wide" in cast(Any, each.features).values:
+                left -= 1
+                return [
+                    *(learn(given[:i]) if i else []),
+                    DeviceMemoryError("cuda:0 has too little free memory"),
+                ]
+        return learn(given)
+
+    cast(Any, estimator).learn_samples = learn_samples
+
+
+def test_a_sample_for_which_there_is_no_memory_is_refused_and_can_be_repeated() -> None:
+    async def test(writer: Writer) -> None:
+        without_memory(writer, 1)
+        narrow, wide = ({"a": 1.0}, "cat"), ({"wide": 1.0}, "dog")
+        assert steps(await writer.learn(narrow, wide, narrow)) == [1, DeviceMemoryError, 2]
+        assert writer.worker.refusals["device_memory_full"] == 1
+        refused = writer.log.records[2].seq
+        assert writer.log.corrections[:1] == [(refused, "device_memory_full")]
+        assert steps(await writer.learn(wide)) == [3]
+        local = BNPClassifier(device="cpu", **{**writer.spec.options(), "hidden": (4,)})
+        for sample in (narrow, narrow, wide):
+            local.learn_one(*sample)
+        assert writer.fingerprint == local.fingerprint()
+
+    run(test)
+
+
+def test_a_message_for_which_there_is_no_memory_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its position is stored, and no client would send it again."""
+    monkeypatch.setattr(pipeline, "_RETRY", 0.001)
+
+    async def test(writer: Writer) -> None:
+        without_memory(writer, 3)
+        messages = [Learn({"a": 1.0}, "cat"), Learn({"wide": 1.0}, "dog"), Learn({"a": 2.0}, "cat")]
+        assert steps(await writer.worker.queue_messages(messages, advance(None, 3))) == [1, 2, 3]
+        assert writer.log.corrections == []
+
+    run(test)
+
+
+def test_a_lost_gpu_answers_what_waits_and_what_may_be_in_the_log() -> None:
+    async def test(writer: Writer) -> None:
+        def fail(given: object) -> None:
+            raise DeviceLostError("cuda:0 failed")
+
+        cast(Any, writer.worker.model.estimator).learn_samples = fail
+        writer.log.hold()
+        logged = asyncio.ensure_future(writer.learn(({"a": 1.0}, "cat")))
+        await writer.settle(lambda: writer.log.arrived == 1)
+        operation = asyncio.ensure_future(writer.worker.exclusive(lambda: None))
+        waiting = asyncio.ensure_future(writer.learn(({"a": 2.0}, "cat")))
+        await asyncio.sleep(0.01)
+        writer.worker.lose(
+            lambda: DeviceFailedError("ends"), lambda: OutcomeUnknownError("may be in the log")
+        )
+        writer.log.open()
+        assert steps(await logged) == [OutcomeUnknownError]
+        assert steps(await waiting) == [DeviceFailedError]
+        with pytest.raises((DeviceFailedError, OutcomeUnknownError)):
+            await operation
+        with pytest.raises(DeviceFailedError):
+            await writer.worker.learn(Learn({"a": 3.0}, "cat"))
+        with pytest.raises(DeviceFailedError):
+            await writer.worker.predict({"a": 3.0})
+
+    run(test)
+
+
+def test_of_a_whole_batch_no_message_is_learned_if_one_is_refused() -> None:
+    async def test(writer: Writer) -> None:
+        worker, number = writer.worker, writer.history.model
+        await writer.learn(({"a": 1.0}, "cat"))
+        before = writer.fingerprint
+        samples = [Learn({"a": 2.0}, "dog", id="1"), Learn({"a": 2.0}, 7), Learn({"b": 2.0}, "cow", id="2")]
+        refused = await worker.queue_messages(samples, advance(None, 3), whole=True)
+        assert steps(refused) == [BatchRefusedError, SampleError, BatchRefusedError]
+        assert writer.fingerprint == before
+        assert writer.log.positions(number) == []
+        rest = [samples[0], samples[2], samples[0]]
+        assert steps(await worker.queue_messages(rest, advance(None, 3), whole=True)) == [2, 3, 2]
+        assert writer.log.positions(number) == [Position("kafka:t", 0, 3)]
+
+    run(test)
+
+
 def test_what_was_checked_after_a_refused_commit_is_checked_again() -> None:
     """A class that was never logged counts for nothing: neither for the limit nor for its type."""
 
@@ -199,7 +324,7 @@ def test_a_step_that_the_log_cannot_take_is_recorded_before_the_next_checkpoint(
     async def test(writer: Writer) -> None:
         recorded, full = dict[int, int](), True
 
-        def correct(refused: Mapping[int, str], steps: Mapping[int, int]) -> None:
+        def correct(model: int, refused: Mapping[int, str], steps: Mapping[int, int]) -> None:
             if full:
                 raise StorageFullError("the disk is full")
             recorded.update(steps)

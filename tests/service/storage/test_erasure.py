@@ -17,6 +17,7 @@ import pytest
 
 from service.errors import StorageError, StorageFailedError, StorageFullError
 from service.storage.interfaces import LAST, Event, Group, Segment
+from service.storage.runs import gather
 from service.storage.sqlite import SqliteLog
 from service.storage.sqlite_erasure import Erasure, FileInUseError
 from service.storage.sqlite_pages import DamagedPageError, SqlitePages
@@ -381,7 +382,8 @@ class RandomLog:
     def append(self) -> None:
         model = self.markers.random.choice([*self.models])
         events = [learn(self.markers) for _ in range(self.markers.random.randrange(1, 40))]
-        (last,) = self.log.append([Group(model, self.markers.random.randrange(3), events)])
+        some = gather(events) if self.markers.random.random() < 0.5 else events
+        (last,) = self.log.append([Group(model, self.markers.random.randrange(3), some)])
         numbers = range(last - len(events) + 1, last + 1)
         self.models[model] += [(n, e.body, e.id, e.digest) for n, e in zip(numbers, events, strict=True)]
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.errors import StorageError, StorageFailedError, StorageFullError
+from service.errors import PositionMovedError, StorageError, StorageFailedError, StorageFullError
 from service.storage.interfaces import Event, EventLog, Group
 from service.storage.log_writer import LogWriter
 from service.telemetry.metrics import LogMetrics
@@ -42,7 +42,9 @@ class Commits:
         self._open.wait(30)
         if self.error is not None:
             raise self.error
-        self.commits.append([event.body for group in groups for event in group.events])
+        if moved := [i for i, group in enumerate(groups) if group.events[0] == Event("learn", b"moved")]:
+            raise PositionMovedError(moved[:2])  # others may follow from the first
+        self.commits.append([event.body for g in groups for event in g.events if isinstance(event, Event)])
         numbers = []
         for group in groups:
             self._head += len(group.events)
@@ -150,6 +152,22 @@ def test_a_failed_commit_refuses_all_its_groups_and_the_next_one_is_tried() -> N
         under_test.log.error = None
         assert await under_test.submit(b"4") == 1
         assert under_test.log.commits == [[b"4"]]
+
+    run(test)
+
+
+def test_groups_whose_position_has_moved_are_refused_and_the_others_committed() -> None:
+    async def test(under_test: Writer) -> None:
+        assert isinstance(await under_test.submit(b"moved"), PositionMovedError)
+        under_test.log.arrived.acquire()
+        first = await under_test.hold_first()
+        waiting = [under_test.submit(body) for body in (b"moved", b"2", b"moved", b"3", b"moved")]
+        under_test.log.open()
+        outcomes = await asyncio.gather(first, *waiting)
+        assert [type(each) for each in outcomes[1::2]] == [PositionMovedError] * 3
+        assert outcomes[::2] == [1, 2, 3]
+        assert under_test.log.commits == [[b"first"], [b"2", b"3"]]
+        assert under_test.value("bnp_log_commit_failures_total") == 0
 
     run(test)
 

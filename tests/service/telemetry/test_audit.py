@@ -1,8 +1,14 @@
-"""Audit lines: each change of a model is logged with the name of the key, by whichever route it comes."""
+"""Audit lines: each change of a model is logged with the name of the key, by whichever route it comes.
+
+The routes are those of the application: a route with the scope `admin` that is not listed here fails.
+"""
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +19,8 @@ import pytest
 from service.app import create_app
 from service.auth.keys import new_secret
 from service.settings import Settings
+from tests.support.brokers import Kafka
+from tests.support.programs import ROOT
 from tests.support.server_process import RestartableServer, restartable, wait_until
 
 KEY = new_secret()
@@ -57,6 +65,18 @@ CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"content": "FILE", "headers": OCTETS},
         {"message": "model imported", "model": "a", "step": 8, "step_before": 0},
     ),
+    "POST /models/{m}/ingest": (
+        "/models/default/ingest",
+        {"json": {"topic": "kafka:samples", "partition": 0, "position": 0}},
+        {
+            "message": "position changed",
+            "model": "default",
+            "topic": "kafka:samples",
+            "partition": 0,
+            "position": 0,
+            "before": 0,
+        },
+    ),
     "DELETE /models/{m}": ("/models/a", {}, {"message": "model deleted", "model": "a", "step": 8}),
     "POST /api/model/{flavor}/{m}/": (
         "/api/model/regression/b/",
@@ -74,12 +94,30 @@ CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"message": "model deleted", "model": "b", "step": 0},
     ),
 }
+#: Routes that give a model away, with paths.
+EXPORTS = {
+    "GET /models/{m}/export": "/models/default/export",
+    "GET /api/model/download/{m}/": "/api/model/download/default/",
+}
+#: Routes that only read, and no samples.
+READS = {
+    "GET /models/{m}/events": "/models/default/events",
+    "GET /models/{m}/checkpoints": "/models/default/checkpoints",
+}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestartableServer]:
+def kafka() -> Iterator[Kafka]:
+    with contextlib.closing(Kafka()) as kafka:
+        kafka.create("samples")
+        yield kafka
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, kafka: Kafka) -> Iterator[RestartableServer]:
     keys = f"ops learn,predict,read,admin {KEY}"
-    with restartable(tmp_path_factory.mktemp("data"), BNP_API_KEYS=keys, BNP_LOG_FORMAT="json") as running:
+    settings = {"BNP_API_KEYS": keys, "BNP_LOG_FORMAT": "json", "BNP_INGEST": kafka.url("samples")}
+    with restartable(tmp_path_factory.mktemp("data"), **settings) as running:
         running.start().headers["authorization"] = f"Bearer {KEY}"
         yield running
 
@@ -104,13 +142,14 @@ def line_of(server: RestartableServer, answer: httpx.Response) -> dict[str, Any]
 
 def test_each_change_of_a_model_is_logged_with_the_name_of_the_key(server: RestartableServer) -> None:
     routes: Any = create_app(Settings()).routes
-    changing = {
+    administrative = {
         f"{method} {route.path}"
         for route in routes
-        for method in route.methods - {"GET", "HEAD"}
+        for method in route.methods - {"HEAD"}
         if route.access.scope == "admin"
     }
-    assert CHANGES.keys() == changing
+    assert CHANGES.keys() | EXPORTS.keys() | READS.keys() == administrative
+    wait_until(lambda: server.client.get("/models/default").json()["ingest"][0]["state"] == "running")
     for i in range(8):
         sample = {"x": {"a": i / 8}, "y": "ab"[i % 2], "id": f"secret-{i}"}
         server.client.post("/learn", json=sample).raise_for_status()
@@ -125,12 +164,25 @@ def test_each_change_of_a_model_is_logged_with_the_name_of_the_key(server: Resta
     assert "secret" not in "".join(server.running.lines)
 
 
-@pytest.mark.parametrize("path", ["/models/default/export", "/api/model/download/default/"])
+@pytest.mark.parametrize("path", EXPORTS.values())
 def test_an_export_is_logged(server: RestartableServer, path: str) -> None:
     answer = server.client.get(path)
     line = line_of(server, answer)
     assert line["message"] == "model exported"
     assert (line["model"], line["bytes"], line["key"]) == ("default", len(answer.content), "ops")
+
+
+def test_the_documentation_has_each_message() -> None:
+    calls = [
+        node
+        for path in (ROOT / "service").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "audit"
+    ]
+    messages = {ast.literal_eval(call.args[0]) for call in calls}
+    page = (ROOT / "docs" / "how-to" / "secure.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `([a-z ]+)` \| (?:info|warning) \|", page, re.MULTILINE)
+    assert sorted(table) == sorted(messages)
 
 
 def test_the_creation_of_the_default_model_has_no_key(server: RestartableServer) -> None:
@@ -139,7 +191,7 @@ def test_the_creation_of_the_default_model_has_no_key(server: RestartableServer)
     assert {"request_id", "key"}.isdisjoint(first)
 
 
-def test_refused_changes_have_no_audit_line(server: RestartableServer) -> None:
+def test_refused_changes_and_reads_have_no_audit_line(server: RestartableServer) -> None:
     before = len(lines(server))
     client = server.client
     assert client.post("/models", json={"name": "default"}).status_code == 409
@@ -147,6 +199,9 @@ def test_refused_changes_have_no_audit_line(server: RestartableServer) -> None:
     assert client.post("/models/default/rollback", json={"step": 999}).status_code == 404
     assert client.post("/models/default/forget", json={"ids": ["unknown"]}).status_code == 404
     assert client.patch("/models/default", json={"max_classes": 10**6}).status_code == 422
+    for path in READS.values():
+        assert client.get(path).status_code == 200
+    assert client.post("/models/default/ingest", json={"topic": "t", "position": 0}).status_code == 404
     line_of(server, client.post("/models/default/checkpoints"))  # a later line
     assert len(lines(server)) == before + 1
 
@@ -167,6 +222,28 @@ def test_a_drift_is_logged_as_a_warning_without_a_key(server: RestartableServer)
     assert (line["level"], line["model"], line["detector"]) == ("warning", "drifting", "page_hinkley")
     assert isinstance(line["step"], int)
     assert {"request_id", "key"}.isdisjoint(line)
+
+
+def test_a_refused_message_is_logged_without_its_content(server: RestartableServer, kafka: Kafka) -> None:
+    refused = {
+        b'{"x": {"a": 1}, "y": "secret"': "invalid_json",
+        b'{"x": {"a": 0.5}, "y": "a", "id": "secret-7"}': "id_conflict",
+        b'{"x": {"a": "%s"}, "y": "a"}' % (b"secret" * 1000): "string_too_long",
+        b'{"x": {"a": 1}, "y": 1, "secret": 1}': "unknown_field",
+    }
+    server.client.post("/learn", json={"x": {"a": 0.25}, "y": "a", "id": "secret-7"})  # or it is known
+
+    def found() -> list[dict[str, Any]]:
+        return [line for line in lines(server) if line["message"] == "message refused"]
+
+    kafka.publish("samples", [*refused])
+    wait_until(lambda: len(found()) == len(refused))
+    common = {"level": "warning", "model": "default", "topic": "kafka:samples", "partition": 0}
+    for line in found():
+        assert line.items() >= common.items()
+        assert {"request_id", "key"}.isdisjoint(line)
+    assert {line["position"]: line["code"] for line in found()} == dict(enumerate(refused.values()))
+    assert "secret" not in "".join(server.running.lines)
 
 
 def test_a_server_without_keys_logs_changes_too(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.exposition import busy, names
+from service.source_urls import parse_all
+from tests.support.brokers import broker
+from tests.support.exposition import OF_CLUSTER, busy, names, text_of
 from tests.support.running import Json, Server
 
 ROOT = Path(__file__).parents[3]
@@ -44,8 +46,21 @@ def promtool(*arguments: str | Path) -> str:
     return run.stdout
 
 
-def test_each_metric_that_is_asked_for_is_one_that_the_server_has(serve: Callable[..., Server]) -> None:
-    exported = names(busy(serve()))
+@pytest.fixture
+def topic() -> Iterator[str]:
+    """Return the URL of a topic with a message that is learned, and one that is refused."""
+    with broker("kafka") as kafka:
+        kafka.create("samples")
+        kafka.publish("samples", [b'{"x": {"a": 1}, "y": "cat"}', b"{"])
+        yield kafka.url("samples")
+
+
+def test_each_metric_that_is_asked_for_is_one_that_the_server_has(
+    serve: Callable[..., Server], topic: str
+) -> None:
+    server = serve(ingest=parse_all([topic]))
+    wait_for(lambda: "bnp_ingest_refused_total{" in text_of(server))
+    exported = names(busy(server)) | OF_CLUSTER
     recorded = set(re.findall(r"record: (\S+)", RULES))
     variables = [variable["definition"] for variable in DASHBOARD["templating"]["list"]]
     for text in (RULES, *expressions(), *variables):
@@ -87,9 +102,9 @@ def test_the_rules_fire_when_they_should() -> None:
 
 @needs_prometheus
 def test_prometheus_scrapes_the_server_and_answers_the_dashboard(
-    serve: Callable[..., Server], tmp_path: Path
+    serve: Callable[..., Server], topic: str, tmp_path: Path
 ) -> None:
-    server = serve(api_keys=f"all learn,predict,read,admin {KEY}")
+    server = serve(api_keys=f"all learn,predict,read,admin {KEY}", ingest=parse_all([topic]))
     server.client.headers["authorization"] = f"Bearer {KEY}"
     busy(server)
     with prometheus(tmp_path, server) as client:
@@ -101,9 +116,11 @@ def test_prometheus_scrapes_the_server_and_answers_the_dashboard(
         stated = re.findall(r"- (?:alert|record): (\S+)", RULES)
         assert {rule["name"]: rule["health"] for rule in rules_of(client)} == dict.fromkeys(stated, "ok")
         [value] = ask(client, 'bnp_model_learned_total{model="default"}')
-        assert value["value"][1] == "30"
+        assert value["value"][1] == "31"
+        wait_for(partial(ask, client, "rate(bnp_ingest_refused_total[1m])"))
         unanswered = {query for query in expressions() if not ask(client, query)}
-        assert unanswered == {query for query in expressions() if query.endswith("[1m]) > 0")}  # no drift
+        drift = {query for query in expressions() if query.endswith("[1m]) > 0")}
+        assert unanswered == drift | {query for query in expressions() if "bnp_cluster_" in query}
 
 
 @contextmanager

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import socket
+import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 
+from service.cli.launch import ServerProcess
 from service.telemetry.logs import RateLimit, TextFormatter
+from tests.support.programs import ROOT
 from tests.support.server_process import end, process
 
 
@@ -64,3 +67,19 @@ def test_clients_without_a_key_cannot_fill_the_log(tmp_path: Path) -> None:
     assert "status=401" in log
     assert "not valid HTTP" in log
     assert len(log.splitlines()) < 50
+
+
+def test_health_checks_are_logged_for_debugging_only(tmp_path: Path) -> None:
+    """A proxy asks each node several times a second, and most of them do not own the shard."""
+    prefix = "/health/owner/0"
+    patch = (
+        "import runpy, service.models.cluster as c; c.SingleNode.owns = lambda self, shard: False; "
+        "runpy.run_module('service', run_name='__main__')"
+    )
+    for level, expected in (("info", 0), ("debug", 3)):
+        settings = {"BNP_PORT": "0", "BNP_DATA_DIR": str(tmp_path / level), "BNP_LOG_LEVEL": level}
+        with ServerProcess("-c", patch, cwd=ROOT, stdout=subprocess.PIPE, environment=settings) as server:
+            url = server.ready()
+            assert {httpx.get(f"{url}{prefix}").status_code for _ in range(3)} == {503}
+            _, log = end(server)
+        assert log.count("route=/health/owner/{shard}") == expected

@@ -1,0 +1,196 @@
+"""The history of the scores is a part of the model: any replay gives the one of the uninterrupted run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bnp_online import checkpoint
+from bnp_online.checkpoint import pack, unpack
+from service.models import snapshot
+from service.models.recovery import Recovery
+from service.models.validation import Learn
+from service.schemas import ModelSpec
+from service.storage import event_codec
+from service.storage.checkpoints import CheckpointFiles
+from tests.service.models.test_durability import crash, forget
+from tests.service.models.test_hosted import Model
+from tests.support.running import Json, Server, serving
+from tests.support.streaming import post_lines
+
+SPEC = {"hidden": [4], "replay": 1, "memory": 20}
+COUNT = 1500
+
+
+def lines(task: str, count: int = COUNT) -> list[Json]:
+    """Return samples whose relation flips in the middle; every seventh has an id."""
+    rng, found = np.random.default_rng(4), []
+    for i in range(count):
+        a, b = rng.normal(size=2).tolist()
+        value = a if i < count // 2 else -a
+        y: Any = ("cat" if value > 0 else "dog") if task == "classification" else value
+        named = {"id": f"e{i}"} if i % 7 == 0 else {}
+        found.append({"x": {"a": a, "b": b}, "y": y, **named})
+    return found
+
+
+def history(server: Server, query: str = "") -> Json:
+    """Return the history; the server takes and removes checkpoints, so that their marks are left out."""
+    found = server.get(f"/models/default/history{query}")
+    return {**found, "marks": [mark for mark in found["marks"] if mark["kind"] != "checkpoint"]}
+
+
+def timeless(found: Json) -> Json:
+    """Return a history without times."""
+    marks = [{key: value for key, value in mark.items() if key != "time"} for mark in found["marks"]]
+    return {**found, "time": None, "marks": marks}
+
+
+def default(task: str, **drift: Any) -> ModelSpec:
+    spec = {**SPEC, "task": task, "drift": drift} if drift else {**SPEC, "task": task}
+    return ModelSpec.model_validate_json(json.dumps(spec))
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_streams_single_samples_and_replays_have_one_history(tmp_path: Path, task: str) -> None:
+    sent = lines(task)
+    drift = {"action": "reset_slowest", "detector": "page_hinkley", "threshold": 5.0}
+    spec = default(task, **drift)
+    with serving(tmp_path / "single", default_model=spec, group_size=5) as single:
+        for each in sent:
+            single.post("/learn", **each)
+        expected = timeless(history(single))
+    with serving(tmp_path / "data", default_model=spec, checkpoint_every=10**6) as server:
+        post_lines(server, sent[:400])
+        server.client.post("/models/default/checkpoints").raise_for_status()
+        post_lines(server, sent[400:])
+        found = history(server)
+        marks = server.get("/models/default/history")["marks"]
+        [mark] = [each for each in marks if each["kind"] == "checkpoint" and each["step"] == 400]
+        assert found["time"][0] < mark["time"] < found["time"][-1]
+        assert timeless(found) == expected
+        killed = crash(server, tmp_path / "killed")
+    assert found["step"][-1] == found["model_step"] == COUNT
+    assert sum(found["n"]) == COUNT - 1
+    kinds = {mark["kind"] for mark in found["marks"]}
+    assert kinds == {"drift", "action"}
+    assert found["time"] == sorted(found["time"])
+    bare = Path(shutil.copytree(killed, tmp_path / "bare"))
+    shutil.rmtree(bare / "checkpoints")
+    for folder in (tmp_path / "data", killed, bare):
+        with serving(folder) as server:
+            assert history(server) == found  # with all times
+
+
+def test_the_scores_are_those_of_the_answers(serve: Callable[..., Server]) -> None:
+    server = serve(default_model=default("classification"))
+    sent = lines("classification", 700)
+    answers = post_lines(server, sent)
+    right = [given["prediction"] == each["y"] for given, each in zip(answers, sent, strict=True)][1:]
+    found = history(server)
+    n, accuracy = np.array(found["n"]), np.array(found["scores"]["Accuracy"])
+    assert np.cumsum(n * accuracy).round().tolist() == np.cumsum(right)[np.cumsum(n) - 1].tolist()
+    metrics = server.get("/models/default/metrics")["cumulative"]
+    assert (n * accuracy).sum() / n.sum() == pytest.approx(metrics["Accuracy"])
+    losses = np.array(found["scores"]["LogLoss"])
+    assert (n * losses).sum() / n.sum() == pytest.approx(metrics["LogLoss"])
+    few = history(server, query="?points=5")
+    assert len(few["step"]) <= 5
+    assert (few["step"][-1], sum(few["n"])) == (700, 699)
+
+
+def test_a_rollback_and_an_unlearning_change_it_as_they_change_the_model(tmp_path: Path) -> None:
+    sent, spec = lines("regression", 400), default("regression")
+    gone = ["e7", "e21", "e105"]
+    with serving(tmp_path / "data", default_model=spec) as server:
+        post_lines(server, sent[:200])
+        before = history(server)
+        post_lines(server, sent[200:])
+        server.post("/models/default/rollback", step=200)
+        back = history(server)
+        assert {**back, "marks": None} == {**before, "marks": None}
+        assert [(mark["kind"], mark["step"]) for mark in back["marks"]] == [("rollback", 200)]
+        post_lines(server, sent[200:])
+        forget(server, *gone)
+        found = history(server)
+    assert [(mark["kind"], mark.get("events")) for mark in found["marks"]][-1] == ("unlearning", 3)
+    assert found["marks"][-1]["step"] == 397
+    with serving(tmp_path / "data") as server:
+        assert history(server) == found
+    with serving(tmp_path / "other", default_model=spec) as other:
+        post_lines(other, [each for each in sent if each.get("id") not in gone])
+        assert {**timeless(history(other)), "marks": None} == {**timeless(found), "marks": None}
+
+
+def test_an_import_begins_it_anew(tmp_path: Path) -> None:
+    octets = {"content-type": "application/octet-stream"}
+    with serving(tmp_path, default_model=default("classification")) as server:
+        post_lines(server, lines("classification", 100))
+        file = server.client.get("/models/default/export").content
+        server.client.put("/models/default/import", content=file, headers=octets).raise_for_status()
+        begun = history(server)
+        assert (begun["step"], begun["model_step"]) == ([], 100)
+        post_lines(server, [{"x": {"a": 1.0, "b": i}, "y": "cat"} for i in range(25)])
+        found = history(server)
+        assert (found["start"], found["step"]) == (100, [110, 120, 125])
+        imports = [mark for mark in found["marks"] if mark["kind"] == "import"]
+        assert [mark["step"] for mark in imports] == [100]
+    with serving(tmp_path) as server:
+        assert {**history(server), "marks": None} == {**found, "marks": None}
+
+
+def test_a_state_of_an_earlier_version_opens_with_an_empty_history(tmp_path: Path) -> None:
+    model = Model(tmp_path, default("classification"))
+    samples = [Learn(each["x"], each["y"]) for each in lines("classification", 60)]
+    model.learn(*samples)
+    state = checkpoint.loads(checkpoint.dumps(snapshot.take(model.hosted)))
+    service = event_codec.loads(unpack(state["tensors"]["service"]))
+    assert service.pop("history")["step"] == 60
+    earlier = {**state, "tensors": {**state["tensors"], "service": pack(event_codec.dumps(service))}}
+    opened = snapshot.restore(earlier, model.settings, model.clock)
+    assert len(opened.history) == 0
+    same = snapshot.restore(state, model.settings, model.clock)
+    assert same.history.state_dict() == model.hosted.history.state_dict()
+    model.hosted = opened
+    model.learn(*samples[:5])
+    model.log.close()
+    assert opened.history.report()["start"] == 60
+    assert opened.history.report()["step"] == [65]
+
+
+def test_new_events_of_another_node_give_the_history_of_a_recovery(tmp_path: Path) -> None:
+    model = Model(tmp_path, default("regression"))
+    model.learn(*(Learn(each["x"], each["y"]) for each in lines("regression", 120)))
+    recovery = Recovery(model.history, CheckpointFiles(tmp_path), model.settings)
+    recovered, following = recovery.run(), recovery.base()
+    records = list(model.history.read(model.history.model))
+    for start in range(0, len(records), 32):
+        following = recovery.advance(following, records[start : start + 32])
+    model.log.close()
+    assert following.history.state_dict() == recovered.history.state_dict()
+    assert len(recovered.history) == 12
+
+
+def test_a_model_on_demand_keeps_it(serve: Callable[..., Server]) -> None:
+    server = serve(models_in_memory=1, default_model=default("classification"))
+    post_lines(server, lines("classification", 55))
+    found = history(server)
+    server.create(name="other", **SPEC)
+    [listed] = [each for each in server.get("/models")["models"] if each["name"] == "default"]
+    assert listed["state"] == "stored"
+    assert history(server) == found
+
+
+def test_looking_at_it_changes_nothing(serve: Callable[..., Server]) -> None:
+    server = serve(default_model=default("classification"))
+    assert history(server)["step"] == []
+    post_lines(server, lines("classification", 15))
+    before = server.fingerprint()
+    assert history(server)["step"] == [10, 15]
+    assert server.fingerprint() == before
