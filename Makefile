@@ -9,7 +9,7 @@ SOURCES := pyproject.toml setup.py constraints.txt
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test lint docs audit torture fuzz fuzz-short test-docker clean
+.PHONY: help venv run test lint docs audit torture fuzz fuzz-short test-ray test-docker clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ $(VENV)/.server: $(SOURCES)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.server
-	$(INSTALL) --editable '.[server,files,plot]' --group dev
+	$(INSTALL) --editable '.[server,files,arrow,cluster,kafka,nats,mlflow,traces,plot]' --group dev
 	@touch $@
 
 venv: $(VENV)/.dev ## Create the environment .venv, with everything that developers need
@@ -31,10 +31,14 @@ venv: $(VENV)/.dev ## Create the environment .venv, with everything that develop
 run: $(VENV)/.server ## Start the server, and watch it learn a real data set (ONCE=1: stop it afterwards)
 	@$(BIN)/bnp-online demo $(if $(ONCE),--once)
 
-# The processes of the tests would each compile the kernels into an empty cache.
+# The processes of the tests would each compile the kernels into an empty cache; those of float64 are for tests alone.
+WARM = from torch import float64; from bnp_online.engines.base import LearnerSpec; \
+	from bnp_online.engines.numba_engine import NumbaEngine; NumbaEngine(LearnerSpec(task="classification"), float64)
+
 test: lint ## Run every check that a change must pass
-	$(BIN)/python -c 'from bnp_online import BNPClassifier; BNPClassifier()'
-	$(BIN)/python -m pytest -m 'not docker and not fuzz' --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -c 'from bnp_online import BNPClassifier, blocks; BNPClassifier(); blocks.compile_kernels()()'
+	$(BIN)/python -c '$(WARM)'
+	$(BIN)/python -m pytest -m 'not docker and not fuzz and not ray' --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: venv ## Check style, types and imports
 	$(BIN)/ruff check .
@@ -53,12 +57,18 @@ audit: venv ## Check installed packages for known vulnerabilities and licences (
 torture: venv ## Kill the server fifty times under load, then five minutes amid everything else, then with faults
 	BNP_TEST_KILLS=50 BNP_TEST_CHAOS_SECONDS=300 $(BIN)/python -m pytest tests/recovery/test_kill.py \
 		tests/recovery/test_chaos.py -k 'again_and_again or any_end or planted' --timeout 3600 -s
+	BNP_TEST_FAULTS=10 $(BIN)/python -m pytest tests/cluster --timeout 3600 -s
 
 fuzz: venv ## Send generated and malformed requests to the server (half an hour)
 	BNP_TEST_FUZZ_SECONDS=300 $(BIN)/python -m pytest tests/fuzz -m fuzz -s
 
 fuzz-short: venv ## Send the same generated requests in every run (three minutes)
 	BNP_TEST_EXAMPLES=20 $(BIN)/python -m pytest tests/fuzz/test_document.py tests/fuzz/test_stateful.py -m fuzz
+
+# Ray sends nothing elsewhere, and needs no token on this machine.
+test-ray: venv ## Run servers on a real Ray cluster on this machine, and kill them
+	$(INSTALL) --editable '.[ray]'
+	RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=disabled $(BIN)/python -m pytest tests/ray -m ray -s
 
 test-docker: venv ## Build the image and test it with a Docker engine
 	docker/test.sh
