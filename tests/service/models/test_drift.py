@@ -12,7 +12,7 @@ import pytest
 
 from bnp_online import checkpoint
 from bnp_online.checkpoint import pack, unpack
-from service.errors import StorageFullError
+from service.errors import PositionMovedError, StorageFullError
 from service.models import report, snapshot
 from service.models.recovery import Recovery
 from service.models.validation import Learn
@@ -198,15 +198,17 @@ def test_an_action_that_was_not_noted_is_noted_after_the_next_start(tmp_path: Pa
     """As of a server that was killed in between; and unlearning may let it be taken elsewhere."""
     with serving(tmp_path / "data", default_model=spec("reset_slowest")) as server:
         worker = server.registry.get()
-        append, full = worker.history.log.append, StorageFullError("full")
+        append = worker.history.log.append
 
         def refuse(groups: Any) -> list[int]:
-            if any(
-                isinstance(event, Event) and event.kind == "action"
-                for group in groups
-                for event in group.events
-            ):
-                raise full
+            """Refuse the groups with actions; the writer commits the others of the transaction."""
+            refused = [
+                i
+                for i, group in enumerate(groups)
+                if any(isinstance(event, Event) and event.kind == "action" for event in group.events)
+            ]
+            if refused:
+                raise PositionMovedError(refused)
             return append(groups)
 
         worker.history.log.append = refuse  # type: ignore[method-assign]
