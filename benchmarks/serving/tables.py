@@ -5,7 +5,9 @@ from __future__ import annotations
 from ..common.report import Cell, Table
 
 IDIOMATIC = "idiomatic FastAPI"
-LINES = "lines"
+LINES, CSV, ARROW = "lines", "CSV", "Arrow"
+#: Streams of samples.
+STREAMS = (LINES, CSV, ARROW)
 IDLE = "idle"
 FLOOD = {"lines": "while 2 streams learn", "json": "while 16 connections learn"}
 
@@ -46,23 +48,28 @@ def _share(multiple: float, reference: float) -> Cell:
 
 
 def _rates(durability: str, figures: Figures) -> Table:
-    """Return rates; in parentheses, as a multiple of the idiomatic endpoint's with as many connections."""
-    sent = [what for what in figures if what not in (LINES, IDLE, *FLOOD.values())]
+    """Return rates, multiples of the rate of the idiomatic endpoint, and processor times."""
+    sent = [what for what in figures if what not in (*STREAMS, IDLE, *FLOOD.values())]
     sides = list(figures[sent[0]])
     rows = []
     for what in sent:
         reference = figures[what][IDIOMATIC]["rate"]
-        rows.append([Cell(what), *(_multiple(figures[what][side]["rate"], reference) for side in sides)])
+        rows.append([Cell(what), *(_multiple(figures[what][side], reference) for side in sides)])
     of = "/learn 16" if "/learn 16" in figures else sent[0]
     reference = figures[of][IDIOMATIC]["rate"]
-    lines = [figures[LINES].get(side) for side in sides]
-    rows.append([Cell("/learn, lines"), *(_multiple(f["rate"], reference) if f else Cell("") for f in lines)])
-    title = f"Samples a second, {_LOGS[durability]} (× idiomatic FastAPI; lines: × its {of})"
+    for what in STREAMS:
+        found = [figures[what].get(side) for side in sides]
+        rows.append([Cell(f"/learn, {what}"), *(_multiple(f, reference) if f else Cell("") for f in found)])
+    title = (
+        f"Samples a second, {_LOGS[durability]} (× idiomatic FastAPI; streams: × its {of}; µs of processor time "
+        "of the server a sample)"
+    )
     return Table(title, ["route, connections", *sides], rows)
 
 
-def _multiple(rate: float, reference: float) -> Cell:
-    return Cell(f"{rate:,.0f} ({rate / reference:.2f}×)")
+def _multiple(found: dict[str, float], reference: float) -> Cell:
+    rate = found["rate"]
+    return Cell(f"{rate:,.0f} ({rate / reference:.2f}×; {found['processor']:.0f} µs)")
 
 
 def _latencies(durability: str, figures: Figures) -> Table:

@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from ..common.program import Blocks, Content, arguments_of, run
 from . import wrk
 from .server import Served, serve
 from .server import run as run_server
-from .tables import FLOOD, IDIOMATIC, IDLE, LINES, durability_table, tables
+from .tables import ARROW, CSV, FLOOD, IDIOMATIC, IDLE, LINES, durability_table, tables
 from .wrk import Load, Result
 
 FEATURES, CLASSES, SAMPLES = 64, 10, 4000
@@ -35,6 +35,10 @@ FEATURES, CLASSES, SAMPLES = 64, 10, 4000
 LINES_A_REQUEST = 1000
 #: Connections that send lines.
 STREAMS = 4
+#: File of the samples with labels.
+LEARN = "learn.ndjson"
+#: Media types of tables, by name.
+TABLES = {CSV: "text/csv", ARROW: "application/vnd.apache.arrow.stream"}
 RIVALS = {IDIOMATIC: "idiomatic", "bare Starlette": "bare"}
 MODELS: dict[str, dict[str, Any]] = {"one member": {"lr": 0.1}, "replay=0": {"replay": 0}, "default": {}}
 #: In place of a log that keeps events.
@@ -78,13 +82,32 @@ def write_bodies(folder: Path) -> tuple[Path, Path]:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(SAMPLES, FEATURES))
     y = (x @ rng.normal(size=(FEATURES, CLASSES))).argmax(axis=1)
-    learn, predict = folder / "learn.ndjson", folder / "predict.ndjson"
+    learn, predict = folder / LEARN, folder / "predict.ndjson"
     with learn.open("w") as learned, predict.open("w") as predicted:
         for row, label in zip(x.round(4).tolist(), y.tolist(), strict=True):
             features = {f"f{i:02}": value for i, value in enumerate(row)}
             learned.write(json.dumps({"x": features, "y": label}, separators=(",", ":")) + "\n")
             predicted.write(json.dumps({"x": features}, separators=(",", ":")) + "\n")
     return learn, predict
+
+
+def write_tables(folder: Path, lines: Path) -> dict[str, Load]:
+    """Write the samples of a file as CSV and as streams of Arrow; return how they are sent, by name."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    table = pa.Table.from_pylist([{**row["x"], "y": row["y"]} for row in map(json.loads, lines.open())])
+    for name in TABLES:
+        (folder / name).mkdir()
+    for i in range(0, SAMPLES, LINES_A_REQUEST):
+        part = table.slice(i, LINES_A_REQUEST)
+        csv.write_csv(part, folder / CSV / f"{i}.csv", csv.WriteOptions(quoting_style="none"))
+        with pa.ipc.new_stream(folder / ARROW / f"{i}.arrow", part.schema) as writer:
+            writer.write_table(part)
+    return {
+        name: Load("/learn?target=y", folder / name, STREAMS, 1, LINES_A_REQUEST, media)
+        for name, media in TABLES.items()
+    }
 
 
 @contextmanager
@@ -105,29 +128,31 @@ def all_sides(models: Sequence[str], durability: str) -> Iterator[dict[str, Serv
         yield sides
 
 
-def kinds(learn: Path, predict: Path, effort: Effort) -> Mapping[str, Callable[[str], Result]]:
-    """Return the measurements by name; each takes the address of a server."""
+def kinds(folder: Path, effort: Effort) -> Mapping[str, Callable[[Served], Result]]:
+    """Return the measurements by name; write what they send."""
+    learn, predict = write_bodies(folder)
 
     def load(path: str, connections: int, seconds: int = effort.seconds, lines: int = 1) -> Load:
         return Load(path, predict if path == "/predict" else learn, connections, seconds, lines)
 
-    streams = load("/learn", STREAMS, effort.seconds + 2, LINES_A_REQUEST)
+    streams = {LINES: load("/learn", STREAMS, lines=LINES_A_REQUEST), **write_tables(folder, learn)}
+    streams = {name: replace(each, seconds=effort.seconds + 2) for name, each in streams.items()}
     floods = {
         FLOOD["lines"]: load("/learn", 2, effort.seconds + 1, LINES_A_REQUEST),
         FLOOD["json"]: load("/learn", 16, effort.seconds + 1),
     }
     sent = {f"{path} {n}": load(path, n) for path in ("/learn", "/predict") for n in effort.connections}
-    sent |= {LINES: streams, IDLE: load("/predict", 1)}
-    return {what: partial(wrk.run, load=of) for what, of in sent.items()} | {
+    sent |= {**streams, IDLE: load("/predict", 1)}
+    return {what: partial(wrk.measure, load=of) for what, of in sent.items()} | {
         what: partial(_ask_during, ask=load("/predict", 1), flood=flood) for what, flood in floods.items()
     }
 
 
-def _ask_during(url: str, ask: Load, flood: Load) -> Result:
+def _ask_during(served: Served, ask: Load, flood: Load) -> Result:
     """Return the latency of predictions while the server learns at full load."""
-    flooding = wrk.start(url, flood)
+    flooding = wrk.start(served.url, flood)
     time.sleep(0.5)
-    asked = wrk.run(url, ask)
+    asked = wrk.run(served.url, ask)
     wrk.finish(flooding, flood)
     return asked
 
@@ -140,16 +165,16 @@ def send(effort: Effort, durability: str, console: Console) -> Results:
         all_sides(effort.models, durability) as sides,
         Progress(console=console) as bar,
     ):
-        learn, predict = write_bodies(Path(name))
+        folder = Path(name)
+        sent = kinds(folder, effort)
         for served in sides.values():  # a warm-up, and something to know
-            wrk.run(served.url, Load("/learn", learn, 16, 2))
-        sent = kinds(learn, predict, effort)
+            wrk.run(served.url, Load("/learn", folder / LEARN, 16, 2))
         task = bar.add_task(f"log: {durability}", total=effort.repeats * len(sent))
         for _ in range(effort.repeats):
             for what, measured in sent.items():
                 for side, served in sides.items():
                     if side in MODELS or what.startswith(("/learn ", "/predict ")):
-                        found[what][side].append(measured(served.url))
+                        found[what][side].append(measured(served))
                 bar.advance(task)
     return {what: dict(by_side) for what, by_side in found.items()}
 

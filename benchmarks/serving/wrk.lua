@@ -1,18 +1,28 @@
--- wrk -s wrk.lua URL -- FILE LINES: sends the lines of FILE in turn, LINES of them a request (one: as JSON, more:
--- as a stream of lines), and prints what came of it as JSON.
+-- wrk -s wrk.lua URL -- MEDIA LINES FILE...: sends bodies of a media type in turn, and prints what came of it as
+-- JSON. A body has LINES lines of the file; with LINES 0, each file is a body.
 
 local requests, n = {}, 0
 
+local function add(media, body)
+  requests[#requests + 1] = wrk.format("POST", nil, {["Content-Type"] = media}, body)
+end
+
 function init(arguments)
-  local lines = tonumber(arguments[2])
-  local kind = lines > 1 and "application/x-ndjson" or "application/json"
-  local body, count = {}, 0
-  for line in io.lines(arguments[1]) do
-    count = count + 1
-    body[count] = line
-    if count == lines then
-      requests[#requests + 1] = wrk.format("POST", nil, {["Content-Type"] = kind}, table.concat(body, "\n"))
-      body, count = {}, 0
+  local media, lines = arguments[1], tonumber(arguments[2])
+  for i = 3, #arguments do
+    if lines == 0 then
+      local file = io.open(arguments[i], "rb")
+      add(media, file:read("*a"))
+      file:close()
+    else
+      local body = {}
+      for line in io.lines(arguments[i]) do
+        body[#body + 1] = line
+        if #body == lines then
+          add(media, table.concat(body, "\n"))
+          body = {}
+        end
+      end
     end
   end
 end

@@ -6,8 +6,10 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from .server import Served, processor_time
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
 _ABSENT = """This program needs wrk, the load generator:
@@ -22,15 +24,17 @@ class Load:
     Attributes
     ----------
     path : str
-        Path of the route.
+        Path of the route, and the query.
     bodies : path
-        File with one body a line.
+        File with one sample as JSON a line, or folder with one body a file.
     connections : int
         Number of connections; each waits for its response before the next request.
     seconds : float
         Duration.
     lines : int
         Samples in a request.
+    media : str
+        Media type of a folder's files.
     """
 
     path: str
@@ -38,6 +42,15 @@ class Load:
     connections: int
     seconds: int
     lines: int = 1
+    media: str = ""
+
+    @property
+    def arguments(self) -> list[str]:
+        """Arguments of the script: the media type, lines of a body, and files."""
+        if self.bodies.is_dir():
+            return [self.media, "0", *(str(each) for each in sorted(self.bodies.iterdir()))]
+        media = "application/json" if self.lines == 1 else "application/x-ndjson"
+        return [media, str(self.lines), str(self.bodies)]
 
 
 @dataclass(frozen=True)
@@ -50,12 +63,15 @@ class Result:
         Samples a second, in requests that were answered whole.
     p50, p95, p99 : float
         Latency of a request in milliseconds.
+    processor : float
+        Processor time of the server in microseconds a sample; 0 where `measure` did not take it.
     """
 
     rate: float
     p50: float
     p95: float
     p99: float
+    processor: float = 0.0
 
 
 def require() -> None:
@@ -68,7 +84,7 @@ def start(url: str, load: Load) -> subprocess.Popen[str]:
     """Start wrk."""
     options = ["--threads", "1", "--connections", str(load.connections)]
     options += ["--duration", f"{load.seconds}s", "--timeout", "60s"]
-    script = ["--script", str(_SCRIPT), f"{url}{load.path}", "--", str(load.bodies), str(load.lines)]
+    script = ["--script", str(_SCRIPT), f"{url}{load.path}", "--", *load.arguments]
     return subprocess.Popen(["wrk", *options, *script], stdout=subprocess.PIPE, text=True)
 
 
@@ -92,3 +108,12 @@ def finish(sending: subprocess.Popen[str], load: Load) -> Result:
 def run(url: str, load: Load) -> Result:
     """Run wrk, and return its result; raises as `finish`."""
     return finish(start(url, load), load)
+
+
+def measure(served: Served, load: Load) -> Result:
+    """Run wrk, and return its result with the processor time of the server; raises as `finish`."""
+    process = served.server.process.pid
+    before = processor_time(process)
+    result = run(served.url, load)
+    spent = processor_time(process) - before
+    return replace(result, processor=spent * 1e6 / max(result.rate * load.seconds, 1.0))

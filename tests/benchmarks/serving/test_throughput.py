@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.serving.tables import FLOOD, IDIOMATIC, IDLE, LINES, durability_table, tables
+from benchmarks.serving.tables import FLOOD, IDIOMATIC, IDLE, LINES, STREAMS, durability_table, tables
 from tests.support.programs import benchmark
 
 
@@ -27,31 +27,32 @@ def test_it_writes_tables_and_json(tmp_path: Path) -> None:
     assert content["client"] == "wrk"
     assert {"commit", "cpu", "versions"} <= content["environment"].keys()
     found = content["results"]["none"]
-    assert found.keys() == {"/learn 2", "/predict 2", LINES, IDLE, *FLOOD.values()}
+    assert found.keys() == {"/learn 2", "/predict 2", *STREAMS, IDLE, *FLOOD.values()}
     assert found["/learn 2"].keys() == {IDIOMATIC, "bare Starlette", "one member"}
     assert found["/learn 2"]["one member"]["rate"] > 0
+    assert all(found[each]["one member"]["processor"] > 0 for each in STREAMS)
     assert "one member: idle" in page.read_text()
     assert page.read_text().endswith("<!-- http:end -->\nend\n")
 
 
 def test_rates_are_shown_as_multiples_of_the_idiomatic_endpoint() -> None:
     def figure(rate: float, p99: float = 1.0) -> dict[str, float]:
-        return {"rate": rate, "p50": 0.5, "p95": 0.9, "p99": p99}
+        return {"rate": rate, "p50": 0.5, "p95": 0.9, "p99": p99, "processor": 20.0}
 
     sides = {IDIOMATIC: figure(1000.0), "ours": figure(1500.0)}
     rates, latencies = tables(
         "none",
         {
             "/learn 16": sides,
-            LINES: {"ours": figure(9000.0)},
+            **{each: {"ours": figure(9000.0)} for each in STREAMS},
             IDLE: {"ours": figure(1.0, p99=0.25)},
             FLOOD["lines"]: {"ours": figure(1.0, p99=0.5)},
             FLOOD["json"]: {"ours": figure(1.0, p99=1.0)},
         },
     )
     assert [[cell.text for cell in row] for row in rates.rows] == [
-        ["/learn 16", "1,000 (1.00×)", "1,500 (1.50×)"],
-        ["/learn, lines", "", "9,000 (9.00×)"],
+        ["/learn 16", "1,000 (1.00×; 20 µs)", "1,500 (1.50×; 20 µs)"],
+        *([f"/learn, {each}", "", "9,000 (9.00×; 20 µs)"] for each in STREAMS),
     ]
     assert [row[-1].text for row in latencies.rows] == ["", "2.0×", "4.0×"]
 
