@@ -16,6 +16,7 @@ from ..jit import compilation, config
 from ..values import Label, check_label
 from . import parser
 from .decimals import powers_of_five
+from .joining import joined
 from .parser import PADDING, Limits, Results, TemplateTable, parse_lines
 from .scalars import Fields, NoTemplateError, Scalar, cell_scalars, json_scalars
 from .words import SPARE, Words
@@ -419,4 +420,5 @@ def run_kernels() -> None:
     """Call each compiled function; the parser comes last, so that a cache with it has them all."""
     templates = Templates({})
     templates.learn(b'{"x":{},"y":"a"}', {"x": {}, "y": "a"})
+    joined([], b"", [b"a"])
     templates.parse(padded(b'{"x":{},"y":"a"}\n'))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
@@ -27,6 +28,8 @@ Kind: TypeAlias = Literal["number", "boolean", "string", "missing", "array"]
 
 #: Column in which pandas stores the index of a frame.
 _INDEX = re.compile(r"__index_level_\d+__")
+#: Types of the labels in a column, by its kind; those of other kinds are integers.
+_LABELS: dict[str, type] = {"boolean": bool, "string": str}
 _REMEDIES = (
     ("is_decimal", "cast it to float64"),
     ("is_temporal", "send times as numbers of seconds, such as seconds since 1970"),
@@ -197,14 +200,17 @@ class ArrowRows(Sequence[ArrowRow]):
     def __init__(self, columns: Columns, batch: pa.RecordBatch, first: int, bytes: float) -> None:
         self.columns = columns
         self._batch = batch
+        self._begin, self._end = 0, int(batch.num_rows)
         self._first = first
         self._bytes = bytes
         self._lists: dict[str, list[Any]] = {}
+        self._numbers: dict[str, Vector] = {}  # of the whole batch, which its parts share
 
     @property
     def numbers(self) -> range:
         """Numbers of the rows."""
-        return range(self._first, self._first + len(self))
+        first = self._first + self._begin
+        return range(first, first + len(self))
 
     @property
     def size(self) -> int:
@@ -212,7 +218,7 @@ class ArrowRows(Sequence[ArrowRow]):
         return max(1, int(self._bytes * len(self)))
 
     def __len__(self) -> int:
-        return int(self._batch.num_rows)
+        return self._end - self._begin
 
     @overload
     def __getitem__(self, part: int) -> ArrowRow: ...
@@ -221,8 +227,10 @@ class ArrowRows(Sequence[ArrowRow]):
     def __getitem__(self, part: int | slice) -> ArrowRow | ArrowRows:
         if isinstance(part, slice):
             start, stop, _ = part.indices(len(self))
-            batch = self._batch.slice(start, stop - start)
-            return ArrowRows(self.columns, batch, self._first + start, self._bytes)
+            found = copy(self)
+            found._begin, found._end = self._begin + start, self._begin + max(start, stop)
+            found._lists = {}
+            return found
         if not 0 <= part < len(self):
             raise IndexError(part)
         return ArrowRow(self, part)
@@ -279,8 +287,7 @@ class ArrowRows(Sequence[ArrowRow]):
             if columns.kinds[name] == "string":
                 if name not in layout.values:
                     return None
-                known = layout.values[name]
-                places = np.array([known.get(word, -1) for word in self._values(name)], np.int64)
+                places = self._coded(name, layout.values[name])
                 plain &= places >= 0
                 values[np.flatnonzero(places >= 0), places[places >= 0]] = 1.0
             elif name in layout.numbers:
@@ -298,10 +305,11 @@ class ArrowRows(Sequence[ArrowRow]):
             targets = self._floats(columns.target)
             plain &= np.abs(targets) <= LARGEST
         else:
-            codes = {(type(label), label): float(code) for code, label in enumerate(layout.labels)}
-            labels = self._values(columns.target)
-            targets = np.array([codes.get((type(label), label), math.nan) for label in labels])
-            plain &= ~np.isnan(targets)
+            kind = _LABELS.get(columns.kinds[columns.target], int)  # True and 1 are different labels
+            codes = {label: code for code, label in enumerate(layout.labels) if type(label) is kind}
+            found = self._coded(columns.target, codes)
+            plain &= found >= 0
+            targets = found.astype(np.float64)
         weights = np.ones(count)
         if columns.weight is not None:
             given = self._floats(columns.weight)
@@ -314,16 +322,23 @@ class ArrowRows(Sequence[ArrowRow]):
                 plain[i] &= 0 < len(each) <= MAX_ID_LENGTH
         return _Read(SampleRows(layout.columns, values, targets, layout.labels, weights), plain, ids)
 
+    def _column(self, name: str) -> Any:
+        return self._batch.column(self.columns.positions[name]).slice(self._begin, len(self))
+
+    def _coded(self, name: str, codes: Mapping[Any, int]) -> NDArray[np.int64]:
+        """Return the code of each value of a column, −1 where it has none."""
+        types, column = pyarrow().types, self._column(name)
+        if types.is_dictionary(column.type) or types.is_floating(column.type) or types.is_null(column.type):
+            return np.array([codes.get(value, -1) for value in self._values(name)], np.int64)
+        column = column.dictionary_encode()
+        found = [codes.get(value, -1) for value in column.dictionary.to_pylist()]
+        return np.array([*found, -1])[column.indices.fill_null(len(found)).to_numpy()]
+
     def _floats(self, name: str) -> Vector:
         """Return a column of numbers, NaN where it has none."""
-        pa, column = pyarrow(), self._batch.column(self.columns.positions[name])
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        if pa.types.is_null(column.type):
-            return np.full(len(column), math.nan)
-        if not pa.types.is_floating(column.type):
-            column = column.cast(pa.float64(), safe=False)  # rounds to the nearest, as Python does
-        return np.asarray(column.to_numpy(zero_copy_only=False), np.float64)
+        if (found := self._numbers.get(name)) is None:
+            found = self._numbers[name] = _floats(self._batch.column(self.columns.positions[name]))
+        return found[self._begin : self._end]
 
     def _values(self, name: str) -> list[Any]:
         """Return the values of a column as Python objects; None where it has none.
@@ -332,7 +347,7 @@ class ArrowRows(Sequence[ArrowRow]):
         """
         if (found := self._lists.get(name)) is not None:
             return found
-        kind, column = self.columns.kinds[name], self._batch.column(self.columns.positions[name])
+        kind, column = self.columns.kinds[name], self._column(name)
         is_target = name == self.columns.target
         if kind == "array":
             found = [None if row is None else _missing([*map(_float, row)]) for row in column.to_pylist()]
@@ -366,6 +381,18 @@ class _Read(NamedTuple):
 def _length(plain: NDArray[np.bool_]) -> int:
     """Return the number of rows before the first one that may not be in a block."""
     return len(plain) if plain.all() else int(plain.argmin())
+
+
+def _floats(column: Any) -> Vector:
+    """Return a column as numbers, NaN where it has none."""
+    pa = pyarrow()
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_null(column.type):
+        return np.full(len(column), math.nan)
+    if not pa.types.is_floating(column.type):
+        column = column.cast(pa.float64(), safe=False)  # rounds to the nearest, as Python does
+    return np.asarray(column.to_numpy(zero_copy_only=False), np.float64)
 
 
 def _float(value: Any) -> float:
