@@ -61,8 +61,8 @@ def _rates(durability: str, figures: Figures) -> Table:
         found = [figures[what].get(side) for side in sides]
         rows.append([Cell(f"/learn, {what}"), *(_multiple(f, reference) if f else Cell("") for f in found)])
     title = (
-        f"Samples a second, {_LOGS[durability]} (× idiomatic FastAPI; streams: × its {of}; µs of the server's "
-        "processor time a sample)"
+        f"Samples a second, {_LOGS[durability]} (× idiomatic FastAPI; streams: × its {of}; "
+        "µs of the server's processor time a sample)"
     )
     return Table(title, ["route, connections", *sides], rows)
 
