@@ -112,12 +112,21 @@ class Batch(Generic[Item, T]):
         encode : callable
             Encodes the outcome of the item at a position, unless it is encoded.
         """
+        found = self._outcomes
         for positions, outcomes in self._queued:
-            for i, outcome in zip(positions, await outcomes, strict=True):
-                self._outcomes[i] = outcome
+            if isinstance(positions, range):
+                found[positions.start : positions.stop] = await outcomes
+            else:
+                for i, outcome in zip(positions, await outcomes, strict=True):
+                    found[i] = outcome
         answers: list[bytes] = []
-        for i, outcome in enumerate(self._outcomes):
-            if i % _ANSWERS == 0:
-                await self._fair_turns.next()
-            answers.append(outcome if isinstance(outcome, bytes) else encode(i, outcome))
+        for start in range(0, len(found), _ANSWERS):
+            await self._fair_turns.next()
+            some = found[start : start + _ANSWERS]
+            if {*map(type, some)} == {bytes}:
+                answers += some
+            else:
+                answers += [
+                    each if isinstance(each, bytes) else encode(i, each) for i, each in enumerate(some, start)
+                ]
         return answers

@@ -43,7 +43,7 @@ from .batch import Batch, Part, Parts, Queue, Take
 
 T = TypeVar("T")
 
-_LINE_FEED, _SPACE = b"\n "
+_SPACE = ord(" ")
 #: First byte of a byte order mark.
 _MARK = 0xEF
 #: Batches that may be unanswered: one is learned, one is sent, and two wait.
@@ -159,14 +159,12 @@ class LineSplitter:
 
     def _split(self, text: bytes, long: bool) -> LineGroup:
         """Return the lines of a text that are not blank; the first one stands for a line that is too long."""
-        content = np.frombuffer(text, np.uint8)
-        ends = np.flatnonzero(content == _LINE_FEED)
-        lines = Lines(text, [0, *(ends + 1).tolist()])
+        sizes = np.array([*map(len, text.split(b"\n"))][:-1], np.int64)
+        lines = Lines(text, [0, *np.cumsum(sizes + 1).tolist()])
         numbers = range(self._number + 1, self._number + 1 + len(lines))
         self._number += len(lines)
-        begins = content[lines.bounds[:-1]]
-        longest = int(np.diff(ends, prepend=-1).max(initial=0)) - 1
-        if not long and longest <= self._limit and ((begins > _SPACE) & (begins < _MARK)).all():
+        begins = np.frombuffer(text, np.uint8)[lines.bounds[:-1]]
+        if not long and sizes.max(initial=0) <= self._limit and ((begins > _SPACE) & (begins < _MARK)).all():
             return LineGroup(lines, numbers)
         kept = dict[int, bytes | None]()
         for number, raw in zip(numbers, lines, strict=True):
