@@ -93,7 +93,7 @@ def write_bodies(folder: Path) -> tuple[Path, Path]:
 
 def write_tables(folder: Path, lines: Path) -> dict[str, Load]:
     """Write the samples of a file as CSV and as streams of Arrow; return how they are sent, by name."""
-    import pyarrow as pa
+    import pyarrow as pa  # type: ignore[import-untyped]  # it ships no types
     from pyarrow import csv
 
     table = pa.Table.from_pylist([{**row["x"], "y": row["y"]} for row in map(json.loads, lines.open())])

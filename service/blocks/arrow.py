@@ -332,7 +332,8 @@ class ArrowRows(Sequence[ArrowRow]):
             return np.array([codes.get(value, -1) for value in self._values(name)], np.int64)
         column = column.dictionary_encode()
         found = [codes.get(value, -1) for value in column.dictionary.to_pylist()]
-        return np.array([*found, -1])[column.indices.fill_null(len(found)).to_numpy()]
+        coded: NDArray[np.int64] = np.array([*found, -1])[column.indices.fill_null(len(found)).to_numpy()]
+        return coded
 
     def _floats(self, name: str) -> Vector:
         """Return a column of numbers, NaN where it has none."""
