@@ -132,6 +132,7 @@ def create_app(
     app.state.guard = Guard(settings, app.state.keyring)
     app.state.bodies = Capacity(settings.queue_bytes)
     app.state.line_reader = LineReader(settings.max_body_bytes)
+    app.state.prediction_reader = LineReader(settings.max_body_bytes, labelled=False)
     app.state.lane = SampleLane(app.state)
     app.state.opened = opened
     app.state.registry = CollectorRegistry()

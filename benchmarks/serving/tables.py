@@ -5,9 +5,14 @@ from __future__ import annotations
 from ..common.report import Cell, Table
 
 IDIOMATIC = "idiomatic FastAPI"
-LINES, CSV, ARROW = "lines", "CSV", "Arrow"
-#: Streams of samples.
-STREAMS = (LINES, CSV, ARROW)
+LINES, CSV, ARROW, PREDICTED = "lines", "CSV", "Arrow", "predicted lines"
+#: Rows of the streams, by what was sent.
+STREAMS = {
+    LINES: "/learn, lines",
+    CSV: "/learn, CSV",
+    ARROW: "/learn, Arrow",
+    PREDICTED: "/predict, lines",
+}
 IDLE = "idle"
 FLOOD = {"lines": "while 2 streams learn", "json": "while 16 connections learn"}
 
@@ -57,9 +62,9 @@ def _rates(durability: str, figures: Figures) -> Table:
         rows.append([Cell(what), *(_multiple(figures[what][side], reference) for side in sides)])
     of = "/learn 16" if "/learn 16" in figures else sent[0]
     reference = figures[of][IDIOMATIC]["rate"]
-    for what in STREAMS:
+    for what, shown in STREAMS.items():
         found = [figures[what].get(side) for side in sides]
-        rows.append([Cell(f"/learn, {what}"), *(_multiple(f, reference) if f else Cell("") for f in found)])
+        rows.append([Cell(shown), *(_multiple(f, reference) if f else Cell("") for f in found)])
     title = (
         f"Samples a second, {_LOGS[durability]} (× idiomatic FastAPI; streams: × its {of}; "
         "µs of the server's processor time a sample)"

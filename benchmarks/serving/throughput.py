@@ -27,7 +27,7 @@ from ..common.program import Blocks, Content, arguments_of, run
 from . import wrk
 from .server import Served, serve
 from .server import run as run_server
-from .tables import ARROW, CSV, FLOOD, IDIOMATIC, IDLE, LINES, durability_table, tables
+from .tables import ARROW, CSV, FLOOD, IDIOMATIC, IDLE, LINES, PREDICTED, durability_table, tables
 from .wrk import Load, Result
 
 FEATURES, CLASSES, SAMPLES = 64, 10, 4000
@@ -135,7 +135,11 @@ def kinds(folder: Path, effort: Effort) -> Mapping[str, Callable[[Served], Resul
     def load(path: str, connections: int, seconds: int = effort.seconds, lines: int = 1) -> Load:
         return Load(path, predict if path == "/predict" else learn, connections, seconds, lines)
 
-    streams = {LINES: load("/learn", STREAMS, lines=LINES_A_REQUEST), **write_tables(folder, learn)}
+    streams = {
+        LINES: load("/learn", STREAMS, lines=LINES_A_REQUEST),
+        PREDICTED: load("/predict", STREAMS, lines=LINES_A_REQUEST),
+        **write_tables(folder, learn),
+    }
     streams = {name: replace(each, seconds=effort.seconds + 2) for name, each in streams.items()}
     floods = {
         FLOOD["lines"]: load("/learn", 2, effort.seconds + 1, LINES_A_REQUEST),

@@ -334,6 +334,13 @@ class NumbaEngine(Engine):
         row: Vector = predictions[0]
         return row
 
+    def predict_rows(self, x: Vector) -> Vector:
+        """Return the predictions of rows, of shape (N, outputs)."""
+        predictions = np.empty((len(x), self._buffers.outputs.shape[1]))
+        if numba_step.predict(x.reshape(len(x), -1), predictions, *self._buffers) < len(x):
+            raise NonFiniteStateError(NOT_FINITE)
+        return predictions
+
     def experts(self, x: Vector) -> Vector:
         """Return the predictions of the experts, of shape (K, outputs); NaN where one has none."""
         self.predict(x)  # at once, if it is the latest prediction

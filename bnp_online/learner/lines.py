@@ -44,15 +44,24 @@ class BlockReader:
         Greatest lengths in bytes; longer lines are not read.
     numbers : collection of str, optional
         Features that may have numbers; by default all. In a column of CSV with strings, digits are a string.
+    labelled : bool
+        Whether lines have a target. Without one, the targets of the rows are 0.
     options
         Further options of `Templates`: the names of the fields, and the cells of CSV.
     """
 
     def __init__(
-        self, *, max_line: int, max_id: int, numbers: Collection[str] | None = None, **options: Any
+        self,
+        *,
+        max_line: int,
+        max_id: int,
+        numbers: Collection[str] | None = None,
+        labelled: bool = True,
+        **options: Any,
     ) -> None:
         self._options = {"max_line": max_line, "max_id": max_id, **options}
         self._numbers = numbers
+        self._labelled = labelled
         self._layout: Layout | None = None
         self._templates: Templates | None = None
         self._classes = np.empty(0, np.float64)
@@ -66,14 +75,16 @@ class BlockReader:
         more than the learner has columns and labels, whatever the lines are.
         """
         templates = self._prepared(learner)
-        if templates is not None and self._has_words(decoded["x"], decoded["y"]):
+        if templates is not None and self._has_words(decoded["x"], decoded.get("y")):
             templates.learn(line, decoded)
 
     def _has_words(self, x: Any, y: Any) -> bool:
         """Return whether the learner has the strings and the label of a sample with features."""
         layout = self._layout
         assert layout is not None  # noqa: S101 (prepared)
-        if type(x) is not dict or not x or not (layout.regression or y in layout.labels):
+        if type(x) is not dict or not x:
+            return False
+        if self._labelled and not (layout.regression or y in layout.labels):
             return False
         values = layout.values
         return all(value in values.get(name, ()) for name, value in x.items() if type(value) is str)
@@ -112,7 +123,9 @@ class BlockReader:
         if not parsed.count:
             return None
         assert self._layout is not None  # noqa: S101 (prepared)
-        targets, count = self._targets(parsed, templates, self._layout)
+        targets, count = np.zeros(parsed.count), parsed.count
+        if self._labelled:
+            targets, count = self._targets(parsed, templates, self._layout)
         count = min(count, self._place_strings(parsed, templates, self._layout))
         for column, columns in self._mixed:  # a missing value has all columns of its feature
             missing = np.isnan(parsed.rows[:, column])

@@ -12,7 +12,17 @@ import numpy as np
 
 from ..encoding import FeatureIndex, read_array
 from ..sparse import ROUTED, Items, PlainFeatures, Reader, SparseStage
-from ..values import Array, Evidence, ExpertPredictions, Features, Prediction, Vector, at_row, check_array
+from ..values import (
+    Array,
+    Evidence,
+    ExpertPredictions,
+    Features,
+    Prediction,
+    SampleRows,
+    Vector,
+    at_row,
+    check_array,
+)
 from .model import Model
 
 #: Prediction of an untrained model.
@@ -159,6 +169,21 @@ class PredictingModel(Model):
         """
         outputs = self._outputs(x)
         return NOTHING if outputs is None else self._targets.read(outputs[None])[0]
+
+    def predict_rows(self, rows: SampleRows) -> list[Prediction]:
+        """Return the predictions for samples that the model `knows`.
+
+        Raises
+        ------
+        NonFiniteStateError
+            As `predict`, for any of them.
+        """
+        if not self._step:
+            return [NOTHING] * len(rows.targets)
+        found: list[Prediction] = self._targets.read(
+            self._engine.predict_rows(self._features.widen_rows(rows.values))
+        )
+        return found
 
     def predict_on_gpu(self, samples: Sequence[Any]) -> list[Prediction] | None:
         """Return the predictions for samples, for which the host waits once; None without a GPU.

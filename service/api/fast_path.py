@@ -56,7 +56,7 @@ from .freshness import (
     min_step,
     wait_for_step,
 )
-from .ndjson import Line, LineSplitter, LineStream, Reader, SampleBatch
+from .ndjson import Line, LineSplitter, LineStream, PredictionBatch, Reader, SampleBatch
 from .openapi import ApiRoute, lines_of
 
 M = TypeVar("M", bound=BaseModel)
@@ -285,7 +285,10 @@ class HotRoute(ApiRoute):
             if name is not None and named not in (None, name):
                 return None
             with suppress(*REFUSALS):
-                return await models.get(named if name is None else name)
+                worker = await models.get(named if name is None else name)
+                if read is not None:
+                    read.add(worker)
+                return worker
             return None
 
         head = None if read is None else read.headers
@@ -294,6 +297,8 @@ class HotRoute(ApiRoute):
         elif self._blocks:
             reader: Reader = body if isinstance(body, CsvRows) else state.line_reader
             options["batch"] = partial(SampleBatch, reader=reader, find=find)
+        elif self._reads and body is None:
+            options["batch"] = partial(PredictionBatch, reader=state.prediction_reader, find=find)
         await LineStream(
             scope,
             receive,

@@ -228,8 +228,8 @@ class Output:
 _LINES_OF_JSON = Output()
 
 
-class SampleBatch(Batch[Line, Learn]):
-    """A batch of lines with samples. Lines that are like earlier ones are read as blocks.
+class LineBatch(Batch[Line, T]):
+    """A batch of lines. Those that are like earlier ones are read as blocks.
 
     Parameters
     ----------
@@ -253,14 +253,14 @@ class SampleBatch(Batch[Line, Learn]):
         self._reader = reader
         self._find = find
 
-    async def _decode(self, take: Take[Line, Learn], used: ExitStack) -> Parts[Learn]:
+    async def _decode(self, take: Take[Line, T], used: ExitStack) -> Parts[T]:
         lines = self._lines.lines
         name = self._reader.model_of(lines[0])
         worker = None if self._lines.long else await self._find(name)
         if worker is None:
             return await super()._decode(take, used)
         used.enter_context(worker.in_use())
-        parts: Parts[Learn] = {worker: []}
+        parts: Parts[T] = {worker: []}
         mixed = set[Worker]()
         # Most often all lines are of one model. Only lines that are not read in blocks are asked for it.
         end = await self._decode_group(worker, range(len(lines)), take, parts, used, mixed, name)
@@ -274,7 +274,7 @@ class SampleBatch(Batch[Line, Learn]):
                 await self._take(take, end, self._lines[end], parts, used)
                 end += 1
         for each in mixed:  # a line was of another model than it seemed to be
-            parts[each] = _in_order(parts[each])
+            parts[each] = self._in_order(parts[each])
         return parts
 
     async def _by_model(self, first: int, used: ExitStack) -> dict[Worker, list[int]]:
@@ -300,8 +300,8 @@ class SampleBatch(Batch[Line, Learn]):
         self,
         worker: Worker,
         positions: Sequence[int],
-        take: Take[Line, Learn],
-        parts: Parts[Learn],
+        take: Take[Line, T],
+        parts: Parts[T],
         used: ExitStack,
         mixed: set[Worker],
         *only: str | None,
@@ -351,19 +351,38 @@ class SampleBatch(Batch[Line, Learn]):
             i += 1
         return i
 
-    def _note(self, worker: Worker, sample: Learn, line: bytes) -> None:
-        fields = {"x": sample.x, "y": sample.y, "w": sample.w, "id": sample.id, "model": worker.model.name}
+    def _note(self, worker: Worker, entry: T, line: bytes) -> None:
+        """Take a template from a line that was read on the exact path."""
+        raise NotImplementedError
+
+    def _in_order(self, parts: Sequence[Part[T]]) -> list[Part[T]]:
+        """Return the parts of a model in the order of their positions, if the order matters."""
+        return [*parts]
+
+
+class SampleBatch(LineBatch[Learn]):
+    """A batch of lines with samples to learn."""
+
+    def _note(self, worker: Worker, entry: Learn, line: bytes) -> None:
+        fields = {"x": entry.x, "y": entry.y, "w": entry.w, "id": entry.id, "model": worker.model.name}
         self._reader.note(worker, worker.model.estimator, line, fields)
 
+    def _in_order(self, parts: Sequence[Part[Learn]]) -> list[Part[Learn]]:
+        """Return the samples of parts in the order of their positions, each alone."""
+        found: list[tuple[int, Learn]] = []
+        for positions, entries in parts:
+            samples = samples_of(entries) if isinstance(entries, Block) else entries
+            found += zip(positions, samples, strict=True)
+        found.sort(key=lambda each: each[0])
+        return [([i for i, _ in found], [sample for _, sample in found])]
 
-def _in_order(parts: Sequence[Part[Learn]]) -> list[Part[Learn]]:
-    """Return the samples of parts in the order of their positions, each alone."""
-    found: list[tuple[int, Learn]] = []
-    for positions, entries in parts:
-        samples = samples_of(entries) if isinstance(entries, Block) else entries
-        found += zip(positions, samples, strict=True)
-    found.sort(key=lambda each: each[0])
-    return [([i for i, _ in found], [sample for _, sample in found])]
+
+class PredictionBatch(LineBatch[Any]):
+    """A batch of lines with samples to predict, which change no model."""
+
+    def _note(self, worker: Worker, entry: Any, line: bytes) -> None:
+        fields = {"x": entry.x, "model": worker.model.name}
+        self._reader.note(worker, worker.model.estimator, line, fields)
 
 
 def error_line(error: Exception, number: int, what: str = "line") -> bytes:

@@ -10,6 +10,7 @@ import bnp_online.errors as library
 
 from .. import schemas
 from ..auth.scopes import ARROW, CSV, JSON, NDJSON, needs
+from ..blocks import Block
 from ..errors import Layer
 from ..models.hosted import Answer
 from ..models.queue import Outcomes
@@ -62,8 +63,10 @@ async def predict(request: FastRequest[schemas.PredictBody]) -> Answer:
     return await request.worker.learn(Predict(x, identifier, level))
 
 
-async def _queue(worker: Worker, asked: Sequence[Asked]) -> tuple[int, Outcomes]:
+async def _queue(worker: Worker, asked: Sequence[Asked] | Block) -> tuple[int, Outcomes]:
     """Queue the first samples of one kind: predictions to keep are logged, others are not."""
+    if isinstance(asked, Block):
+        return await worker.queue_predictions(asked)
     kept, xs = asked[0].id is not None, list[Any]()
     for one in itertools.takewhile(lambda one: (one.id is not None) == kept, asked):
         xs.append((one.x, one.interval) if one.id is None else Predict(one.x, one.id, one.interval))

@@ -39,7 +39,7 @@ class Block:
         return Block(self.rows.part(start, stop), self.lines[start:stop], ids)
 
     def decoded(self, position: int) -> tuple[Any, Any, Any]:
-        """Return features, target and weight of a sample, as the exact path decodes them."""
+        """Return features, target or None, and weight of a sample, as the exact path decodes them."""
         fields = orjson.loads(self.lines[position])
         weight = fields.get("w")
-        return fields["x"], fields["y"], 1.0 if weight is None else weight
+        return fields["x"], fields.get("y"), 1.0 if weight is None else weight

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from bnp_online.blocks import padded
+from bnp_online.blocks import Fields, padded
 from bnp_online.learner import BlockReader, OnlineLearner
 from bnp_online.lines import Lines
 
@@ -22,6 +22,8 @@ FEWEST, MOST, LARGEST = 2, 256, 2**20
 WIDEST = 512
 #: Most forms of lines of one model: JSON, and headers of CSV.
 _FORMS = 8
+#: Fields of a line that is predicted and nothing else: another line has no template.
+_UNLABELLED = Fields(target=None, weight=None, id=None)
 #: The name of the model in a line. A text like it leads to another reader, which declines the line.
 _KEY = b'"model"'
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]*)"')
@@ -30,16 +32,19 @@ _MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]*)"')
 class LineReader:
     """Finds blocks among lines, by templates of the lines that were read on the exact path.
 
-    The server has one, with the templates of each model in memory.
+    The server has one for samples and one for predictions, with the templates of each model in memory.
 
     Parameters
     ----------
     max_line : int
         Greatest length of a line in bytes.
+    labelled : bool
+        Whether the lines are samples to learn; others have features alone, and perhaps a model.
     """
 
-    def __init__(self, max_line: int) -> None:
+    def __init__(self, max_line: int, *, labelled: bool = True) -> None:
         self._max_line = max_line
+        self._labelled = labelled
         self._readers: WeakKeyDictionary[object, dict[Cells | None, BlockReader]] = WeakKeyDictionary()
 
     @staticmethod
@@ -75,8 +80,10 @@ class LineReader:
         if reader is None:
             if len(readers) >= _FORMS:
                 del readers[next(iter(readers))]
-            options = {} if cells is None else cells.options()
-            reader = BlockReader(max_line=self._max_line, max_id=MAX_ID_LENGTH, **options)
+            options = cells.options() if cells else {} if self._labelled else {"fields": _UNLABELLED}
+            reader = BlockReader(
+                max_line=self._max_line, max_id=MAX_ID_LENGTH, labelled=self._labelled, **options
+            )
             readers[cells] = reader
         reader.note(learner, line, fields)
 

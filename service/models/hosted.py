@@ -21,6 +21,7 @@ from bnp_online.evaluation.prequential import PrequentialMetrics
 from bnp_online.learner import Preview, Refusal
 from bnp_online.values import Prediction, Sample
 
+from ..blocks import Block
 from ..errors import code_of
 from ..schemas import DriftSpec, ModelSpec
 from ..settings import Settings
@@ -179,6 +180,20 @@ class HostedModel:
             answer["unknown"] = unknown[:_UNKNOWN]
         self.predicted += 1
         return answer
+
+    def predict_block(self, block: Block) -> list[Answer] | None:
+        """Predict samples together; None if each must be predicted alone. The model does not change."""
+        if not self.estimator.knows(block.rows):
+            return None
+        try:
+            predictions = self.estimator.predict_rows(block.rows)
+        except NonFiniteStateError:
+            return None
+        self.predicted += len(predictions)
+        common = {"model": self.name, "step": self.step}
+        if self.spec.task == "classification":
+            return [{**common, "prediction": y, "id": None, "probabilities": p} for y, p in predictions]
+        return [{**common, "prediction": y, "id": None} for y, _ in predictions]
 
     def _interval(self, x: Any, level: float) -> list[float] | None:
         if isinstance(self.estimator, BNPClassifier):

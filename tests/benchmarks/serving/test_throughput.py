@@ -52,7 +52,7 @@ def test_rates_are_shown_as_multiples_of_the_idiomatic_endpoint() -> None:
     )
     assert [[cell.text for cell in row] for row in rates.rows] == [
         ["/learn 16", "1,000 (1.00×; 20 µs)", "1,500 (1.50×; 20 µs)"],
-        *([f"/learn, {each}", "", "9,000 (9.00×; 20 µs)"] for each in STREAMS),
+        *([shown, "", "9,000 (9.00×; 20 µs)"] for shown in STREAMS.values()),
     ]
     assert [row[-1].text for row in latencies.rows] == ["", "2.0×", "4.0×"]
 
