@@ -27,7 +27,7 @@ def post(server: Server, path: str, body: bytes) -> bytes:
 
 def asked(lines: Lines, count: int) -> bytes:
     """Return lines to predict: most are alike, some are refused, kept for a label, or ask for more."""
-    rng, found = random.Random(count), []  # noqa: S311
+    rng, found = random.Random(count), list[bytes]()  # noqa: S311
     while len(found) < count:
         line = lines.line()
         try:
