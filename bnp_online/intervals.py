@@ -35,6 +35,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -51,6 +52,9 @@ _Reals = NDArray[np.float64]
 LEVELS = np.array([0.5, 0.7, 0.8, 0.9, 0.95, 0.99])
 #: Steps before the first interval.
 FIRST = 20
+#: Position of the level that is scored, in `LEVELS`; and the level.
+_SCORED = 3
+SCORED_LEVEL = 0.9
 #: Rate h, and number N of samples of the posterior.
 _RATE, _SAMPLES = 0.02, 500.0
 #: Steps between two stored samples of the parameters.
@@ -82,6 +86,16 @@ def _quantile(level: float) -> float:
 
 
 _QUANTILES = np.array([_quantile(level) for level in LEVELS])
+
+
+class ScoredIntervals(NamedTuple):
+    """Widths of intervals at `SCORED_LEVEL`, and whether each contained its target (1.0 or 0.0).
+
+    Both are NaN for a sample before the first interval.
+    """
+
+    widths: Vector
+    covered: Vector
 
 
 class Intervals:
@@ -119,8 +133,8 @@ class Intervals:
         self._params = np.pad(self._params, pad)
         self._samples = np.pad(self._samples, ((0, 0), *pad))
 
-    def learn(self, x: Vector, targets: Vector, predictions: Vector, weights: Vector) -> None:
-        """Learn from the errors of predictions, in order.
+    def learn(self, x: Vector, targets: Vector, predictions: Vector, weights: Vector) -> ScoredIntervals:
+        """Learn from the errors of predictions, in order; score the interval before each step.
 
         Parameters
         ----------
@@ -129,8 +143,9 @@ class Intervals:
         targets, predictions, weights : arrays of shape (N,)
             The predictions were made before learning; NaN stands for no prediction.
         """
-        scratch = np.empty((3, self._params.shape[1]))
-        _learn(x, targets, predictions, weights, self._seed, _QUANTILES, scratch, *self._arrays())
+        scratch, scored = np.empty((3, self._params.shape[1])), np.full((2, len(targets)), np.nan)
+        _learn(x, targets, predictions, weights, self._seed, _QUANTILES, scratch, scored, *self._arrays())
+        return ScoredIntervals(scored[0], scored[1])
 
     def radius(self, x: Vector, prediction: float, level: float) -> float | None:
         """Return half the width of the interval around a prediction; None before 20 samples.
@@ -219,6 +234,7 @@ def _learn(
     seed: int,
     quantiles: _Reals,
     scratch: _Reals,
+    scored: _Reals,
     scalars: _Reals,
     inputs: _Reals,
     moments: _Reals,
@@ -232,6 +248,8 @@ def _learn(
         error, weight = targets[i] - predictions[i], min(weights[i], 1.0)
         if known and scalars[STEPS] >= FIRST:
             spread = _spread_at(x[i], predictions[i], scratch, scalars, inputs, samples)
+            radius = _widest(_SCORED, quantiles, factors) * spread
+            scored[0, i], scored[1, i] = 2.0 * radius, 0.0 if abs(error) > radius else 1.0
             _correct(abs(error), spread, weight, quantiles, factors)
         _count(x[i], scalars, inputs)
         if known:
@@ -268,6 +286,15 @@ def _spread_at(
             scale += samples[k, 1, j] * row[j]
         total += np.exp(2.0 * min(max(scale, -_LOG_CLIP), _LOG_CLIP)) + location * location
     return math.sqrt(scalars[ERROR] * total / count)
+
+
+@jit_inline
+def _widest(position: int, quantiles: _Reals, factors: _Reals) -> float:
+    """Return the multiple of the spread at a level of the grid; see `Intervals._multiple`."""
+    widest = 0.0
+    for k in range(position + 1):
+        widest = max(widest, np.exp(factors[k]) * quantiles[k])
+    return widest
 
 
 @jit_inline

@@ -138,13 +138,28 @@ class Fields(Schema):
     """At most 20, those with the most values first."""
 
 
+class LatestSample(Schema):
+    """The sample that a model learned last."""
+
+    model: str
+    step: int
+    """Step of the model with this sample."""
+    x: Any
+    """Features; null if the log does not have the sample, for example because it was imported or pruned."""
+    y: ClassLabel | float | None
+
+
 class Latency(Schema):
     """Cumulative histograms of response times since the server started."""
 
     seconds: list[float | None]
     """Upper bounds; the last is null, which means no bound."""
     learn: list[int]
+    """Single requests: all but streams."""
     predict: list[int]
+    learn_streams: list[int]
+    """Parts of streams, each from its arrival to its answers."""
+    predict_streams: list[int]
 
 
 class Moment(Schema):
@@ -182,6 +197,8 @@ class Dashboard(Moment):
     """The latest 300 targets and their predictions; null for a classification model."""
     classes: Names
     features: Names
+    means: Any
+    """Running means of the latest features, as a sample: an object, or nested lists; null if they are unknown."""
     fields: Fields
     recycled_values: int
     ignored_features: int
@@ -236,6 +253,25 @@ class Mark(Schema):
     """Name of the checkpoint."""
 
 
+class IntervalHistory(Schema):
+    """Intervals of a regression, of the samples since the point before; one entry per point."""
+
+    level: float
+    """Coverage that the intervals aim at."""
+    n: list[int]
+    coverage: list[float | None]
+    width: list[float | None]
+
+
+class ShareHistory(Schema):
+    """Shares of the kinds of experts over the life of a model, in at most 256 points of their own."""
+
+    step: list[int]
+    time: list[float]
+    shares: dict[str, list[float]]
+    """Share at each point, by kind."""
+
+
 class ModelHistory(Schema):
     """Scores of a model over its life, and what happened to it. All lists have one entry per point."""
 
@@ -255,6 +291,9 @@ class ModelHistory(Schema):
     """Accuracy and LogLoss, or MAE and RMSE, of these predictions; null without any."""
     baselines: dict[str, dict[str, list[float | None]]]
     """The same of the baselines: the majority or the mean, and the last target."""
+    intervals: IntervalHistory | None
+    """Null unless the model is a regression with `intervals`."""
+    experts: ShareHistory
     marks: list[Mark]
     """Drifts, actions and changes, oldest first; at most 256 of each kind."""
 

@@ -457,6 +457,29 @@ class ModelDescription(Schema):
         return self
 
 
+class IntervalScores(Schema):
+    """Intervals of a regression: each was predicted before its sample was learned."""
+
+    n: int
+    """Number of intervals."""
+    coverage: float | None
+    """Share of them that contained the target; null without any."""
+    width: float | None
+    """Mean width, in units of the target."""
+
+
+class Intervals(Schema):
+    """Intervals of a regression over three spans of samples."""
+
+    level: float
+    """Coverage that the intervals aim at."""
+    cumulative: IntervalScores
+    window: IntervalScores
+    """The latest 1,000 to 1,009 samples."""
+    recent: IntervalScores
+    """The latest 100 to 109 samples."""
+
+
 class Scores(Schema):
     """Prequential metrics: each sample is predicted before it is learned."""
 
@@ -465,6 +488,8 @@ class Scores(Schema):
     cumulative: dict[str, float | None]
     window: dict[str, float | None]
     """The same over the last `size` samples."""
+    intervals: Intervals | None = None
+    """Predictive intervals; null unless the model is a regression with `intervals`."""
 
 
 class Fingerprint(Schema):

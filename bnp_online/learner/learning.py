@@ -115,8 +115,15 @@ class OnlineLearner(SavedModel):
             return self._engine.learn(x, targets, weights, predict=predict, given=given, pause=pause)
         done, values = self._engine.learn(x, targets, weights, predict=True, given=given, pause=pause)
         rows = x if x.ndim == 2 else x.reshape(len(x), -1)
-        self._intervals.learn(rows[:done], targets[:done], values[:done, 0], weights[:done])
+        self._learn_intervals(rows[:done], targets[:done], values[:done, 0], weights[:done])
         return done, values
+
+    def _learn_intervals(self, x: Vector, targets: Vector, predictions: Vector, weights: Vector) -> None:
+        """Learn from the errors of predictions (`Intervals.learn`), and report the scored intervals."""
+        if self._intervals is not None:
+            scored = self._intervals.learn(x, targets, predictions, weights)
+            if self.on_intervals is not None:
+                self.on_intervals(scored)
 
     def learn_sample(self, sample: Sample) -> None:
         """Learn a sample validated by `preview`; raises as `learn_one`."""
@@ -406,7 +413,7 @@ class OnlineLearner(SavedModel):
         stage.enter_columns(grown.columns if self._stage else index.columns, index.positions)
         if self._intervals is not None:
             self._intervals.grow(len(grown.columns))
-            self._intervals.learn(row[None], target, combined if known else _UNKNOWN, weight)
+            self._learn_intervals(row[None], target, combined if known else _UNKNOWN, weight)
         if predict and self._step and not (more or any(grown)):
             prediction = self._targets.read(combined[None])[0]
         self._stage, self._features, self._targets = stage, index, targets
@@ -472,7 +479,7 @@ class OnlineLearner(SavedModel):
         if self._intervals is not None:
             self._intervals.grow(len(columns))
             known = values[0] if len(values) else _UNKNOWN if outputs is None else outputs
-            self._intervals.learn(row.reshape(1, -1), target, known, weight)
+            self._learn_intervals(row.reshape(1, -1), target, known, weight)
         self._features, self._targets = index, targets
         self._learned(1)
         self._count_ignored([sample])

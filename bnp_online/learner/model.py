@@ -14,7 +14,7 @@ from ..encoding import FeatureIndex, compile_encoding
 from ..engines.base import Expert, LearnerSpec, Task
 from ..engines.choice import make_engine
 from ..engines.devices import Activity
-from ..intervals import Intervals
+from ..intervals import Intervals, ScoredIntervals
 from ..parameters import Parameters
 from ..sparse import GROUPS, Reader, SparseStage, compile_kernels
 from ..values import Column, Derived, Label, TextRules
@@ -62,6 +62,8 @@ class Model(Parameters):
 
     task: ClassVar[Task]
     _targets: Any  # LabelIndex or NumberTargets: mypy cannot tie the type of a target to the class
+    #: Takes the scored intervals of learned samples, one for each sample, in order; no part of the state.
+    on_intervals: Callable[[ScoredIntervals], object] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,6 +150,23 @@ class Model(Parameters):
             if not field.endswith("*"):
                 found.setdefault(field, str)
         return found
+
+    def mean_sample(self) -> Any:
+        """Return the running means of the features, as a sample.
+
+        Returns
+        -------
+        dict, or nested list of shape `input_shape`
+            A feature with strings is None, a missing value. None if the means are not known by feature.
+        """
+        means = self._engine.moments()["inputs.mean"].reshape(-1).tolist()
+        if self._shape is not None:
+            return np.reshape(means, self._shape).tolist() if len(means) == math.prod(self._shape) else None
+        positions = self._features.positions
+        return {
+            name: means[positions[name]] if kind is float and name in positions else None
+            for name, kind in self.feature_types.items()
+        }
 
     @property
     def ignored_features(self) -> int:

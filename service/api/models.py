@@ -78,7 +78,7 @@ async def delete_model(request: Request, m: str) -> Response:
 async def get_metrics(request: Request, m: str) -> Response:
     """Return the prequential metrics: each sample was predicted before it was learned."""
     worker = await models_of(request.scope).get(m)
-    return json_response(await worker.ask(lambda model: model.score.report()))
+    return json_response(await worker.ask(report.scores))
 
 
 @router.get("/models/{m}/dashboard", summary="Watch a model", response_model=schemas.Dashboard)
@@ -126,25 +126,30 @@ async def get_history(
     """
     models = models_of(request.scope)
     operations, worker = await models.observed(m), await models.get(m)
-    step, history = await worker.ask(lambda model: (model.step, model.history.copy()))
+    step, history, shares = await worker.ask(
+        lambda model: (model.step, model.history.copy(), model.shares.report())
+    )
     marks, shown = await operations.marks(), await asyncio.to_thread(history.report, points)
     drifts = [{"kind": "drift", "step": at, "time": time} for at, time in history.drifts]
     placed = sorted(located(marks, shown) + drifts, key=lambda mark: mark["time"])
     task = worker.model.spec.task
-    return json_response({"model": m, "task": task, "model_step": step, **shown, "marks": placed})
+    return json_response(
+        {"model": m, "task": task, "model_step": step, **shown, "experts": shares, "marks": placed}
+    )
 
 
 def _latency(request: Request) -> dict[str, Any]:
     """Return the latency histograms, which cover all models."""
     metrics: HttpMetrics = request.app.state.http_metrics
-    learn, predict = (
-        dict(metrics.latency(route, f"/models/{{m}}{route}")) for route in ("/learn", "/predict")
-    )
-    bounds = sorted(learn | predict)
+    found = {
+        name: dict(of(route, f"/models/{{m}}{route}"))
+        for kind, of in (("", metrics.latency), ("_streams", metrics.stream_latency))
+        for route, name in (("/learn", f"learn{kind}"), ("/predict", f"predict{kind}"))
+    }
+    bounds = sorted({bound for counts in found.values() for bound in counts})
     return {
         "seconds": bounds,
-        "learn": [learn.get(bound, 0) for bound in bounds],
-        "predict": [predict.get(bound, 0) for bound in bounds],
+        **{name: [counts.get(bound, 0) for bound in bounds] for name, counts in found.items()},
     }
 
 

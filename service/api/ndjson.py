@@ -8,6 +8,7 @@ flow control then slows the client down. The writer awaits the outcomes of each 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -39,6 +40,8 @@ from ..models.scheduling import SLICE, FairTurns
 from ..models.validation import Learn, samples_of
 from ..models.worker import Worker
 from ..settings import Settings
+from ..telemetry.metrics import HttpMetrics
+from ..telemetry.middleware import STREAM
 from .batch import Batch, Part, Parts, Queue, Take
 
 T = TypeVar("T")
@@ -451,7 +454,10 @@ class LineStream(Generic[T]):
         self._output = output
         self._what = what
         self._connection = connection_of(scope)
-        self._batches: asyncio.Queue[tuple[Batch[Any, T], Items] | None] = asyncio.Queue()
+        scope[STREAM] = True
+        metrics: HttpMetrics = scope["app"].state.http_metrics
+        self._durations = metrics.part(scope["route"].path)
+        self._batches: asyncio.Queue[tuple[Batch[Any, T], Items, float] | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(_BATCHES)
         self._started = False
         self._more = True
@@ -514,14 +520,14 @@ class LineStream(Generic[T]):
         return chunk
 
     async def _queue_batch(self, items: Items) -> None:
-        batch = self._batch(items, self._fair_turns)
+        batch, start = self._batch(items, self._fair_turns), time.perf_counter()
         await self._bodies.wait_for_share()
         self._bodies.taken += items.size
         try:
             await batch.queue(self._take, self._queue)
         finally:  # also when the reader is cancelled: queued items are learned and must be answered
             self._last = items.numbers[-1]
-            self._batches.put_nowait((batch, items))
+            self._batches.put_nowait((batch, items, start))
 
     def _answer(self, items: Items, position: int, outcome: Any) -> bytes:
         """Return the answer to the item at a position."""
@@ -531,11 +537,12 @@ class LineStream(Generic[T]):
 
     async def _write_answers(self) -> None:
         while (queued := await self._batches.get()) is not None:
-            batch, items = queued
+            batch, items, start = queued
             try:
                 answers = await batch.answers(partial(self._answer, items))
             finally:
                 self._bodies.free(items.size)
+            self._durations.observe(time.perf_counter() - start)
             await self._send_body(self._output.encode(answers))
             self._room.release()
 

@@ -20,6 +20,7 @@ from ..http.requests import headers_of
 from ..http.responses import encode
 from ..models.access import models_of
 from ..models.feed import FeedEvent, Listener
+from ..telemetry.middleware import STREAM
 
 #: Seconds between signs of life on an idle stream, and between two checks of the key.
 HEARTBEAT = 15.0
@@ -60,6 +61,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the stream ends; none in answer to HEAD."""
         connection = connection_of(scope)
+        scope[STREAM] = True
         with self.models.listen(self._model, self._after) as listener:
             if scope["method"] == "HEAD":
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

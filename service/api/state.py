@@ -140,6 +140,17 @@ async def list_events(
 
 
 @router.get(
+    "/models/{m}/sample",
+    summary="Show the latest sample",
+    response_model=schemas.LatestSample,
+)
+@needs("admin", Layer.MODEL, Layer.STORAGE)
+async def latest_sample(request: Request, m: str) -> Response:
+    """Return the sample that the model learned last, for example to change it and predict the result."""
+    return json_response({"model": m, **await (await models_of(request.scope).observed(m)).latest_sample()})
+
+
+@router.get(
     "/models/{m}/export",
     summary="Export a model",
     response_class=Response,

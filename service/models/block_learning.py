@@ -113,6 +113,7 @@ def learn_block(
         a refusal, and if the GPU has too little free memory (`Applied.shortage`).
     """
     step, rows = model.step, event.block.rows.part(start, stop)
+    model.take_intervals()
     try:
         count, outputs = model.estimator.learn_rows(rows, pause)
     except DeviceMemoryError as error:  # nothing has changed
@@ -129,6 +130,7 @@ def learn_block(
         applied.outcomes += score(model, targets, outputs, step, times, applied.drifts)
         applied.learned += count
         model.sequence = event.number(start + count - 1)
+        model.note_shares(times[-1])
     if count and event.step(start) != step + 1:
         applied.steps.update((event.number(start + i), step + 1 + i) for i in range(count))
     for i, named in event.named.items():
@@ -172,7 +174,8 @@ def _score_numbers(
     losses, variances = model.score.update_numbers(numbers, predictions.tolist())
     plain = model.baselines.update_numbers(numbers)
     model.count(losses)
-    model.history.add_many(step + 1, times, np.abs(targets - predictions).tolist(), losses, plain)
+    errors, intervals = np.abs(targets - predictions).tolist(), model.take_intervals()
+    model.history.add_many(step + 1, times, errors, losses, plain, intervals if len(intervals) else None)
     _note_drifts(model, model.drift.see_many(losses, step + 1, variances), step, times, drifts)
     return _answers(model.name, step, _numbers(np.ascontiguousarray(predictions)), losses)
 

@@ -1,8 +1,8 @@
 """Feed of the events in all models, for ``GET /events``.
 
 Learning, predictions and labels are frequent, so their code publishes nothing. While there are listeners, the
-feed compares the counters of the models twenty times a second and publishes the differences. Checkpoints,
-rollbacks and drifts are rare: their code calls `Feed.publish`, from any thread.
+feed compares the counters of the models twenty times a second and publishes the differences. All other kinds
+are rare: their code calls `Feed.publish`, from any thread.
 """
 
 from __future__ import annotations
@@ -18,7 +18,18 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .hosted import HostedModel
 
-Kind: TypeAlias = Literal["learn", "predict", "label", "drift", "checkpoint", "rollback", "upgrade"]
+Kind: TypeAlias = Literal[
+    "learn",
+    "predict",
+    "label",
+    "drift",
+    "action",
+    "checkpoint",
+    "rollback",
+    "unlearning",
+    "upgrade",
+    "import",
+]
 
 #: Seconds between two comparisons of the counters.
 PERIOD = 0.05
@@ -181,7 +192,10 @@ class Feed:
 
     def _add_notable(self, kind: Kind, model: str, data: dict[str, Any]) -> None:
         self._add(kind, model, data)
-        if kind == "rollback":  # count the samples learned from here on, also before the next comparison
+        if kind in (
+            "rollback",
+            "import",
+        ):  # count what is learned from here on, also before the next comparison
             counted = {each.name: _count(each) for each in self._models() if each.name == model}
             self._seen |= {name: now._replace(step=data["step"]) for name, now in counted.items()}
 

@@ -12,14 +12,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from bnp_online import BNPClassifier, BNPRegressor
 from bnp_online.engines.devices import is_available
 from bnp_online.errors import ConfigurationError, DeviceMemoryError, NonFiniteStateError, SampleError
 from bnp_online.evaluation.baselines import Baselines
 from bnp_online.evaluation.history import ScoreHistory
 from bnp_online.evaluation.prequential import PrequentialMetrics
+from bnp_online.intervals import ScoredIntervals
 from bnp_online.learner import Preview, Refusal
-from bnp_online.values import Prediction, Sample
+from bnp_online.values import Prediction, Sample, Vector
 
 from ..blocks import Block
 from ..errors import code_of
@@ -30,6 +33,7 @@ from ..storage.interfaces import Event, Record
 from . import late_labels
 from .backbones import open_backbone
 from .drift import Drift
+from .experts import ShareHistory, shares
 from .pending import PendingPredictions
 from .validation import (
     Answered,
@@ -52,6 +56,7 @@ _logger = logging.getLogger(__name__)
 NON_FINITE = "non_finite_state"
 #: Greatest number of unknown features that a prediction names.
 _UNKNOWN = 100
+_NO_INTERVALS = np.empty((0, 2))
 _COUNTS = ("predicted", "scored", "loss_sum", "last_loss")
 
 
@@ -121,6 +126,8 @@ class HostedModel:
         Number of the last event in the state.
     history : ScoreHistory
         Scores over the steps. They are not part of the fingerprint.
+    shares : ShareHistory
+        Shares of the kinds of experts over the steps. As above.
     drift : Drift
         Drift detection and response.
     acted : list of dict
@@ -135,9 +142,14 @@ class HostedModel:
         self.estimator = _estimator(spec, settings)
         self.score = PrequentialMetrics(spec.task)
         self._regression = spec.task == "regression"
+        self._mixes = len(self.estimator.mixture) > 1
         self._experts = self.estimator.preview().experts
         self.baselines = Baselines(spec.task)
-        self.history = ScoreHistory(spec.task)
+        self.history = ScoreHistory(spec.task, intervals=bool(self.estimator.intervals))
+        self.shares = ShareHistory()
+        self._scored: list[ScoredIntervals] = []  # of the samples of the current call
+        if self.estimator.intervals:
+            self.estimator.on_intervals = self._scored.append
         self.sequence = 0
         self.predicted = 0
         self.scored = 0
@@ -296,11 +308,12 @@ class HostedModel:
         score, baselines, history = self.score.copy(), self.baselines.copy(), self.history.copy()
         pending = self._pending.copy()
         counts = {name: getattr(self, name) for name in _COUNTS}
-        drift = self.drift.state_dict()
+        drift, shares = self.drift.state_dict(), self.shares.copy()
         return lambda: {
             "score": score.state_dict(),
             "baselines": baselines.state_dict(),
             "history": history.state_dict(),
+            "shares": shares.state_dict(),
             "pending": pending.dump(),
             "counts": counts,
             "drift": drift,
@@ -313,6 +326,8 @@ class HostedModel:
             self.baselines.load_state_dict(state["baselines"])
         if "history" in state:  # as above
             self.history.load_state_dict(state["history"])
+        if "shares" in state:  # as above
+            self.shares.load_state_dict(state["shares"])
         if "drift" in state:  # as above
             self.drift.load_state_dict(state["drift"])
         self._pending.load(state["pending"])
@@ -352,10 +367,12 @@ class HostedModel:
             if isinstance(entry, SampleEvent)
         ]
         step = self.estimator.step
+        self.take_intervals()
         if self.drift.due and samples and self.drift.ready(step):
             predictions = iter(self._act_and_learn(samples))
         else:
             predictions = iter(self.estimator.learn_samples(samples) if samples else ())
+        intervals, learned_at = iter(self.take_intervals()), None
         for entry in entries:
             if isinstance(entry, SampleEvent):
                 prediction = next(predictions)
@@ -372,8 +389,10 @@ class HostedModel:
                 if step != entry.event.step:
                     applied.steps[entry.seq] = step
                 entry.step = step
-                applied.outcomes.append(self._accept(entry, prediction, step, applied.drifts))
+                interval = next(intervals, None)
+                applied.outcomes.append(self._accept(entry, prediction, step, applied.drifts, interval))
                 applied.learned += 1
+                learned_at = entry.time
             elif isinstance(entry, PredictionEvent):
                 try:
                     experts = self._predicted(entry.prediction.x) if self._experts else None
@@ -386,6 +405,21 @@ class HostedModel:
                 applied.outcomes.append(entry.prediction.answer)
             elif isinstance(entry, Answered):
                 applied.outcomes.append(entry.outcome())
+        if learned_at is not None:
+            self.note_shares(learned_at)
+
+    def take_intervals(self) -> Vector:
+        """Return width and coverage of the intervals of the samples learned since the last call: (N, 2)."""
+        if not self._scored:
+            return _NO_INTERVALS
+        found = np.concatenate([np.column_stack(each) for each in self._scored])
+        self._scored.clear()
+        return found
+
+    def note_shares(self, time: float) -> None:
+        """Add the shares of the experts to their history, if a point is due."""
+        if self._mixes and self.shares.is_due(self.step):
+            self.shares.add(self.step, time, shares(self.estimator.mixture))
 
     def refuse(self, entry: PendingEvent, error: Exception) -> Applied:
         """Refuse a logged event that is not applied; it changes nothing."""
@@ -437,7 +471,14 @@ class HostedModel:
             self.acted.append(done)
         return predictions
 
-    def _accept(self, entry: SampleEvent, prediction: Prediction, step: int, drifts: list[int]) -> Answer:
+    def _accept(
+        self,
+        entry: SampleEvent,
+        prediction: Prediction,
+        step: int,
+        drifts: list[int],
+        interval: Vector | None = None,
+    ) -> Answer:
         """Score a sample that was learned, and return its answer."""
         given, probabilities = entry.given or prediction
         target = entry.sample.target
@@ -446,7 +487,8 @@ class HostedModel:
         score = 0.0
         if loss is not None:
             score = abs(float(target) - float(given)) if self._regression else float(given == target)  # type: ignore[arg-type]  # numbers
-        self.history.add(step, entry.time, score, loss, plain)
+        scored = None if interval is None else (float(interval[0]), float(interval[1]))
+        self.history.add(step, entry.time, score, loss, plain, scored)
         if loss is not None:
             self.count([loss])
             if self.drift.see(loss, self.score.target_variance if self._regression else None, step):

@@ -44,6 +44,9 @@ from .worker import Worker, report_error
 #: Seconds between two attempts to rebuild a model: they double, from the first value to the second.
 _SHORTEST, _LONGEST = 1.0, 60.0
 
+#: Kinds of events with a sample.
+_SAMPLES = ("learn", "label")
+
 _logger = logging.getLogger(__name__)
 
 
@@ -66,7 +69,7 @@ class Operations:
     settings : Settings
         Limits.
     feed : Feed
-        Takes the event of a rollback.
+        Takes the events of rollbacks, unlearnings and imports.
     removals : Removals
         Completes the removal of unlearned samples.
     """
@@ -257,6 +260,9 @@ class Operations:
         async with self._one_at_a_time:
             async with self._checkpointer.retaining_all():
                 gone, counted = await self._worker.exclusive(partial(self._forget, ids))
+            if gone:
+                model = self._worker.model
+                self._feed.publish("unlearning", model.name, step=model.step, events=gone)
             if counted and (self._rebuilding is None or self._rebuilding.done()):
                 # One rebuild serves several requests: it has the context variables of none of them.
                 self._rebuilding = asyncio.create_task(self._rebuild(), context=Context())
@@ -340,6 +346,7 @@ class Operations:
         audit("model imported", model.name, step=model.step, step_before=before, bytes=len(body))
         model.replay = self._worker.model.replay
         self._worker.model = model
+        self._feed.publish("import", model.name, step=model.step)
         self._checkpointer.add(1, len(body))
         self._checkpointer.keep(model)  # no start needs the file then, and it can be pruned
         return self._describe(model)
@@ -358,6 +365,20 @@ class Operations:
         if branch is not None:
             segments = [Segment(branch, after, LAST)]
         return await asyncio.to_thread(log.headers, self._history.model, segments, limit)
+
+    async def latest_sample(self) -> dict[str, Any]:
+        """Return ``step``, and ``x`` and ``y`` of the sample learned last; None if the log lacks it."""
+        return await asyncio.to_thread(self._latest_sample, self._worker.model.step)
+
+    def _latest_sample(self, step: int) -> dict[str, Any]:
+        history = self._history
+        first = history.samples_after()  # an earlier event of this step is of another model
+        found = [each.seq for each in history.at_step(step) if each.kind in _SAMPLES and each.seq > first]
+        for seq in found[-1:]:
+            for record in history.read(seq - 1, seq):
+                x, y, *_ = event_codec.read_sample(record.event)
+                return {"step": step, "x": x, "y": y}
+        return {"step": step, "x": None, "y": None}
 
     async def patch(self, changes: ModelPatch) -> dict[str, Any]:
         """Change limits and drift detection, and return the description of the model.

@@ -111,7 +111,8 @@ class Pipeline:
     rebuild : callable
         Returns the model after the event with a given number, from the log.
     on_drift : callable
-        Called with ``step``, ``detector`` and ``action`` after a drift was detected.
+        Called with ``"drift"``, ``step``, ``detector`` and ``action`` after a drift was detected, and with
+        ``"action"``, ``step`` and ``action`` after an action was taken and logged.
 
     Attributes
     ----------
@@ -364,7 +365,7 @@ class Pipeline:
             await self._correct(applied)
         for step in applied.drifts:
             setting = self.model.drift.setting
-            self._on_drift(step=step, detector=setting.detector, action=setting.action)
+            self._on_drift("drift", step=step, detector=setting.detector, action=setting.action)
         if self.model.acted:
             await self._log_actions(self.model)
 
@@ -541,6 +542,8 @@ class Pipeline:
             _logger.warning("model %r: cannot log a drift action: %s", model.name, last)
         else:
             del model.acted[: len(actions)]
+            for action in actions:
+                self._on_drift("action", step=action["step"], action=action["action"])
 
     def _answer(self, outcomes: list[Outcome]) -> None:
         """Answer the oldest job that was taken."""

@@ -16,7 +16,7 @@ from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from bnp_online.errors import DeviceLostError, DeviceMemoryError
 
@@ -531,9 +531,10 @@ class Registry:
     def _tell(self, name: str, kept: Checkpoint) -> None:
         self.feed.publish("checkpoint", name, checkpoint=kept.name, step=kept.step)
 
-    def _tell_drift(self, name: str, **data: Any) -> None:
-        audit("drift detected", name, level=logging.WARNING, **data)
-        self.feed.publish("drift", name, **data)
+    def _tell_drift(self, name: str, kind: Literal["drift", "action"], **data: Any) -> None:
+        if kind == "drift":
+            audit("drift detected", name, level=logging.WARNING, **data)
+        self.feed.publish(kind, name, **data)
 
     async def delete(self, name: str) -> bool:
         """Delete a model with its events and checkpoints. Later requests to it are refused.

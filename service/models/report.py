@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from bnp_online import BNPClassifier
+from bnp_online.intervals import SCORED_LEVEL
 
 from ..storage import event_codec
+from .experts import KINDS, Mixture, shares
 from .hosted import HostedModel
 from .snapshot import versions
 
-#: Rate from which a network is fast: its weights follow the latest samples.
-_FAST = 0.6
-#: Kinds of experts, and what it means that one of them has the greatest weight.
-_KINDS = {
-    "fast networks": "the latest samples tell most, because samples depend on each other in time or the "
-    "relation changes; labels that arrive late lower the quality",
-    "networks": "the relation changes slowly, or the model has learned few samples",
-    "slow networks": "the relation is stable, so replayed samples and means of weights reduce noise",
-    "linear models": "the relation is close to linear, or the model has learned few samples",
-    "neighbours": "samples resemble earlier ones, so the most similar ones in the memory predict best",
-    "bins": "each feature tells by itself, by the interval or the code that its value is",
-    "stack": "a learned combination of all experts predicts better than their weighted mean",
-}
 #: Largest number of classes in the confusion matrix, and of names of features and classes, for the dashboard.
 _CONFUSED, _NAMED = 12, 100
 #: Least number of predictions in the scores of the latest ones.
@@ -34,28 +26,15 @@ _RECENT = 100
 _PAIRS = 300
 #: Greatest number of points in the line of a model in the overview.
 _SPARKLINE = 32
+#: Greatest number of numbers in an array of means.
+_LARGEST_SAMPLE = 1024
+#: Least number of intervals in a span of their scores.
+_SPANS = {"cumulative": math.inf, "window": 1000, "recent": _RECENT}
 #: Largest number of fields for the dashboard.
 _FIELDS = 20
 
 
-def _kind(expert: Mapping[str, Any]) -> str:
-    if expert["kind"] != "network":
-        return {"linear": "linear models"}.get(expert["kind"], str(expert["kind"]))
-    if expert["replay"] or expert["averages"]:
-        return "slow networks"
-    return "fast networks" if expert["lr"] >= _FAST else "networks"
-
-
-def shares(mixture: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the weight of each kind of experts in the prediction, with sum 1."""
-    present = {_kind(each) for each in mixture}
-    found = {kind: 0.0 for kind in _KINDS if kind in present}
-    for each in mixture:
-        found[_kind(each)] += each["weight"]
-    return found
-
-
-def leading(mixture: Sequence[Mapping[str, Any]]) -> str | None:
+def leading(mixture: Mixture) -> str | None:
     """Return in plain words what leads the mixture, and why that matters; None for a single expert.
 
     Examples
@@ -67,23 +46,35 @@ def leading(mixture: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     found = shares(mixture)
     first = max(found, key=lambda kind: found[kind])
-    share = f"with {found[first]:.0%}: {_KINDS[first]}."
+    share = f"with {found[first]:.0%}: {KINDS[first]}."
     if first != "stack":
         return f"{first.capitalize()} lead {share}"
     del found["stack"]
     second = max(found, key=lambda kind: found[kind])
-    return f"The stack leads {share} Among the experts, {second} have the greatest weight: {_KINDS[second]}."
+    return f"The stack leads {share} Among the experts, {second} have the greatest weight: {KINDS[second]}."
 
 
 def moment(model: HostedModel) -> dict[str, Any]:
     """Return the values that the dashboard plots over the steps."""
     return {
         "step": model.step,
-        "scores": model.score.report(),
+        "scores": scores(model),
         "recent": model.history.latest(_RECENT),
         "baselines": model.baselines.report(),
         "shares": shares(model.estimator.mixture),
     }
+
+
+def intervals(model: HostedModel) -> dict[str, Any] | None:
+    """Return coverage and mean width of the intervals of a regression; None if the model has none."""
+    history = model.history
+    found = {over: history.latest_intervals(least) for over, least in _SPANS.items()}
+    return None if found["cumulative"] is None else {"level": SCORED_LEVEL, **found}
+
+
+def scores(model: HostedModel) -> dict[str, Any]:
+    """Return the prequential metrics of a model."""
+    return {**model.score.report(), "intervals": intervals(model)}
 
 
 def overview(model: HostedModel) -> dict[str, Any]:
@@ -115,6 +106,7 @@ def dashboard(model: HostedModel) -> dict[str, Any]:
         "pairs": model.score.pairs(_PAIRS) if model.spec.task == "regression" else None,
         "classes": {"count": len(classes), "latest": classes[-_NAMED:]},
         "features": {"count": len(estimator.feature_names), "latest": estimator.feature_names[-_NAMED:]},
+        "means": _means(estimator.mean_sample()),
         "fields": _fields(estimator.fields),
         "recycled_values": estimator.recycled_values,
         "ignored_features": estimator.ignored_features,
@@ -123,6 +115,20 @@ def dashboard(model: HostedModel) -> dict[str, Any]:
         "engine": estimator.engine_name,
         "device": estimator.device_name,
     }
+
+
+def _means(sample: Any) -> Any:
+    """Return a sample of means to try, with six digits each; at most the latest features, or a small array."""
+    if isinstance(sample, dict):
+        return {name: _short(value) for name, value in [*sample.items()][-_NAMED:]}
+    values = np.array(sample, dtype=float) if sample is not None else np.empty(0)
+    return _short(sample) if 0 < values.size <= _LARGEST_SAMPLE else None
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_short(each) for each in value]
+    return None if value is None else float(f"{value:.6g}")
 
 
 def _fields(values: Mapping[str, int]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class Worker:
     group_size : int
         Largest number of samples that are logged together.
     on_drift : callable
-        Called with ``step``, ``detector`` and ``action`` after a drift was detected.
+        Called after a drift was detected, and after an action was taken; see `Pipeline`.
 
     Attributes
     ----------

@@ -14,6 +14,9 @@ from ..http.requests import headers_of
 from .logs import REQUEST_ID
 from .metrics import HttpMetrics
 
+STREAM = "bnp.stream"
+"""Key that the ASGI scope of a stream has: of samples or of events."""
+
 _IDENTIFIER = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
 # Browsers must not guess another media type, nor load a response into a page of another origin.
@@ -46,10 +49,12 @@ class Requests:
         """Return the id of a new request."""
         return b"%s-%x" % (self._prefix, next(self._count))
 
-    def report(self, route: str, method: str, status: int, seconds: float, key: str) -> None:
+    def report(
+        self, route: str, method: str, status: int, seconds: float, key: str, *, stream: bool = False
+    ) -> None:
         """Count an answered request, and log it; `key` is the name of its key, if any."""
-        series = self._metrics.series.get((route, method, status))
-        requests, latency = series or self._metrics.add(route, method, status)
+        series = self._metrics.series.get((route, method, status, stream))
+        requests, latency = series or self._metrics.add(route, method, status, stream=stream)
         requests.inc()
         latency.observe(seconds)
         level = logging.DEBUG
@@ -117,4 +122,4 @@ class TelemetryMiddleware:
         else:  # a Starlette route leaves its endpoint only; ours have no parameters: the path is the template
             route = scope["path"] if "endpoint" in scope else "unmatched"
         key = scope["caller"].name if "caller" in scope else ""
-        self._requests.report(route, method, status, seconds, key)
+        self._requests.report(route, method, status, seconds, key, stream=STREAM in scope)

@@ -15,7 +15,7 @@ from ..openapi import ApiRoute
 from ..sse import EventStream
 
 #: Events that change the metrics of a model.
-_SCORED = ("learn", "label", "rollback")
+_SCORED = ("learn", "label", "rollback", "import")
 _STREAMED: dict[str, Any] = {
     "response_class": Response,
     "responses": {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
