@@ -198,7 +198,7 @@ class Dashboard(Moment):
     classes: Names
     features: Names
     means: Any
-    """Running means of the latest features, as a sample: an object, or nested lists; null if they are unknown."""
+    """Running means of the latest features, as a sample: an object, or nested lists; null if unknown."""
     fields: Fields
     recycled_values: int
     ignored_features: int

@@ -322,9 +322,7 @@ class ScoreHistory:
         if state.get("every") != EVERY or not lengths <= {_COLUMNS, self._width}:
             raise StateError("the history of the scores has another form")
         # An earlier version had no intervals.
-        more = [0.0] * (
-            self._width - min(lengths, default=self._width)
-        )
+        more = [0.0] * (self._width - min(lengths, default=self._width))
         self._rows = array("d", [float(each) for row in state["points"] for each in (*row, *more)])
         self._times, self._scores, self._losses, self._baselines, *intervals = (
             array("d", map(float, some)) for some in state["latest"]

@@ -61,8 +61,9 @@ class ShareHistory:
     >>> for step in range(1, 31):
     ...     if history.is_due(step):
     ...         history.add(step, 0.5 * step, {"networks": 0.75, "stack": 0.25})
-    >>> history.report()
-    {'step': [10, 20, 30], 'time': [5.0, 10.0, 15.0], 'shares': {'networks': [0.75, 0.75, 0.75], 'stack': [0.25, 0.25, 0.25]}}
+    >>> found = history.report()
+    >>> found["step"], found["time"], found["shares"]["stack"]
+    ([10, 20, 30], [5.0, 10.0, 15.0], [0.25, 0.25, 0.25])
     """
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeAlias
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
@@ -37,6 +37,7 @@ from bnp_online.evaluation.prequential import PrequentialMetrics
 from ..errors import DamagedEventError, NotInMemoryError, RequestError, StorageError, UnknownModelError
 from ..settings import Settings
 from ..storage.interfaces import Checkpoint, EventLog
+from . import report
 from .access import Models
 from .hosted import HostedModel, Replay
 from .operations import Operations
@@ -63,6 +64,8 @@ class Copies(NamedTuple):
         Prequential metrics.
     baselines : dict
         Report of the baselines.
+    intervals : dict or None
+        Scores of the intervals, by span; None without intervals.
     mixture : list of dict
         Experts of the mixture and their weights.
     diagnose : callable
@@ -76,6 +79,7 @@ class Copies(NamedTuple):
 
     scores: PrequentialMetrics
     baselines: dict[str, Any]
+    intervals: dict[str, Any] | None
     mixture: list[dict[str, Any]]
     diagnose: Callable[[], list[Diagnosis]]
     features: int
@@ -184,6 +188,7 @@ def _copy(model: HostedModel) -> Copies:
     return Copies(
         scores=model.score.copy(),
         baselines=model.baselines.report(),
+        intervals=report.intervals(model),
         mixture=estimator.mixture,
         diagnose=estimator.diagnosing(),
         features=len(estimator.feature_names),
@@ -246,6 +251,14 @@ def _baselines(seen: Observation) -> Series:
         for baseline, values in baselines[over].items():
             for metric, value in values.items():
                 yield (baseline, metric, over), value
+
+
+def _intervals(name: str, seen: Observation) -> Series:
+    if seen.copies is None or seen.copies.intervals is None:
+        return
+    for over in _OVER:
+        if (value := seen.copies.intervals[over][name]) is not None:
+            yield (over,), value
 
 
 def _mixture(seen: Observation) -> Series:
@@ -335,6 +348,20 @@ FAMILIES = (
         "The same of predictions without features: the majority class or the mean, and the last label.",
         _baselines,
         ("baseline", "metric", "over"),
+    ),
+    Family(
+        _G,
+        "bnp_model_interval_coverage",
+        "Share of targets in their 90% interval, of a regression with intervals; near 0.9 is right.",
+        partial(_intervals, "coverage"),
+        ("over",),
+    ),
+    Family(
+        _G,
+        "bnp_model_interval_width",
+        "Mean width of these intervals, in units of the target.",
+        partial(_intervals, "width"),
+        ("over",),
     ),
     Family(
         _G,

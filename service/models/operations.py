@@ -368,7 +368,9 @@ class Operations:
 
     async def latest_sample(self) -> dict[str, Any]:
         """Return ``step``, and ``x`` and ``y`` of the sample learned last; None if the log lacks it."""
-        return await asyncio.to_thread(self._latest_sample, self._worker.model.step)
+        found = await asyncio.to_thread(self._latest_sample, self._worker.model.step)
+        audit("sample shown", self._worker.model.name, step=found["step"])
+        return found
 
     def _latest_sample(self, step: int) -> dict[str, Any]:
         history = self._history

@@ -118,7 +118,7 @@ def dashboard(model: HostedModel) -> dict[str, Any]:
 
 
 def _means(sample: Any) -> Any:
-    """Return a sample of means to try, with six digits each; at most the latest features, or a small array."""
+    """Return a sample of means to try, with six digits each: the latest features, or a small array."""
     if isinstance(sample, dict):
         return {name: _short(value) for name, value in [*sample.items()][-_NAMED:]}
     values = np.array(sample, dtype=float) if sample is not None else np.empty(0)

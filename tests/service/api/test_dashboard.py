@@ -67,6 +67,47 @@ def test_a_regression(serve: Callable[..., Server]) -> None:
     assert shown["baselines"]["cumulative"]["mean"]["MAE"] == pytest.approx((0.5 + 0.75 + 1 + 1.25) / 4)
 
 
+def test_streams_have_times_of_their_own(serve: Callable[..., Server]) -> None:
+    """A stream's samples are not among the times of single requests, in JSON and for Prometheus."""
+    server = serve()
+    for i in range(3):
+        server.learn({"a": i}, i % 2)
+        server.predict({"a": i})
+    post_lines(server, [{"x": {"a": i}, "y": i % 2} for i in range(500)])
+    post_lines(server, [{"x": {"a": i}} for i in range(5)], "/predict")
+    latency = watch(server)["latency"]
+    assert (latency["learn"][-1], latency["predict"][-1]) == (3, 3)
+    assert 1 <= latency["learn_streams"][-1] <= 500
+    assert 1 <= latency["predict_streams"][-1] <= 5
+    text = server.client.get("/metrics").text.splitlines()
+    for route in ("/learn", "/predict"):
+        labels = f'{{method="POST",outcome="ok",route="{route}"}}'
+        assert f"bnp_http_request_duration_seconds_count{labels} 3.0" in text
+        assert f"bnp_http_stream_duration_seconds_count{labels} 1.0" in text
+
+
+def test_a_sample_to_try_is_the_latest_or_the_means(serve: Callable[..., Server]) -> None:
+    server = serve()
+    assert server.get("/models/default/sample") == {"model": "default", "step": 0, "x": None, "y": None}
+    server.learn({"a": 1.5, "city": "Lund", "n": 3}, "cat")
+    post_lines(server, [{"x": {"a": i, "city": "Ulm", "n": 2**60}, "y": "dog"} for i in range(3)])
+    latest = {"model": "default", "step": 4, "x": {"a": 2, "city": "Ulm", "n": 2**60}, "y": "dog"}
+    assert server.get("/models/default/sample") == latest
+    assert watch(server)["means"] == {"a": 1.125, "city": None, "n": pytest.approx(0.75 * 2**60)}
+    server.post("/models/default/rollback", step=1)
+    assert server.get("/models/default/sample")["x"] == {"a": 1.5, "city": "Lund", "n": 3}
+    server.create(name="image", input_shape=[2, 2])
+    server.learn([[0, 1], [2, 3]], 1, model="image")
+    assert watch(server, "image")["means"] == [[0.0, 1.0], [2.0, 3.0]]
+    server.stop()
+    server = serve()
+    assert server.get("/models/image/sample")["x"] == [[0, 1], [2, 3]]
+    file = server.client.get("/models/image/export").content
+    octets = {"content-type": "application/octet-stream"}
+    server.client.put("/models/image/import", content=file, headers=octets).raise_for_status()
+    assert server.get("/models/image/sample")["x"] is None
+
+
 def test_a_model_that_has_learned_nothing(serve: Callable[..., Server]) -> None:
     shown = watch(serve())
     assert (shown["step"], shown["scores"]["n"]) == (0, 0)

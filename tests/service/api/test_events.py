@@ -140,6 +140,34 @@ def test_checkpoints_and_rollbacks_are_told(serve: Callable[..., Server]) -> Non
         assert events.next("learn")["step"] == 2
 
 
+def test_every_mark_of_the_history_is_told(serve: Callable[..., Server]) -> None:
+    """Drifts, actions, unlearnings and imports; an import is not learned samples."""
+    drift = {"action": "reset_slowest", "detector": "page_hinkley", "threshold": 5.0}
+    server = serve()
+    server.create(name="m", drift=drift, hidden=[4])
+    with listening(server) as events:
+        post_lines(server, [{"x": {"a": i % 2}, "y": i % 2, "model": "m"} for i in range(200)])
+        flipped = [{"x": {"a": i % 2}, "y": 1 - i % 2, "model": "m", "id": f"{i}"} for i in range(200)]
+        post_lines(server, flipped)
+        drifted, acted = events.next("drift"), events.next("action")
+        assert (drifted["detector"], acted["action"]) == ("page_hinkley", "reset_slowest")
+        file = server.client.get("/models/m/export").content
+        server.post("/models/m/forget", ids=["7", "9"])
+        unlearned = events.next("unlearning")
+        assert (unlearned["step"], unlearned["events"]) == (400, 2)
+        octets = {"content-type": "application/octet-stream"}
+        server.client.put("/models/new/import", content=file, headers=octets).raise_for_status()
+        assert events.next("import", "learn")["step"] == 400
+        server.learn({"a": 1}, 1, model="new")
+        told = events.next("learn")
+        assert (told["model"], told["step"], told["count"]) == ("new", 401, 1)
+    marks = {name: server.get(f"/models/{name}/history")["marks"] for name in ("m", "new")}
+    told = {mark["kind"]: mark["step"] for mark in marks["m"][::-1]}
+    assert (told["drift"], told["action"]) == (drifted["step"], acted["step"])
+    assert told.keys() >= {"unlearning"}
+    assert [mark["step"] for mark in marks["new"] if mark["kind"] == "import"] == [400]
+
+
 def test_who_comes_back_hears_what_was_missed(serve: Callable[..., Server]) -> None:
     server = serve()
     with listening(server) as events:

@@ -135,3 +135,49 @@ def test_a_kill_and_an_import_change_nothing(tmp_path: Path) -> None:
         assert server.client.put("/models/m/import", content=exported, headers=headers).status_code == 200
         assert server.predict(X, model="m", interval=0.9)["interval"] == expected[1]
         assert server.fingerprint("m")["model_sha256"] == expected[0]["model_sha256"]
+
+
+def test_their_coverage_and_width_are_counted(tmp_path: Path) -> None:
+    """Of blocks, single samples and a late label; in all answers, and again after a replay of the log."""
+    model, sent = in_process(0), samples(140)
+    widths, hits = list[float](), list[bool]()
+    for x, y in sent:
+        interval = model.predict_interval_one(x, 0.9)
+        if interval is not None:
+            widths.append(interval[1] - interval[0])
+            hits.append(interval[0] <= y <= interval[1])
+        model.learn_one(x, y)
+    with serving(tmp_path / "data", checkpoint_every=60) as server:
+        server.create(name="m", **SPEC)
+        assert server.get("/models/m/metrics")["intervals"]["window"] == {
+            "n": 0,
+            "coverage": None,
+            "width": None,
+        }
+        post_lines(server, [{"x": x, "y": y, "model": "m"} for x, y in sent[:90]])
+        for x, y in sent[90:139]:
+            server.learn(x, y, model="m")
+        server.predict(sent[139][0], model="m", id="late")
+        server.label("late", sent[139][1], model="m")
+        found = server.get("/models/m/metrics")["intervals"]
+        assert (found["level"], found["cumulative"]["n"]) == (0.9, len(widths))
+        for over, latest in (("cumulative", len(widths)), ("window", len(widths)), ("recent", 100)):
+            assert found[over]["coverage"] == pytest.approx(sum(hits[-latest:]) / latest)
+            assert found[over]["width"] == pytest.approx(sum(widths[-latest:]) / latest)
+        assert 0.7 < found["cumulative"]["coverage"] < 1.0
+        assert server.get("/models/m/dashboard")["scores"]["intervals"] == found
+        history = server.get("/models/m/history")["intervals"]
+        assert history["n"] == [0, 0, 9, *[10] * 11]
+        mean = sum(n * (width or 0) for n, width in zip(history["n"], history["width"], strict=True))
+        assert mean / len(widths) == pytest.approx(found["cumulative"]["width"])
+        text = server.client.get("/metrics").text
+        for name in ("coverage", "width"):
+            line = f'bnp_model_interval_{name}{{model="m",over="window"}} {found["window"][name]}'
+            assert line in text.splitlines()
+        bare = Path(shutil.copytree(server.app.state.settings.data_dir, tmp_path / "bare"))
+        shutil.rmtree(bare / "checkpoints")
+    for folder in (tmp_path / "data", bare):
+        with serving(folder) as server:
+            assert server.get("/models/m/metrics")["intervals"] == found
+            assert server.get("/models/m/history")["intervals"] == history
+            assert server.get("/models/default/metrics")["intervals"] is None

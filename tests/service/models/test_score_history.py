@@ -14,6 +14,7 @@ import pytest
 from bnp_online import checkpoint
 from bnp_online.checkpoint import pack, unpack
 from service.models import snapshot
+from service.models.experts import MOST, ShareHistory
 from service.models.recovery import Recovery
 from service.models.validation import Learn
 from service.schemas import ModelSpec
@@ -41,8 +42,12 @@ def lines(task: str, count: int = COUNT) -> list[Json]:
 
 
 def history(server: Server, query: str = "") -> Json:
-    """Return the history; the server takes and removes checkpoints, so that their marks are left out."""
+    """Return the history, without what depends on groups of samples and on automatic checkpoints.
+
+    The server takes and removes checkpoints; the steps of the shares of experts are those of whole groups.
+    """
     found = server.get(f"/models/default/history{query}")
+    del found["experts"]
     return {**found, "marks": [mark for mark in found["marks"] if mark["kind"] != "checkpoint"]}
 
 
@@ -194,3 +199,46 @@ def test_looking_at_it_changes_nothing(serve: Callable[..., Server]) -> None:
     before = server.fingerprint()
     assert history(server)["step"] == [10, 15]
     assert server.fingerprint() == before
+
+
+def test_the_shares_of_experts_come_back(tmp_path: Path) -> None:
+    """Those of equal steps are equal, however the samples were grouped, and after a restart."""
+    sent = lines("classification", 300)
+    with serving(tmp_path / "single", default_model=default("classification")) as single:
+        for each in sent:
+            single.post("/learn", **each)
+        alone = single.get("/models/default/history")["experts"]
+        shown = single.get("/models/default/dashboard")["shares"]
+    assert alone["step"] == [*range(10, 301, 10)]
+    assert {kind: values[-1] for kind, values in alone["shares"].items()} == pytest.approx(shown, abs=1e-4)
+    with serving(tmp_path / "data", default_model=default("classification")) as server:
+        post_lines(server, sent)
+        found = server.get("/models/default/history")["experts"]
+        server.client.post("/models/default/checkpoints").raise_for_status()
+    both = {*alone["step"]} & {*found["step"]}
+    for kind, values in found["shares"].items():
+        mine = dict(zip(found["step"], values, strict=True))
+        theirs = dict(zip(alone["step"], alone["shares"][kind], strict=True))
+        assert {step: mine[step] for step in both} == {step: theirs[step] for step in both}
+    assert found["time"] == sorted(found["time"])
+    with serving(tmp_path / "data") as server:
+        assert server.get("/models/default/history")["experts"] == found
+
+
+def test_the_shares_of_a_long_life_are_bounded() -> None:
+    history = ShareHistory()
+    for step in range(1, 100_001):
+        if history.is_due(step):
+            history.add(
+                step, float(step), {"networks": 1.0} if step < 500 else {"networks": 0.4, "stack": 0.6}
+            )
+    found = history.report()
+    assert 128 <= len(found["step"]) <= MOST
+    assert found["step"][0] == 10
+    gaps = np.diff(found["step"])
+    assert gaps.max() == gaps.min()
+    assert (found["shares"]["stack"][0], found["shares"]["stack"][-1]) == (0.0, 0.6)
+    other = ShareHistory()
+    other.load_state_dict(json.loads(json.dumps(history.state_dict())))
+    assert other.report() == found
+    assert other.copy().state_dict() == history.state_dict()

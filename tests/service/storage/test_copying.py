@@ -90,6 +90,14 @@ def states(server: Server) -> dict[str, Any]:
     return found
 
 
+def histories(server: Server) -> dict[str, Json]:
+    """Return the history of each model; a server that ends takes and removes checkpoints."""
+    found = {name: server.get(f"/models/{name}/history") for name in MODELS}
+    for history in found.values():
+        history["marks"] = [mark for mark in history["marks"] if mark["kind"] != "checkpoint"]
+    return found
+
+
 def content(folder: Path) -> dict[str, Any]:
     """Return all rows of a data folder, and its checkpoints."""
     with closing(sqlite3.connect(folder / FILE)) as connection:
@@ -139,7 +147,14 @@ def test_a_copy_to_postgres_and_back_is_equal(tmp_path: Path, url: str) -> None:
     first, last = tmp_path / "first", tmp_path / "last"
     with serving(first, **SETTINGS) as server:
         fill(server)
-        before = states(server)
+        before, past = states(server), histories(server)
+    assert {mark["kind"] for each in past.values() for mark in each["marks"]} == {
+        "rollback",
+        "unlearning",
+        "import",
+    }
+    assert past["m"]["step"]
+    assert past["m"]["experts"]["step"]
     folder = content(first)
     assert {kind for _, _, _, kind, *_ in folder["event"]} >= {
         "rollback",
@@ -163,6 +178,7 @@ def test_a_copy_to_postgres_and_back_is_equal(tmp_path: Path, url: str) -> None:
 
     with serving(last, **SETTINGS) as server:
         assert states(server) == before
+        assert histories(server) == past
         refuse_forgotten(server)
         learn(server)
         after = states(server)
@@ -171,6 +187,7 @@ def test_a_copy_to_postgres_and_back_is_equal(tmp_path: Path, url: str) -> None:
         made = server.create(name="new", **SPEC)
     with owning(tmp_path, store=SecretStr(url), **SETTINGS) as server:
         assert states(server) == before
+        assert histories(server) == past
         refuse_forgotten(server)
         learn(server)
         assert states(server) == after

@@ -99,6 +99,8 @@ EXPORTS = {
     "GET /models/{m}/export": "/models/default/export",
     "GET /api/model/download/{m}/": "/api/model/download/default/",
 }
+#: Route that shows a sample.
+SAMPLE = {"GET /models/{m}/sample": "/models/default/sample"}
 #: Routes that only read, and no samples.
 READS = {
     "GET /models/{m}/events": "/models/default/events",
@@ -148,7 +150,7 @@ def test_each_change_of_a_model_is_logged_with_the_name_of_the_key(server: Resta
         for method in route.methods - {"HEAD"}
         if route.access.scope == "admin"
     }
-    assert CHANGES.keys() | EXPORTS.keys() | READS.keys() == administrative
+    assert CHANGES.keys() | EXPORTS.keys() | SAMPLE.keys() | READS.keys() == administrative
     wait_until(lambda: server.client.get("/models/default").json()["ingest"][0]["state"] == "running")
     for i in range(8):
         sample = {"x": {"a": i / 8}, "y": "ab"[i % 2], "id": f"secret-{i}"}
@@ -170,6 +172,15 @@ def test_an_export_is_logged(server: RestartableServer, path: str) -> None:
     line = line_of(server, answer)
     assert line["message"] == "model exported"
     assert (line["model"], line["bytes"], line["key"]) == ("default", len(answer.content), "ops")
+
+
+def test_a_sample_that_is_shown_is_logged_without_its_content(server: RestartableServer) -> None:
+    (path,) = SAMPLE.values()
+    answer = server.client.get(path)
+    line = line_of(server, answer)
+    assert (line["message"], line["key"]) == ("sample shown", "ops")
+    assert (line["model"], line["step"]) == ("default", answer.json()["step"])
+    assert not {"x", "y"} & line.keys()
 
 
 def test_the_documentation_has_each_message() -> None:
