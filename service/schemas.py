@@ -223,6 +223,8 @@ class ModelOverview(Schema):
     """Accuracy and LogLoss, or MAE and RMSE, of the latest 1,000 predictions or a few more."""
     sparkline: list[float | None]
     """Accuracy or MAE over the life of the model, in at most 32 points."""
+    drift_marks: list[float]
+    """Places of the latest 16 drifts on this line, from 0 to 1."""
     drifts: int | None
     """Drifts detected."""
     shares: dict[str, float] | None

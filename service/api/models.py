@@ -101,7 +101,14 @@ async def get_overview(request: Request) -> Response:
     models, rows = models_of(request.scope), []
     workers = {worker.model.name: worker for worker in models}
     for each in models.summaries():
-        row = {**each._asdict(), "recent": None, "sparkline": [], "drifts": None, "shares": None}
+        row = {
+            **each._asdict(),
+            "recent": None,
+            "sparkline": [],
+            "drift_marks": [],
+            "drifts": None,
+            "shares": None,
+        }
         if each.name in workers:
             with contextlib.suppress(RequestError):  # deleted or stored meanwhile, or diverged
                 row |= await workers[each.name].ask(report.overview)

@@ -2,7 +2,7 @@
 
 import { Refusal, get, key, listen, pause } from "./api.js";
 import { drawCluster } from "./cluster.js";
-import { $, clock, compact, make, say, show, whole } from "./dom.js";
+import { $, clock, compact, counted, make, say, show, whole } from "./dom.js";
 import { drawLayers } from "./layers.js";
 import { Operator } from "./operate.js";
 import { Overview } from "./overview.js";
@@ -22,6 +22,7 @@ const STATES = {
 let model = decodeURIComponent(location.hash.slice(1)) || null;
 let scores = null; // of the selected model
 let compared = null; // see `Scores`
+let anew = false; // whether the life of the model is to be drawn again
 let stop = new AbortController();
 let drawing = null;
 let told = { step: 0, latest: null, counts: [] };
@@ -113,11 +114,13 @@ function drawNames({ classes, features, fields, ignored_features: ignored, task 
 }
 
 function drawNumbers(shown) {
+  if (told.state === "rebuilding" && shown.state === "ready") anew = true; // without the unlearned samples
+  told.state = shown.state;
   told.step = shown.step;
   show($("tile-step"), shown.step, whole(shown.step));
-  say($("tile-step-note"), `${whole(shown.predicted)} predictions`);
+  say($("tile-step-note"), counted(shown.predicted, "prediction"));
   show($("tile-pending"), shown.pending, whole(shown.pending));
-  say($("tile-queue"), `predictions; ${whole(shown.queue)} requests in the queue`);
+  say($("tile-queue"), `predictions; ${counted(shown.queue, "request")} in the queue`);
   const { state: found, upgrade } = shown;
   const share = upgrade?.events ? ` ${Math.floor((100 * upgrade.done) / upgrade.events)}%` : "";
   const state = upgrade ? ` · upgrading${share}` : found === "ready" ? "" : ` · ${found}`;
@@ -150,19 +153,22 @@ function soon() {
 const SAID = {
   drift: ({ step }) => `Drift at step ${whole(step)}`,
   action: ({ step, action }) => `Action after a drift, ${action}, at step ${whole(step)}`,
-  unlearning: ({ step, events }) => `${whole(events)} ${events === 1 ? "event" : "events"} unlearned at step ${whole(step)}`,
+  unlearning: ({ step, events }) => `${counted(events, "event")} unlearned at step ${whole(step)}`,
   import: ({ step }) => `Imported at step ${whole(step)}`,
   checkpoint: ({ step }) => `Checkpoint at step ${whole(step)}`,
   rollback: ({ step }) => `Rolled back to step ${whole(step)}`,
   upgrade: ({ step }) => `Upgraded to the latest generation of the learner at step ${whole(step)}`,
 };
 
+/** Marks after which the life of the model is another one: the next poll draws it anew. */
+const ANEW = new Set(["rollback", "import", "upgrade"]);
+
 /** List a mark, and draw it in the charts; its time is in seconds since 1970. */
 function addMark(mark, live) {
   const text = SAID[mark.kind](mark);
   const iso = new Date(1000 * mark.time).toISOString();
   const entry = make("li", { className: mark.kind }, make("time", { dateTime: iso, textContent: clock(iso) }), ` ${text}`);
-  scores?.mark(mark);
+  scores?.mark(mark, live);
   $("event-list").prepend(entry);
   while ($("event-list").children.length > EVENTS) $("event-list").lastChild.remove();
   $("no-events").hidden = true;
@@ -177,7 +183,8 @@ function heard(kind, data) {
     soon();
   } else if (kind in SAID) {
     addMark({ ...data, kind, time: Date.parse(data.time) / 1000 }, true);
-    if (kind !== "drift") operator.list();
+    if (ANEW.has(kind)) anew = true;
+    else if (kind !== "drift") operator.list();
   }
 }
 
@@ -191,7 +198,7 @@ function offer(rows) {
   const task = rows.find(({ name }) => name === model)?.task;
   const names = ["", ...rows.filter((each) => each.task === task && each.name !== model).map(({ name }) => name)];
   const before = [...$("compare").options].map(({ value }) => value);
-  if (before.join("\n") === names.join("\n")) return;
+  if (before.length === names.length && before.join("\n") === names.join("\n")) return;
   const chosen = $("compare").value;
   $("compare").replaceChildren(...names.map((name) => make("option", { value: name, textContent: name || "no other model" })));
   $("compare").value = names.includes(chosen) ? chosen : "";
@@ -210,7 +217,9 @@ async function poll(signal) {
       }
       $("overview").hidden = false;
       if (round++ % 5 === 0) await chooseModelAgain();
-      const history = scores?.name === model ? null : await get(`models/${model}/history`);
+      const again = anew || scores?.name !== model;
+      anew = false; // an event from here on draws it once more
+      const history = again ? await get(`models/${model}/history`) : null;
       const shown = await get(`models/${model}/dashboard`);
       if (history !== null) compared = await compareWith($("compare").value);
       if (signal.aborted) return;
@@ -238,8 +247,10 @@ async function chooseModelAgain() {
 }
 
 function draw(shown, history) {
+  if (scores === null && history === null) return; // another choice since: the next poll draws
   if (history !== null) {
-    scores = Object.assign(new Scores(shown.task, compared), { name: model });
+    if (scores?.name === model) scores.forgetMarks();
+    else scores = Object.assign(new Scores(shown.task, compared), { name: model });
     $("event-list").replaceChildren();
     scores.recall(history);
     scores.by(axis());
@@ -253,7 +264,7 @@ function draw(shown, history) {
   drawConfusion(shown.confusion);
   drawPairs(shown.pairs);
   drawNames(shown);
-  operator.suggest(shown.features);
+  operator.suggest(shown);
 }
 
 /** Show a model, and name it in the address. */
@@ -322,5 +333,7 @@ $("key-form").addEventListener("submit", (event) => {
   $("show-key").setAttribute("aria-expanded", "false");
   start(model);
 });
+$("fallback").hidden = true;
+$("status").hidden = $("pick").hidden = false;
 if (key.get()) $("show-key").hidden = false;
 start(model);

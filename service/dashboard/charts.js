@@ -26,7 +26,10 @@ export class LineChart {
     this.format = options.format;
     this.title = make("h2", { id: `${section.id}-title`, textContent: options.title });
     this.about = make("p", { className: "about", textContent: options.about });
-    this.plot = make("div", { className: "plot", ariaHidden: "true" });
+    this.plot = make("div", { className: "plot" });
+    // Without the library of the charts, the values are in the legends and the tables.
+    if (typeof uPlot === "undefined") this.plot.append(make("p", { className: "missing", textContent: "The chart did not load: see the table." }));
+    else this.plot.ariaHidden = "true";
     this.legend = make("ul", { className: "legend", ariaLabel: `${options.title}: latest values` });
     this.body = make("tbody");
     this.head = make("tr");
@@ -154,6 +157,7 @@ export class LineChart {
   }
 
   draw() {
+    if (typeof uPlot === "undefined") return;
     if (this.chart === null && this.plot.clientWidth > 0) this.chart = this.build();
     else this.chart?.setData(this.drawn);
   }
@@ -175,7 +179,7 @@ export class LineChart {
         cursor: { drag: { x: false, y: false }, y: false, points: { size: 7 } },
         scales: { x: { time: this.axis === "time" }, y: { range: this.options.range } },
         axes: [
-          { ...axis, font, grid: { show: false }, values: this.axis === "time" ? undefined : (_, ticks) => distinct(ticks, this.options.xFormat), space: 70, size: 32 },
+          { ...axis, font, grid: { show: false }, values: this.axis === "time" ? undefined : (_, ticks) => distinct(ticks, this.options.xFormat), space: 56, size: 32 },
           { ...axis, font, size: 52, values: (_, ticks) => distinct(ticks, this.format) },
         ],
         series: [
@@ -206,6 +210,13 @@ function distinct(ticks, format) {
 export function shares(_, low, high) {
   if (low === null) return [0, 1];
   const air = Math.max(0.05, 0.08 * (high - low));
+  return [Math.max(0, low - air), Math.min(1, high + air)];
+}
+
+/** Range of shares near an aim: that of the data with a margin. */
+export function around(_, low, high) {
+  if (low === null) return [0, 1];
+  const air = Math.max(0.02, 0.15 * (high - low));
   return [Math.max(0, low - air), Math.min(1, high + air)];
 }
 

@@ -51,6 +51,8 @@ const LARGE = new Intl.NumberFormat("en", { notation: "compact", maximumSignific
 const DIGITS = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
 
 export const whole = (value) => WHOLE.format(value);
+/** Return a number with a noun: "1 event", "2 events". */
+export const counted = (count, noun) => `${whole(count)} ${noun}${count === 1 ? "" : "s"}`;
 export const percent = (value) => (value === null ? "–" : `${(100 * value).toFixed(1)}%`);
 
 /** Format a number with three digits, very large and small ones with a power of ten. */

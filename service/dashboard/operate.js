@@ -3,9 +3,6 @@
 import { Refusal, get, post } from "./api.js";
 import { $, compact, make, percent, say, short, whole } from "./dom.js";
 
-/** End of the name of a column that the model computes from strings, or from a number. */
-const COMPUTED = / \((count|log|evidence \d+(, wide)?)\)$/;
-
 const explain = (error) => (error instanceof Refusal ? error.message : "The server does not respond.");
 
 export class Operator {
@@ -14,10 +11,14 @@ export class Operator {
     this.model = model;
     this.wanted = wanted;
     this.target = null;
+    this.means = null;
+    this.level = null; // of the intervals of the model
     $("predict-form").addEventListener("submit", (event) => {
       event.preventDefault();
       this.predict();
     });
+    $("fill-latest").addEventListener("click", () => this.fillLatest());
+    $("fill-means").addEventListener("click", () => this.fill(this.means));
     $("take").addEventListener("click", () => this.take());
     $("rollback").addEventListener("close", () => this.rollBack());
   }
@@ -33,7 +34,8 @@ export class Operator {
     }
     try {
       const model = this.model();
-      const answer = await post("predict", `{"x": ${x}, "model": ${JSON.stringify(model)}}`);
+      const interval = this.level === null ? "" : `, "interval": ${this.level}`;
+      const answer = await post("predict", `{"x": ${x}, "model": ${JSON.stringify(model)}${interval}}`);
       const { evidence } = await post(`models/${model}/evidence`, `{"x": ${x}}`);
       place.replaceChildren(...this.answered(answer), ...this.explained(evidence));
     } catch (error) {
@@ -41,7 +43,7 @@ export class Operator {
     }
   }
 
-  answered({ step, prediction, probabilities }) {
+  answered({ step, prediction, probabilities, interval }) {
     if (prediction === null) return [make("p", { textContent: "No prediction: the model has learned no label." })];
     const said = typeof prediction === "number" && !probabilities ? short(prediction) : String(prediction);
     const value = make("data", { value: JSON.stringify(prediction), textContent: said });
@@ -51,7 +53,13 @@ export class Operator {
       const bar = make("meter", { value: share, max: 1, ariaLabel: `Probability of ${label}` });
       return make("li", {}, make("span", { textContent: label }), bar, make("span", { textContent: percent(share) }));
     });
-    return [make("p", { className: "answer" }, value, about), ...(bars.length ? [make("ul", { className: "bars" }, ...bars)] : [])];
+    const parts = [make("p", { className: "answer" }, value, about)];
+    if (interval) {
+      const text = `With a probability of ${short(100 * this.level)}% the target is between ${short(interval[0])} and ${short(interval[1])}.`;
+      parts.push(make("p", { className: "interval", textContent: text }));
+    }
+    if (bars.length) parts.push(make("ul", { className: "bars" }, ...bars));
+    return parts;
   }
 
   /** Return a table of the strings and words with the strongest evidence; nothing without any. */
@@ -70,17 +78,29 @@ export class Operator {
     return [make("h3", { textContent: "Strongest evidence" }), make("div", scrolled, table)];
   }
 
-  /** Suggest a sample with the features of the model, unless the field has a text. */
-  suggest({ latest }, shape) {
-    const box = $("predict-x");
-    const given = latest.filter((name) => !COMPUTED.test(name));
-    if (box.value !== "" || given.length === 0 || shape) return;
-    const sample = {};
-    for (const name of given.slice(0, 6)) {
-      const [feature, value] = name.split(/=(.*)/s);
-      sample[feature] = value ?? null; // its mean
+  /** Keep what a sample to try is made of, and suggest the means unless the field has a text. */
+  suggest({ means, scores }) {
+    this.means = means;
+    this.level = scores.intervals?.level ?? null;
+    $("fill-means").disabled = means === null;
+    if ($("predict-x").value === "" && means !== null && Object.keys(means).length) this.fill(means);
+  }
+
+  fill(sample) {
+    $("predict-x").value = JSON.stringify(sample, null, 1).replace(/\n */g, " ");
+    say($("fill-said"), "");
+  }
+
+  /** Fill in the sample that was learned last, which only a key with the scope admin may see. */
+  async fillLatest() {
+    try {
+      const { x, step } = await get(`models/${this.model()}/sample`);
+      if (x !== null) this.fill(x);
+      say($("fill-said"), x === null ? "The log does not have the latest sample." : `The sample of step ${whole(step)}.`);
+    } catch (error) {
+      say($("fill-said"), explain(error));
+      if (error instanceof Refusal && error.wantsKey) this.wanted(error);
     }
-    box.value = JSON.stringify(sample, null, 1).replace(/\n */g, " ");
   }
 
   async list() {

@@ -6,7 +6,7 @@ import { $, compact, make, makeSvg, percent, say, short, whole } from "./dom.js"
 /** Columns: title, and the value by which rows are sorted. */
 const COLUMNS = [
   ["Model", ({ name }) => name],
-  ["Score", ({ score }) => score],
+  ["Score", ({ task, score }) => (score === null || task === "classification" ? score : -1 - score)], // a small MAE is good
   ["Its life", null],
   ["Samples", ({ step }) => step],
   ["Rate", ({ rate }) => rate],
@@ -100,7 +100,7 @@ export class Overview {
     button.addEventListener("click", () => this.choose(row.name));
     const cells = [
       make("td", {}, make("data", { value: String(row.score ?? ""), textContent: row.said(row.score) })),
-      make("td", {}, sparkline(row.sparkline)),
+      make("td", {}, sparkline(row.sparkline, row.drift_marks)),
       make("td", { textContent: row.step === null ? "–" : whole(row.step) }),
       make("td", { textContent: row.rate === null ? "–" : `${compact(row.rate)}/s` }),
       make("td", { textContent: row.drifts === null ? "–" : whole(row.drifts) }),
@@ -156,8 +156,8 @@ export class Overview {
   }
 }
 
-/** Return a small line of values. */
-function sparkline(values) {
+/** Return a small line of values, with marks at shares of its width. */
+function sparkline(values, marks) {
   const known = values.map((value, i) => [i, value]).filter(([, value]) => value !== null);
   const svg = makeSvg("svg", { class: "spark", viewBox: "0 0 100 24", preserveAspectRatio: "none", "aria-hidden": "true" });
   if (known.length < 2) return svg;
@@ -167,6 +167,10 @@ function sparkline(values) {
     const x = 1 + (98 * i) / (values.length - 1);
     return `${x.toFixed(1)},${(22 - (20 * (value - low)) / (high - low || 1)).toFixed(1)}`;
   };
+  for (const mark of marks) {
+    const x = (1 + 98 * mark).toFixed(1);
+    svg.append(makeSvg("line", { x1: x, x2: x, y1: 1, y2: 23 }));
+  }
   svg.append(makeSvg("polyline", { points: known.map(at).join(" ") }));
   return svg;
 }

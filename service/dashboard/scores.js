@@ -1,6 +1,6 @@
 // Scores, mixture of experts, throughput and latency.
 
-import { LineChart, fromZero, shares } from "./charts.js";
+import { LineChart, around, fromZero, shares } from "./charts.js";
 import { $, compact, make, makeSvg, percent, say, seconds, short, show, whole } from "./dom.js";
 
 const LINES = [
@@ -75,6 +75,24 @@ const TASKS = {
   },
 };
 
+const COVERAGE = {
+  title: "Coverage of the intervals",
+  help: "The share of targets that were in the interval predicted for them. It should be close to the grey line. Above it the intervals are wider than necessary, below it they promise too much.",
+  about: "Share of targets in their 90% interval, each predicted before its sample was learned.",
+  range: around,
+};
+const WIDTH = {
+  title: "Width of the intervals",
+  help: "How wide the 90% intervals are on average, in units of the target. Narrow intervals with the right coverage say much. A peak means that the model has become uncertain.",
+  about: "Mean width of the 90% intervals. Lower is better, if the coverage is right.",
+  range: fromZero,
+};
+const TIMES = {
+  title: "Response times",
+  help: "The median time from a request to its answer in the last ten seconds. A stream has no time of its own, because it lasts as long as its client sends: a part of it, from its arrival to its answers, is counted in its place.",
+  about: "Median of the last ten seconds, of /learn and /predict of all models.",
+};
+
 export class Scores {
   /**
    * @param task of the model
@@ -117,17 +135,34 @@ export class Scores {
       ],
       range: fromZero,
     });
+    this.coverage = chart("coverage", COVERAGE, percent);
+    this.coverage.clear([...LINES.slice(0, 2), { name: "aim", colour: "--plain" }]);
+    this.width = chart("width", WIDTH, short);
+    this.width.clear(LINES.slice(0, 2));
+    this.times = new LineChart($("times"), {
+      ...TIMES,
+      x: "since the page was opened",
+      xFormat: (x) => `${Math.round(x)} s`,
+      format: seconds,
+      series: [
+        { name: "single requests", colour: "--accent", width: 2.5 },
+        { name: "parts of streams", colour: "--second" },
+      ],
+      range: fromZero,
+    });
+    this.began = Date.now() / 1000;
+    this.windows = [];
     this.begin = performance.now();
     this.before = null;
   }
 
   /** The charts that show the life of the model. */
   get lives() {
-    return [this.score, this.loss, this.mixture];
+    return [this.score, this.loss, this.mixture, this.coverage, this.width];
   }
 
   /** Draw the life of the model before the page was opened. */
-  recall({ step: steps, time: times, n, scores, baselines }) {
+  recall({ step: steps, time: times, n, scores, baselines, intervals, experts }) {
     const { score, loss, plain } = this.task;
     const squared = this.task === TASKS.regression;
     const over = (values, least, root) => windows(values, n, least, root && squared);
@@ -149,6 +184,19 @@ export class Scores {
       ],
     ];
     [this.score, this.loss].forEach((chart, i) => chart.set(steps, times, columns[i]));
+    this.recallMixture(experts);
+    if (intervals !== null) this.recallIntervals(steps, times, intervals);
+  }
+
+  recallMixture({ step: steps, time: times, shares: found }) {
+    this.nameKinds(Object.keys(found));
+    this.mixture.set(steps, times, Object.values(found));
+  }
+
+  recallIntervals(steps, times, { n, level, coverage, width }) {
+    const over = (values) => [1000, 100].map((least) => windows(values, n, least, false));
+    this.coverage.set(steps, times, [...over(coverage), steps.map(() => level)]);
+    this.width.set(steps, times, over(width));
   }
 
   /** Return the values of the other model at some points in a column; none without another model. */
@@ -159,9 +207,15 @@ export class Scores {
     return [own.map((x) => other[name][other.at.findLastIndex((at) => at <= x)] ?? null)];
   }
 
-  /** Draw a mark in all charts of the model's life. */
-  mark(mark) {
+  forgetMarks() {
+    for (const chart of [...this.lives, this.rate, this.times]) chart.marks = [];
+  }
+
+  /** Draw a mark in all charts; one that happens now is at the right end of those of the open page. */
+  mark(mark, live) {
     for (const chart of this.lives) chart.mark(mark);
+    const seconds = live ? (performance.now() - this.begin) / 1000 : mark.time - this.began;
+    for (const chart of [this.rate, this.times]) chart.mark({ ...mark, step: seconds });
   }
 
   /** Choose the axis of the charts of the model's life: "step" or "time". */
@@ -173,8 +227,9 @@ export class Scores {
     this.drawScores(shown);
     this.drawMixture(shown);
     this.drawExperts(shown);
+    this.drawIntervals(shown);
     this.drawRate(shown);
-    this.drawLatency(shown);
+    this.drawTimes(shown);
     this.before = shown;
   }
 
@@ -205,11 +260,21 @@ export class Scores {
   }
 
   drawMixture({ step, shares: found }) {
-    const names = Object.keys(found);
-    if (names.join() !== this.mixture.series.map(({ name }) => name).join()) {
-      this.mixture.clear(names.map((name) => ({ name, colour: KINDS[name] ?? "--plain", width: 2 })));
-    }
+    this.nameKinds(Object.keys(found));
     this.mixture.add(step, Object.values(found));
+  }
+
+  nameKinds(names) {
+    if (names.join() === this.mixture.series.map(({ name }) => name).join()) return;
+    this.mixture.clear(names.map((name) => ({ name, colour: KINDS[name] ?? "--plain", width: 2 })));
+  }
+
+  drawIntervals({ step, scores: { intervals } }) {
+    $("coverage").hidden = $("width").hidden = intervals === null;
+    if (intervals === null) return;
+    const { level, window, recent } = intervals;
+    this.coverage.add(step, [window.coverage, recent.coverage, level]);
+    this.width.add(step, [window.width, recent.width]);
   }
 
   /** Tell what leads the mixture, and list all experts, those with the greatest share first. */
@@ -234,19 +299,25 @@ export class Scores {
   }
 
   /** Show quantiles of the latest response times; without new requests, of all since the start of the server. */
-  drawLatency({ latency }) {
-    const old = this.before?.latency;
+  drawTimes({ latency }) {
+    $("times").hidden = !latency;
     if (!latency) {
       say($("tile-latency"), "–");
       say($("tile-latency-note"), "needs a key for all models");
       return;
     }
-    this.window = [...(this.window ?? []), latency.learn].slice(-10);
-    const recent = latency.learn.map((count, i) => count - this.window[0][i]);
-    const counts = old && recent.at(-1) > 0 ? recent : latency.learn;
-    const [half, most] = [0.5, 0.99].map((share) => quantile(latency.seconds, counts, share));
+    const { seconds: bounds, learn, predict, learn_streams: learnt, predict_streams: predicted } = latency;
+    const sums = (one, other) => one.map((count, i) => count + other[i]);
+    this.windows = [...this.windows, { learn, predict, single: sums(learn, predict), stream: sums(learnt, predicted) }].slice(-10);
+    const now = this.windows.at(-1);
+    const recent = (name) => now[name].map((count, i) => count - this.windows[0][name][i]);
+    const median = (name) => quantile(bounds, recent(name), 0.5);
+    this.times.add((performance.now() - this.begin) / 1000, [median("single"), median("stream")]);
+    const route = learn.at(-1) > 0 ? "learn" : "predict";
+    const counts = recent(route).at(-1) > 0 ? recent(route) : latency[route];
+    const [half, most] = [0.5, 0.99].map((share) => quantile(bounds, counts, share));
     show($("tile-latency"), half, half === null ? "–" : seconds(half));
-    say($("tile-latency-note"), half === null ? "no requests to /learn" : `median of /learn; 99th percentile ${seconds(most)}`);
+    say($("tile-latency-note"), half === null ? "no single requests" : `median of /${route}; 99th percentile ${seconds(most)}`);
   }
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -26,6 +26,8 @@ _RECENT = 100
 _PAIRS = 300
 #: Greatest number of points in the line of a model in the overview.
 _SPARKLINE = 32
+#: Greatest number of drifts that are marked in it: the latest.
+_MARKS = 16
 #: Greatest number of numbers in an array of means.
 _LARGEST_SAMPLE = 1024
 #: Least number of intervals in a span of their scores.
@@ -80,14 +82,29 @@ def scores(model: HostedModel) -> dict[str, Any]:
 def overview(model: HostedModel) -> dict[str, Any]:
     """Return the row of a model in the overview of all models."""
     estimator = model.estimator
-    line = model.history.report(_SPARKLINE)["scores"]
+    line = model.history.report(_SPARKLINE)
     return {
         "step": model.step,
         "recent": model.history.latest(1000),
-        "sparkline": line["Accuracy" if model.spec.task == "classification" else "MAE"],
+        "sparkline": line["scores"]["Accuracy" if model.spec.task == "classification" else "MAE"],
+        "drift_marks": _places([step for step, _ in model.history.drifts][-_MARKS:], line["step"]),
         "drifts": model.drift.detections,
         "shares": shares(estimator.mixture),
     }
+
+
+def _places(marked: Sequence[int], steps: Sequence[int]) -> list[float]:
+    """Return the places of marks on a line from the first to the last of some steps, from 0 to 1.
+
+    Examples
+    --------
+    >>> _places([5, 20, 40], [10, 20, 30, 50])
+    [0.25, 0.75]
+    """
+    if len(steps) < 2:
+        return []
+    first, last = steps[0], steps[-1]
+    return [round((step - first) / (last - first), 3) for step in marked if first <= step <= last]
 
 
 def dashboard(model: HostedModel) -> dict[str, Any]:

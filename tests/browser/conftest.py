@@ -50,10 +50,15 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
             if message.type in ("error", "warning") and _OF_THE_NETWORK not in message.text:
                 said.append(message.text)
 
-        def visit(server: Server, **options: Any) -> Page:
+        def visit(server: Server, prepare: Callable[[Page], object] | None = None, **options: Any) -> Page:
+            """Open the page; `prepare` may change what the browser receives, and then see its complaints."""
             context = browser.new_context(**options)
             stack.callback(context.close)
             page = context.new_page()
+            if prepare is not None:
+                prepare(page)
+                page.goto(server.url)
+                return page
             page.on("console", note)
             page.on("pageerror", lambda error: said.append(str(error)))
             page.on("request", lambda request: asked.add(request.url))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from service.models.cluster import SingleNode
 from tests.support.running import Json, Server
@@ -215,10 +215,95 @@ def test_it_shows_the_life_of_the_model_and_its_marks(
     said = marks.all_inner_texts()
     assert any("Rolled back to step 150" in text for text in said)
     assert any("Checkpoint at step 120" in text for text in said)
-    page.get_by_label("time").check()
+    page.get_by_role("radio", name="time").check()
     expect(page.locator("#score canvas")).to_have_count(1)
     page.get_by_role("button", name="Create checkpoint").click()
     expect(marks.first).to_contain_text("Checkpoint at step 150")
+
+
+def test_the_shares_of_experts_begin_with_the_model(
+    serve: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    server = serve()
+    for i in range(40):
+        server.learn({"a": i % 4}, "ab"[i % 2])
+    found = server.get("/models/default/history")["experts"]
+    page = open_page(server)
+    settled(page, server, 40)
+    page.locator("#mixture").get_by_text("As a table").click()
+    rows = page.locator("#mixture tbody th")
+    expect(rows).to_have_count(len(found["step"]))
+    assert rows.all_inner_texts() == [str(step) for step in found["step"]][::-1]
+    cells = page.locator("#mixture tbody tr:last-child td").all_inner_texts()
+    shown = [float(cell.removesuffix("%")) for cell in cells]
+    assert shown == pytest.approx([100 * share[0] for share in found["shares"].values()], abs=0.06)
+
+
+def test_every_mark_is_drawn_as_it_happens(
+    serve: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    """Unlearning, a drift and its action, and an import; what comes after an import is drawn anew."""
+    drift = {"action": "reset_slowest", "detector": "page_hinkley", "threshold": 5.0}
+    server = serve()
+    server.create(name="a-first", drift=drift, hidden=[4])
+    page = open_page(server)
+    page.get_by_label("Model", exact=True).select_option("a-first")
+    flip = [{"x": {"a": i % 2}, "y": (i > 150) ^ i % 2, "model": "a-first", "id": f"{i}"} for i in range(300)]
+    post_lines(server, flip)
+    marks = page.locator("#event-list")
+    for text in ("Drift at step", "Action after a drift, reset_slowest, at step"):
+        expect(marks).to_contain_text(text)
+    file = server.client.get("/models/a-first/export").content
+    server.post("/models/a-first/forget", ids=["7", "9"])
+    expect(marks).to_contain_text("2 events unlearned at step 300")
+    expect(page.locator("#announce")).to_contain_text("unlearned")
+    wait_for_step(page, 298)
+    octets = {"content-type": "application/octet-stream"}
+    server.client.put("/models/a-first/import", content=file, headers=octets).raise_for_status()
+    expect(marks.locator("li").first).to_contain_text("Imported at step 300")
+    wait_for_step(page, 300)
+    page.locator("#score").get_by_text("As a table").click()
+    expect(page.locator("#score tbody tr")).to_have_count(1)
+
+
+def test_single_requests_and_streams_have_two_times(
+    serve: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    server = serve()
+    teach(server, 40)
+    page = open_page(server)
+    settled(page, server, 40)
+    expect(page.locator("#times .legend li")).to_have_text([re.compile("single"), re.compile("streams")])
+    values = page.locator("#times .legend data")
+    expect(values).to_have_text(["–", "–"])  # none since it was opened
+    server.learn({"size": 1}, "cat")
+    expect(values).to_have_text([re.compile("s$"), "–"])
+    teach(server, 5)
+    expect(values).to_have_text([re.compile("s$"), re.compile("s$")])
+
+
+def test_intervals_are_drawn(serve: Callable[..., Server], open_page: Callable[..., Page]) -> None:
+    server = serve()
+    server.create(name="prices", task="regression", hidden=[4], intervals=4)
+    sent = [{"x": {"a": i % 9}, "y": i % 9 / 2 + i % 2, "model": "prices"} for i in range(120)]
+    post_lines(server, sent)
+    page = open_page(server)
+    wait_for_step(page, 0)
+    expect(page.locator("#coverage")).to_be_hidden()
+    page.get_by_label("Model", exact=True).select_option("prices")
+    wait_for_step(page, 120)
+    found = server.get("/models/prices/metrics")["intervals"]
+    spans = found["window"], found["recent"]
+    assert legend(page, "coverage") == [*(span["coverage"] for span in spans), 0.9]
+    assert legend(page, "width") == [span["width"] for span in spans]
+    page.locator("#width").get_by_text("As a table").click()
+    expect(page.locator("#width tbody tr")).to_have_count(12)
+    page.get_by_role("button", name="Predict").click()
+    low, high = server.predict({"a": 4.0}, model="prices", interval=0.9)["interval"]
+    expect(page.locator("#predict-answer .interval")).to_contain_text("With a probability of 90% the target")
+    assert low < high
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
 
 
 def test_a_prediction_is_tried(serve: Callable[..., Server], open_page: Callable[..., Page]) -> None:
@@ -234,6 +319,13 @@ def test_a_prediction_is_tried(serve: Callable[..., Server], open_page: Callable
     expect(page.locator("#predict-answer data")).to_have_text(answer["prediction"])
     shares = page.locator("#predict-answer meter").evaluate_all("all => all.map(one => one.value)")
     assert shares == sorted(answer["probabilities"].values(), reverse=True)
+    box.fill("")
+    page.get_by_role("button", name="Means").click()
+    means = server.get("/models/default/dashboard")["means"]
+    assert json.loads(box.input_value()) == means
+    page.get_by_role("button", name="Latest sample").click()
+    expect(page.locator("#fill-said")).to_have_text("The sample of step 150.")
+    assert json.loads(box.input_value()) == {"size": 1, "weight": 2000, "colour": "red"}
     box.fill("{size: 1}")
     page.get_by_role("button", name="Predict").click()
     expect(page.locator("#predict-answer")).to_contain_text("Invalid JSON")
@@ -291,6 +383,8 @@ def test_keys(serve: Callable[..., Server], open_page: Callable[..., Page]) -> N
     page.get_by_role("button", name="Create checkpoint").click()
     expect(page.locator("#key-problem")).to_contain_text("scope admin")
     assert server.get("/models/default/checkpoints")["checkpoints"] == []
+    page.get_by_role("button", name="Latest sample").click()
+    expect(page.locator("#fill-said")).to_contain_text("scope admin")
     field.fill("b" * 40)
     use.click()
     wait_for_step(page, 30)
@@ -336,6 +430,15 @@ def names(page: Page) -> list[str]:
     return page.locator("#overview-list th").all_inner_texts()
 
 
+def reach(page: Page, element: Locator, key: str = "Tab") -> None:
+    """Press a key until an element has the focus."""
+    for _ in range(60):
+        if element.evaluate("each => each === document.activeElement"):
+            return
+        page.keyboard.press(key)
+    raise AssertionError(f"{element} is not reached by {key}")
+
+
 @pytest.mark.parametrize("count", [1, 12, 200])
 def test_the_overview_shows_all_models(
     serve: Callable[..., Server], open_page: Callable[..., Page], count: int
@@ -356,12 +459,16 @@ def test_the_overview_shows_all_models(
     assert names(page) == ["default", *others]
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     if count > 1:
-        page.get_by_role("button", name="Samples").click()
+        reach(page, page.get_by_role("button", name="Samples"))
+        page.keyboard.press("Enter")
         assert names(page)[:2] == ["default", "m1"]
         expect(page.locator("#overview-head [aria-sort=descending]")).to_have_text("Samples")
-        page.get_by_label("Filter").fill("m1 regr")
+        page.keyboard.press("Space")
+        assert names(page)[-2:] == ["m1", "default"]
+        reach(page, page.get_by_label("Filter"), "Shift+Tab")
+        page.keyboard.type("m1 regr")
         assert names(page) == ["m1"]
-        rows.get_by_role("button").focus()
+        reach(page, rows.get_by_role("button"))
         page.keyboard.press("Enter")
         wait_for_step(page, 40)
         assert page.url.endswith("#m1")
@@ -440,7 +547,7 @@ def test_each_chart_says_what_it_means(serve: Callable[..., Server], open_page: 
     page = open_page(server)
     settled(page, server, 20)
     asked = page.locator(".help summary:visible")
-    expect(asked).to_have_count(7)
+    expect(asked).to_have_count(8)
     for each in asked.all():
         each.focus()
         page.keyboard.press("Enter")
@@ -454,15 +561,53 @@ def test_without_scripts_it_says_where_the_figures_are(
 ) -> None:
     server = serve()
     page = open_page(server, java_script_enabled=False)
-    links = page.locator("noscript a").all()
-    assert links
+    links = page.locator("#fallback a").all()
+    assert len(links) == 5
     for link in links:
         assert server.client.get(f"/{link.get_attribute('href')}").status_code == 200
         expect(link).to_be_visible()
+    expect(page.locator("#status")).to_be_hidden()
+
+
+def missing(path: str) -> Callable[[Page], object]:
+    return lambda page: page.route(f"**/{path}", lambda route: route.fulfill(status=404))
+
+
+def refused(page: Page) -> None:
+    """Let a proxy's policy forbid scripts."""
+
+    def forbid(route: Route) -> None:
+        answer = route.fetch()
+        headers = {**answer.headers, "content-security-policy": "script-src 'none'"}
+        route.fulfill(response=answer, headers=headers)
+
+    page.route("**/", forbid)
+
+
+@pytest.mark.parametrize("prepare", [refused, missing("dashboard/app.js"), missing("dashboard/dom.js")])
+def test_a_script_that_cannot_run_leaves_the_page_readable(
+    serve: Callable[..., Server], open_page: Callable[..., Page], prepare: Callable[[Page], object]
+) -> None:
+    page = open_page(serve(), prepare)
+    expect(page.get_by_role("heading", name="The script of this page has not run")).to_be_visible()
+    expect(page.get_by_role("link", name="overview")).to_be_visible()
+
+
+def test_without_the_chart_library_the_numbers_are_there(
+    serve: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    server = serve()
+    teach(server, 40)
+    page = open_page(server, missing("dashboard/uplot/uPlot.iife.min.js"))
+    settled(page, server, 40)
+    expect(page.locator("#score .plot")).to_have_text("The chart did not load: see the table.")
+    page.locator("#score").get_by_text("As a table").click()
+    expect(page.locator("#score tbody tr")).to_have_count(4)
+    expect(page.locator("#fallback")).to_be_hidden()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [320, 1280])
+@pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("state", ["empty", "full", "key"])
 def test_anybody_can_use_it(
     serve: Callable[..., Server], open_page: Callable[..., Page], theme: str, width: int, state: str
@@ -478,7 +623,7 @@ def test_anybody_can_use_it(
         expect(page.locator("#checkpoint-list tr")).to_have_count(1)
         page.get_by_role("button", name="Predict").click()
         expect(page.locator("#predict-answer meter").first).to_be_visible()
-        for table in page.get_by_text("As a table").all():
+        for table in page.locator("summary:visible", has_text="As a table").all():
             table.click()
     else:
         expect(page.locator("#empty" if state == "empty" else "#key-form")).to_be_visible()
