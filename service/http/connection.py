@@ -32,7 +32,8 @@ class Connection:
     Attributes
     ----------
     last : bool
-        Whether the connection is closed after the response that is being sent.
+        Whether the connection is closed after the response that is being sent, unless the whole request has
+        been received by then. A response that begins later announces the close.
     writable : bool
         Whether the transport has room for more data.
     """
@@ -61,7 +62,7 @@ class Connection:
             self._callback()
 
     def close_after_response(self) -> None:
-        """Close the connection after the response that is being sent."""
+        """Close the connection after the response that is being sent; see `last`."""
         self.last = True
 
     def close(self) -> None:

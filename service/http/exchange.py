@@ -13,11 +13,13 @@ from starlette.types import Message, Scope
 
 from ..errors import is_out_of_descriptors
 from .connection import Connection
-from .requests import BODY
+from .requests import BODY, headers_of
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: Bytes up to which a part of the body is joined with the head of the response: one write, one packet.
 _JOINED = 65_536
+#: Bytes of a body whose rest is received after its answer, so that the connection stays open.
+_SHORT_BODY = 65_536
 
 _logger = logging.getLogger(__name__)
 
@@ -191,6 +193,8 @@ class Exchange:
     def _encode_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         if self._expects_continue:  # the client may send the body or leave it out: what follows is unclear
             self.keep_alive = False
+        if self._connection.last:
+            self.keep_alive = False
         lines = [status_line(status)]
         for name, value in (*self._common_headers, *headers):
             if name == b"connection":
@@ -207,12 +211,26 @@ class Exchange:
                 lines.append(b"transfer-encoding: chunked\r\n")
             else:
                 self.keep_alive = False
+        if (
+            self._framing in (_Framing.LENGTH, _Framing.NO_BODY)
+            and not self.arrived
+            and not self._ends_soon()
+        ):
+            self.keep_alive = False
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
         head = b"".join(lines)
         if not head.count(b"\n") == head.count(b"\r") == len(lines) or b"\0" in head:
             raise RuntimeError("a header contains a line break or a null character")
         return head + b"\r\n"
+
+    def _ends_soon(self) -> bool:
+        """Return whether the rest of the body, which nobody reads any more, is known to be short.
+
+        Then the connection can stay open. A longer rest may take longer than the server waits.
+        """
+        announced = headers_of(self.scope).get(b"content-length")
+        return announced is not None and int(announced) <= _SHORT_BODY
 
     def _encode_body(self, part: bytes, more: bool) -> bytes:
         if self._framing is _Framing.NO_BODY:

@@ -31,8 +31,8 @@ from .responses import error_response
 
 #: Bytes of a body that are stored for the application before the server stops reading.
 _MOST_UNREAD = 65_536
-#: Seconds in which a client may go on sending after the last response. Closing a socket with unread bytes
-#: resets the connection, and the client would lose the response.
+#: Seconds in which a client may go on sending after the last response; the rest of a body may take as long as
+#: a body. Closing a socket with unread bytes resets the connection, and the client would lose the response.
 _LINGER = 2.0
 
 _logger = logging.getLogger(__name__)
@@ -323,7 +323,8 @@ class Protocol(asyncio.Protocol):
         self._current = None
         if self._transport.is_closing():
             return
-        if self._connection.last or not exchange.keep_alive:
+        last, self._connection.last = self._connection.last, False
+        if not exchange.keep_alive or (last and not exchange.arrived):
             self._close()
         elif self._waiting:
             self._serve(self._waiting.popleft())
@@ -375,7 +376,7 @@ class Protocol(asyncio.Protocol):
         self._lingering = True
         self._unparsed = b""
         self._waiting.clear()
-        self._limit(_LINGER)
+        self._limit(self.receive_timeout if self._arriving is not None else _LINGER)
         self._transport.write_eof()
         self._control_reading()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 import resource
 import socket
@@ -194,3 +195,80 @@ def test_a_server_without_descriptors_answers_503(tmp_path: Path) -> None:
     assert os.strerror(errno.EMFILE).lower() in log.lower()
     assert "Traceback" not in log
     assert len(log.splitlines()) < 60
+
+
+LINE = SAMPLE + b"\n"
+
+
+def begun(path: str, first: bytes, **headers: str) -> bytes:
+    """Return a head, and the first part of a body of unknown length."""
+    whole = chunked(path, first, **headers)
+    assert whole.endswith(b"0\r\n\r\n")
+    return whole[: -len(b"0\r\n\r\n")]
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (begun("/learn", LINE, **{"content-type": "text/html"}), 415),
+        (begun("/learn", LINE, **{"content-encoding": "gzip"}), 400),
+        (begun("/nowhere", LINE), 404),
+        (request("/nowhere", b"x" * 100_000)[:500], 404),
+        (request("/learn", b"x" * 50_000_000)[:500], 413),
+    ],
+)
+def test_an_answer_amid_a_long_body_announces_that_the_connection_ends(
+    server: Server, sent: bytes, status: int
+) -> None:
+    """A client would else use it for its next request, which the close would reset."""
+    with connected(server) as connection:
+        connection.sendall(sent)
+        (refused,) = responses(everything(connection))  # the server ends its half
+        assert (refused.status, refused.headers["connection"]) == (status, "close")
+        for _ in range(50):  # the rest of the body, without a reset
+            connection.sendall(b"1000\r\n" + b"x" * 4096 + b"\r\n")
+        assert connection.recv(1) == b""
+
+
+def test_an_answer_amid_a_short_body_keeps_the_connection(server: Server) -> None:
+    body = b"x" * 5000
+    sent = request("/nowhere", body)
+    with connected(server) as connection:
+        connection.sendall(sent[:-4000])
+        first = connection.recv(65_536)
+        while b"}}" not in first:
+            first += connection.recv(65_536)
+        connection.sendall(body[-4000:] + get("/models", connection="close"))
+        (refused,), (listed,) = responses(first), responses(everything(connection))
+    assert (refused.status, refused.headers.get("connection")) == (404, None)
+    assert listed.status == 200
+
+
+def test_a_stream_that_ends_before_its_body_announces_that_the_connection_ends(
+    serve: Callable[..., Server],
+) -> None:
+    server = serve(stream_timeout=0.2)
+    with connected(server) as connection:
+        connection.sendall(begun("/learn", LINE[:5]))
+        (found,) = responses(everything(connection))
+    assert found.headers["connection"] == "close"
+    assert found.lines[0]["error"]["code"] == "stream_timeout"
+
+
+def test_a_stream_that_fails_at_its_end_keeps_the_connection(server: Server) -> None:
+    """Its whole body has arrived, so the next request is clear."""
+    step = server.fingerprint()["step"]
+    sent = begun("/learn", gzip.compress(LINE), **{"content-encoding": "gzip"})
+    with connected(server) as connection:
+        connection.sendall(sent)
+        first = connection.recv(65_536)
+        while b'"step"' not in first:
+            first += connection.recv(65_536)
+        damaged = b"9\r\nnot gzip!\r\n0\r\n\r\n"
+        connection.sendall(damaged + request("/learn", SAMPLE) + get("/models", connection="close"))
+        stream, learned, listed = responses(first + everything(connection))
+    assert stream.complete
+    assert [each.get("step") for each in stream.lines] == [step + 1, None]
+    assert stream.lines[1]["error"]["code"] == "invalid_encoding"
+    assert learned.json["step"] == step + 2
+    assert listed.status == 200
