@@ -59,6 +59,22 @@ _SEPARATORS = re.compile(r"['’ \xa0\u202f]")
 NESTED = (list, tuple, dict, bytes)
 
 
+class CellError(ValueError):
+    """A cell that is not of the type of its column, and does not stand for a missing value.
+
+    Parameters
+    ----------
+    column, word, kind : str
+        Name of the column; the cell; what a cell of the column is, such as ``"a number"``.
+    """
+
+    def __init__(self, column: str, word: str, kind: str) -> None:
+        super().__init__(
+            f"has {word!r:.80} in the column {column!r}, which is not {kind}, as other rows have"
+        )
+        self.word = word
+
+
 @dataclass(frozen=True)
 class Options:
     """How cells are read; the attributes are parameters of `read_samples`.

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 from ..values import seconds
 from .amounts import check_decimal
 from .amounts import recognise as recognise_amounts
-from .cells import MISSING, MISSING_NUMBER, NESTED, Options, plain, quoted
+from .cells import MISSING, MISSING_NUMBER, NESTED, CellError, Options, plain, quoted
 from .dates import Calendar, Parser, recognise, recognise_times
 from .source import FileError
 
@@ -60,7 +60,6 @@ class Columns:
         self._converters = _Converters(self, dict.fromkeys(left_out))
         self._calendars: list[Calendar] = []
         self._names: frozenset[str] = frozenset()
-        self._reported: set[str] = set()
 
     def decide(self, rows: Iterable[tuple[int, Mapping[str, Any]]], *, nested: bool = False) -> None:
         """Determine the type of each column from the first rows.
@@ -102,7 +101,13 @@ class Columns:
         self._names = frozenset(names)
 
     def features(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the features of a row."""
+        """Return the features of a row.
+
+        Raises
+        ------
+        CellError
+            If a cell is not of the type of its column.
+        """
         converters = self._converters
         x = {
             name: value if convert is _as_is else convert(value)  # a third of the time for NDJSON
@@ -129,8 +134,7 @@ class Columns:
             options = self._options
             if self.kinds.get(name) == "string" and name in options.numbers - options.strings:
                 del self.kinds[name]  # the model has numbers in it
-                self._changed(name, cell.strip(), "a number")
-                return None
+                raise CellError(name, cell.strip(), "a number")
             self._converters[name] = converter
             return None if converter is None else converter(cell)
 
@@ -194,8 +198,8 @@ class Columns:
         return convert
 
     def _parsed(self, name: str, parse: Callable[[str], Any], kind: str) -> Converter:
-        """Return the converter of a column whose cells a function parses; other words are missing values."""
-        options, changed = self._options, self._changed
+        """Return the converter of a column whose cells a function parses; it refuses other words."""
+        options = self._options
         self.kinds[name] = "other"
 
         def convert(cell: str) -> Any:
@@ -205,20 +209,11 @@ class Columns:
             value = parse(word)
             if value is None:
                 if not options.is_missing(word, MISSING_NUMBER):
-                    changed(name, word, kind)
+                    raise CellError(name, word, kind)
                 return None
             return None if _is_number(value) and value in options.na_numbers else value
 
         return convert
-
-    def _changed(self, name: str, word: str, kind: str) -> None:
-        """Report the first cell that is not of the type of its column."""
-        if name not in self._reported:
-            self._reported.add(name)
-            self._options.notice(
-                f"row {self.row}: column {name!r}: {word!r:.80} is not {kind}, as the first rows have: such "
-                f"cells count as missing values; if that is meant, give --na {quoted(word)}"
-            )
 
     # Cells with types
 

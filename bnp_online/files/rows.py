@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias
 
 from .arrow import read_arrow, read_parquet
-from .cells import Options, quoted
+from .cells import CellError, Options, quoted
 from .choices import Choices, format_of, nearest
 from .columns import Columns
 from .delimited import InvalidRow, read_delimited
@@ -225,12 +225,12 @@ class Samples(Iterator[Row]):
         return target_of(target, cells, self._options, self._choices.task, self._choices.labels)
 
     def _samples(self, rows: Iterator[tuple[int, _Cells]], parse: Target) -> Iterator[Row]:
-        columns, target, labelled = self._columns, self._choices.target, self._choices.labelled
+        target, labelled = self._choices.target, self._choices.labelled
         for number, row in rows:
             if isinstance(row, InvalidRow):
                 yield Row(number, error=row.reason, source=row.source)
                 continue
-            columns.row = number
+            self._columns.row = number
             y = error = None
             try:
                 y = None if target is None else parse(row.get(target))
@@ -238,7 +238,15 @@ class Samples(Iterator[Row]):
                 error = str(fault)
             if y is None and labelled and error is None:
                 error = "has no target"
-            yield Row(number, columns.features(row), y, None, 1.0, error, row)
+            x, fault = self._features(row)
+            yield Row(number, x, y, None, 1.0, error or fault, row)
+
+    def _features(self, cells: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
+        """Return the features of a row, or why it has none."""
+        try:
+            return self._columns.features(cells), None
+        except CellError as error:
+            return None, f"{error}: give --na {quoted(error.word)} if it is a missing value"
 
     def _first_lines(self, rows: Iterator[tuple[int, _Cells]]) -> Iterator[tuple[int, _Cells]]:
         """Determine the columns by the first lines of a file, and return all lines.
@@ -264,14 +272,15 @@ class Samples(Iterator[Row]):
                 yield Row(number, error=row.reason, source=row.source)
             elif isinstance(row.get("x"), dict | list):
                 x, y, w = row["x"], row.get("y"), row.get("w")
-                x = self._columns.features(x) if isinstance(x, dict) else x
-                error = "has no target" if y is None and labelled else None
+                x, fault = self._features(x) if isinstance(x, dict) else (x, None)
+                error = "has no target" if y is None and labelled else fault
                 yield Row(number, x, y, row.get("id"), 1.0 if w is None else w, error, row)
             elif labelled:
                 error = 'has no "x": give --target NAME if its columns are features'
                 yield Row(number, error=error, source=row)
             else:
-                yield Row(number, self._columns.features(row), source=row)
+                x, error = self._features(row)
+                yield Row(number, x, error=error, source=row)
 
     def _leave_out(self, unnamed: list[str], rows: list[tuple[int, Mapping[str, Any]]]) -> None:
         """Leave out columns without a name, which are the index of a frame."""

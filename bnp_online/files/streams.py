@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from ..values import Label
-from .cells import Options
+from .cells import CellError, Options
 from .choices import nearest
 from .columns import Columns
 from .delimited import InvalidRow, column_names, row_of
@@ -66,7 +66,7 @@ class RowReader:
     labelled : bool
         Whether a row without a target is invalid.
     notice : callable
-        Takes a message about cells that count as missing.
+        Takes a message about what was assumed of a column.
 
     Attributes
     ----------
@@ -179,7 +179,10 @@ class RowReader:
                 return InvalidRow(f"has {word!r:.80} in the column {weight!r}, which is not a number", row)
         if identifier is not None and (word := row[identifier].strip()):
             found["id"] = word
-        return {"x": self._columns.features(row), **found}
+        try:
+            return {"x": self._columns.features(row), **found}
+        except CellError as error:
+            return InvalidRow(f"{error}: leave the cell empty if the value is missing", row)
 
     def _what(self) -> str:
         if self._known.task == "regression":

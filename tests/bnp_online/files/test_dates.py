@@ -148,11 +148,11 @@ def test_calendar_features_have_names_of_their_own() -> None:
     assert len(x) == 8
 
 
-def test_a_date_of_another_form_is_missing_and_reported() -> None:
+def test_a_date_of_another_form_is_an_error_of_its_row() -> None:
     read = Read("t,y\n" + "2026-01-01,0\n" * 256 + "soon,0\n")
-    assert read.x[256] == {"t": None}
-    assert read.notices[0].startswith("row 257: column 't': 'soon' is not a date, as the first rows have")
-    assert read.notices[0].endswith("if that is meant, give --na soon")
+    assert read.x[256] is None
+    assert read.errors[257].startswith("has 'soon' in the column 't', which is not a date")
+    assert read.errors[257].endswith("give --na soon if it is a missing value")
 
 
 def test_strings_of_json_may_be_dates() -> None:

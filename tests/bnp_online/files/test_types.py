@@ -24,11 +24,11 @@ def test_words_that_python_or_others_take_for_numbers_are_strings(word: str) -> 
     assert column(["1", word]) == ["1", word]
 
 
-def test_infinity_is_missing_and_reported_with_its_row() -> None:
+def test_infinity_is_an_error_of_its_row() -> None:
     read = Read("a,y\n1.5,0\ninf,1\n-Infinity,1\n")
-    assert [x["a"] for x in read.x] == [1.5, None, None]
-    assert len(read.notices) == 1
-    assert read.notices[0].startswith("row 2: column 'a': 'inf' is not a number")
+    assert read.x == [{"a": 1.5}, None, None]
+    assert [*read.errors] == [2, 3]
+    assert read.errors[2].startswith("has 'inf' in the column 'a', which is not a number")
     assert column(["inf", "inf"]) == ["inf", "inf"]
 
 
@@ -38,8 +38,8 @@ def test_a_column_of_codes_is_given() -> None:
 
 def test_a_column_of_numbers_is_given() -> None:
     read = Read("a,y\n1.5,0\nERR,1\n2,1\n", numbers=["a"])
-    assert [x["a"] for x in read.x] == [1.5, None, 2]
-    assert "row 2: column 'a': 'ERR' is not a number" in read.notices[0]
+    assert read.x == [{"a": 1.5}, None, {"a": 2}]
+    assert "'ERR' in the column 'a', which is not a number" in read.errors[2]
     assert column(["red", "blue"], numbers=["a"]) == ["red", "blue"]
     with pytest.raises(FileError, match="give --decimal ,"):
         column(["1,5", "2"], numbers=["a"])
@@ -98,13 +98,17 @@ def test_further_words_are_missing_values() -> None:
 
 
 def test_a_column_keeps_its_type() -> None:
-    read = Read("a,b,y\n" + "1,true,0\n" * 256 + "word,7,0\nother,8,0\n2,false,0\n")
-    assert read.x[256:] == [{"a": None, "b": None}, {"a": None, "b": None}, {"a": 2, "b": False}]
-    assert not read.errors
-    first, second = read.notices
-    assert first.startswith("row 257: column 'a': 'word' is not a number")
-    assert "--na word" in first
-    assert second.startswith("row 257: column 'b': '7' is not a boolean")
+    read = Read("a,b,y\n" + "1,true,0\n" * 256 + "word,7,0\n?,8,0\n2,false,0\n")
+    assert read.x[256:] == [None, None, {"a": 2, "b": False}]
+    assert not read.notices
+    assert read.errors == {
+        257: "has 'word' in the column 'a', which is not a number, as other rows have: "
+        "give --na word if it is a missing value",
+        258: "has '8' in the column 'b', which is not a boolean, as other rows have: "
+        "give --na 8 if it is a missing value",
+    }
+    again = Read("a,y\n" + "1,0\n" * 256 + "word,0\nother,0\n?,0\n", na=["word"])
+    assert again.x[256:] == [{"a": None}, None, {"a": None}]
 
 
 def test_a_number_in_a_column_of_strings_is_a_string() -> None:
@@ -115,8 +119,8 @@ def test_a_number_in_a_column_of_strings_is_a_string() -> None:
 
 def test_the_first_value_decides_where_the_first_rows_have_none() -> None:
     read = Read("a,y\n" + ",0\n?,0\n" * 150 + "1.5,0\n?,0\nred,0\n")
-    assert [x["a"] for x in read.x[300:]] == [1.5, None, None]
-    assert [notice.partition(":")[0] for notice in read.notices] == ["row 303"]
+    assert read.x[300:] == [{"a": 1.5}, {"a": None}, None]
+    assert [*read.errors] == [303]
 
 
 def test_a_word_among_most_numbers_is_named() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
+from bnp_online.files import read_samples
 from service.blocks import lines as block_lines
 from tests.support.lines import observed_with_events
 from tests.support.running import Json, Server, serving
@@ -103,10 +104,22 @@ def test_cells(serve: Callable[..., Server]) -> None:
         '\ufeff size , "a ""colour""",flag,day,,y\r\n1.5,red,true,2026-01-02,7,no\r\n'
         'NA,"dark, red",FALSE,,,yes\r\n'
         '"2", blue ,true,2026-01-04,x,no\r\n'
+        "?,,false,2026-01-09,x,yes\r\n"
         "word,,false,2026-01-09,x,yes\r\n"
+        "n/a?,,false,2026-01-09,x,yes\r\n"
+        "1,,false,tomorrow,x,yes\r\n"
     )
     found = post(server, "/models/m/learn?target=y", body.encode())
-    assert [each["step"] for each in found] == [1, 2, 3, 4]
+    assert [each.get("step") for each in found] == [1, 2, 3, 4, None, None, None]
+    messages = {each["line"]: each["error"]["message"] for each in found[4:]}
+    assert messages == {
+        6: "the line has 'word' in the column 'size', which is not a number, as other rows have: "
+        "leave the cell empty if the value is missing",
+        7: "the line has 'n/a?' in the column 'size', which is not a number, as other rows have: "
+        "leave the cell empty if the value is missing",
+        8: "the line has 'tomorrow' in the column 'day', which is not a date, as other rows have: "
+        "leave the cell empty if the value is missing",
+    }
     first, day = 1767312000.0, 86400.0
     for x, y in (
         ({"size": 1.5, 'a "colour"': "red", "flag": True, "day": first}, "no"),
@@ -127,8 +140,9 @@ def test_types_of_the_model(serve: Callable[..., Server]) -> None:
     server.create(name="m", hidden=[4])
     for zip_code, y in (("02139", "1"), ("94305", "2")):
         server.learn(x={"zip": zip_code, "size": 1}, y=y, model="m")
-    found = post(server, "/models/m/learn?target=y", b"zip,size,y\n02139,small,1\n94305,2,2\n")
-    assert [each["step"] for each in found] == [3, 4]
+    found = post(server, "/models/m/learn?target=y", b"zip,size,y\n02139,small,1\n94305,2,2\n02139,NA,1\n")
+    assert [each.get("step") for each in found] == [None, 3, 4]
+    assert "'small' in the column 'size', which is not a number" in found[0]["error"]["message"]
     assert server.get("/models/m")["features"] == ["size", "zip=02139", "zip=94305"]
     assert server.get("/models/m")["classes"] == ["1", "2"]
 
@@ -227,3 +241,27 @@ def test_unlearning(serve: Callable[..., Server]) -> None:
     assert server.post("/models/m/forget", ids=["k80"]).status_code == 202
     wait_until(lambda: server.get("/models/m")["state"] == "ready" and server.get("/models/m")["step"] == 119)
     assert server.fingerprint("m")["model_sha256"] == server.fingerprint("without")["model_sha256"]
+
+
+def test_a_file_and_a_request_refuse_the_same_rows(serve: Callable[..., Server]) -> None:
+    """In a block, too: words for missing values are learned, other words in a column of numbers are not."""
+    server = serve()
+    rows = [f"{i},{i % 3}" for i in range(400)]
+    for at, word in (
+        (300, "NA"),
+        (310, "?"),
+        (320, "n/a?"),
+        (330, "abc"),
+        (340, ""),
+        (350, "inf"),
+        (360, "None"),
+    ):
+        rows[at] = f"{word},{at % 3}"
+    body = "\n".join(["size,y", *rows]).encode()
+    read = [row.error for row in read_samples(io.BytesIO(body), "y", keep=["size"])]
+    assert [at for at, error in enumerate(read) if error] == [320, 330, 350]
+    server.create(name="m", hidden=[4])
+    found = post(server, "/models/m/learn?target=y", body)
+    assert [at for at, each in enumerate(found) if "error" in each] == [320, 330, 350]
+    assert [each["line"] for each in found if "error" in each] == [322, 332, 352]
+    assert server.get("/models/m")["step"] == 397

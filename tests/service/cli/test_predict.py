@@ -199,7 +199,11 @@ def test_numbers_stay_numbers(folder: Path) -> None:
     write(folder, "words.csv", "t\n" + 20 * "2.5\nERR\n")
     assert command("learn", "n.csv", "--target", "y", *FAST, "--save", "numbers").code == 0
     done = command("predict", "words.csv", "--load", "numbers", "-o", "p.csv")
-    assert done.err.startswith("row 2: column 't': 'ERR' is not a number")
+    assert (done.code, done.err.partition(":")[0]) == (1, "20 rows are invalid")
     model = bnp.load(folder / "numbers")
-    rows = read(folder / "p.csv")[:2]
-    assert [row["prediction"] for row in rows] == [model.predict_one({"t": t}) for t in (2.5, None)]
+    first, second = read(folder / "p.csv")[:2]
+    assert first["prediction"] == model.predict_one({"t": 2.5})
+    assert second["error"].startswith("has 'ERR' in the column 't', which is not a number")
+    done = command("predict", "words.csv", "--load", "numbers", "-o", "p.csv", "--na", "ERR")
+    assert done.code == 0
+    assert read(folder / "p.csv")[1]["prediction"] == model.predict_one({"t": None})
