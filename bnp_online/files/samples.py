@@ -92,8 +92,8 @@ def read_samples(
     Notes
     -----
     The first 256 rows determine the type of each column of CSV: numbers, booleans (true, false), dates, times
-    of day and durations (in seconds), or strings. A later row with a cell of another type is invalid, unless the
-    cell stands for a missing value. Parquet, Arrow and NDJSON have types; their strings may be dates.
+    of day and durations (in seconds), or strings. A later row with a cell of another type is invalid, unless
+    the cell stands for a missing value. Parquet, Arrow and NDJSON have types; their strings may be dates.
 
     Numbers may have separated thousands, and a currency or percent sign that is the same in the whole column:
     1,234.50, 1'234.50, $990, 12 %; with the decimal sign ``,`` also 1.234,50 €. A column in which each comma

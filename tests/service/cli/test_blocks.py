@@ -117,7 +117,7 @@ def test_blocks_change_nothing(
 def test_cells_that_are_more_than_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, options: list[str]
 ) -> None:
-    """Dates, words for missing values, decimal commas and booleans are read as rows; another word is refused."""
+    """Dates, words for missing values, decimal commas and booleans are read as rows, or refused."""
     file = write(tmp_path, "stream.csv", content)
     found = []
     for fewest in (2, 10**9):
