@@ -69,7 +69,7 @@ def ray_(
     """Run the servers of a cluster as actors of Ray, which places them and starts them again.
 
     The store is BNP_STORE. The servers listen themselves, and continue after this command has ended. If some
-    of them run already, the others are added. With --gpus, they use the device cuda.
+    of them run already, the others are added. With --gpus, their device is auto, else cpu.
     """
     if stop and status:
         raise CommandError("Give either --stop or --status.", 2)

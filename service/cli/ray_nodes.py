@@ -74,7 +74,8 @@ class NodeSpec:
         """Return the settings of the server on a machine with this address."""
         settings = {name: value for name, value in self.settings.items() if name != "BNP_API_KEY"}
         above = settings.get("BNP_DATA_DIR") or Path(tempfile.gettempdir(), "bnp-online-ray")
-        settings.setdefault("BNP_DEVICE", "cuda" if self.gpus else "cpu")
+        # With a GPU, small networks are faster on the CPU; the specification of a model may name its device.
+        settings.setdefault("BNP_DEVICE", "auto" if self.gpus else "cpu")
         return {
             **settings,
             "BNP_DATA_DIR": str(Path(above, self.name)),

@@ -61,7 +61,7 @@ def test_a_node_has_its_own_name_place_and_folder() -> None:
     spec = NodeSpec("owner-1", "owner", "0-31", 8001, None, settings, gpus=1.0)
     assert spec.environment("10.0.0.5") == {
         "BNP_STORE": STORE,
-        "BNP_DEVICE": "cuda",
+        "BNP_DEVICE": "auto",
         "BNP_DATA_DIR": "/var/bnp/owner-1",
         "BNP_HOST": "10.0.0.5",
         "BNP_PORT": "8001",
