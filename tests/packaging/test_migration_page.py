@@ -52,9 +52,9 @@ def page() -> str:
 def installed(page: str) -> set[str]:
     """Return the distributions that the commands on the page install."""
     words = re.findall(r"^pip install '?([^'\n]+?)'?$", page, re.MULTILINE)
-    assert words == ["bnp-online", "bnp-online[client]"]
+    assert words == [".", ".[client]"]
     found: set[str] = set()
-    return {name for word in words for name in needed(Requirement(word), found)}
+    return {name for word in words for name in needed(Requirement(word.replace(".", "bnp-online")), found)}
 
 
 def environment(folder: Path, names: set[str]) -> Path:
