@@ -238,8 +238,8 @@ class Samples(Iterator[Row]):
                 error = str(fault)
             if y is None and labelled and error is None:
                 error = "has no target"
-            x, fault = self._features(row)
-            yield Row(number, x, y, None, 1.0, error or fault, row)
+            x, reason = self._features(row)
+            yield Row(number, x, y, None, 1.0, error or reason, row)
 
     def _features(self, cells: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
         """Return the features of a row, or why it has none."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import PROGRAMS
-from benchmarks.common import program, report
+from benchmarks.common import report
 from benchmarks.serving import capacity
 from bnp_online.evaluation import history
 from tests.docs.blocks import DOCS
@@ -41,8 +41,7 @@ def shown(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[tuple[Path, str], 
     def collect(page: Path, blocks: dict[str, str]) -> None:
         found.update({(page, block): text for block, text in blocks.items()})
 
-    for module in (report, program.report):
-        monkeypatch.setattr(module, "renew", collect)
+    monkeypatch.setattr(report, "renew", collect)
     main = importlib.import_module(f"benchmarks.{PROGRAMS[name][0]}").main
     pages = {str(page) for page, _ in marked()}
     with contextlib.suppress(SystemExit):  # some programs end with a code
