@@ -489,7 +489,7 @@ class Scores(Schema):
     window: dict[str, float | None]
     """The same over the last `size` samples."""
     intervals: Intervals | None = None
-    """Predictive intervals; null unless the model is a regression with `intervals`."""
+    """Predictive intervals; absent unless the model is a regression with `intervals`."""
 
 
 class Fingerprint(Schema):

@@ -269,7 +269,7 @@ export class Scores {
     this.mixture.clear(names.map((name) => ({ name, colour: KINDS[name] ?? "--plain", width: 2 })));
   }
 
-  drawIntervals({ step, scores: { intervals } }) {
+  drawIntervals({ step, scores: { intervals = null } }) {
     $("coverage").hidden = $("width").hidden = intervals === null;
     if (intervals === null) return;
     const { level, window, recent } = intervals;

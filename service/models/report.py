@@ -75,8 +75,9 @@ def intervals(model: HostedModel) -> dict[str, Any] | None:
 
 
 def scores(model: HostedModel) -> dict[str, Any]:
-    """Return the prequential metrics of a model."""
-    return {**model.score.report(), "intervals": intervals(model)}
+    """Return the prequential metrics of a model, and those of its intervals, if it has any."""
+    found = intervals(model)
+    return model.score.report() if found is None else {**model.score.report(), "intervals": found}
 
 
 def overview(model: HostedModel) -> dict[str, Any]:

@@ -113,6 +113,7 @@ def test_groups_and_replays_give_the_same_bits(make: Callable[..., Model], spec:
     for replayed in (whole, one_by_one, continued):
         assert replayed.estimator.fingerprint() == model.hosted.estimator.fingerprint()
         state, expected = replayed.copy_service_state()(), model.hosted.copy_service_state()()
+        del state["shares"], expected["shares"]  # their steps are those of groups
         assert state["counts"].pop("predicted") <= expected["counts"].pop("predicted")
         assert state == expected
 
