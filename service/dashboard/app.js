@@ -7,6 +7,7 @@ import { drawLayers } from "./layers.js";
 import { Operator } from "./operate.js";
 import { Overview } from "./overview.js";
 import { Scores, drawConfusion, drawPairs } from "./scores.js";
+import { Shadows } from "./shadows.js";
 
 const POLL = 1000;
 const DRAW = 100; // ms between two redraws
@@ -27,6 +28,7 @@ let drawing = null;
 let told = { step: 0, latest: null, counts: [] };
 const operator = new Operator(() => model, askForKey);
 const overview = new Overview(select, askForKey);
+const shadows = new Shadows(() => model, askForKey);
 
 function setState(state) {
   $("status").dataset.state = state;
@@ -154,6 +156,7 @@ const SAID = {
   import: ({ step }) => `Imported at step ${whole(step)}`,
   checkpoint: ({ step }) => `Checkpoint at step ${whole(step)}`,
   rollback: ({ step }) => `Rolled back to step ${whole(step)}`,
+  promotion: ({ step, shadow }) => `Shadow ${shadow} promoted at step ${whole(step)}`,
   upgrade: ({ step }) => `Upgraded to the latest generation of the learner at step ${whole(step)}`,
 };
 
@@ -178,6 +181,7 @@ function heard(kind, data) {
   } else if (kind in SAID) {
     addMark({ ...data, kind, time: Date.parse(data.time) / 1000 }, true);
     if (kind !== "drift") operator.list();
+    if (kind === "promotion") scores = null; // those of another model from here on
   }
 }
 
@@ -206,6 +210,7 @@ async function poll(signal) {
       if (clustered && round % 5 === 0) clustered = await drawCluster();
       if (round % 5 === 0) {
         await overview.update(model);
+        await shadows.update();
         offer(overview.rows);
       }
       $("overview").hidden = false;

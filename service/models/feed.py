@@ -18,7 +18,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .hosted import HostedModel
 
-Kind: TypeAlias = Literal["learn", "predict", "label", "drift", "checkpoint", "rollback", "upgrade"]
+Kind: TypeAlias = Literal[
+    "learn", "predict", "label", "drift", "checkpoint", "rollback", "upgrade", "promotion"
+]
 
 #: Seconds between two comparisons of the counters.
 PERIOD = 0.05
@@ -181,7 +183,10 @@ class Feed:
 
     def _add_notable(self, kind: Kind, model: str, data: dict[str, Any]) -> None:
         self._add(kind, model, data)
-        if kind == "rollback":  # count the samples learned from here on, also before the next comparison
+        if kind in (
+            "rollback",
+            "promotion",
+        ):  # count the samples learned from here on, also before the next comparison
             counted = {each.name: _count(each) for each in self._models() if each.name == model}
             self._seen |= {name: now._replace(step=data["step"]) for name, now in counted.items()}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from bnp_online import BNPClassifier
 
+from ..errors import UnknownShadowError
 from ..storage import event_codec
 from .hosted import HostedModel
 from .snapshot import versions
@@ -171,8 +172,12 @@ def evidence(model: HostedModel, x: Any) -> dict[str, Any]:
     return {"model": model.name, "step": model.step, "evidence": [each._asdict() for each in found]}
 
 
-def fingerprint(model: HostedModel) -> dict[str, Any]:
-    """Return the digests of the whole state and of the estimator's."""
+def fingerprint(model: HostedModel, shadow: str | None = None) -> dict[str, Any]:
+    """Return the digests of the whole state and of the estimator's, of a model or of one of its shadows."""
+    if shadow is not None:
+        if shadow not in model.shadows:
+            raise UnknownShadowError(f"the model has no shadow {shadow!r:.80}", "shadow")
+        model = model.shadows[shadow].model
     alone = model.estimator.fingerprint()
     both = alone.encode() + event_codec.dumps([model.score.state_dict(), model.drift.state_dict()])
     return {"step": model.step, "sha256": hashlib.sha256(both).hexdigest(), "model_sha256": alone}
