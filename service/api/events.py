@@ -23,9 +23,9 @@ async def listen(request: Request, model: str | None = None) -> Response:
     """Stream the events of one model, or of all models that the key covers, as Server-Sent Events.
 
     `learn`, `label` and `predict` carry the number of such requests since the last event of that kind, up to
-    twenty times a second; a label counts as learned, too. `checkpoint`, `rollback`, `upgrade` and `drift` are
-    sent one by one. `Last-Event-ID` requests the events since that one, as far as they are kept. A `notice`
-    reports missed events, and why a stream ends. A client that does not read is disconnected.
+    twenty times a second; a label counts as learned, too. `checkpoint`, `rollback`, `upgrade`, `promotion`
+    and `drift` are sent one by one. `Last-Event-ID` requests the events since that one, as far as they are kept.
+    A `notice` reports missed events, and why a stream ends. A client that does not read is disconnected.
     """
     return EventStream(request.scope, model, request.headers.get("last-event-id"))
 

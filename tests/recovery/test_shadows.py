@@ -41,7 +41,10 @@ def fingerprints(client: httpx.Client) -> dict[str, str]:
 
     wait_until(lambda: not any(each["behind"] for each in listed()["shadows"]))
     path, found = "/models/default/fingerprint", listed()
-    names = {found["champion"]: path, **{each["name"]: f"{path}?shadow={each['name']}" for each in found["shadows"]}}
+    names = {
+        found["champion"]: path,
+        **{each["name"]: f"{path}?shadow={each['name']}" for each in found["shadows"]},
+    }
     return {name: client.get(path).json()["model_sha256"] for name, path in names.items()}
 
 

@@ -62,8 +62,20 @@ def test_the_boundary_is_that_of_the_mixture() -> None:
         reach = _boundary(squares, 0.05)
         terms = weights * np.exp(rates * reach + (np.log1p(-rates) + rates) * squares)
         assert terms.sum() == pytest.approx(40.0, rel=1e-6)
-    # 3.7 root mean squares for many samples; a fixed number of them would need 1.96
-    assert _boundary(1e6, 0.05) < 3.7 * 1e3
+
+
+def stitched(squares: float, alpha: float) -> float:
+    """Return the stitched boundary of Howard et al. (2021), equation 10, for both sides."""
+    s, eta = 1.4, 2.0
+    zeta = sum(k**-s for k in range(1, 200_000)) + 200_000 ** (1 - s) / (s - 1)
+    level = s * math.log(math.log(max(squares, 1.0), eta) + 1) + math.log(zeta) + math.log(2 / alpha)
+    root, line = (eta**0.25 + eta**-0.25) / math.sqrt(2), (math.sqrt(eta) + 1) / 2
+    return math.sqrt(root**2 * max(squares, 1.0) * level + (line * level) ** 2) + line * level
+
+
+def test_the_boundary_is_narrower_than_a_stitched_one() -> None:
+    for squares, share in ((0.01, 0.55), (1.0, 0.65), (100.0, 0.85), (1e4, 0.87), (1e7, 0.87)):
+        assert _boundary(squares, 0.05) < share * stitched(squares, 0.05)
 
 
 def compare(comparison: PairedComparison, pairs: list[tuple[float, float]]) -> int | None:
@@ -112,8 +124,8 @@ def test_errors_of_a_regression_are_in_deviations_of_the_targets_before() -> Non
     def run(scale: float) -> dict[str, Any]:
         comparison, rng = PairedComparison("regression"), np.random.default_rng(1)
         for target, one, other in rng.normal(0.0, 1.0, (500, 3)).tolist():
-            pair = [Scored(abs(scale * each), (scale * each) ** 2) for each in (one, 0.1 * other)]
-            comparison.update(*pair, scale * target)
+            first, second = (Scored(abs(scale * e), (scale * e) ** 2) for e in (one, 0.1 * other))
+            comparison.update(first, second, scale * target)
         return comparison.report()
 
     plain, large = run(1.0), run(1000.0)
@@ -130,7 +142,7 @@ def test_errors_of_a_regression_are_in_deviations_of_the_targets_before() -> Non
 
 def test_its_state_continues() -> None:
     for task in ("classification", "regression"):
-        one, other = PairedComparison(task, 0.1), PairedComparison(task, 0.1)  # type: ignore[arg-type]  # of a tuple
+        one, other = PairedComparison(task, 0.1), PairedComparison(task, 0.1)
         pairs = np.random.default_rng(2).random((40, 2)).tolist()
         for i, (first, second) in enumerate(pairs):
             one.update(Scored(first, first), Scored(second, second), float(i))
@@ -142,6 +154,6 @@ def test_its_state_continues() -> None:
         assert one.state_dict() == other.state_dict()
         assert twin.n == 21
         with pytest.raises(StateError):
-            PairedComparison(task, 0.2).load_state_dict(one.state_dict())  # type: ignore[arg-type]  # as above
+            PairedComparison(task, 0.2).load_state_dict(one.state_dict())
     with pytest.raises(ConfigurationError, match="alpha"):
         PairedComparison("regression", 1.0)

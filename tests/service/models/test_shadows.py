@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import sqlite3
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -456,3 +458,19 @@ def test_what_happens_is_in_the_history_the_metrics_and_the_log(
     ] == "shadow promoted"
     kinds = [each["kind"] for each in server.get("/models/m/events?limit=1000")["events"]]
     assert [kind for kind in kinds if kind != "learn"] == ["create", "shadow", "promote", "unshadow"]
+
+
+def test_a_server_that_knows_no_shadows_does_not_open_their_log(tmp_path: Path) -> None:
+    def version() -> int:
+        with closing(sqlite3.connect(tmp_path / "events.sqlite3")) as log:
+            [(found,)] = log.execute("PRAGMA user_version")
+        return int(found)
+
+    with serving(tmp_path) as server:
+        server.create(name="m", **PLAIN)
+        server.learn(*sample(0), model="m")
+        assert version() == 2
+        add(server)
+        assert version() == 3
+    with serving(tmp_path) as server:
+        assert list(shadows(server)) == ["other"]

@@ -89,7 +89,10 @@ def states(server: Server) -> dict[str, Any]:
         described = server.get(f"/models/{name}")
         found[name] = (server.fingerprint(name), described["step"], described.get("pending"))
     wait_until(lambda: server.get("/models/other/shadows")["shadows"][0]["behind"] == 0)
-    found["shadow"] = server.get("/models/other/fingerprint?shadow=linear"), server.get("/models/other/shadows")
+    found["shadow"] = (
+        server.get("/models/other/fingerprint?shadow=linear"),
+        server.get("/models/other/shadows"),
+    )
     return found
 
 
