@@ -7,21 +7,25 @@ const MEANING =
   "A shadow learns the samples of this model with another specification, and answers nothing. Both predict each sample " +
   "before they learn it. The bar is the interval of the difference of their losses; left of the line the shadow is " +
   "better. The interval holds at all times together: you may decide as soon as it leaves the line.";
-const HEADS = ["Shadow", "Samples compared", "Shadow", "This model", "Difference of losses", "Interval", "Verdict", ""];
+const HEADS = ["Shadow", "Verdict", "Difference of losses", "Its score", "This model", "Samples", ""];
 
 const explain = (error) => (error instanceof Refusal ? error.message : "The server does not respond.");
 
+const signed = (value) => short(value).replace("-", "−");
+
 /** Return the interval of a difference, on an axis around 0. */
-function bar({ difference, low, high }, widest) {
-  const at = (value) => 75 + (70 * Math.max(-widest, Math.min(value, widest))) / widest;
-  const text = `Interval from ${short(low)} to ${short(high)}`;
+function bar({ difference, low, high }) {
+  const widest = Math.max(-low, high);
+  const at = (value) => 75 + (70 * value) / widest;
+  const text = `Interval from ${signed(low)} to ${signed(high)}`;
   const left = at(low);
   return makeSvg(
     "svg",
     { class: "interval", viewBox: "0 0 150 22", role: "img", "aria-label": text },
+    makeSvg("title", {}, text),
     makeSvg("rect", { x: left, y: 7, width: Math.max(at(high) - left, 1), height: 8, rx: 3 }),
     makeSvg("line", { x1: 75, y1: 1, x2: 75, y2: 21 }),
-    ...(difference === null ? [] : [makeSvg("circle", { cx: at(difference), cy: 11, r: 4 })]),
+    makeSvg("circle", { cx: at(difference), cy: 11, r: 4 }),
   );
 }
 
@@ -112,18 +116,18 @@ export class Shadows {
     this.shown = text;
     this.table.hidden = found.shadows.length === 0;
     say(this.said, found.shadows.length ? "" : "No shadows: create one to try another specification without risk.");
-    const reach = ({ comparison: { low, high, difference } }) => Math.max(2 * Math.abs(difference ?? 0), Math.min(-low, high));
-    const widest = Math.max(1e-6, ...found.shadows.map(reach));
-    this.list.replaceChildren(...found.shadows.map((each) => this.row(each, widest)));
+    this.list.replaceChildren(...found.shadows.map((each) => this.row(each)));
   }
 
-  row({ name, behind, skipped, failure, comparison }, widest) {
+  row({ name, behind, skipped, failure, comparison }) {
     const about = [];
-    if (behind > 0) about.push(`${whole(behind)} events behind`);
+    if (failure) about.push(failure);
+    else if (behind > 0) about.push(`${whole(behind)} events behind`);
     if (skipped > 0) about.push(`${whole(skipped)} samples skipped`);
-    const { verdict } = comparison;
+    const { verdict, difference, n } = comparison;
     const judged = make("span", { className: failure ? "failed" : verdict, textContent: failure ? "stopped" : verdict });
-    if (failure) judged.title = failure;
+    const gap = make("span", {}, difference === null ? "–" : signed(difference));
+    if (difference !== null) gap.append(bar(comparison));
     const go = make("button", { type: "button", className: "quiet", textContent: "Promote", disabled: failure !== null });
     const end = make("button", { type: "button", className: "quiet", textContent: "Delete" });
     go.setAttribute("aria-label", `Promote ${name}`);
@@ -131,16 +135,8 @@ export class Shadows {
     go.addEventListener("click", () => this.act(`${name} is being promoted …`, () => this.promote(name)));
     end.addEventListener("click", () => this.act(`${name} is being deleted …`, () => this.drop(name)));
     const title = make("th", { scope: "row", textContent: name });
-    if (about.length) title.append(make("span", { className: "note", textContent: ` ${about.join(", ")}` }));
-    const cells = [
-      whole(comparison.n),
-      scores(comparison.shadow),
-      scores(comparison.champion),
-      comparison.difference === null ? "–" : short(comparison.difference),
-      bar(comparison, widest),
-      judged,
-      make("span", { className: "row" }, go, end),
-    ];
+    if (about.length) title.append(make("span", { className: "note", textContent: about.join(", ") }));
+    const cells = [judged, gap, scores(comparison.shadow), scores(comparison.champion), whole(n), make("span", {}, go, " ", end)];
     return make("tr", {}, title, ...cells.map((cell) => make("td", {}, cell)));
   }
 
