@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from service.errors import StorageFullError
 from service.models import shadowing
+from service.models.checkpointer import Checkpointer
 from tests.support.exposition import samples, text_of
 from tests.support.running import Json, Server, error, serving
 from tests.support.server_process import wait_until
@@ -172,6 +176,7 @@ def test_a_promotion_is_exact_and_is_reverted_in_the_same_way(serve: Serve) -> N
     server = serve()
     server.create(name="m", **PLAIN)
     learn(server, range(30))
+    early = server.predict(sample(9)[0], model="m", id="early")
     add(server)
     add(server, "third", seed=9)
     learn(server, range(30, 100))
@@ -190,6 +195,7 @@ def test_a_promotion_is_exact_and_is_reverted_in_the_same_way(serve: Serve) -> N
     # The answer that the client got is the one that is scored, and that it gets again.
     assert server.predict(sample(0)[0], model="m", id="before") == waiting
     assert server.label("before", sample(0)[1], model="m")["prediction"] == waiting["prediction"]
+    assert server.label("early", sample(9)[1], model="m")["prediction"] == early["prediction"]
 
     learn(server, range(100, 150))
     assert {each["comparison"]["n"] for each in shadows(server).values()} == {50}
@@ -198,12 +204,12 @@ def test_a_promotion_is_exact_and_is_reverted_in_the_same_way(serve: Serve) -> N
         "model": "m",
         "champion": "original",
         "shadow": "other",
-        "step": 151,
+        "step": 152,
     }
     learn(server, range(150, 160))
-    numbers = [*range(100), 0, *range(100, 160)]
+    numbers = [*range(100), 0, 9, *range(100, 160)]
     server.create(name="new", **PLAIN)
-    for i in numbers:  # without ids: one sample was learned twice
+    for i in numbers:  # without ids: two samples were learned twice
         server.learn(*sample(i), model="new")
     assert digest(server) != champion
     promote(server)
@@ -474,3 +480,86 @@ def test_a_server_that_knows_no_shadows_does_not_open_their_log(tmp_path: Path) 
         assert version() == 3
     with serving(tmp_path) as server:
         assert list(shadows(server)) == ["other"]
+
+
+def test_a_sample_that_the_champion_refused_after_the_commit_is_not_learned(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+    server.create(name="m", **PLAIN, standardize=False, learner=1)  # which does not bound values
+    learn(server, range(10))
+    add(server)
+    learn(server, range(10, 20))
+
+    def full(self: Checkpointer, refused: object, steps: object) -> None:
+        raise StorageFullError("no room")
+
+    monkeypatch.setattr(Checkpointer, "correct", full)  # the log does not get the refusal
+    refused = server.post("/learn", x={"a": 1e39}, y="cat", model="m")
+    assert error(refused) == (422, "non_finite_state", None)
+    learn(server, range(20, 40))
+    expected = fresh(server, range(10, 40), **OTHER)
+    assert digest(server, "other") == expected
+    monkeypatch.undo()
+    server.client.post("/models/m/checkpoints").raise_for_status()
+    server.post("/models/m/rollback", step=40).raise_for_status()
+    assert digest(server, "other") == expected
+
+
+def test_a_champion_that_diverges_keeps_its_shadows(serve: Serve) -> None:
+    server = serve()
+    server.create(name="m", hidden=[4], lr=1e11)
+    add(server)
+    accepted = []
+    for i, (x, y) in enumerate(map(sample, range(100))):
+        if server.post("/learn", x=x, y=y, model="m", id=f"s{i}").status_code == 200:
+            accepted.append(i)
+    assert len(accepted) < 100
+    assert digest(server, "other") == fresh(server, accepted, **OTHER)
+    assert shadows(server)["other"]["comparison"]["n"] > len(accepted) // 2
+
+
+def test_a_stored_model_has_its_shadows_in_its_checkpoint(serve: Serve) -> None:
+    server = serve(models_in_memory=1)
+    server.create(name="m", **PLAIN)
+    add(server)
+    learn(server, range(30))
+    found = digest(server, "other"), shadows(server)
+    server.predict(sample(0)[0])  # of another model, for which this one makes room
+    wait_until(
+        lambda: {each["name"]: each["state"] for each in server.get("/models")["models"]}["m"] == "stored"
+    )
+    assert (digest(server, "other"), shadows(server)) == found
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 0.004), (0.2, 0.016)])
+def test_a_busy_champion_gets_its_share(
+    monkeypatch: pytest.MonkeyPatch, share: float, expected: float
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async def turn() -> None:
+        slept.append(-1.0)
+
+    monkeypatch.setattr(shadowing, "asyncio", SimpleNamespace(sleep=sleep))
+    model, fair_turns = SimpleNamespace(sequence=5), SimpleNamespace(next=turn)
+    worker: Any = SimpleNamespace(model=model, queue_depth=0, fair_turns=fair_turns)
+    turns: Any = object.__new__(shadowing.Shadowing)
+    turns._worker, turns._seen, turns._settings = worker, 5, SimpleNamespace(shadow_share=share)
+
+    def pause(spent: float, *, hurried: bool = False) -> float:
+        turns._spent = spent
+        asyncio.run(turns._pause(hurried=hurried))
+        return slept.pop()
+
+    assert pause(0.0005) == -1.0  # short calls share the passes of the event loop
+    assert pause(0.004) == 0.0  # the champion does nothing
+    worker.queue_depth = 1
+    assert pause(0.004) == pytest.approx(expected)
+    worker.queue_depth, model.sequence = 0, 9  # it learned meanwhile
+    assert pause(0.004) == pytest.approx(expected)
+    worker.queue_depth = 1
+    assert pause(0.004, hurried=True) == 0.0
