@@ -41,6 +41,7 @@ from .api import (
     pages,
     predict,
     river,
+    shadows,
     state,
 )
 from .api.fast_path import FastPath
@@ -74,6 +75,7 @@ ROUTE_MODULES = (
     learn,
     predict,
     models,
+    shadows,
     state,
     events,
     health,

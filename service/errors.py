@@ -154,6 +154,22 @@ class TooManyModelsError(RequestError):
     """The maximum number of models exists."""
 
 
+class UnknownShadowError(RequestError):
+    """The model has no shadow with this name."""
+
+
+class ShadowExistsError(RequestError):
+    """The model has a shadow with this name, or its champion has it."""
+
+
+class ShadowFailedError(RequestError):
+    """The shadow no longer learns, so that it cannot be promoted."""
+
+
+class TooManyShadowsError(RequestError):
+    """The model has the maximum number of shadows."""
+
+
 class UnknownIdError(RequestError):
     """No pending prediction has this id: it was never made, it expired, or newer predictions replaced it."""
 
@@ -373,6 +389,7 @@ TABLE: dict[type[Exception], Row] = {
     UnknownModelError: Row(404, "unknown_model"),
     UnknownIdError: Row(404, "unknown_id"),
     UnknownCheckpointError: Row(404, "unknown_checkpoint"),
+    UnknownShadowError: Row(404, "unknown_shadow"),
     BodyTimeoutError: Row(408, "body_timeout", headers={"connection": "close"}),
     StreamTimeoutError: Row(408, "stream_timeout"),
     AlreadyLabelledError: Row(409, "already_labelled"),
@@ -381,6 +398,9 @@ TABLE: dict[type[Exception], Row] = {
     ModelExistsError: Row(409, "model_exists"),
     RebuildingError: Row(409, "rebuilding", retry_after=1),
     TooManyModelsError: Row(409, "too_many_models"),
+    ShadowExistsError: Row(409, "shadow_exists"),
+    ShadowFailedError: Row(409, "shadow_failed"),
+    TooManyShadowsError: Row(409, "too_many_shadows"),
     UnknownSourceError: Row(404, "unknown_source"),
     LogGapError: Row(409, "log_gap"),
     BatchRefusedError: Row(422, "batch_refused"),
@@ -510,6 +530,9 @@ class Layer(Enum):
     REBUILDING = (RebuildingError,)
     ROLLBACK = (UnknownCheckpointError, NotKeptError)
     UNLEARNING = (UnknownIdError, NotKeptError)
+    SHADOW = (UnknownShadowError,)
+    SHADOW_CREATION = (ShadowExistsError, TooManyShadowsError, InvalidSpecError, library.ConfigurationError)
+    PROMOTION = (UnknownShadowError, ShadowFailedError, NotKeptError)
     UPGRADE = (InvalidSpecError, NotKeptError)
     IMPORT = (InvalidSpecError, library.CheckpointError, library.StateError)
     PROBE = (NotReadyError,)

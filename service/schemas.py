@@ -242,9 +242,10 @@ class Overview(Schema):
 class Mark(Schema):
     """Something that happened to a model."""
 
-    kind: Literal["drift", "action", "rollback", "unlearning", "checkpoint", "upgrade", "import"]
+    kind: Literal["drift", "action", "rollback", "unlearning", "checkpoint", "upgrade", "import", "promotion"]
     step: int
-    """Step of the model at that moment; of a rollback, the step that it returned to."""
+    """Step of the model at that moment; of a rollback, the step that it returned to; of a promotion, the step
+    of the new champion."""
     time: float
     """Seconds since 1970."""
     action: str | None = None
@@ -253,6 +254,8 @@ class Mark(Schema):
     """Number of events that were unlearned."""
     checkpoint: str | None = None
     """Name of the checkpoint."""
+    shadow: str | None = None
+    """Name of the shadow that was promoted."""
 
 
 class IntervalHistory(Schema):
@@ -354,6 +357,15 @@ class RollbackBody(Body):
         if (self.step is None) == (self.checkpoint is None):
             raise ValueError("give either a step or a checkpoint")
         return self
+
+
+class PromoteBody(Body):
+    """Shadow to promote."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"shadow": "wider"}]})
+
+    shadow: ModelName
+    """Name of the shadow."""
 
 
 class ForgetBody(Body):

@@ -198,6 +198,12 @@ class Settings(BaseSettings):
     """Maximum number of models in memory; default: all. Beyond it, the least recently used model gets a
     checkpoint and is removed from memory. The next request to it loads it again.
     """
+    max_shadows: int = Field(default=3, ge=0)
+    """Maximum number of shadows of a model. Each takes the memory of a model of its specification."""
+    shadow_share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the time of a busy model that its shadows may take, all together. A model waits longer only
+    for a shadow that is more than a million events behind.
+    """
     max_features: Positive = 4096
     """Maximum number of features of a sample, with the strings in its lists, and of columns of a model."""
     max_values: int = Field(default=2**20, ge=32, le=2**24)

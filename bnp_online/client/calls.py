@@ -208,9 +208,10 @@ def metrics(model: str = DEFAULT_MODEL) -> Call[schemas.Scores]:
     return _get(_of(model, "metrics"), schemas.Scores, model)
 
 
-def fingerprint(model: str = DEFAULT_MODEL) -> Call[schemas.Fingerprint]:
-    """Return digests of the state of a model."""
-    return _get(_of(model, "fingerprint"), schemas.Fingerprint, model)
+def fingerprint(model: str = DEFAULT_MODEL, *, shadow: str | None = None) -> Call[schemas.Fingerprint]:
+    """Return digests of the state of a model, or of one of its shadows."""
+    path = _of(model, "fingerprint") + (f"?shadow={quote(shadow, safe='')}" if shadow else "")
+    return _get(path, schemas.Fingerprint, model)
 
 
 def checkpoints(model: str = DEFAULT_MODEL) -> Call[schemas.CheckpointList]:
@@ -241,6 +242,51 @@ def rollback(
 def forget(ids: Sequence[str], *, model: str = DEFAULT_MODEL) -> Call[schemas.ForgetAnswer]:
     """Unlearn samples, by their ids."""
     return Call(_post(_of(model, "forget"), {"ids": list(ids)}, model), reader(schemas.ForgetAnswer))
+
+
+def shadows(model: str = DEFAULT_MODEL) -> Call[schemas.ShadowList]:
+    """List the shadows of a model, and their comparisons with the model on the same samples."""
+    return _get(_of(model, "shadows"), schemas.ShadowList, model)
+
+
+def add_shadow(
+    name: str, task: str = "classification", *, model: str = DEFAULT_MODEL, **spec: Any
+) -> Call[schemas.ShadowAnswer]:
+    """Create a shadow of a model; other arguments are those of ``POST /models``.
+
+    Parameters
+    ----------
+    name : str
+        Name of the shadow.
+    task : str
+        Task of the model.
+    model : str
+        Name of the model.
+
+    Raises
+    ------
+    ShadowExistsError
+        If the model has a shadow of this name.
+    """
+    request = _post(_of(model, "shadows"), {"name": name, "task": task, **spec}, model)
+    return Call(request, reader(schemas.ShadowAnswer), repeatable=False)
+
+
+def delete_shadow(name: str, *, model: str = DEFAULT_MODEL) -> Call[None]:
+    """Delete a shadow of a model."""
+    path = _of(model, f"shadows/{quote(name, safe='')}")
+    return Call(Request("DELETE", path, model=model), lambda body: None, repeatable=False)
+
+
+def promote(shadow: str, *, model: str = DEFAULT_MODEL) -> Call[schemas.PromoteAnswer]:
+    """Let a shadow and its model change places; the former model stays as a shadow.
+
+    Notes
+    -----
+    The request is not repeated when its response is lost: see `shadows` for the name of the champion.
+    """
+    request = _post(_of(model, "promote"), {"shadow": shadow}, model)
+    return Call(request, reader(schemas.PromoteAnswer), repeatable=False)
 
 
 def upgrade(model: str = DEFAULT_MODEL, *, kept: bool = False) -> Call[schemas.UpgradeAnswer]:

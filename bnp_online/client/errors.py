@@ -18,9 +18,11 @@
         │   ├── UnknownModelError
         │   ├── UnknownIdError
         │   ├── UnknownCheckpointError
+        │   ├── UnknownShadowError
         │   └── NotKeptError              a state before the oldest one that is kept
         ├── ConflictError             (409)
         │   ├── ModelExistsError
+        │   ├── ShadowExistsError
         │   ├── AlreadyLabelledError
         │   ├── IdConflictError           an id that another sample has
         │   └── IdForgottenError          an id whose sample was unlearned
@@ -135,6 +137,10 @@ class UnknownCheckpointError(NotFoundError):
     """Unknown step or checkpoint."""
 
 
+class UnknownShadowError(NotFoundError):
+    """Unknown shadow of a model."""
+
+
 class NotKeptError(NotFoundError):
     """State before the oldest one that is kept."""
 
@@ -145,6 +151,10 @@ class ConflictError(ServerError):
 
 class ModelExistsError(ConflictError):
     """Name of an existing model."""
+
+
+class ShadowExistsError(ConflictError):
+    """Name of an existing shadow, or of the champion."""
 
 
 class AlreadyLabelledError(ConflictError):
@@ -196,9 +206,11 @@ _CODES: dict[type[ServerError], str] = {
     UnknownModelError: "unknown_model",
     UnknownIdError: "unknown_id",
     UnknownCheckpointError: "unknown_checkpoint",
+    UnknownShadowError: "unknown_shadow",
     NotKeptError: "not_kept",
-    ConflictError: "too_many_models rebuilding log_gap",
+    ConflictError: "too_many_models rebuilding log_gap too_many_shadows shadow_failed",
     ModelExistsError: "model_exists",
+    ShadowExistsError: "shadow_exists",
     AlreadyLabelledError: "already_labelled",
     IdConflictError: "id_conflict",
     IdForgottenError: "id_forgotten",

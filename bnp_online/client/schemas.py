@@ -550,6 +550,70 @@ class UpgradeAnswer(Schema):
     """Whether the samples are being relearned; false if the model was of this generation before."""
 
 
+class ShadowComparison(Schema):
+    """Comparison of a shadow with its champion, on samples that both predicted before they learned them."""
+
+    n: int
+    """Number of samples, since the creation of the shadow or the latest promotion."""
+    champion: dict[str, float | None]
+    """Accuracy and LogLoss, or MAE and RMSE, of the champion; null without samples."""
+    shadow: dict[str, float | None]
+    """The same of the shadow."""
+    difference: float | None
+    """Mean loss of the shadow minus that of the champion: negative if the shadow is better. The loss is the
+    log loss, at most 9.2 nats; of a regression the absolute error in standard deviations of the targets, at
+    most 4."""
+    low: float
+    """Lower end of the interval of the difference. It holds at all times together, so that the comparison may
+    be read after each sample."""
+    high: float
+    """Upper end."""
+    confidence: float
+    """Probability that the interval holds at all times."""
+    verdict: Literal["better", "worse", "undecided"]
+    """Of the shadow; decided once the interval excludes 0."""
+
+
+class ShadowAnswer(Schema):
+    """Shadow of a model."""
+
+    name: str
+    spec: ModelSpec
+    step: int
+    """Number of samples learned."""
+    behind: int
+    """Number of events that its champion has applied, and the shadow has not."""
+    skipped: int
+    """Number of samples that it could not learn, and its champion could."""
+    failure: str | None
+    """Why it no longer learns."""
+    comparison: ShadowComparison
+
+
+class ShadowList(Schema):
+    """Shadows of a model, in order of creation."""
+
+    model: str
+    task: Task
+    champion: str
+    """Name that the champion has as a shadow, after a promotion."""
+    step: int
+    """Step of the champion."""
+    shadows: list[ShadowAnswer]
+
+
+class PromoteAnswer(Schema):
+    """Model after a promotion."""
+
+    model: str
+    champion: str
+    """Name of the shadow that is the champion now."""
+    shadow: str
+    """Name of the former champion, which is a shadow now."""
+    step: int
+    """Number of samples that the new champion has learned."""
+
+
 class DeleteAnswer(Schema):
     """Deletion of a model whose data cannot be erased now: the disk is full, or a program reads the log."""
 

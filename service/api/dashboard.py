@@ -16,6 +16,7 @@ _ASSETS = {
     "operate.js": "text/javascript",
     "overview.js": "text/javascript",
     "scores.js": "text/javascript",
+    "shadows.js": "text/javascript",
     "uplot/uPlot.iife.min.js": "text/javascript",
     "uplot/uPlot.min.css": "text/css",
 }

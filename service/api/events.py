@@ -24,9 +24,9 @@ async def listen(request: Request, model: str | None = None) -> Response:
 
     `learn`, `label` and `predict` carry the number of such requests since the last event of that kind, up to
     twenty times a second; a label counts as learned, too. `drift`, `action`, `checkpoint`, `rollback`,
-    `unlearning`, `upgrade` and `import` are sent one by one: they are the marks of `GET /models/{m}/history`.
-    `Last-Event-ID` requests the events since that one, as far as they are kept. A `notice` reports missed
-    events, and why a stream ends. A client that does not read is disconnected.
+    `unlearning`, `upgrade`, `import` and `promotion` are sent one by one: they are the marks of
+    `GET /models/{m}/history`. `Last-Event-ID` requests the events since that one, as far as they are kept. A
+    `notice` reports missed events, and why a stream ends. A client that does not read is disconnected.
     """
     return EventStream(request.scope, model, request.headers.get("last-event-id"))
 

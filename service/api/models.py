@@ -179,10 +179,15 @@ async def get_evidence(request: Request, m: str) -> Response:
 
 
 @router.get("/models/{m}/fingerprint", summary="Fingerprint a model", response_model=schemas.Fingerprint)
-@needs("read", Layer.MODEL, Layer.READ)
-async def get_fingerprint(request: Request, m: str) -> Response:
-    """Return digests of all that learning changes: equal digests, equal states."""
-    return json_response(await (await models_of(request.scope).get(m)).ask(report.fingerprint))
+@needs("read", Layer.MODEL, Layer.READ, Layer.SHADOW)
+async def get_fingerprint(
+    request: Request,
+    m: str,
+    shadow: Annotated[str | None, Query(description="Name of a shadow, which may be behind.")] = None,
+) -> Response:
+    """Return digests of all that learning changes, of a model or of a shadow: equal digests, equal states."""
+    worker = await models_of(request.scope).get(m)
+    return json_response(await worker.ask(partial(report.fingerprint, shadow=shadow)))
 
 
 async def description(request: Request, name: str) -> dict[str, Any]:

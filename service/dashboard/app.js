@@ -7,6 +7,7 @@ import { drawLayers } from "./layers.js";
 import { Operator } from "./operate.js";
 import { Overview } from "./overview.js";
 import { Scores, drawConfusion, drawPairs } from "./scores.js";
+import { Shadows } from "./shadows.js";
 
 const POLL = 1000;
 const DRAW = 100; // ms between two redraws
@@ -28,6 +29,7 @@ let drawing = null;
 let told = { step: 0, latest: null, counts: [] };
 const operator = new Operator(() => model, askForKey);
 const overview = new Overview(select, askForKey);
+const shadows = new Shadows(() => model, askForKey);
 
 function setState(state) {
   $("status").dataset.state = state;
@@ -157,11 +159,12 @@ const SAID = {
   import: ({ step }) => `Imported at step ${whole(step)}`,
   checkpoint: ({ step }) => `Checkpoint at step ${whole(step)}`,
   rollback: ({ step }) => `Rolled back to step ${whole(step)}`,
+  promotion: ({ step, shadow }) => `Shadow ${shadow} promoted at step ${whole(step)}`,
   upgrade: ({ step }) => `Upgraded to the latest generation of the learner at step ${whole(step)}`,
 };
 
 /** Marks after which the life of the model is another one: the next poll draws it anew. */
-const ANEW = new Set(["rollback", "import", "upgrade"]);
+const ANEW = new Set(["rollback", "import", "upgrade", "promotion"]);
 
 /** List a mark, and draw it in the charts; its time is in seconds since 1970. */
 function addMark(mark, live) {
@@ -213,6 +216,7 @@ async function poll(signal) {
       if (clustered && round % 5 === 0) clustered = await drawCluster();
       if (round % 5 === 0) {
         await overview.update(model);
+        await shadows.update();
         offer(overview.rows);
       }
       $("overview").hidden = false;

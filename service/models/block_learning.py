@@ -127,7 +127,8 @@ def learn_block(
             return None
         times = event.times_of(start, start + count)
         score = _score_classes if rows.labels else _score_numbers
-        applied.outcomes += score(model, targets, outputs, step, times, applied.drifts)
+        first = event.number(start)
+        applied.outcomes += score(model, targets, outputs, step, times, applied.drifts, first)
         applied.learned += count
         model.sequence = event.number(start + count - 1)
         model.note_shares(times[-1])
@@ -150,9 +151,15 @@ def refuse_in_block(model: HostedModel, event: BlockEvent, position: int, error:
 
 
 def _score_classes(
-    model: HostedModel, targets: Vector, outputs: Vector, step: int, times: list[float], drifts: list[int]
+    model: HostedModel,
+    targets: Vector,
+    outputs: Vector,
+    step: int,
+    times: list[float],
+    drifts: list[int],
+    first: int,
 ) -> list[bytes]:
-    """Score the predictions of a classification; return the answers."""
+    """Score the predictions of a classification, of consecutive events from `first`; return the answers."""
     estimator = model.estimator
     assert isinstance(estimator, BNPClassifier)  # noqa: S101 (there are labels)
     codes, labels = targets.astype(np.int64), estimator.labels
@@ -161,21 +168,31 @@ def _score_classes(
     model.count(losses)
     right = (outputs.argmax(axis=1) == codes).tolist()
     model.history.add_many(step + 1, times, right, losses, plain)
+    if model.ledger is not None:
+        model.ledger.add_many(first, right, losses, [0.0] * len(losses))
     _note_drifts(model, model.drift.see_many(losses, step + 1), step, times, drifts)
     tokens = {label: orjson.dumps(label) for label in {*predictions}}
     return _answers(model.name, step, [tokens[label] for label in predictions], losses)
 
 
 def _score_numbers(
-    model: HostedModel, targets: Vector, outputs: Vector, step: int, times: list[float], drifts: list[int]
+    model: HostedModel,
+    targets: Vector,
+    outputs: Vector,
+    step: int,
+    times: list[float],
+    drifts: list[int],
+    first: int,
 ) -> list[bytes]:
-    """Score the predictions of a regression; return the answers."""
+    """Score the predictions of a regression, of consecutive events from `first`; return the answers."""
     numbers, predictions = targets.tolist(), outputs[:, 0]
     losses, variances = model.score.update_numbers(numbers, predictions.tolist())
     plain = model.baselines.update_numbers(numbers)
     model.count(losses)
     errors, intervals = np.abs(targets - predictions).tolist(), model.take_intervals()
     model.history.add_many(step + 1, times, errors, losses, plain, intervals if len(intervals) else None)
+    if model.ledger is not None:
+        model.ledger.add_many(first, errors, losses, numbers)
     _note_drifts(model, model.drift.see_many(losses, step + 1, variances), step, times, drifts)
     return _answers(model.name, step, _numbers(np.ascontiguousarray(predictions)), losses)
 

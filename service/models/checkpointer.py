@@ -8,9 +8,11 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor, Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
+
+from bnp_online.errors import StateError
 
 from ..errors import StorageError
 from ..settings import Settings
@@ -74,6 +76,7 @@ class Checkpointer:
         self._correcting = threading.Lock()
         self._refused, self._steps = dict[int, str](), dict[int, int]()  # that the log could not take
         self._holders = 0  # operations that depend on old checkpoints and samples
+        self._needed = dict[str, int]()  # by checkpoint: the event after which it needs the log
 
     @property
     def unlearning(self) -> bool:
@@ -176,6 +179,7 @@ class Checkpointer:
         log.flush()  # no checkpoint is ahead of the log on the disk
         signed = snapshot.sign(state(), log.checksum(self._history.model, seq))
         kept = self._checkpoints.save(self._history.model, branch, seq, step, head, signed)
+        self._needed[kept.name] = snapshot.earliest(signed)
         self._report(kept)
         try:
             self._retain()
@@ -200,13 +204,23 @@ class Checkpointer:
         kept = [*usable, *(each for each in found if each not in usable)][: settings.keep_checkpoints]
         for old in set(found).difference(kept):
             self._checkpoints.delete(old)
-        oldest = usable[: settings.keep_checkpoints][-1]
-        first = oldest.seq + 1 if upgrading is None else min(oldest.seq, upgrading.after) + 1
+            self._needed.pop(old.name, None)
+        oldest = self._needs(usable[: settings.keep_checkpoints][-1])
+        first = oldest + 1 if upgrading is None else min(oldest, upgrading.after) + 1
         age = settings.retain_seconds
         since = 0.0 if age is None else self._history.log.now() - age
         self._history.log.prune(
             self._history.model, first, settings.retain_events, settings.retain_bytes, since
         )
+
+    def _needs(self, kept: Checkpoint) -> int:
+        """Return the event after which a checkpoint needs the log: shadows may lag behind their champion."""
+        if kept.name not in self._needed:
+            self._needed[kept.name] = kept.seq
+            if self._history.log.changes(self._history.model, "shadow"):  # of an earlier process
+                with suppress(StateError, OSError):  # no start uses a damaged one
+                    self._needed[kept.name] = snapshot.earliest(self._checkpoints.load(kept))
+        return self._needed[kept.name]
 
     @asynccontextmanager
     async def retaining_all(self) -> AsyncIterator[None]:

@@ -39,12 +39,13 @@ def apply_one_by_one(model: HostedModel, entries: Sequence[Entry]) -> tuple[Host
 def _apply_one(model: HostedModel, entry: Entry) -> tuple[HostedModel, Applied]:
     if not isinstance(entry, SampleEvent):
         return model, model.apply([entry])
-    before, acted, replay = snapshot.taking(model), model.acted[:], model.replay
+    before, acted, replay = snapshot.taking(model, alone=True), model.acted[:], model.replay
     entry.step = entry.refusal = None  # of an earlier attempt
     applied = model.apply([entry])
     if model.is_sound([entry]):
         return model, applied
-    model = snapshot.restore(before(), model.settings, model.clock)
+    diverged, model = model, snapshot.restore(before(), model.settings, model.clock)
+    model.adopt(diverged)
     model.sequence, model.acted, model.replay = entry.seq, acted, replay
     entry.step = None
     entry.refusal = NonFiniteStateError("no prediction would be finite after this step: use a smaller lr")

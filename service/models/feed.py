@@ -29,6 +29,7 @@ Kind: TypeAlias = Literal[
     "unlearning",
     "upgrade",
     "import",
+    "promotion",
 ]
 
 #: Seconds between two comparisons of the counters.
@@ -195,6 +196,7 @@ class Feed:
         if kind in (
             "rollback",
             "import",
+            "promotion",
         ):  # count what is learned from here on, also before the next comparison
             counted = {each.name: _count(each) for each in self._models() if each.name == model}
             self._seen |= {name: now._replace(step=data["step"]) for name, now in counted.items()}

@@ -18,6 +18,7 @@ from bnp_online import BNPClassifier, BNPRegressor
 from bnp_online.engines.devices import is_available
 from bnp_online.errors import ConfigurationError, DeviceMemoryError, NonFiniteStateError, SampleError
 from bnp_online.evaluation.baselines import Baselines
+from bnp_online.evaluation.comparison import PairedComparison, Scored
 from bnp_online.evaluation.history import ScoreHistory
 from bnp_online.evaluation.prequential import PrequentialMetrics
 from bnp_online.intervals import ScoredIntervals
@@ -34,6 +35,8 @@ from . import late_labels
 from .backbones import open_backbone
 from .drift import Drift
 from .experts import ShareHistory, shares
+from .late_labels import Own
+from .ledger import Ledger
 from .pending import PendingPredictions
 from .validation import (
     Answered,
@@ -58,6 +61,12 @@ NON_FINITE = "non_finite_state"
 _UNKNOWN = 100
 _NO_INTERVALS = np.empty((0, 2))
 _COUNTS = ("predicted", "scored", "loss_sum", "last_loss")
+#: Name that the first champion of a model has as a shadow, after a promotion.
+ORIGINAL = "original"
+#: Why a shadow learns no further sample.
+DIVERGED = (
+    "the shadow diverged: no prediction is finite after a sample. Delete it, and create it with a smaller lr"
+)
 
 
 @dataclass(slots=True)
@@ -134,6 +143,14 @@ class HostedModel:
         Drift actions that are not logged yet. They are not part of the state.
     replay : Replay
         Events that were replayed to restore the model. They are not part of the state.
+    shadows : dict of str to Shadow
+        Shadows of the model, by name.
+    alias : str
+        Name that the model has, or would have, as a shadow.
+    is_shadow : bool
+        Whether the model is a shadow. It scores what it predicted itself, not what its champion answered.
+    ledger : Ledger or None
+        Losses that were not compared yet: of a shadow, and of a model that has shadows.
     """
 
     def __init__(self, spec: ModelSpec, settings: Settings, clock: Callable[[], float]) -> None:
@@ -163,6 +180,10 @@ class HostedModel:
         self.drift = Drift(spec.drift)
         self.acted: list[dict[str, Any]] = []
         self.replay = Replay()
+        self.shadows: dict[str, Shadow] = {}
+        self.alias = ORIGINAL
+        self.is_shadow = False
+        self.ledger: Ledger | None = None
 
     @property
     def step(self) -> int:
@@ -352,8 +373,8 @@ class HostedModel:
         return applied
 
     def _apply_run(self, entries: Sequence[Entry], applied: Applied) -> None:
-        """Apply entries; a model that judges experts predicts each prediction's sample at its place."""
-        if self._experts and PredictionEvent in map(type, entries):
+        """Apply entries; a model that judges experts, and a shadow, predict a pending sample at its place."""
+        if (self._experts or self.is_shadow) and PredictionEvent in map(type, entries):
             for part in _samples_first(entries):
                 if applied.shortage is None:
                     self._apply_part(part, applied)
@@ -395,7 +416,7 @@ class HostedModel:
                 learned_at = entry.time
             elif isinstance(entry, PredictionEvent):
                 try:
-                    experts = self._predicted(entry.prediction.x) if self._experts else None
+                    experts = self._predicted(entry.prediction.x)
                 except DeviceMemoryError as error:
                     applied.shortage = error
                     return
@@ -434,16 +455,23 @@ class HostedModel:
             self.last_loss = loss
 
     def _predicted(self, x: Any) -> bytes | None:
-        """Return what the experts predict for a sample, packed; None if they predict nothing."""
+        """Return what the experts predict for a sample, packed, and of a shadow also its prediction."""
+        own = experts = None
         try:
-            given = self.estimator.predict_experts_one(x)
+            if self.is_shadow:
+                own = self.estimator.predict(self.estimator.read_features(x))
+            if self._experts:
+                experts = self.estimator.predict_experts_one(x)
         except (SampleError, NonFiniteStateError):  # the answer is of another state
-            return None
-        return None if given is None else late_labels.pack(given)
+            pass
+        packed = None if experts is None else late_labels.pack(experts)
+        return late_labels.pack_own(Own(own, packed)) if self.is_shadow else packed
 
     def _with_experts(self, entry: SampleEvent) -> Sample:
         """Return the sample of a label with what the experts predicted, if that is kept."""
         experts = self._pending.experts(str(entry.event.id))
+        if self.is_shadow:
+            experts = late_labels.unpack_own(experts).experts
         if experts is None:
             return entry.sample
         estimator = self.estimator
@@ -480,7 +508,7 @@ class HostedModel:
         interval: Vector | None = None,
     ) -> Answer:
         """Score a sample that was learned, and return its answer."""
-        given, probabilities = entry.given or prediction
+        given, probabilities = prediction if entry.given is None else self._given(entry)
         target = entry.sample.target
         loss = self.score.update(target, given, probabilities)
         plain = self.baselines.update(target)
@@ -489,6 +517,8 @@ class HostedModel:
             score = abs(float(target) - float(given)) if self._regression else float(given == target)  # type: ignore[arg-type]  # numbers
         scored = None if interval is None else (float(interval[0]), float(interval[1]))
         self.history.add(step, entry.time, score, loss, plain, scored)
+        if self.ledger is not None:
+            self.ledger.add(entry.seq, score, loss, float(target) if self._regression else 0.0)
         if loss is not None:
             self.count([loss])
             if self.drift.see(loss, self.score.target_variance if self._regression else None, step):
@@ -498,6 +528,93 @@ class HostedModel:
             self._pending.label(entry.event.id)
             self.labelled += 1
         return {"model": self.name, "step": step, "prediction": given, "loss": loss, "duplicate": False}
+
+    def _given(self, entry: SampleEvent) -> event_codec.Given:
+        """Return the prediction that a label scores: the answer to the client, or what a shadow predicted."""
+        if not self.is_shadow:
+            assert entry.given is not None  # noqa: S101 (of a label)
+            return entry.given
+        own = late_labels.unpack_own(self._pending.experts(str(entry.event.id)))
+        return own.given or (None, None)
+
+    def adopt(self, former: HostedModel) -> None:
+        """Take the shadows of a former state of the model, and its part in a comparison."""
+        self.shadows, self.alias, self.is_shadow = former.shadows, former.alias, former.is_shadow
+        self.ledger = former.ledger
+        if self.ledger is not None:
+            self.ledger.drop_after(self.sequence)
+
+    def begin_shadow(self) -> None:
+        """Become a shadow: predictions that wait for their label are learned, but not compared."""
+        waiting = self._pending.all_experts
+        if self.is_shadow:
+            waiting = {
+                name: own.experts
+                for name, body in waiting.items()
+                if (own := late_labels.unpack_own(body)).experts is not None
+            }
+        packed = {name: late_labels.pack_own(Own(None, experts)) for name, experts in waiting.items()}
+        self._pending.replace_experts(packed)
+        self.is_shadow, self.ledger, self.shadows = True, Ledger(), {}
+
+    def end_shadow(self, champion: HostedModel) -> None:
+        """Take the place of the champion: its shadows, its losses, and the answers that wait for a label."""
+        experts = {name: late_labels.unpack_own(body) for name, body in self._pending.all_experts.items()}
+        self._pending = champion._pending.copy()
+        self._pending.replace_experts(
+            {n: own.experts for n, own in experts.items() if own.experts is not None}
+        )
+        self.is_shadow, self.ledger, self.shadows = False, champion.ledger, champion.shadows
+        self.predicted, self.replay = champion.predicted, champion.replay
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Shadow:
+    """A model that learns the samples of its champion, and never answers for it.
+
+    Its state is a function of the log: that of a new model which learned the samples after the shadow's
+    creation. It may lag behind its champion.
+
+    Attributes
+    ----------
+    model : HostedModel
+        The model, with the name of the champion.
+    comparison : PairedComparison
+        Comparison with the champion, since the creation or the latest promotion.
+    skipped : int
+        Samples that its estimator refused, since its creation.
+    diverged : bool
+        Whether no prediction is finite any more: it has no state, and learns no further sample.
+    failure : str or None
+        Why it does not follow the log.
+    """
+
+    model: HostedModel
+    comparison: PairedComparison
+    skipped: int = 0
+    diverged: bool = False
+    failure: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name among the shadows of the champion."""
+        return self.model.alias
+
+    def compare(self, champion: Ledger) -> None:
+        """Compare the losses since the last call with those of the champion."""
+        own = self.model.ledger
+        assert own is not None  # noqa: S101 (of a shadow)
+        for row in own.rows():
+            other = champion.find(row.seq)
+            if other is not None and row.loss == row.loss and other.loss == other.loss:  # not NaN
+                pair = Scored(other.score, other.loss), Scored(row.score, row.loss)
+                self.comparison.update(*pair, row.target)
+        own.drop_until(self.model.sequence)
+
+    def restart(self) -> None:
+        """Begin the comparison anew, with another champion."""
+        self.model.begin_shadow()
+        self.comparison = PairedComparison(self.comparison.task)
 
 
 def _samples_first(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:

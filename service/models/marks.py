@@ -19,7 +19,7 @@ _MOST = 256
 
 
 def logged_marks(history: History) -> list[Mark]:
-    """Return drift actions, rollbacks, unlearnings, upgrades and imports, by kind.
+    """Return drift actions, rollbacks, unlearnings, upgrades, imports and promotions, by kind.
 
     The step of an unlearning is None, since the log does not have it. Of the other branches, only rollbacks
     and unlearnings are included, which explain the present state.
@@ -28,6 +28,7 @@ def logged_marks(history: History) -> list[Mark]:
     actions = [each for each in log.changes(model, "action") if contains(segments, each.branch, each.seq)]
     upgrades = [each for each in log.changes(model, "upgraded") if contains(segments, each.branch, each.seq)]
     imports = [each for each in log.imports(model) if history.counts(each)]
+    promotions = [each for each in log.changes(model, "promote") if contains(segments, each.branch, each.seq)]
     return [
         *({"kind": "action", **_action(each), "time": each.time} for each in actions[-_MOST:]),
         *_steps("rollback", log.changes(model, "rollback")),
@@ -37,6 +38,10 @@ def logged_marks(history: History) -> list[Mark]:
         ),
         *_steps("upgrade", upgrades),
         *({"kind": "import", "step": each.step, "time": each.time} for each in imports[-_MOST:]),
+        *(
+            {"kind": "promotion", "step": each.event.step, "time": each.time, "shadow": _promoted(each)}
+            for each in promotions[-_MOST:]
+        ),
     ]
 
 
@@ -73,6 +78,11 @@ def _steps(kind: str, records: Sequence[Record]) -> list[Mark]:
 def _action(record: Record) -> Mark:
     body: Mark = event_codec.loads(record.event.body)
     return {"step": body["step"], "action": body["action"]}
+
+
+def _promoted(record: Record) -> str:
+    name: str = event_codec.loads(record.event.body)["name"]
+    return name
 
 
 def _removed(record: Record) -> int:

@@ -39,7 +39,7 @@ from ..settings import Settings
 from ..storage.interfaces import Checkpoint, EventLog
 from . import report
 from .access import Models
-from .hosted import HostedModel, Replay
+from .hosted import HostedModel, Replay, Shadow
 from .operations import Operations
 from .upgrading import Progress
 from .worker import Worker
@@ -298,6 +298,25 @@ def _of_gpu(read: Callable[[Activity], float]) -> Callable[[Observation], Series
     return _one(value)
 
 
+def _of_shadows(read: Callable[[Shadow], float | None]) -> Callable[[Observation], Series]:
+    """Return a reader of the series of each shadow: their number is limited (``BNP_MAX_SHADOWS``)."""
+
+    def values(seen: Observation) -> Series:
+        for each in [*seen.model.shadows.values()]:
+            if (value := read(each)) is not None:
+                yield (each.name,), value
+
+    return values
+
+
+def _differences(seen: Observation) -> Series:
+    for each in [*seen.model.shadows.values()]:
+        low, high = each.comparison.interval()
+        for bound, value in (("low", low), ("mean", each.comparison.difference), ("high", high)):
+            if value is not None:
+                yield (each.name, bound), value
+
+
 _C, _G = CounterMetricFamily, GaugeMetricFamily
 FAMILIES = (
     Family(_G, "bnp_model_up", "1, or 0 if the model failed.", _one(lambda m: not m.failed)),
@@ -473,6 +492,46 @@ FAMILIES = (
         "bnp_model_recovery_events",
         "Events in the last replay of the log.",
         _one(lambda m: m.replay.events),
+    ),
+    Family(_C, "bnp_shadow_learned", "Samples learned.", _of_shadows(lambda s: s.model.step), ("shadow",)),
+    Family(
+        _C,
+        "bnp_shadow_skipped",
+        "Samples that a shadow could not learn, and its champion could.",
+        _of_shadows(lambda s: s.skipped),
+        ("shadow",),
+    ),
+    Family(
+        _G,
+        "bnp_shadow_up",
+        "1, or 0 if the shadow no longer learns.",
+        _of_shadows(lambda s: s.failure is None),
+        ("shadow",),
+    ),
+    Family(
+        _G,
+        "bnp_shadow_behind_events",
+        "Events that the champion has applied, and the shadow has not.",
+        lambda m: [
+            ((each.name,), max(m.model.sequence - each.model.sequence, 0))
+            for each in [*m.model.shadows.values()]
+            if each.failure is None
+        ],
+        ("shadow",),
+    ),
+    Family(
+        _G,
+        "bnp_shadow_compared",
+        "Samples in the comparison of a shadow with its champion.",
+        _of_shadows(lambda s: s.comparison.n),
+        ("shadow",),
+    ),
+    Family(
+        _G,
+        "bnp_shadow_difference",
+        "Mean loss of a shadow minus that of its champion, with its interval: below 0 the shadow is better.",
+        _differences,
+        ("shadow", "bound"),
     ),
 )
 

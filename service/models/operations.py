@@ -23,7 +23,7 @@ from ..errors import (
     UnknownIdError,
     UnknownModelError,
 )
-from ..schemas import ModelPatch
+from ..schemas import ModelPatch, ModelSpec
 from ..settings import Settings
 from ..storage import event_codec
 from ..storage.interfaces import LAST, Branch, Checkpoint, Event, Header, Segment
@@ -36,6 +36,7 @@ from .marks import Mark, checkpoint_marks, logged_marks
 from .model_file import imported
 from .recovery import Recovery
 from .removals import Removals
+from .shadowing import Shadowing
 from .spec_limits import check_change, complete
 from .threads import Threads
 from .upgrading import Progress, Upgrading
@@ -95,6 +96,7 @@ class Operations:
         self._upgrading = Upgrading(
             worker, checkpointer, recovery, threads, settings, feed, rebuilt=self._rebuilt
         )
+        self._shadowing = Shadowing(worker, checkpointer, recovery.another(), settings, feed)
         self._one_at_a_time = asyncio.Lock()
         self._rebuilding: asyncio.Task[None] | None = None
         self._closing = False
@@ -108,7 +110,8 @@ class Operations:
     def resting(self) -> bool:
         """Whether no operation is in progress, and none continues later."""
         rebuilding = self._rebuilding is not None and not self._rebuilding.done()
-        return not (rebuilding or self._one_at_a_time.locked() or self.rebuilding or self.upgrading)
+        changing = rebuilding or self._one_at_a_time.locked() or self.rebuilding or self.upgrading
+        return not changing and self._shadowing.resting
 
     @property
     def replay(self) -> Replay:
@@ -148,6 +151,7 @@ class Operations:
     async def close(self) -> None:
         """Stop rebuilding and upgrading. The next start goes on."""
         self._closing = True
+        await self._shadowing.close()
         await self._upgrading.close()
         if self._rebuilding is not None:
             self._rebuilding.cancel()
@@ -212,6 +216,7 @@ class Operations:
             await self._rebuilt()
             async with self._checkpointer.retaining_all():
                 result = await self._roll_back(step, name)
+            self._shadowing.start()
             self._feed.publish("rollback", self._worker.model.name, step=result[0], branch=result[1])
             return result
 
@@ -354,6 +359,27 @@ class Operations:
     def _describe(self, model: HostedModel) -> dict[str, Any]:
         """Describe the model after a change, with exclusive access: a later request may be refused."""
         return {**report.describe(model), **self.status}
+
+    async def shadows(self) -> dict[str, Any]:
+        """Return the shadows of the model, and their comparisons with it."""
+        return await self._shadowing.report()
+
+    async def add_shadow(self, spec: ModelSpec) -> dict[str, Any]:
+        """Create a shadow, and return its report. Raises as `Shadowing.add`."""
+        async with self._one_at_a_time:
+            return await self._shadowing.add(spec)
+
+    async def delete_shadow(self, name: str) -> None:
+        """Delete a shadow. Raises as `Shadowing.delete`."""
+        async with self._one_at_a_time:
+            await self._shadowing.delete(name)
+
+    async def promote(self, name: str) -> dict[str, Any]:
+        """Let a shadow and its champion change places. Raises as `Shadowing.promote`."""
+        async with self._one_at_a_time:
+            await self._rebuilt()
+            async with self._checkpointer.retaining_all():
+                return await self._shadowing.promote(name)
 
     async def branches(self) -> list[Branch]:
         """Return the branches of the history; the last is the current one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,18 @@ class PendingPredictions:
     def experts(self, identifier: str) -> bytes | None:
         """Return what the experts of a prediction predicted, if it is kept."""
         return self._experts.get(identifier)
+
+    @property
+    def all_experts(self) -> dict[str, bytes]:
+        """What the experts of all predictions predicted, as far as it is kept, by id."""
+        return dict(self._experts)
+
+    def replace_experts(self, experts: Mapping[str, bytes]) -> None:
+        """Replace what the experts predicted, by id, of all predictions."""
+        self._experts, self._expert_bytes = OrderedDict(), 0
+        for identifier in [each for each in self._entries if each in experts]:
+            self._put_experts(identifier, experts[identifier])
+        self._drop_excess()
 
     def get(self, identifier: str) -> event_codec.Pending:
         """Return the pending prediction with an id.

@@ -44,8 +44,10 @@ from ..telemetry.progress import progress
 from . import snapshot
 from .block_learning import apply_entries
 from .divergence import apply_one_by_one
-from .hosted import Applied, HostedModel, Replay
+from .hosted import Applied, HostedModel, Replay, Shadow
+from .ledger import Ledger
 from .model_file import imported
+from .shadows import add_shadow, diverge, new_shadow, promote, remove_shadow
 from .stores import Store, open_store
 from .validation import BlockEvent, Entry, SampleEvent
 
@@ -104,6 +106,10 @@ class Recovery:
         """History of the model."""
         return self._history
 
+    def another(self) -> Recovery:
+        """Return a recovery of the same model for another thread, with templates of its own."""
+        return Recovery(self._history, self._checkpoints, self._settings)
+
     def run(self, upto: int | None = None, advance: Advance = lambda done: None) -> HostedModel:
         """Return the model after event `upto`, by default the last one.
 
@@ -147,6 +153,63 @@ class Recovery:
             advance(events - before)
         model.replay = Replay(events, size, seconds + time.perf_counter() - start)
         return model
+
+    def catch_up(self, model: HostedModel, shadow: Shadow, upto: int) -> None:
+        """Apply the events up to event `upto`, which a model has applied, to one of its shadows.
+
+        Raises
+        ------
+        NotKeptError
+            If the log no longer has the events.
+        DamagedEventError
+            If the checksum of an event does not match.
+        """
+        self.require_kept(shadow)
+        for records in _batches(self._history.read_runs(shadow.model.sequence, upto)):
+            if not shadow.diverged:
+                self._follow(model, shadow, records)
+
+    def require_kept(self, shadow: Shadow) -> None:
+        """Raise `NotKeptError` if the log no longer has the events that a shadow has not applied."""
+        if not self._history.reaches(shadow.model.sequence):
+            raise NotKeptError(
+                f"the log no longer has all samples that the shadow {shadow.name!r} has not learned: "
+                "delete the shadow, and create it again"
+            )
+
+    def follow(self, model: HostedModel, shadow: Shadow, records: Sequence[Logged]) -> None:
+        """Apply the next events, which a model has applied, to one of its shadows.
+
+        A shadow that diverges ends there: it has no state any more (`Shadow.diverged`).
+
+        Raises
+        ------
+        DeviceMemoryError
+            If the GPU has too little free memory. The events before were applied.
+        """
+        for batch in _batches(records):
+            if not shadow.diverged:
+                self._follow(model, shadow, batch)
+
+    def _follow(self, model: HostedModel, shadow: Shadow, records: list[Logged]) -> None:
+        event, own = records[0].content, shadow.model
+        assert model.ledger is not None  # noqa: S101 (of a model with shadows)
+        if isinstance(event, Run) or event.kind in _SAMPLES:
+            entries, refused = self._entries(own, _learned(records, model.ledger), shadow)
+            applied = apply_entries(own, entries)
+            own.acted.clear()  # the log has the actions of the champion
+            if applied is None:
+                diverge(shadow)
+                return
+            shadow.skipped += len(refused) + len(applied.refused)
+            if applied.shortage is not None:
+                raise applied.shortage
+        elif event.kind == "rollback":
+            own.drift.dismiss()
+        elif event.kind == "promote":
+            shadow.restart()
+        own.sequence = records[-1].seq
+        shadow.compare(model.ledger)
 
     def advance(self, model: HostedModel, records: Sequence[Record]) -> HostedModel:
         """Return the model after its next events: samples, drift actions and changes of limits.
@@ -217,14 +280,15 @@ class Recovery:
         self, model: HostedModel, entries: list[Entry], *, copied: bool = True
     ) -> tuple[HostedModel, Applied]:
         """Return the model after samples, and the result; see `_replay`."""
-        before = snapshot.taking(model) if copied else None
+        before = snapshot.taking(model, alone=True) if copied else None
         sequence, acted = model.sequence, model.acted[:]
         applied = apply_entries(model, entries)
         if applied is None:
             if before is None:
                 model = self.run(sequence)
             else:
-                model = snapshot.restore(before(), self._settings, self._history.log.now)
+                diverged, model = model, snapshot.restore(before(), self._settings, self._history.log.now)
+                model.adopt(diverged)
             model.acted = acted
             alone: list[Entry] = []
             for entry in entries:
@@ -237,8 +301,13 @@ class Recovery:
             raise applied.shortage
         return model, applied
 
-    def _entries(self, model: HostedModel, batch: Sequence[Logged]) -> tuple[list[Entry], dict[int, str]]:
-        """Return entries for logged samples, in blocks where they are like earlier ones, and refusals."""
+    def _entries(
+        self, model: HostedModel, batch: Sequence[Logged], owner: object
+    ) -> tuple[list[Entry], dict[int, str]]:
+        """Return entries for logged samples, in blocks where they are like earlier ones, and refusals.
+
+        The templates of lines end with their owner.
+        """
         entries: list[Entry] = []
         refused: dict[int, str] = {}
         preview, alone = model.estimator.preview(), list[Record]()
@@ -250,7 +319,7 @@ class Recovery:
             else:
                 records, last = some, some[-1]
                 lines = Lines.of(each.event.body for each in some)
-            source, i = self._lines.open(self, lines), 0
+            source, i = self._lines.open(owner, lines), 0
             while i < len(lines):
                 block = None if source is None else source.read(model.estimator, i)
                 if block is None:
@@ -258,14 +327,14 @@ class Recovery:
                     alone.append(records[i])
                     i += 1
                     continue
-                self._readmit(model, alone, preview, entries, refused)
+                self._readmit(model, alone, preview, entries, refused, owner)
                 alone = []
                 i += len(block)
                 left, step = len(lines) - i, last.content.step
                 run = Run(block.lines, {}, None if step is None else step - left, Form.OBJECTS)
                 times = [each.time for each in some[i - len(block) : i]] if isinstance(some, list) else None
                 entries.append(BlockEvent(run, block, {}, times, seq=last.seq - left, time=last.time))
-        self._readmit(model, alone, preview, entries, refused)
+        self._readmit(model, alone, preview, entries, refused, owner)
         return entries, refused
 
     def _readmit(
@@ -275,13 +344,14 @@ class Recovery:
         preview: Preview,
         entries: list[Entry],
         refused: dict[int, str],
+        owner: object,
     ) -> None:
         """Add entries for samples that no template fits, and take a template from the last one."""
         found, errors = model.readmit(records, preview)
         entries += found
         refused |= errors
         if found and isinstance(last := found[-1], SampleEvent) and last.event.body[:1] == b"{":
-            self._lines.note(self, model.estimator, last.event.body, event_codec.loads(last.event.body))
+            self._lines.note(owner, model.estimator, last.event.body, event_codec.loads(last.event.body))
 
     def _replay(self, model: HostedModel, records: list[Logged], *, copied: bool = True) -> HostedModel:
         """Return the model after a batch of samples, or after one event of another kind.
@@ -297,7 +367,7 @@ class Recovery:
         """
         event = records[0].content
         if isinstance(event, Run) or event.kind in _SAMPLES:
-            entries, refused = self._entries(model, records)
+            entries, refused = self._entries(model, records, self)
             model, applied = self._apply(model, entries, copied=copied)
             if refused or applied.refused or applied.steps:
                 self._history.correct(refused | applied.refused, applied.steps)
@@ -311,10 +381,24 @@ class Recovery:
         elif event.kind == "action":  # the samples before it took the action; the rest is not logged yet
             noted = event_codec.loads(event.body)
             model.acted = [done for done in model.acted if done["step"] != noted["step"]]
+        elif event.kind == "shadow":
+            made = event_codec.loads(event.body)
+            shadow = new_shadow(made["name"], snapshot.specification(made["spec"]), model)
+            add_shadow(model, shadow, records[0].seq)
+        elif event.kind == "unshadow":
+            remove_shadow(model, event_codec.loads(event.body)["name"])
+        elif event.kind == "promote":
+            model = self._promote(model, event_codec.loads(event.body)["name"], records[0].seq - 1)
+            if event.step != model.step:  # a sample was unlearned since
+                self._history.correct({}, {records[0].seq: model.step})
         elif event.kind == "upgraded" and event.step != model.step:  # a sample was unlearned since
             self._history.correct({}, {records[0].seq: model.step})
         model.sequence = records[-1].seq
         return model
+
+    def _promote(self, model: HostedModel, name: str, upto: int) -> HostedModel:
+        self.catch_up(model, model.shadows[name], upto)
+        return promote(model, name)
 
     def base(self, upto: int | None = None) -> HostedModel:
         """Return the newest state up to event `upto`, from a checkpoint or untrained; raises as `run`."""
@@ -372,6 +456,18 @@ class Recovery:
                 f"checkpoint {kept.name} of model {kept.model} belongs to another log: "
                 f"event {kept.seq} differs"
             )
+
+
+def _learned(records: Sequence[Logged], ledger: Ledger) -> list[Logged]:
+    """Return the events of a batch that their model applied: it may have refused samples."""
+    found: list[Logged] = []
+    for record in records:
+        count = record.content.samples
+        if isinstance(record, RunRecord) and ledger.count(record.seq - count + 1, record.seq) == count:
+            found.append(record)
+            continue
+        found += [each for each in record.records() if each.event.kind == "predict" or ledger.has(each.seq)]
+    return found
 
 
 def _batches(records: Iterable[Logged]) -> Iterator[list[Logged]]:

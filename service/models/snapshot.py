@@ -16,15 +16,18 @@ from typing import Any, TypeAlias
 from llvmlite import binding  # type: ignore[import-untyped]  # it ships no types
 
 from bnp_online import __version__
+from bnp_online import checkpoint as file_format
 from bnp_online.checkpoint import pack, unpack
 from bnp_online.engines.devices import environment
 from bnp_online.errors import CheckpointError
+from bnp_online.evaluation.comparison import PairedComparison
 from bnp_online.parameters import EARLIER
 
 from ..schemas import ModelSpec
 from ..settings import Settings
 from ..storage import event_codec
-from .hosted import HostedModel
+from .hosted import DIVERGED, ORIGINAL, HostedModel, Shadow
+from .ledger import Ledger
 
 State: TypeAlias = Mapping[str, Any]
 
@@ -32,6 +35,8 @@ State: TypeAlias = Mapping[str, Any]
 FORMAT = 1
 #: Tensor with the server's JSON, as bytes: it may be larger than a safetensors header.
 _SERVICE = "service"
+#: Prefix of the tensors with the states of shadows, each as a file.
+_SHADOW = "shadow "
 
 _logger = logging.getLogger(__name__)
 
@@ -54,20 +59,35 @@ def specification(stored: Mapping[str, Any]) -> ModelSpec:
     return ModelSpec.model_validate_json(event_codec.dumps({**EARLIER, **stored}))
 
 
-def taking(model: HostedModel) -> Callable[[], dict[str, Any]]:
+def taking(model: HostedModel, *, alone: bool = False) -> Callable[[], dict[str, Any]]:
     """Copy a model, and return a function that returns the state of the copy, in any thread.
 
     Only the copy needs exclusive access. The function takes most of the time.
+
+    Parameters
+    ----------
+    model : HostedModel
+        The model.
+    alone : bool
+        Whether to leave out its shadows and its losses that were not compared; see `HostedModel.adopt`.
     """
     estimator, service = model.estimator.copying(), model.copy_service_state()
     head = {"format": FORMAT, "spec": model.spec.model_dump(mode="json"), "sequence": model.sequence}
     gpu = environment(model.estimator.device_name)
+    shadows = [] if alone else [taking(each.model) for each in model.shadows.values()]
+    ledger = None if alone or model.ledger is None else model.ledger.copy()
+    if shadows:
+        head["shadows"] = [_head(each) for each in model.shadows.values()]
+    if model.alias != ORIGINAL:
+        head["alias"] = model.alias
 
     def complete() -> dict[str, Any]:
         state = estimator()
+        content = service() if ledger is None else {**service(), "ledger": ledger.state_dict()}
+        nested = {f"{_SHADOW}{i}": pack(file_format.dumps(each())) for i, each in enumerate(shadows)}
         return {
             **state,
-            "tensors": {**state["tensors"], _SERVICE: pack(event_codec.dumps(service()))},
+            "tensors": {**state["tensors"], _SERVICE: pack(event_codec.dumps(content)), **nested},
             _SERVICE: {**head, "versions": versions(), "processor": processor(), "gpu": gpu},
         }
 
@@ -110,12 +130,45 @@ def restore(state: State, settings: Settings, clock: Callable[[], float]) -> Hos
         )
     model = HostedModel(specification(head["spec"]), settings, clock)
     tensors = dict(state["tensors"])
+    nested = [unpack(tensors.pop(f"{_SHADOW}{i}")) for i in range(len(head.get("shadows", ())))]
     service = event_codec.loads(unpack(tensors.pop(_SERVICE)))
     model.estimator.load_state_dict({**state, "tensors": tensors})
     model.load_service_state(service)
     model.sequence = head["sequence"]
+    model.alias = head.get("alias", ORIGINAL)
+    if "ledger" in service:
+        model.ledger = Ledger()
+        model.ledger.load_state_dict(service["ledger"])
+    for each, body in zip(head.get("shadows", ()), nested, strict=True):
+        shadow = _shadow(each, restore(file_format.loads(body), settings, clock))
+        model.shadows[shadow.name] = shadow
     _warn(model, head, str(state["engine"]))
     return model
+
+
+def earliest(state: State) -> int:
+    """Return the number of the event after which a model in a state, or one of its shadows, needs the log."""
+    head = state[_SERVICE]
+    following = [each["sequence"] for each in head.get("shadows", ()) if not each["diverged"]]
+    first: int = min([head["sequence"], *following])
+    return first
+
+
+def _head(shadow: Shadow) -> dict[str, Any]:
+    return {
+        "sequence": shadow.model.sequence,
+        "skipped": shadow.skipped,
+        "diverged": shadow.diverged,
+        "comparison": shadow.comparison.state_dict(),
+    }
+
+
+def _shadow(head: Mapping[str, Any], model: HostedModel) -> Shadow:
+    comparison = PairedComparison(model.spec.task)
+    comparison.load_state_dict(head["comparison"])
+    model.is_shadow = True
+    diverged = head["diverged"]
+    return Shadow(model, comparison, head["skipped"], diverged, DIVERGED if diverged else None)
 
 
 def _warn(model: HostedModel, head: Mapping[str, Any], engine: str) -> None:

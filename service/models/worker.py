@@ -132,6 +132,11 @@ class Worker:
         self._pipeline.replace(model)
 
     @property
+    def fair_turns(self) -> FairTurns:
+        """Turns on the event loop."""
+        return self._fair_turns
+
+    @property
     def in_blocks(self) -> int:
         """Number of samples that were learned in blocks."""
         return self._pipeline.in_blocks

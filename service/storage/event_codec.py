@@ -93,6 +93,18 @@ def decode_pending(body: bytes) -> Pending:
     return Pending(x, answer, expires)
 
 
+def encode_given(given: Given) -> bytes:
+    """Return a prediction with its probabilities as JSON."""
+    prediction, probabilities = given
+    return dumps([prediction, _pairs(probabilities)])
+
+
+def decode_given(body: bytes) -> Given | None:
+    """Return what `encode_given` was given; None for ``null``."""
+    found = loads(body)
+    return None if found is None else (found[0], _dict(found[1]))
+
+
 def _pairs(probabilities: dict[Any, float] | None) -> list[Any] | None:
     """Return a dict as pairs: its keys are labels of any type, and keys in JSON are strings."""
     return None if probabilities is None else [list(pair) for pair in probabilities.items()]

@@ -94,9 +94,9 @@ class History:
     branches : list of Branch
         All branches; the last is the current one.
     version : int
-        Rises with each rollback, import and upgrade, and with each removal of events.
+        Rises with each rollback, import, promotion and upgrade, and with each removal of events.
     upgrading : Upgrade or None
-        Upgrade that was requested and is not completed. A rollback or an import cancels it.
+        Upgrade that was requested and is not completed. A rollback, an import or a promotion cancels it.
     """
 
     def __init__(self, log: EventLog, model: int, *, new: bool = False) -> None:
@@ -125,9 +125,11 @@ class History:
             if record.seq in completed:
                 self._upgrades.append(replace(asked, seq=completed[record.seq]))
             elif record.branch == self.branch:
-                imported = any(each.seq > record.seq for each in self.log.imports(self.model))
+                imports, promotions = self.log.imports(self.model), self.log.changes(self.model, "promote")
+                replaced = [*(each.seq for each in imports), *(each.seq for each in promotions)]
+                canceled = any(seq > record.seq for seq in replaced)
                 # A repair may have removed the samples.
-                self.upgrading = asked if self.reaches(asked.after) and not imported else None
+                self.upgrading = asked if self.reaches(asked.after) and not canceled else None
 
     @property
     def head(self) -> int:
@@ -184,7 +186,7 @@ class History:
     def append(self, event: Event) -> int:
         """Log an event on the current branch; return its number."""
         (seq,) = self.log.append([Group(self.model, self.branch, [event])])
-        if event.kind == "import":
+        if event.kind in ("import", "promote"):
             self.upgrading = None
             self.version += 1
         return seq

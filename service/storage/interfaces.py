@@ -34,6 +34,9 @@ Kind: TypeAlias = Literal[
     "action",
     "upgrade",
     "upgraded",
+    "shadow",
+    "unshadow",
+    "promote",
     "delete",
 ]
 

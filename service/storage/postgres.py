@@ -42,7 +42,7 @@ from .postgres_connection import (
 from .postgres_reader import BEFORE, PAGE, PAGE_BYTES, PostgresReader
 from .postgres_shards import HELD, Ownership, fenced
 from .postgres_tables import FORMAT_OF_RUNS, SPECIAL, install, shard_of
-from .rows import COLUMNS, Query, Stored, change_runs, id_digest, names_of, to_row
+from .rows import COLUMNS, Query, Stored, change_runs, id_digest, is_new, names_of, to_row
 
 _INSERT = f"""
 WITH held AS MATERIALIZED ({HELD})
@@ -363,7 +363,7 @@ class PostgresLog(PostgresReader):
                 for seq, model, run in runs
                 for name in names_of(seq, run)
             ]
-            first_run = bool(runs) and not self._has_runs
+            first_run = not self._has_runs and any(is_new(event) for _, _, _, event in events)
             if first_run or any(group.advances for group in groups):
                 self._append_more(groups, rows, names, first_run=first_run)
                 self._has_runs = self._has_runs or first_run

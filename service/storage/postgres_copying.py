@@ -27,6 +27,10 @@ _TYPES = {
 _EMPTY = " AND ".join(
     f"NOT EXISTS (SELECT FROM {table})" for table in ("model", "event", "checkpoint", "forgotten", "source")
 )
+#: Raises the format of a cluster whose log needs it.
+_RAISE_FORMAT = """
+UPDATE cluster SET format = %s WHERE EXISTS (SELECT FROM event WHERE count > 1 OR kind = 'shadow')
+"""
 #: Seconds to wait for the shards, which a process that has just ended may still have.
 _WAIT = 1.0
 
@@ -119,7 +123,7 @@ class ClusterTarget:
             # The transaction of an incomplete copy was rolled back: the cluster is empty.
             self._connection.execute("UPDATE cluster SET copying = NULL")
             self._connection.execute(
-                "UPDATE cluster SET format = %s WHERE EXISTS (SELECT FROM event WHERE count > 1)",
+                _RAISE_FORMAT,
                 (FORMAT_OF_RUNS,),
             )
             made = PostgresLog(url, of=shards, owner="bnp-online store copy", wait=_WAIT)
@@ -179,7 +183,7 @@ class ClusterTarget:
             self._log.hold(self._connection)
             self._connection.execute("UPDATE cluster SET copying = NULL")
             self._connection.execute(
-                "UPDATE cluster SET format = %s WHERE EXISTS (SELECT FROM event WHERE count > 1)",
+                _RAISE_FORMAT,
                 (FORMAT_OF_RUNS,),
             )
             self._connection.execute("COMMIT")

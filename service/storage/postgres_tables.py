@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: Version of the tables, in the table `cluster`. It is that of the SQLite log: the rows are the same.
 FORMAT = 2
-#: The same of a cluster that has had a run: a server that knows none must not open it.
+#: The same of a cluster that has had a run or a shadow: a server that knows none must not open it.
 FORMAT_OF_RUNS = 3
 #: Number of shards of a new cluster.
 SHARDS = 64

@@ -30,6 +30,11 @@ def to_row(seq: int, model: int, branch: int, time: float, event: Event | Run) -
     return (*key, event.body, checksum_of(key, event.body), None, event.step, 1)
 
 
+def is_new(event: Event | Run) -> bool:
+    """Return whether an event needs the latest format of the log: servers before it do not know its kind."""
+    return isinstance(event, Run) or event.kind == "shadow"
+
+
 def _run_row(key: tuple[Any, ...], packed: Packed, step: int | None) -> Stored:
     return (*key, packed.body(), checksum_of(key, packed.head()), None, step, len(packed.ends))
 

@@ -50,6 +50,7 @@ from .rows import (
     checksum_at,
     expand,
     id_digest,
+    is_new,
     names_of,
     to_records,
     to_row,
@@ -298,7 +299,8 @@ class SqliteLog:
             size += len(group.events)
             several = several or bool(group.advances)
             for event in group.events:
-                several = several or (isinstance(event, Run) and (bool(event.names) or not self._has_runs))
+                several = several or (isinstance(event, Run) and bool(event.names))
+                several = several or (not self._has_runs and is_new(event))
         with self._transaction(one_statement=size <= _ROWS and not several):
             if several:
                 self._advance(groups)
@@ -319,12 +321,12 @@ class SqliteLog:
         return last
 
     def _insert_names(self, rows: Sequence[Row]) -> None:
-        """Add the ids of events in runs."""
+        """Add the ids of events in runs, and raise the format if it must be."""
         for seq, model, _, event in rows:
+            if not self._new_has_runs and is_new(event):
+                self._writer.execute(f"PRAGMA user_version = {FORMAT_OF_RUNS}")
+                self._new_has_runs = True
             if isinstance(event, Run):
-                if not self._new_has_runs:
-                    self._writer.execute(f"PRAGMA user_version = {FORMAT_OF_RUNS}")
-                    self._new_has_runs = True
                 names = [(model, number, name, digest) for name, number, digest in names_of(seq, event)]
                 self._writer.executemany("INSERT INTO named VALUES (?, ?, ?, ?)", names)
 

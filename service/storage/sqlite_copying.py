@@ -155,7 +155,8 @@ class FolderTarget:
             place = "(SELECT ifnull(max(place), 0) FROM event)"
             statement = f"UPDATE numbering SET shared = ?, place = {place}"  # noqa: S608
             self._connection.execute(statement, (self._shared,))
-            if self._connection.execute("SELECT 1 FROM event WHERE count > 1 LIMIT 1").fetchone():
+            newer = "SELECT 1 FROM event WHERE count > 1 OR kind = 'shadow' LIMIT 1"
+            if self._connection.execute(newer).fetchone():
                 self._connection.execute(f"PRAGMA user_version = {FORMAT_OF_RUNS}")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self._connection.close()

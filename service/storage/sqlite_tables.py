@@ -4,7 +4,7 @@ from __future__ import annotations
 
 #: Version of the tables, stored as SQLite's user_version. Earlier versions of the server refuse a later one.
 FORMAT = 2
-#: The same of a log that has had a run: a server that knows none must not open it.
+#: The same of a log that has had a run or a shadow: a server that knows none must not open it.
 FORMAT_OF_RUNS = 3
 #: Condition for events other than samples: they are few, and each start looks them up.
 SPECIAL = "kind NOT IN ('learn', 'label', 'predict')"

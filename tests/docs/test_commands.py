@@ -17,6 +17,7 @@ PAGES = [
     "how-to/secure.md",
     "how-to/strings.md",
     "how-to/networks.md",
+    "how-to/shadows.md",
 ]
 
 

@@ -30,7 +30,8 @@ OF_A_SAMPLE = {
 ANYWHERE = {"body_too_large", "not_kept"}
 #: Fields of a spec whose bounds are the server's, or depend on other fields.
 OF_A_SPEC = {
-    "hidden", "input_shape", "intervals", "max_classes", "max_features", "max_values", "sparse", "text",
+    "device", "hidden", "input_shape", "intervals", "max_classes", "max_features", "max_values", "sparse",
+    "text",
 }  # fmt: skip
 
 
@@ -43,8 +44,8 @@ def _file() -> bytes:
 
 FILE = _file()
 NUMBERS = itertools.count()
-#: Where models are made.
-MAKING = {"/models", "/api/model/{flavor}/", "/api/model/{flavor}/{m}/"}
+#: Where models and shadows are made.
+MAKING = {"/models", "/models/{m}/shadows", "/api/model/{flavor}/", "/api/model/{flavor}/{m}/"}
 #: What no envelope of the River API Spec tells by a code: that a refusal is about the shape of a body.
 OF_THE_SHAPE = (
     "is missing", "is not a field", "must be a string", "must be a boolean,", "must be an object",
@@ -97,7 +98,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     for name in ("hidden", "input_shape"):
         if (sizes := case.body.get(name)) is not None:
             case.body[name] = [4 + int(size) % 4 for size in sizes]
-    if path != "/models":  # how many classes there may be depends on the flavor
+    if is_river(path):  # how many classes there may be depends on the flavor
         case.body.pop("max_classes", None)
         if "m" in (case.path_parameters or {}) and number % 8:
             case.path_parameters["m"] = f"made-{number}"
@@ -159,6 +160,8 @@ def _is_of_the_server(error: dict[str, Any], path: str) -> bool:
         return code in OF_A_SAMPLE | ANYWHERE | of_tensors
     if path.endswith("/import"):
         return code in ANYWHERE | {"invalid_checkpoint"}
+    if path.endswith("/shadows"):  # its task and its shape are those of its champion
+        return code in ANYWHERE | {"invalid_spec"}
     if path.endswith("/upgrade"):  # some networks learn in the same way in all generations
         return code in ANYWHERE | {"invalid_spec"}
     if code == "invalid_spec" and error["field"].startswith("network"):  # its layers depend on one another

@@ -259,6 +259,20 @@ def test_models_are_looked_after(client: Any, model: str, tmp_path: Path) -> Non
         client.learn_one({"a": 1.0}, 2, model=model)
     while client.describe(model).state == "rebuilding":
         pass
+    added = client.add_shadow("linear", model=model, hidden=[], lr=0.1)
+    assert (added.name, added.spec.hidden, added.comparison.verdict) == ("linear", (), "undecided")
+    assert [each.name for each in client.shadows(model).shadows] == ["linear"]
+    untrained = client.fingerprint(model, shadow="linear")
+    with pytest.raises(errors.ShadowExistsError):
+        client.add_shadow("linear", model=model)
+    with pytest.raises(errors.UnknownShadowError):
+        client.promote("none", model=model)
+    before = client.fingerprint(model)
+    assert client.promote("linear", model=model).shadow == "original"
+    assert client.fingerprint(model).model_sha256 == untrained.model_sha256
+    assert client.promote("original", model=model).champion == "original"
+    assert client.fingerprint(model) == before
+    assert client.delete_shadow("linear", model=model) is None
     file = tmp_path / "model"
     file.write_bytes(client.export(model))
     loaded = bnp.load(file)

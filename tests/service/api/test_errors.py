@@ -148,6 +148,12 @@ CHANGES: list[Case] = [
     ("/models/default/forget", {"ids": []}, 422, "invalid_spec", "ids"),
     ("/models/default/forget", {"ids": ["a", ""]}, 422, "invalid_spec", "ids.1"),
     ("/models/default/forget", {"ids": ["nobody"]}, 404, "unknown_id", "ids"),
+    ("/models/default/shadows", {"name": "original"}, 409, "shadow_exists", "name"),
+    ("/models/default/shadows", {"name": "n", "task": "regression"}, 422, "invalid_spec", "task"),
+    ("/models/image/shadows", {"name": "n"}, 422, "invalid_spec", "input_shape"),
+    ("/models/nobody/shadows", {"name": "n"}, 404, "unknown_model", "model"),
+    ("/models/default/promote", {"shadow": "nobody"}, 404, "unknown_shadow", "shadow"),
+    ("/models/default/promote", {"shadow": "a b"}, 422, "invalid_spec", "shadow"),
 ]
 CASES = HOT + SAMPLES + SPECS + CHANGES
 
@@ -158,9 +164,9 @@ ELSEWHERE = {
     "id_conflict", "id_forgotten", "invalid_checkpoint", "invalid_encoding", "model_failed",
     "invalid_request", "invalid_row", "invalid_table", "not_kept", "unsupported_encoding",
     "not_owner", "not_ready", "not_there_yet", "out_of_descriptors", "outcome_unknown", "pickled_model",
-    "queue_full", "rebuilding", "shutting_down",
+    "queue_full", "rebuilding", "shadow_failed", "shutting_down",
     "storage_failed", "storage_full", "stream_timeout", "string_too_long", "too_many_connections",
-    "position_moved", "too_many_models", "too_stale", "unknown_source",
+    "position_moved", "too_many_models", "too_many_shadows", "too_stale", "unknown_source",
     "unauthorized", "unknown_checkpoint", "unknown_host", "unsupported_media_type", "wrong_node",
 }  # fmt: skip
 # No request leads to these: they guard against mistakes in the code, or belong to features not built yet.

@@ -58,6 +58,7 @@ def fill(server: Server) -> None:
     """Make models with everything that a log has."""
     for name in ("m", "other", "gone", "pruned"):
         server.create(name=name, **SPEC)
+    server.post("/models/other/shadows", name="linear", hidden=[], lr=0.1).raise_for_status()
     for i in range(50):
         server.learn(sample(i), ["cat", "dog"][i % 2], model="m", id=f"sample {i} ü")
         server.learn(sample(i), i % 3, model="other", w=0.5)
@@ -87,6 +88,11 @@ def states(server: Server) -> dict[str, Any]:
     for name in MODELS:
         described = server.get(f"/models/{name}")
         found[name] = (server.fingerprint(name), described["step"], described.get("pending"))
+    wait_until(lambda: server.get("/models/other/shadows")["shadows"][0]["behind"] == 0)
+    found["shadow"] = (
+        server.get("/models/other/fingerprint?shadow=linear"),
+        server.get("/models/other/shadows"),
+    )
     return found
 
 
