@@ -25,7 +25,7 @@ KINDS = {
 }
 
 #: Least number of steps between two points of the history, and greatest number of points.
-EVERY, MOST = 10, 256
+EVERY, MOST = 20, 256
 #: Digits of a share in the history.
 _DIGITS = 4
 
@@ -41,29 +41,33 @@ def kind_of(expert: Mapping[str, Any]) -> str:
 
 def shares(mixture: Mixture) -> dict[str, float]:
     """Return the weight of each kind of experts in the prediction, with sum 1."""
-    kinds = [kind_of(each) for each in mixture]
+    return summed([kind_of(each) for each in mixture], [each["weight"] for each in mixture])
+
+
+def summed(kinds: Sequence[str], weights: Sequence[float]) -> dict[str, float]:
+    """Return the sums of weights by kind, in the order of `KINDS`."""
     found = {kind: 0.0 for kind in KINDS if kind in kinds}
-    for kind, each in zip(kinds, mixture, strict=True):
-        found[kind] += each["weight"]
+    for kind, weight in zip(kinds, weights, strict=True):
+        found[kind] += weight
     return found
 
 
 class ShareHistory:
     """Shares of the kinds of experts over the steps of a model, in at most 256 points.
 
-    A point is taken after a call of the estimator, at least ten steps after the one before. When there are
+    A point is taken after a call of the estimator, at least twenty steps after the one before. When there are
     too many points, every second one is dropped, and the distance doubles. So the points cover all of the
     model's life. Their steps depend on how many samples were learned together; their values do not.
 
     Examples
     --------
     >>> history = ShareHistory()
-    >>> for step in range(1, 31):
+    >>> for step in range(1, 61):
     ...     if history.is_due(step):
     ...         history.add(step, 0.5 * step, {"networks": 0.75, "stack": 0.25})
     >>> found = history.report()
     >>> found["step"], found["time"], found["shares"]["stack"]
-    ([10, 20, 30], [5.0, 10.0, 15.0], [0.25, 0.25, 0.25])
+    ([20, 40, 60], [10.0, 20.0, 30.0], [0.25, 0.25, 0.25])
     """
 
     def __init__(self) -> None:

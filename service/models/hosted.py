@@ -34,7 +34,7 @@ from ..storage.interfaces import Event, Record
 from . import late_labels
 from .backbones import open_backbone
 from .drift import Drift
-from .experts import ShareHistory, shares
+from .experts import ShareHistory, kind_of, summed
 from .late_labels import Own
 from .ledger import Ledger
 from .pending import PendingPredictions
@@ -159,7 +159,8 @@ class HostedModel:
         self.estimator = _estimator(spec, settings)
         self.score = PrequentialMetrics(spec.task)
         self._regression = spec.task == "regression"
-        self._mixes = len(self.estimator.mixture) > 1
+        self._kinds: list[str] = []  # of the experts
+        self._mixes = len(self.estimator.mixture_weights) > 1
         self._experts = self.estimator.preview().experts
         self.baselines = Baselines(spec.task)
         self.history = ScoreHistory(spec.task, intervals=bool(self.estimator.intervals))
@@ -439,8 +440,12 @@ class HostedModel:
 
     def note_shares(self, time: float) -> None:
         """Add the shares of the experts to their history, if a point is due."""
-        if self._mixes and self.shares.is_due(self.step):
-            self.shares.add(self.step, time, shares(self.estimator.mixture))
+        if not self._mixes or not self.shares.is_due(self.step):
+            return
+        weights = self.estimator.mixture_weights
+        if len(weights) != len(self._kinds):  # an import may be of another generation
+            self._kinds = [kind_of(each) for each in self.estimator.mixture]
+        self.shares.add(self.step, time, summed(self._kinds, weights))
 
     def refuse(self, entry: PendingEvent, error: Exception) -> Applied:
         """Refuse a logged event that is not applied; it changes nothing."""

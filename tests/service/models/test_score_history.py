@@ -14,7 +14,7 @@ import pytest
 from bnp_online import checkpoint
 from bnp_online.checkpoint import pack, unpack
 from service.models import snapshot
-from service.models.experts import MOST, ShareHistory
+from service.models.experts import EVERY, MOST, ShareHistory
 from service.models.recovery import Recovery
 from service.models.validation import Learn
 from service.schemas import ModelSpec
@@ -209,7 +209,7 @@ def test_the_shares_of_experts_come_back(tmp_path: Path) -> None:
             single.post("/learn", **each)
         alone = single.get("/models/default/history")["experts"]
         shown = single.get("/models/default/dashboard")["shares"]
-    assert alone["step"] == [*range(10, 301, 10)]
+    assert alone["step"] == [*range(EVERY, 301, EVERY)]
     assert {kind: values[-1] for kind, values in alone["shares"].items()} == pytest.approx(shown, abs=1e-4)
     with serving(tmp_path / "data", default_model=default("classification")) as server:
         post_lines(server, sent)
@@ -234,7 +234,7 @@ def test_the_shares_of_a_long_life_are_bounded() -> None:
             )
     found = history.report()
     assert 128 <= len(found["step"]) <= MOST
-    assert found["step"][0] == 10
+    assert found["step"][0] == EVERY
     gaps = np.diff(found["step"])
     assert gaps.max() == gaps.min()
     assert (found["shares"]["stack"][0], found["shares"]["stack"][-1]) == (0.0, 0.6)
