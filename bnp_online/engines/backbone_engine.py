@@ -95,6 +95,10 @@ class BackboneEngine(Engine):
         """Return how much each group of features of the backbone moved the prediction."""
         return self._head.explain(self._required(x), groups, count, label, quick=quick)
 
+    def prepare_explanations(self) -> None:
+        """Load what the head needs."""
+        self._head.prepare_explanations()
+
     def novelty(self, x: Vector) -> float:
         """Return the tail probability of the features of an input."""
         return self._head.novelty(self._required(x))

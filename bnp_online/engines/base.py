@@ -389,6 +389,10 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def prepare_explanations(self) -> None:
+        """Load what `explain` needs."""
+
+    @abstractmethod
     def novelty(self, x: Vector) -> float:
         """Return the tail probability of an input; see `engines.novelty`."""
 

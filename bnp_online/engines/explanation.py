@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -60,7 +61,8 @@ def explain(
     if b.params.dtype not in _LOADED:
         load(b)
     contributions, result = np.empty(count), np.empty(RESULTS)
-    if not numba_explain.explain(x, groups, label, orders, contributions, result, *space, *b):
+    kernel: Any = numba_explain.explain
+    if not kernel(x, groups, label, orders, contributions, result, *space, *b):
         raise NonFiniteStateError(NOT_FINITE)
     return Explained(int(result[LABEL]), float(result[VALUE]), float(result[BASE]), contributions)
 
@@ -85,6 +87,12 @@ def working_space(b: Buffers, count: int) -> Space:
 _LOADED: set[np.dtype[Any]] = set()
 
 
+def prepare(real: np.dtype[Any], buffers: Callable[[], Buffers]) -> None:
+    """Load the kernel for a precision, unless it is loaded; `buffers` returns those of a learner."""
+    if real not in _LOADED:
+        load(buffers())
+
+
 def load(b: Buffers) -> None:
     """Load the kernel from the cache; if it lacks it, another process compiles it first."""
     with announced():
@@ -97,7 +105,8 @@ def load(b: Buffers) -> None:
 
 def run_kernel(b: Buffers) -> None:
     """Call the kernel without inputs."""
-    numba_explain.explain(*_no_input(), *working_space(b, 0), *b)
+    kernel: Any = numba_explain.explain
+    kernel(*_no_input(), *working_space(b, 0), *b)
 
 
 def _no_input() -> tuple[Any, ...]:

@@ -354,6 +354,10 @@ class NumbaEngine(Engine):
             self._explaining = b, count, space
         return explanation.explain(b, space, x.reshape(-1), groups, count, label, orders)
 
+    def prepare_explanations(self) -> None:
+        """Load the kernel of explanations."""
+        explanation.prepare(self._real, lambda: self._buffers)
+
     def novelty(self, x: Vector) -> float:
         """Return the tail probability of an input."""
         b = self._buffers

@@ -287,6 +287,11 @@ class TorchEngine(Engine):
         with self._on_device():
             return explain_module(step, self.predict, x.reshape(-1), groups, count, label, quick=quick)
 
+    def prepare_explanations(self) -> None:
+        """Load the kernel of explanations, if a copy in the numba engine is explained."""
+        if self.spec.network == "mlp":
+            NumbaEngine(self.spec, self._dtype).prepare_explanations()
+
     @torch.no_grad()
     def novelty(self, x: Vector) -> float:
         """Return the tail probability of an input."""

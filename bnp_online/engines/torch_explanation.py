@@ -61,7 +61,7 @@ def explain_module(
     columns: Vector = ((z[0] - z[1]).double() * gradient.double()).cpu().numpy()
     if step.target_seen is not None:  # the prediction is the output in units of the target
         columns *= float(step.target_seen[1].sqrt())
-    contributions = np.bincount(groups, columns, count)
+    contributions: Vector = np.bincount(groups, columns, count).astype(np.float64)
     size = np.abs(contributions).sum()
     shares = np.abs(contributions) / size if size > 0.0 else np.full(count, 1.0 / max(count, 1))
     contributions += (value - baseline - contributions.sum()) * shares

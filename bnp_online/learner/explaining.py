@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from ..sparse import FIELD, LOG, Network, explain_staged
 from ..values import Column, Derived, Explanation, Label, Vector, at_row
 from .prediction import PredictingModel
 
+#: Greatest number of values of an input shape that `contributions` explains.
+MOST_INPUTS = 4096
 #: No latest groups: their index, and its numbers of columns and of fields.
 _NO_GROUPS: tuple[Any, int, int, Any] = (None, -1, -1, None)
 
@@ -27,6 +30,7 @@ class ExplainingModel(PredictingModel):
         super()._begin()
         self._latest_groups = _NO_GROUPS
         self._array_groups = np.empty(0, np.int64)
+        self._array_names: list[str] = []
 
     def explain_one(self, x: Any, label: Label | None = None) -> Explanation:
         """Return how much each feature moved the prediction for a sample, against its running mean.
@@ -114,9 +118,9 @@ class ExplainingModel(PredictingModel):
     def novelty_one(self, x: Any) -> float:
         """Return how unusual a sample is: its tail probability in (0, 1], small for an unusual one.
 
-        It is the share of ordinary samples that are at least as far from the running means, in running standard
-        deviations: 0.001 stands for one of 1,000. It cannot be less than one over the number of samples in the
-        model's memory. See `bnp_online.engines.novelty`. The model does not change.
+        It is the share of ordinary samples that are at least as far from the running means, in running
+        standard deviations: 0.001 stands for one of 1,000. It cannot be less than one over the number of
+        samples in the model's memory. See `bnp_online.engines.novelty`. The model does not change.
 
         Parameters
         ----------
@@ -164,8 +168,27 @@ class ExplainingModel(PredictingModel):
         ends = self._engine.predict(row), self._engine.predict(np.full(len(row), math.nan))
         places = {name: i for i, name in enumerate(names)}
         network = Network(*ends, dense)
-        found = explain_staged(stage, network, self._features.columns, places, label)
+        found = explain_staged(stage, network, groups, places, label)
         return names, Explained(label, *found)
+
+    def contributions(self, x: Any) -> tuple[Sequence[str], Vector] | None:
+        """Return names and contributions of the features of a sample, in less time than `explain_one`.
+
+        None for an input shape of more than 4,096 values, whose inputs are named by their positions.
+        """
+        row = self._row_of(x)
+        if self._shape is not None:
+            shape = self._head_shape or ()
+            if math.prod(shape) > MOST_INPUTS:
+                return None
+            if len(self._array_names) != math.prod(shape):
+                self._array_names = [str([*place])[1:-1] for place in np.ndindex(shape)]
+        names, explained = self.explain_row(row, quick=True)
+        return names or self._array_names, explained.contributions
+
+    def prepare_explanations(self) -> None:
+        """Load what explanations need, before the first one."""
+        self._engine.prepare_explanations()
 
     def _features_by_column(self) -> tuple[list[str], NDArray[np.int64]]:
         """Return the names of the features, and the feature of each column.
@@ -186,7 +209,7 @@ class ExplainingModel(PredictingModel):
 
     def _unknown_class(self, label: Label) -> SampleError:
         known = f"its classes are {self._classes!r:.200}" if self._classes else "it has none"
-        return SampleError("unknown_class", "class", f"{label!r:.80} is not a class of the model: {known}")
+        return SampleError("unknown_class", "label", f"{label!r:.80} is not a class of the model: {known}")
 
 
 def _feature_of(column: Column, index: FeatureIndex) -> str | None:

@@ -19,9 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..engines.numba_pool import LEAST_PROBABILITY
-from ..values import Column, Derived, Vector
+from ..values import Vector
 from .constants import LEAST_OFFSET, MOST_PAIRS, PAIR_COUNT
 from .stage import SparseStage
 from .state import (
@@ -71,7 +72,7 @@ class Network(NamedTuple):
 def explain_staged(
     stage: SparseStage,
     network: Network,
-    columns: Sequence[Column],
+    of_columns: NDArray[np.int64],
     features: Mapping[str, int],
     label: int,
 ) -> tuple[float, float, Vector]:
@@ -83,8 +84,8 @@ def explain_staged(
         The stage.
     network : Network
         The network's part.
-    columns : sequence of Column
-        Columns of the learner.
+    of_columns : int64 (columns,)
+        Place of the feature of each column.
     features : dict of str to int
         Places of the features by name.
     label : int
@@ -96,7 +97,7 @@ def explain_staged(
         Output at the input and at the base, and contributions.
     """
     count = len(features)
-    linear, pairs = _groups(stage, columns, features, label)
+    linear, pairs = _groups(stage, of_columns, features, label)
     both = np.abs(linear.changes) + np.abs(pairs.changes)
     of_network = network.contributions[:count] + _divided(network.contributions[count], both)
     parts = (_Part(network.value, network.base, of_network), linear, pairs)
@@ -146,14 +147,14 @@ def _explained(prediction: Vector, label: int) -> float:
 
 
 def _groups(
-    stage: SparseStage, columns: Sequence[Column], features: Mapping[str, int], label: int
+    stage: SparseStage, of_columns: NDArray[np.int64], features: Mapping[str, int], label: int
 ) -> tuple[_Part, _Part]:
     """Return the parts of the linear group and of the pair group."""
     s = stage.state
     outputs = 1 if s.config[REGRESSION] else int(s.scalars[CLASSES])
     places = np.array([features[name] for name in stage.fields], np.int64)
     of_items = places[s.field[s.rows[: int(s.scalars[KNOWN])]]]
-    of_numbers = np.array([features[_name(columns[at])] for at in s.numeric.tolist()], np.int64)
+    of_numbers = of_columns[s.numeric]
     terms = [np.zeros((len(features), MEMBERS, outputs)) for _ in range(2)]
     width = s.weights.shape[1] // MEMBERS
     known = s.rows[: len(of_items)]
@@ -185,11 +186,7 @@ def _groups(
     return linear, _Part(ends[1], ends[0], changes)
 
 
-def _name(column: Column) -> str:
-    return column.name if isinstance(column, Derived) else column if isinstance(column, str) else column[0]
-
-
-def _add_pairs(s: State, of_items: Vector, out: Vector) -> None:
+def _add_pairs(s: State, of_items: NDArray[np.int64], out: Vector) -> None:
     """Add the terms of the pairs of a sample, half to each of both features, in the order of `find_pairs`."""
     counts = s.counts[s.rows[: len(of_items)]]
     weight = counts[:, 1] if s.config[REGRESSION] else counts[:, : int(s.scalars[CLASSES])].sum(axis=1)
@@ -226,8 +223,9 @@ def _mixed(logits: Vector, shares: Vector) -> Vector:
 
 
 def _softmax(logits: Vector) -> Vector:
-    powers: Vector = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    found: Vector = powers / powers.sum(axis=-1, keepdims=True)
+    return found
 
 
 def _odds(label: int) -> Callable[[Vector], Vector]:

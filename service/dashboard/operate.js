@@ -1,6 +1,7 @@
 // Actions: prediction, checkpoint, rollback.
 
 import { Refusal, get, post } from "./api.js";
+import { explained } from "./explanations.js";
 import { $, compact, make, percent, say, short, whole } from "./dom.js";
 
 /** End of the name of a column that the model computes from strings, or from a number. */
@@ -35,7 +36,7 @@ export class Operator {
       const model = this.model();
       const answer = await post("predict", `{"x": ${x}, "model": ${JSON.stringify(model)}}`);
       const { evidence } = await post(`models/${model}/evidence`, `{"x": ${x}}`);
-      place.replaceChildren(...this.answered(answer), ...this.explained(evidence));
+      place.replaceChildren(...this.answered(answer), ...(await explained(model, x)), ...this.explained(evidence));
     } catch (error) {
       place.replaceChildren(make("p", { className: "problem", textContent: explain(error) }));
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,9 +18,10 @@ from bnp_online.engines.devices import is_available
 from bnp_online.errors import ConfigurationError, DeviceMemoryError, NonFiniteStateError, SampleError
 from bnp_online.evaluation.baselines import Baselines
 from bnp_online.evaluation.history import ScoreHistory
+from bnp_online.evaluation.importance import EVERY, Importances
 from bnp_online.evaluation.prequential import PrequentialMetrics
 from bnp_online.learner import Preview, Refusal
-from bnp_online.values import Prediction, Sample
+from bnp_online.values import Label, Prediction, Sample
 
 from ..errors import code_of
 from ..schemas import DriftSpec, ModelSpec
@@ -120,6 +122,8 @@ class HostedModel:
         Number of the last event in the state.
     history : ScoreHistory
         Scores over the steps. They are not part of the fingerprint.
+    importances : Importances
+        Running importances of the features. They are not part of the fingerprint.
     drift : Drift
         Drift detection and response.
     acted : list of dict
@@ -137,6 +141,9 @@ class HostedModel:
         self._experts = self.estimator.preview().experts
         self.baselines = Baselines(spec.task)
         self.history = ScoreHistory(spec.task)
+        self.importances = Importances()
+        self.estimator.prepare_explanations()
+        self.estimator.watch(EVERY, self._add_importances)
         self.sequence = 0
         self.predicted = 0
         self.scored = 0
@@ -166,8 +173,38 @@ class HostedModel:
         """Number of predictions that wait for their label."""
         return len(self._pending)
 
-    def predict(self, x: Any, identifier: str | None = None, level: float | None = None) -> Answer:
-        """Predict a sample, with an interval if a level is given. The model does not change."""
+    def _add_importances(self, x: Any) -> None:
+        """Add the contributions of the features of a sample that was learned."""
+        with suppress(NonFiniteStateError, DeviceMemoryError):
+            if (found := self.estimator.contributions(x)) is not None:
+                self.importances.add(*found)
+
+    def explain(self, x: Any, label: Label | None = None) -> Answer:
+        """Explain the prediction for a sample: of a class, or of the predicted one.."""
+        features = self.estimator.read_features(x)
+        found = self.estimator.explain_one(features, label)
+        answer: Answer = {"model": self.name, "step": self.step, "prediction": found.prediction}
+        if self.spec.task == "classification":
+            answer["label"] = found.label
+        contributions = found.contributions
+        answer |= {
+            "output": found.output,
+            "baseline": found.baseline,
+            "contributions": contributions if isinstance(contributions, dict) else contributions.tolist(),
+        }
+        if unknown := self.estimator.unknown_features(features):
+            answer["unknown"] = unknown[:_UNKNOWN]
+        return answer
+
+    def predict(
+        self,
+        x: Any,
+        identifier: str | None = None,
+        level: float | None = None,
+        *,
+        novelty: bool = False,
+    ) -> Answer:
+        """Predict a sample, with interval and novelty if they are wanted. The model does not change."""
         features = self.estimator.read_features(x)
         prediction, probabilities = self.estimator.predict(features)
         answer: Answer = {"model": self.name, "step": self.step, "prediction": prediction, "id": identifier}
@@ -175,6 +212,8 @@ class HostedModel:
             answer["probabilities"] = probabilities
         if level is not None:
             answer["interval"] = self._interval(features, level)
+        if novelty:
+            answer["novelty"] = self.estimator.novelty_one(features)
         if unknown := self.estimator.unknown_features(features):
             answer["unknown"] = unknown[:_UNKNOWN]
         self.predicted += 1
@@ -190,7 +229,7 @@ class HostedModel:
 
     def predict_pending(self, request: Predict) -> event_codec.Pending:
         """Predict a sample whose label follows. The model does not change."""
-        answer = self.predict(request.x, request.id, request.interval)
+        answer = self.predict(request.x, request.id, request.interval, novelty=request.novelty)
         return event_codec.Pending(request.x, answer, self.clock() + self.settings.label_ttl)
 
     def validator(
@@ -279,6 +318,7 @@ class HostedModel:
         The copy takes a tenth of the time of the function, which any thread can call.
         """
         score, baselines, history = self.score.copy(), self.baselines.copy(), self.history.copy()
+        importances = self.importances.copy()
         pending = self._pending.copy()
         counts = {name: getattr(self, name) for name in _COUNTS}
         drift = self.drift.state_dict()
@@ -286,6 +326,7 @@ class HostedModel:
             "score": score.state_dict(),
             "baselines": baselines.state_dict(),
             "history": history.state_dict(),
+            "importances": importances.state_dict(),
             "pending": pending.dump(),
             "counts": counts,
             "drift": drift,
@@ -298,6 +339,8 @@ class HostedModel:
             self.baselines.load_state_dict(state["baselines"])
         if "history" in state:  # as above
             self.history.load_state_dict(state["history"])
+        if "importances" in state:  # as above
+            self.importances.load_state_dict(state["importances"])
         if "drift" in state:  # as above
             self.drift.load_state_dict(state["drift"])
         self._pending.load(state["pending"])

@@ -36,6 +36,8 @@ _PAIRS = 300
 _SPARKLINE = 32
 #: Largest number of fields for the dashboard.
 _FIELDS = 20
+#: Largest number of features with their importances.
+_IMPORTANCES = 20
 
 
 def _kind(expert: Mapping[str, Any]) -> str:
@@ -116,6 +118,7 @@ def dashboard(model: HostedModel) -> dict[str, Any]:
         "classes": {"count": len(classes), "latest": classes[-_NAMED:]},
         "features": {"count": len(estimator.feature_names), "latest": estimator.feature_names[-_NAMED:]},
         "fields": _fields(estimator.fields),
+        "importances": model.importances.report(_IMPORTANCES),
         "recycled_values": estimator.recycled_values,
         "ignored_features": estimator.ignored_features,
         "pending": model.pending,
@@ -160,6 +163,7 @@ def describe(model: HostedModel) -> dict[str, Any]:
         "leading": leading(estimator.mixture),
         "sequence": model.sequence,
         "pending": model.pending,
+        "importances": model.importances.report(_IMPORTANCES),
         "drift": model.drift.report(),
         "versions": versions(),
     }
