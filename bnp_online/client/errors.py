@@ -184,8 +184,8 @@ _CODES: dict[type[ServerError], str] = {
     ),
     InvalidSampleError: (
         "invalid_feature non_finite_feature wrong_shape invalid_label non_finite_label label_type "
-        "too_many_classes too_many_features string_too_long invalid_weight invalid_level unknown_class non_finite_state "
-        "invalid_row"
+        "too_many_classes too_many_features string_too_long invalid_weight invalid_level non_finite_state "
+        "unknown_class invalid_row"
     ),
     InvalidSpecError: "invalid_spec unsupported_layer",
     InvalidFileError: "invalid_checkpoint invalid_state",
