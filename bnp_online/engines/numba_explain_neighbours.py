@@ -2,7 +2,8 @@
 
 Groups become known one after the other, and their squared differences are added to the distances of the
 remembered samples. So all sets of known groups of an order take one sweep together. An unknown input is
-missing. See `numba_explain`.
+missing. Of many groups, several become known together: their change is divided in proportion to their
+contributions through the other members. See `numba_explain`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from .numba_buffers import (
 )
 from .numba_kernels import BLOCK, Real, Reals, assign
 from .numba_neighbours import greatest_window, vote
+
+#: Greatest number of sets of known groups of an order for which neighbours are found.
+STEPS = 8
 
 
 @jit_inline
@@ -59,9 +63,14 @@ def attribute_neighbours(
     members, starts = order[2 * count + 1 : 2 * count + 1 + len(x)], order[count : 2 * count + 1]
     latest = order[order.shape[0] - len(TABLE) * b.nearest.shape[1] :].reshape(len(TABLE), b.nearest.shape[1])
     _sort(groups, members, starts)
+    known = 0
     for g in range(count):
-        order[g] = g
-    for g in range(count - 1, 0, -1):
+        for j in members[starts[g] : starts[g + 1]]:
+            if not math.isnan(x[j]):
+                order[known] = g
+                known += 1
+                break
+    for g in range(known - 1, 0, -1):
         other = draw(b.config[SEED], int(b.scalars[STEP]), g, g + 1)
         order[g], order[other] = order[other], order[g]
     remembered, capacity = int(b.scalars[REMEMBERED]), b.config[CAPACITY]
@@ -70,7 +79,7 @@ def attribute_neighbours(
         min(stored, greatest_window(b.sizes[0], 0)),
         min(stored, greatest_window(b.sizes[0], 1)),
     )
-    missing = b.scalars[MISSING_VALUES] > 0.0
+    missing, steps = b.scalars[MISSING_VALUES] > 0.0, min(known, STEPS)
     for j in range(x.shape[0]):
         missing = missing or math.isnan(x[j])
     for turn in range(orders):
@@ -79,19 +88,28 @@ def attribute_neighbours(
                 sums[i, k] = 0.0
         latest[:] = -1
         before = _valued(ends[1, first:last], of_experts[first:last])
-        for i in range(count):
-            g = order[i if turn == 0 else count - 1 - i]
-            known = False
+        begin = 0
+        for i in range(known):
+            g = order[i if turn == 0 else known - 1 - i]
             for j in members[starts[g] : starts[g + 1]]:
                 if not math.isnan(x[j]):
-                    known = True
                     _add_input(b, j, z[j], newest, windows, missing, sums)
-            if not known:
-                continue
-            _find(b, newest, stored, missing, sums, latest, found[first:last], ends[1, first:last])
-            after = _valued(found[first:last], of_experts[first:last])
-            contributions[g] += (after - before) / orders
-            before = after
+            if (i + 1) * steps // known > i * steps // known:
+                _find(b, newest, stored, missing, sums, latest, found[first:last], ends[1, first:last])
+                after = _valued(found[first:last], of_experts[first:last])
+                some = order[begin : i + 1] if turn == 0 else order[known - 1 - i : known - begin]
+                _divide((after - before) / orders, some, contributions)
+                before, begin = after, i + 1
+
+
+@jit
+def _divide(change: float, some: NDArray[np.int64], contributions: NDArray[np.float64]) -> None:
+    """Divide a change among groups that became known together, in proportion to their contributions."""
+    total = 0.0
+    for g in some:
+        total += abs(contributions[g])
+    for g in some:
+        contributions[g] += change * (abs(contributions[g]) / total if total > 0.0 else 1.0 / some.shape[0])
 
 
 @jit

@@ -89,9 +89,13 @@ class ExplainingModel(PredictingModel):
                 raise self._unknown_class(label)
             index = int(found)
         names, explained = self.explain_row(row, index)
-        outputs = self._outputs_of(row)
-        assert outputs is not None  # noqa: S101 (the model has learned)
-        prediction = self._targets.read(outputs[None])[0].value
+        prediction: Any = explained.value
+        if self._classes:
+            predicted = explained.label
+            if label is not None:
+                outputs = self._outputs_of(row)
+                predicted = int(outputs.argmax()) if outputs is not None else predicted
+            prediction = self._classes[predicted]
         contributions: Any = explained.contributions
         if self._shape is None:
             contributions = dict(zip(names, contributions.tolist(), strict=True))
@@ -160,14 +164,12 @@ class ExplainingModel(PredictingModel):
         count, stage = len(names), self._stage
         if stage is None:
             return names, self._engine.explain(row, groups, count, label, quick=quick)
-        outputs = self._outputs_of(row)
-        assert outputs is not None  # noqa: S101 (a stage has learned)
+        ends = self._engine.predict(np.full(len(row), math.nan)), self._engine.predict(row)
         if self._classes and label < 0:
-            label = int(outputs.argmax())
+            label = int(stage.combine(ends[1]).argmax())
         dense = self._engine.explain(row, groups, count + 1, label, quick=quick).contributions
-        ends = self._engine.predict(row), self._engine.predict(np.full(len(row), math.nan))
         places = {name: i for i, name in enumerate(names)}
-        network = Network(*ends, dense)
+        network = Network(ends[1], ends[0], dense)
         found = explain_staged(stage, network, groups, places, label)
         return names, Explained(label, *found)
 

@@ -102,9 +102,12 @@ def explain_staged(
     of_network = network.contributions[:count] + _divided(network.contributions[count], both)
     parts = (_Part(network.value, network.base, of_network), linear, pairs)
 
+    given = np.empty((2, len(network.value)))
+
     def combined(known: tuple[bool, ...]) -> float:
-        ends = [part.value if is_known else part.base for part, is_known in zip(parts, known, strict=True)]
-        return _explained(stage.combine(ends[0], np.stack(ends[1:])), label)
+        for k in range(2):
+            given[k] = parts[k + 1].value if known[k + 1] else parts[k + 1].base
+        return _explained(stage.combine(network.value if known[0] else network.base, given), label)
 
     values = {known: combined(known) for known in itertools.product((False, True), repeat=3)}
     whole, base = values[True, True, True], values[False, False, False]
@@ -180,7 +183,7 @@ def _groups(
     whole_pairs = terms[PAIRS].sum(axis=0) + (offsets[1] - offsets[0])
     slopes = _slopes(base_pairs, whole_pairs, s.shares[PAIRS], _odds(label))
     of_offset = slopes.sum(axis=0)
-    changes = np.tensordot(terms[PAIRS], slopes, 2)
+    changes = terms[PAIRS].reshape(len(features), -1) @ slopes.reshape(-1)
     changes += _changes(base, whole, shares, terms[LINEAR], lambda p: of_offset / np.maximum(p, LEAST_OFFSET))
     ends = [_mixed(base_pairs + t * whole_pairs, s.shares[PAIRS]) for t in (0.0, 1.0)]
     return linear, _Part(ends[1], ends[0], changes)
@@ -243,9 +246,9 @@ def _odds(label: int) -> Callable[[Vector], Vector]:
 def _slopes(base: Vector, whole: Vector, shares: Vector, gradient: Callable[[Vector], Vector]) -> Vector:
     """Return the mean gradient of a function of a group's prediction, with respect to the members' logits."""
     p = _softmax(base + _POINTS[:, None, None] * whole)
-    outer = gradient(np.einsum("r,qrc->qc", shares, p))[:, None]
+    outer = gradient(shares @ p)[:, None]
     slopes = shares[:, None] * p * (outer - (p * outer).sum(axis=2, keepdims=True))
-    found: Vector = np.tensordot(_WEIGHTS, slopes, 1)
+    found: Vector = (_WEIGHTS @ slopes.reshape(len(_WEIGHTS), -1)).reshape(base.shape)
     return found
 
 
@@ -253,5 +256,6 @@ def _changes(
     base: Vector, whole: Vector, shares: Vector, terms: Vector, gradient: Callable[[Vector], Vector]
 ) -> Vector:
     """Return the change of a function of a group's prediction by feature."""
-    found: Vector = np.tensordot(terms, _slopes(base, whole, shares, gradient), 2)
+    slopes = _slopes(base, whole, shares, gradient)
+    found: Vector = terms.reshape(len(terms), -1) @ slopes.reshape(-1)
     return found
