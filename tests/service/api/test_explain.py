@@ -15,7 +15,7 @@ from tests.support.running import Json, Server
 from tests.support.streaming import post_lines
 
 SPEC = {"hidden": [4], "replay": 1, "memory": 100}
-XS = [{"a": i % 5 - 2.0, "b": i % 3, "c": "xyz"[i % 3]} for i in range(90)]
+XS: list[Json] = [{"a": i % 5 - 2.0, "b": i % 3, "c": "xyz"[i % 3]} for i in range(90)]
 
 
 def taught(server: Server, **spec: Any) -> Server:
