@@ -33,10 +33,10 @@ run: $(VENV)/.server ## Start the server, and watch it learn a real data set (ON
 
 # The processes of the tests would each compile the kernels into an empty cache; those of float64 are for tests alone.
 WARM = from torch import float64; from bnp_online.engines.base import LearnerSpec; \
-	from bnp_online.engines.numba_engine import NumbaEngine; NumbaEngine(LearnerSpec(task="classification"), float64)
+	from bnp_online.engines.numba_engine import NumbaEngine; NumbaEngine(LearnerSpec(task="classification"), float64).prepare_explanations()
 
 test: lint ## Run every check that a change must pass
-	$(BIN)/python -c 'from bnp_online import BNPClassifier, blocks; BNPClassifier(); blocks.compile_kernels()()'
+	$(BIN)/python -c 'from bnp_online import BNPClassifier, blocks; BNPClassifier().prepare_explanations(); blocks.compile_kernels()()'
 	$(BIN)/python -c '$(WARM)'
 	$(BIN)/python -m pytest -m 'not docker and not fuzz and not ray' --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 

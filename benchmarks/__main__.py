@@ -46,6 +46,10 @@ PROGRAMS = {
     "conditioning": ("paper.conditioning", "condition number of the Hessian during training"),
     "langevin": ("extensions.langevin", "effective samples a second of Langevin samplers"),
     "intervals": ("extensions.intervals", "coverage and width of predictive intervals"),
+    "explanations": (
+        "extensions.explanations",
+        "cost of explanations and importances, and agreement with Shapley values",
+    ),
     "bandit": ("extensions.bandit", "regret of contextual bandits"),
     "optimizers": ("extensions.optimizers", "momentum, Adam and regularizers on top of BNP"),
     "drift": ("drift.main", "detection of drift, and the gain of each response"),

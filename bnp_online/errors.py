@@ -80,7 +80,7 @@ class SampleError(BNPError, ValueError):
     code : str
         Kind of the error: ``"invalid_feature"``, ``"non_finite_feature"``, ``"wrong_shape"``,
         ``"invalid_label"``, ``"non_finite_label"``, ``"label_type"``, ``"too_many_classes"``,
-        ``"invalid_weight"`` or ``"invalid_level"``.
+        ``"invalid_weight"``, ``"invalid_level"`` or ``"unknown_class"``.
     field : str
         The part of the sample at fault: ``"x.temperature"``, ``"y"``, ``"w"``.
     message : str

@@ -135,6 +135,32 @@ class Evidence(NamedTuple):
     strength: float
 
 
+class Explanation(NamedTuple):
+    """How much each feature moved a prediction: ``output = baseline + Σ contributions``.
+
+    Attributes
+    ----------
+    prediction : label, number or None
+        The prediction; None before the first label.
+    label : label or None
+        Class that is explained; None for a regression.
+    output : float
+        What is explained: the log odds ``log(p/(1 − p))`` of the class, with p bounded by 1e-12 and
+        1 − 1e-12, or the predicted number.
+    baseline : float
+        The output with all features missing, so that each is at its running mean.
+    contributions : dict of str to float, or array
+        What each feature added to the baseline, also an absent one. For a model with an input shape an array
+        of this shape, and for one with a backbone an array with an entry for each of its features.
+    """
+
+    prediction: Label | float | None
+    label: Label | None
+    output: float
+    baseline: float
+    contributions: Any
+
+
 class Prediction(NamedTuple):
     """Prediction of a model.
 

@@ -512,6 +512,8 @@ class Layer(Enum):
     )
     #: A sample that is read, and changes nothing.
     SAMPLE = (library.SampleError,)
+    #: An explanation of the prediction for a sample.
+    EXPLANATION = (library.SampleError, library.NonFiniteStateError)
     #: The id of a sample, which makes the request safe to repeat.
     SAMPLE_ID = (IdConflictError, ForgottenIdError)
     #: The id of a prediction that is kept for its label.

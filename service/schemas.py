@@ -65,6 +65,19 @@ class PredictBody(Body):
     """Keeps the prediction for `POST /label`."""
     interval: float | None = Field(default=None, gt=0, lt=1)
     """Coverage of a predictive interval; for regression models with `intervals`."""
+    novelty: bool | None = None
+    """Whether to tell how unusual the sample is."""
+
+
+class ExplainBody(Body):
+    """A sample whose prediction to explain."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"x": _SAMPLE}]})
+
+    x: Features = _X
+    model: str | None = None
+    label: ClassLabel | None = None
+    """Class to explain; by default the predicted one."""
 
 
 class EvidenceBody(Body):
@@ -200,6 +213,8 @@ class Dashboard(Moment):
     means: Any
     """Running means of the latest features, as a sample: an object, or nested lists; null if unknown."""
     fields: Fields
+    importances: list[Importance]
+    """Features with the greatest running importance, at most 20, the greatest first."""
     recycled_values: int
     ignored_features: int
     pending: int

@@ -79,6 +79,7 @@ def predict_one(
     model: str = DEFAULT_MODEL,
     id: str | None = None,
     interval: float | None = None,
+    novelty: bool = False,
     min_step: int | None = None,
 ) -> Call[schemas.PredictAnswer]:
     """Predict a sample; with an id, the server keeps the prediction for `label`.
@@ -93,11 +94,15 @@ def predict_one(
         Id of the prediction.
     interval : float
         Level, in (0, 1), of a predictive interval; for a regression model with ``intervals``.
+    novelty : bool
+        Whether to tell how unusual the sample is.
     min_step : int
         Number of samples that the model must have learned, such as the step in an answer of `learn_one`. A
         replica may lag behind.
     """
     body = predict_body(x, model, id, interval)
+    if novelty:
+        body["novelty"] = True
     request = replace(_post("/predict", body, model), reads=id is None, min_step=min_step)
     return Call(request, reader(schemas.PredictAnswer))
 
@@ -109,6 +114,36 @@ def predict_body(x: Any, model: str, id: str | None = None, interval: float | No
     with unsendable():
         body = {"x": values.features(x), "model": model, **dict(values.fields(id=id))}
     return body if interval is None else {**body, "interval": interval}
+
+
+def explain(
+    x: Any,
+    *,
+    model: str = DEFAULT_MODEL,
+    label: Label | None = None,
+    min_step: int | None = None,
+) -> Call[schemas.ExplainAnswer]:
+    """Return how much each feature moved the prediction for a sample.
+
+    Parameters
+    ----------
+    x : dict, or nested list or array
+        Features.
+    model : str
+        Name of the model.
+    label : bool, int or str
+        Class to explain; by default the predicted one.
+    min_step : int
+        Number of samples that the model must have learned; see `predict_one`.
+    """
+    from . import values  # see `learn_body`
+
+    body = predict_body(x, model)
+    if label is not None:
+        with unsendable():
+            body["label"] = values.target(label)
+    request = replace(_post("/explain", body, model), reads=True, min_step=min_step)
+    return Call(request, reader(schemas.ExplainAnswer))
 
 
 def evidence(x: Any, *, model: str = DEFAULT_MODEL) -> Call[schemas.EvidenceAnswer]:

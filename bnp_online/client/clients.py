@@ -136,6 +136,7 @@ class Client(_Settings):
 
     learn_one = _blocking(calls.learn_one)
     predict_one = _blocking(calls.predict_one)
+    explain = _blocking(calls.explain)
     evidence = _blocking(calls.evidence)
     predict_proba_one = _blocking(calls.predict_proba_one)
     label = _blocking(calls.label)
@@ -304,6 +305,7 @@ class AsyncClient(_Settings):
 
     learn_one = _awaiting(calls.learn_one)
     predict_one = _awaiting(calls.predict_one)
+    explain = _awaiting(calls.explain)
     evidence = _awaiting(calls.evidence)
     predict_proba_one = _awaiting(calls.predict_proba_one)
     label = _awaiting(calls.label)

@@ -195,7 +195,7 @@ _CODES: dict[type[ServerError], str] = {
     InvalidSampleError: (
         "invalid_feature non_finite_feature wrong_shape invalid_label non_finite_label label_type "
         "too_many_classes too_many_features string_too_long invalid_weight invalid_level non_finite_state "
-        "invalid_row"
+        "unknown_class invalid_row"
     ),
     InvalidSpecError: "invalid_spec unsupported_layer",
     InvalidFileError: "invalid_checkpoint invalid_state",

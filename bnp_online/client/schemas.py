@@ -291,9 +291,59 @@ class PredictAnswer(Schema):
     id: str | None
     interval: Annotated[tuple[float, float], WithJsonSchema(_TWO_NUMBERS)] | None = None
     """Low and high, if requested; null before 20 errors have been observed."""
+    novelty: float | None = None
+    """Share of ordinary samples that are at least as unusual, in (0, 1], if requested: small for an unusual
+    sample."""
     unknown: list[str] = []
     """Features of `x` that the prediction ignores: the model has never learned the name or the string value.
     Absent if there are none."""
+
+
+class ExplainAnswer(Schema):
+    """How much each feature moved a prediction: `output` = `baseline` + the sum of `contributions`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": DEFAULT_MODEL,
+                    "step": 1042,
+                    "prediction": "setosa",
+                    "label": "setosa",
+                    "output": 2.25,
+                    "baseline": 0.25,
+                    "contributions": {"sepal length": 1.5, "sepal width": -0.5, "garden": 1.0},
+                }
+            ]
+        }
+    )
+
+    model: str
+    step: int
+    """Number of samples learned before the prediction."""
+    prediction: Target | None
+    """Null before the first label."""
+    label: ClassLabel | None = None
+    """Class that is explained; null before the first label, absent for regression."""
+    output: float
+    """Log odds of the class, or the predicted number."""
+    baseline: float
+    """The same with all features missing, so that each is at its running mean."""
+    contributions: dict[str, float] | list[Any]
+    """By feature of the model; for a model with an input shape nested lists of this shape."""
+    unknown: list[str] = []
+    """Features of `x` that the prediction ignores, as in `PredictAnswer`. Absent if there are none."""
+
+
+class Importance(Schema):
+    """Running importance of a feature."""
+
+    feature: str
+    """Name; of a model with an input shape the position, such as `0, 3, 7`."""
+    importance: float
+    """Mean absolute contribution to the log odds of the predicted class, or to the predicted number."""
+    share: float
+    """Share in the sum over all features."""
 
 
 class Evidence(Schema):
@@ -442,6 +492,8 @@ class ModelDescription(Schema):
     """Number of the last event of the log in the state."""
     pending: int
     """Number of predictions that wait for their label."""
+    importances: list[Importance] = []
+    """Features with the greatest running importance, at most 20, the greatest first."""
     drift: DriftReport
     upgrade: UpgradeProgress | None = None
     """Progress of an upgrade; null without one."""

@@ -7,12 +7,13 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..backbone import Backbone
 from ..errors import NonFiniteStateError
 from ..values import Flag, Vector
-from .base import Engine
+from .base import Engine, Explained
 
 
 class BackboneEngine(Engine):
@@ -87,6 +88,20 @@ class BackboneEngine(Engine):
     def experts(self, x: Vector) -> Vector:
         """Return the prediction of each expert."""
         return self._head.experts(self._required(x))
+
+    def explain(
+        self, x: Vector, groups: NDArray[np.int64], count: int, label: int = -1, *, quick: bool = False
+    ) -> Explained:
+        """Return how much each group of features of the backbone moved the prediction."""
+        return self._head.explain(self._required(x), groups, count, label, quick=quick)
+
+    def prepare_explanations(self) -> None:
+        """Load what the head needs."""
+        self._head.prepare_explanations()
+
+    def novelty(self, x: Vector) -> float:
+        """Return the tail probability of the features of an input."""
+        return self._head.novelty(self._required(x))
 
     def learn(
         self,

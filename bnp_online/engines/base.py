@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import StateError
@@ -99,6 +100,25 @@ class Expert(NamedTuple):
             return f"{self.neighbours} nearest of {self.window}, {whose} metric"
         marks = ", replay" * self.replays + ", mean of weights" * self.averages
         return self.kind + ("" if self.rate is None else f", rate {self.rate:g}") + marks
+
+
+class Explained(NamedTuple):
+    """Explanation of a prediction.
+
+    Attributes
+    ----------
+    label : int
+        Class that is explained; −1 for a regression.
+    value, baseline : float
+        Log odds of the class, or the prediction, for the input, and with all inputs missing.
+    contributions : float64 (groups,)
+        What each group of inputs added to the baseline; the sum is ``value − baseline``.
+    """
+
+    label: int
+    value: float
+    baseline: float
+    contributions: Vector
 
 
 @dataclass(kw_only=True)
@@ -342,6 +362,39 @@ class Engine(ABC):
 
         Only a learner with a stack has them. The parameter and the errors are those of `predict`.
         """
+
+    @abstractmethod
+    def explain(
+        self, x: Vector, groups: NDArray[np.int64], count: int, label: int = -1, *, quick: bool = False
+    ) -> Explained:
+        """Return how much each group of inputs moved the prediction, from that with all inputs missing.
+
+        Parameters
+        ----------
+        x : array of shape (inputs,) or of the input shape
+            NaN marks a missing value.
+        groups : int64 (inputs,)
+            Group of each input; of a model with a backbone, of each feature.
+        count : int
+            Number of groups.
+        label : int
+            Class to explain; −1 for the predicted one, and for a regression.
+        quick : bool
+            Whether to spend less time on the parts that are not exact.
+
+        Raises
+        ------
+        NonFiniteStateError
+            If an output is not finite.
+        """
+
+    @abstractmethod
+    def prepare_explanations(self) -> None:
+        """Load what `explain` needs."""
+
+    @abstractmethod
+    def novelty(self, x: Vector) -> float:
+        """Return the tail probability of an input; see `engines.novelty`."""
 
     @abstractmethod
     def learn(

@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812 (torch's own name for it)
 from ..layers import LayerAdapter, statistics_dtype
 from ..network import Network, cnn, from_layers, with_head
 from ..preconditioner import BNP
+from ..values import Vector
 from .base import ERROR_CLIP, LearnerSpec
 from .mlp_ensemble import Proposal
 from .static_moments import PRIOR, WEIGHT, StaticMoments, write
@@ -103,6 +104,27 @@ class ModuleMember:
         outputs: Tensor = self._network(self._input(z))
         return outputs, outputs.isfinite().all(dim=1)
 
+    def mean_gradient(self, z: Tensor, label: int, points: Vector, weights: Vector) -> Tensor:
+        """Return the mean gradient of an output on a line between two inputs, in one batch.
+
+        Parameters
+        ----------
+        z : (2, n)
+            Standardized inputs: the end of the line, and its start.
+        label : int
+            Class whose log odds are the output; −1 for the output of a regression.
+        points, weights : arrays of shape (Q,)
+            Places on the line, in [0, 1], and their weights, with the sum 1.
+        """
+        self._network.eval()
+        at = torch.from_numpy(points).to(z)[:, None]
+        with torch.enable_grad():
+            line = (z[1] + at * (z[0] - z[1])).requires_grad_()
+            outputs = self._network(line.view(-1, *self._shape))[:, : int((self.floor == 0.0).sum())]
+            explained = outputs[:, 0] if label < 0 else log_odds(outputs, label)
+            (gradients,) = torch.autograd.grad(explained.sum(), line)
+        return torch.from_numpy(weights).to(gradients) @ gradients
+
     def propose(self, z: Tensor, goal: Tensor, weight: Tensor, *, predict: bool) -> Proposal:
         """Compute the prediction and the step of a sample; see `MLPEnsemble.propose`."""
         outputs, sound = self.predict(z[0]) if predict else (None, None)
@@ -184,3 +206,9 @@ class _OutputGradients:
             for parameter in self._layers[name].parameters(recurse=False):
                 if parameter.grad is not None:
                     parameter.grad.div_(gain)
+
+
+def log_odds(logits: Tensor, label: int) -> Tensor:
+    """Return the log odds of a class in logits, (Q, C); 0 with a single class."""
+    others = torch.cat([logits[:, :label], logits[:, label + 1 :]], dim=1)
+    return logits[:, label] - others.logsumexp(dim=1) if others.shape[1] else 0.0 * logits[:, 0]

@@ -21,8 +21,10 @@ from ..mixture import ETAS, FIRST_VALUES, STACK_TRACE
 from ..network import entry_start, mlp_start
 from ..threads import threads
 from ..values import Flag, Vector
-from . import numba_step
-from .base import INPUT_CLIP, NOT_FINITE, Engine, LearnerSpec
+from . import explanation, numba_step
+from .base import INPUT_CLIP, NOT_FINITE, Engine, Explained, LearnerSpec
+from .explanation import ORDERS, QUICK_ORDERS
+from .novelty import distances, standardized, tail_probability
 from .numba_bins import BINS
 from .numba_buffers import (
     ACTIVATION,
@@ -118,6 +120,7 @@ class NumbaEngine(Engine):
         self._memory, self._stacks = spec.remembered, spec.stacks
         self._averaging = [k for k, each in enumerate(self._members) if each.averages]
         self._inputs = 0 if spec.input_shape is None else math.prod(spec.input_shape)
+        self._explaining: tuple[Buffers | None, int, explanation.Space] = None, 0, ()
         if self._real not in _LOADED:
             _load(self._buffers)
 
@@ -346,6 +349,32 @@ class NumbaEngine(Engine):
         self.predict(x)  # at once, if it is the latest prediction
         outputs: Vector = self._buffers.outputs[: self._buffers.hedge.shape[1] - 2].copy()
         return outputs
+
+    def explain(
+        self, x: Vector, groups: NDArray[np.int64], count: int, label: int = -1, *, quick: bool = False
+    ) -> Explained:
+        """Return how much each group of inputs moved the prediction."""
+        b, orders = self._buffers, QUICK_ORDERS if quick else ORDERS
+        known, of, space = self._explaining
+        if known is not b or of != count:
+            space = explanation.working_space(b, count)
+            self._explaining = b, count, space
+        return explanation.explain(b, space, x.reshape(-1), groups, count, label, orders)
+
+    def prepare_explanations(self) -> None:
+        """Load the kernel of explanations."""
+        explanation.prepare(self._real, lambda: self._buffers)
+
+    def novelty(self, x: Vector) -> float:
+        """Return the tail probability of an input."""
+        b = self._buffers
+        mean, var = b.inputs[:2]
+        remembered = b.memory_x[:, : len(mean)]
+        if not self.spec.standardize:
+            remembered = (remembered - mean[:, None]) / np.sqrt(np.where(var > 0.0, var, math.inf))[:, None]
+        count = min(int(b.scalars[REMEMBERED]), self._memory)
+        z = standardized(x.reshape(-1), mean, var)
+        return tail_probability(z, distances(remembered, 1).reshape(-1)[:count])
 
     def learn(
         self,
@@ -630,6 +659,12 @@ def compile_kernels(precision: str) -> None:
     dtype = {"float32": torch.float32, "float64": torch.float64}[precision]
     _LOADED.add(np.dtype(precision))
     _run_kernels(NumbaEngine(LearnerSpec(task="classification"), dtype)._buffers)
+
+
+def compile_explanation(precision: str) -> None:
+    """Compile the kernel of explanations, as `compile_kernels`."""
+    dtype = {"float32": torch.float32, "float64": torch.float64}[precision]
+    explanation.run_kernel(NumbaEngine(LearnerSpec(task="classification"), dtype)._buffers)
 
 
 def _run_kernels(b: Buffers) -> None:

@@ -62,7 +62,7 @@ def predict_neighbours(b: Buffers, x: NDArray[np.float64], z: Reals, found: NDAr
     count = min(remembered, capacity)
     newest = (remembered - 1) % capacity
     if count > 0:
-        windows = _greatest_window(b.sizes[0], 0), _greatest_window(b.sizes[0], 1)
+        windows = greatest_window(b.sizes[0], 0), greatest_window(b.sizes[0], 1)
         _measure(b, x, z, newest, min(count, windows[0]), min(count, windows[1]))
     for metric in range(2):
         best = b.nearest[2 * metric : 2 * metric + 2]
@@ -77,11 +77,11 @@ def predict_neighbours(b: Buffers, x: NDArray[np.float64], z: Reals, found: NDAr
                 last = min(newest - begin, -1) + capacity
                 _select(b.distances[metric], best, last, newest - window + capacity)
                 begin = window
-                _vote(b, best, NEIGHBOURS[e][2], found[e])
+                vote(b, best, NEIGHBOURS[e][2], found[e])
 
 
 @jit
-def _greatest_window(inputs: int, metric: int) -> int:
+def greatest_window(inputs: int, metric: int) -> int:
     """Return the greatest window of the neighbours in a metric."""
     greatest = 0
     for e in range(len(NEIGHBOURS)):
@@ -227,7 +227,7 @@ def _insert(best: NDArray[np.float64], distance: float, place: int) -> None:
 
 
 @jit
-def _vote(b: Buffers, best: NDArray[np.float64], k: int, out: NDArray[np.float64]) -> None:
+def vote(b: Buffers, best: NDArray[np.float64], k: int, out: NDArray[np.float64]) -> None:
     """Write the prediction of the k nearest to `out`; NaN if a regression has none."""
     regression = b.config[REGRESSION]
     radius = 0.0

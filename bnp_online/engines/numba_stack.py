@@ -64,7 +64,7 @@ def stack(b: Buffers, facts: NDArray[np.float64]) -> None:
 @jit
 def _stack_number(b: Buffers, facts: NDArray[np.float64]) -> None:
     size = b.stack.shape[1]
-    hedged, scale = b.outputs[HEDGED, 0], _scale(b, facts)
+    hedged, scale = b.outputs[HEDGED, 0], scale_of_errors(b, facts)
     total = b.stack[COEFFICIENTS, size - 1]
     for k in range(size - 1):
         difference = 0.0
@@ -84,7 +84,7 @@ def clip_to_range(facts: NDArray[np.float64], value: float) -> float:
 
 
 @jit
-def _scale(b: Buffers, facts: NDArray[np.float64]) -> float:
+def scale_of_errors(b: Buffers, facts: NDArray[np.float64]) -> float:
     """Return the scale of errors."""
     return float(max(b.scalars[ERROR_SCALE], STACK_SCALE_FLOOR) * math.sqrt(facts[TARGET_VAR]))
 
@@ -133,7 +133,7 @@ def update_stack(b: Buffers, facts: NDArray[np.float64], y: float) -> None:
     if b.config[REGRESSION]:
         if facts[AT_STEP] <= STACK_FROM:
             return
-        scale, predicted = _scale(b, facts), 0.0
+        scale, predicted = scale_of_errors(b, facts), 0.0
         for k in range(size):
             gradient[k] = b.outputs[size - 1 + k, 0]
             predicted += b.stack[COEFFICIENTS, k] * gradient[k]

@@ -9,15 +9,19 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import ConfigurationError, NonFiniteStateError
 from ..mixture import average_share, draw
 from ..values import Flag, Vector
 from . import devices, torch_sample
-from .base import NOT_FINITE, Engine, LearnerSpec
+from .base import NOT_FINITE, Engine, Explained, LearnerSpec
 from .mlp_ensemble import MLPEnsemble
+from .novelty import distances, standardized, tail_probability
 from .numba_bins import BINS
+from .numba_engine import NumbaEngine
+from .torch_explanation import explain_module
 from .torch_neighbours import MISSING
 from .torch_runner import MOST_ROWS, Size, StepRunner
 from .torch_sample import DRAWS, REMEMBERED
@@ -121,6 +125,7 @@ class TorchEngine(Engine):
         self._outputs = 0
         self._step = self._remembered = 0
         self._inputs_weight = self._targets_weight = 0.0
+        self._twin: NumbaEngine | None = None  # a copy of the present state, once it was explained
         with self._on_device():
             self._runner = self._new_runner(self._size(self._channels, 0))
             if isinstance(self._runner.step.members, MLPEnsemble):
@@ -174,6 +179,7 @@ class TorchEngine(Engine):
         """Append inputs (by name) and outputs; no existing output changes."""
         if inputs and not self._grows:
             raise ConfigurationError("input_shape", "a network of fixed input shape cannot grow inputs")
+        self._twin = None
         with self._on_device():
             before = self.snapshot() if devices.is_gpu(self.device) else None
             try:
@@ -233,6 +239,7 @@ class TorchEngine(Engine):
     def restore(self, snapshot: Any) -> None:
         """Undo growth, and refused steps, since `snapshot`: the state has equal bits."""
         self._runner, self._channels, self._outputs, kept = snapshot
+        self._twin = None
         with self._on_device():
             for name, value in kept.items():
                 self._runner.step.tensors[name].copy_(value)
@@ -263,6 +270,40 @@ class TorchEngine(Engine):
             self.predict(x)
             return np.ascontiguousarray(self._runner.experts()[:, : self._outputs])
 
+    def explain(
+        self, x: Vector, groups: NDArray[np.int64], count: int, label: int = -1, *, quick: bool = False
+    ) -> Explained:
+        """Return how much each group of inputs moved the prediction.
+
+        A multilayer perceptron is explained by the numba engine, from a copy of the state. Any other network
+        is explained by its gradients.
+        """
+        step = self._runner.step
+        if isinstance(step.members, MLPEnsemble):
+            if self._twin is None:
+                self._twin = NumbaEngine(self.spec, self._dtype)
+                self._twin.load_state_dict(self.state_dict())
+            return self._twin.explain(x, groups, count, label, quick=quick)
+        with self._on_device():
+            return explain_module(step, self.predict, x.reshape(-1), groups, count, label, quick=quick)
+
+    def prepare_explanations(self) -> None:
+        """Load the kernel of explanations, if a copy in the numba engine is explained."""
+        if self.spec.network == "mlp":
+            NumbaEngine(self.spec, self._dtype).prepare_explanations()
+
+    @torch.no_grad()
+    def novelty(self, x: Vector) -> float:
+        """Return the tail probability of an input."""
+        with self._on_device():
+            named = self._named()
+            mean, var = (named[f"inputs.{name}"].cpu().numpy() for name in ("mean", "var"))
+            rows = named["memory.x"].cpu().numpy() if "memory.x" in named else np.empty((0, 1))
+        z = standardized(x.reshape(len(mean), -1), mean, var)
+        if not self.spec.standardize:
+            rows = standardized(rows.T, mean, var).T
+        return tail_probability(z, distances(rows, 1))
+
     def learn(
         self,
         x: Vector,
@@ -292,7 +333,7 @@ class TorchEngine(Engine):
         pause: Flag | None,
     ) -> int:
         """Learn rows and write the predictions; return the number of rows learned."""
-        runner, rows, total = self._runner, x.reshape(len(x), -1), 0
+        runner, rows, total, self._twin = self._runner, x.reshape(len(x), -1), 0, None
         most = runner.rows if given is None else runner.late_rows
         if devices.is_gpu(self.device):
             runner.prepare()  # now, and not in a later prediction: a server answers those on its event loop
@@ -434,6 +475,6 @@ class TorchEngine(Engine):
                 runner = self._new_runner(fresh._runner.size)
             for name, value in fresh._runner.step.tensors.items():
                 runner.step.tensors[name].copy_(value)
-        self._runner = runner
+        self._runner, self._twin = runner, None
         for name in _COUNTS:
             setattr(self, name, getattr(fresh, name))

@@ -147,17 +147,23 @@ class RowStep:
         (z,) = self._standardize(torch.where(missing, self.inputs[0], x)[None], self.inputs[None])
         if self.mixture is None:
             outputs, sound = self.members.predict(z)
-            mixed, exists = predictions(outputs, self.members.floor, self._target_seen)[0], sound[0]
+            mixed, exists = predictions(outputs, self.members.floor, self.target_seen)[0], sound[0]
         else:
             remembered = row[self.width + REMEMBERED].to(torch.int64)
-            found = self.mixture.predict(z, x[:, 0], remembered, self._target_seen)
+            found = self.mixture.predict(z, x[:, 0], remembered, self.target_seen)
             mixed, exists = found.mixed, found.exists
             if self.experts is not None:
                 self.experts.copy_(torch.where(found.sound[:, None], found.values, self._missing))
         return torch.cat([exists.to(mixed.dtype).view(1), mixed])
 
+    def standardized(self, x: Tensor) -> Tensor:
+        """Return raw inputs of a learner without bounds of values, (B, n), standardized."""
+        values = x.to(self.inputs.device).view(-1, *self._shape)
+        filled = torch.where(values.isnan(), self.inputs[0], values)
+        return torch.cat([self._standardize(each[None], self.inputs[None]) for each in filled])
+
     @property
-    def _target_seen(self) -> Tensor | None:
+    def target_seen(self) -> Tensor | None:
         """Mean, variance and range of the targets of a regression."""
         return self.target if self._regression else None
 
@@ -171,7 +177,7 @@ class RowStep:
         if self.mixture is None:
             learned, mixed = self._learn_alone(sample, predict=predict)
         else:
-            learned, mixed = self.mixture.learn(sample, self._target_seen, ~self.halted, given)
+            learned, mixed = self.mixture.learn(sample, self.target_seen, ~self.halted, given)
         torch.logical_not(learned, out=self.halted)
         if self._bounds is not None and counted.bounded is not None:
             after = self._columns(counted.inputs[0, :, 0], counted.target[0])
@@ -197,7 +203,7 @@ class RowStep:
         accepted, mixed = proposal.alive & ~self.halted, None
         if proposal.outputs is not None and proposal.sound is not None:
             accepted = accepted & proposal.sound[0]
-            mixed = predictions(proposal.outputs, self.members.floor, self._target_seen)[0]
+            mixed = predictions(proposal.outputs, self.members.floor, self.target_seen)[0]
         self.members.commit(accepted)
         return accepted.any(), mixed
 

@@ -49,6 +49,31 @@ _UNKNOWN = np.full(1, np.nan)
 class OnlineLearner(SavedModel):
     """Base of `BNPClassifier` and `BNPRegressor`."""
 
+    def _begin(self) -> None:
+        super()._begin()
+        self._watch: tuple[int, Callable[[Any], None] | None] = 0, None
+
+    def watch(self, every: int, see: Callable[[Any], None]) -> None:
+        """Call a function after steps of a given number, with the sample of the step.
+
+        The function may read the model. It is not part of the state.
+
+        Parameters
+        ----------
+        every : int
+            The steps are its multiples.
+        see : callable
+            Takes a sample that `check_features` accepts.
+        """
+        self._watch = every, see
+
+    def _steps_until_stop(self, most: int) -> int:
+        """Return how many samples one call of the engine may learn."""
+        every, _ = self._watch
+        if self._staged:
+            most = min(most, TAILS_EVERY - self._step % TAILS_EVERY)
+        return min(most, every - self._step % every) if every else most
+
     def preview(self) -> Preview:
         """Return a validator of the next samples."""
         return Preview(self)
@@ -98,7 +123,7 @@ class OnlineLearner(SavedModel):
         done, _ = self._learn_rows(row[None], self._target_of_one, weight)
         if done == 0:
             raise NonFiniteStateError(REFUSED)
-        self._learned(1)
+        self._learned(1, row)
 
     def _learn_rows(
         self,
@@ -185,7 +210,7 @@ class OnlineLearner(SavedModel):
         """
         count, learned, found = len(rows.targets), 0, list[Vector]()
         while True:
-            most = TAILS_EVERY - self._step % TAILS_EVERY if self._staged else count
+            most = self._steps_until_stop(count)
             part = rows.part(learned, min(learned + most, count))
             try:
                 if self._tails_due:
@@ -196,7 +221,7 @@ class OnlineLearner(SavedModel):
                 if not learned:
                     raise
                 done = 0
-            self._learned(done)
+            self._learned(done, part.values[done - 1 : done])
             found.append(values[:done])
             learned += done
             paused = done < len(part.targets) or (pause is not None and pause[0])
@@ -299,7 +324,7 @@ class OnlineLearner(SavedModel):
     def _known_targets(self, samples: Sequence[Sample], start: int) -> list[float]:
         """Return the targets of the samples before the first one that needs a new column or output."""
         targets: list[float] = []
-        most = TAILS_EVERY - self._step % TAILS_EVERY if self._staged else len(samples)
+        most = self._steps_until_stop(len(samples))
         for features, target, *_ in itertools.islice(samples, start, start + most):
             code = self._targets.code(target)
             if code is None or (isinstance(features, Features) and any(self._growth(features))):
@@ -323,13 +348,19 @@ class OnlineLearner(SavedModel):
             more_classes=more_classes,
         )
 
-    def _learned(self, count: int) -> None:
-        """Record that samples were learned; every 50th adds the columns that heavy tails need."""
+    def _learned(self, count: int, latest: Any) -> None:
+        """Record that samples were learned; every 50th adds the columns that heavy tails need.
+
+        `latest` is the last one: an array of its values, or its features.
+        """
         self._step += count
         if count and self._staged and self._step % TAILS_EVERY == 0:
             self._tails_due = True
             with contextlib.suppress(DeviceMemoryError):  # else before the next sample
                 self._add_tails()
+        every, see = self._watch
+        if see is not None and count and self._step % every == 0:
+            see(latest if isinstance(latest, Features | Array) else Array(latest.reshape(self._shape or -1)))
 
     def _add_tails(self) -> None:
         """Add the columns that heavy tails need.
@@ -417,7 +448,7 @@ class OnlineLearner(SavedModel):
         if predict and self._step and not (more or any(grown)):
             prediction = self._targets.read(combined[None])[0]
         self._stage, self._features, self._targets = stage, index, targets
-        self._learned(1)
+        self._learned(1, features)
         self._warn_of_identifiers(stage)
         return prediction
 
@@ -481,7 +512,7 @@ class OnlineLearner(SavedModel):
             known = values[0] if len(values) else _UNKNOWN if outputs is None else outputs
             self._learn_intervals(row.reshape(1, -1), target, known, weight)
         self._features, self._targets = index, targets
-        self._learned(1)
+        self._learned(1, sample.features)
         self._count_ignored([sample])
         return prediction
 
@@ -505,7 +536,7 @@ class OnlineLearner(SavedModel):
             return [error]
         outcomes: list[Prediction | Refusal] = []
         outcomes += self._targets.read(values[:done]) if predict else [NOTHING] * done
-        self._learned(done)
+        self._learned(done, run[done - 1].features if done else None)
         self._count_ignored(run[:done])
         if done < len(run):
             outcomes.append(NonFiniteStateError(REFUSED))

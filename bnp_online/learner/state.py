@@ -19,11 +19,11 @@ from ..intervals import split
 from ..parameters import EARLIER, check_parameters
 from ..sparse import LOG, PREFIX, SparseStage
 from ..values import Derived
+from .explaining import ExplainingModel
 from .model import NO_CHECK, NO_FRONT
-from .prediction import PredictingModel
 
 
-class SavedModel(PredictingModel):
+class SavedModel(ExplainingModel):
     """A model whose state can be saved, loaded and compared."""
 
     def set_limits(

@@ -5,8 +5,9 @@ linear members on the values and on pairs of them. See ``DESIGN.md``. Public nam
 `growth`, which decides when the stage opens. It imports the kernels of `bnp_online.engines`, never an engine.
 """
 
-from .columns import LOG, NO_GROWTH, ROUTED, Growth, growth, heavy_tails
+from .columns import FIELD, LOG, NO_GROWTH, ROUTED, Growth, growth, heavy_tails
 from .constants import TAILS_EVERY
+from .explaining import Network, explain_staged
 from .loading import compile_kernels
 from .reader import PlainFeatures, Reader
 from .saving import PREFIX
@@ -14,6 +15,7 @@ from .stage import GROUPS, SparseStage
 from .state import Items
 
 __all__ = [
+    "FIELD",
     "GROUPS",
     "LOG",
     "NO_GROWTH",
@@ -22,10 +24,12 @@ __all__ = [
     "TAILS_EVERY",
     "Growth",
     "Items",
+    "Network",
     "PlainFeatures",
     "Reader",
     "SparseStage",
     "compile_kernels",
+    "explain_staged",
     "growth",
     "heavy_tails",
 ]

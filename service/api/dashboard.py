@@ -12,6 +12,7 @@ _ASSETS = {
     "charts.js": "text/javascript",
     "cluster.js": "text/javascript",
     "dom.js": "text/javascript",
+    "explanations.js": "text/javascript",
     "layers.js": "text/javascript",
     "operate.js": "text/javascript",
     "overview.js": "text/javascript",

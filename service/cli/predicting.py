@@ -95,7 +95,7 @@ def predict(
         output_format == "csv" if output_format else output is not None and output.suffix.lower() == ".csv"
     )
     with (
-        _sink(output) as sink,
+        sink_of(output) as sink,
         _predictor(load, url, key, model or DEFAULT_MODEL) as predictor,
         source.rows(labelled=False, features=predictor.features, fields=predictor.fields) as rows,
         progress(f"predicting {source.name}", None, fraction=lambda: rows.fraction) as done,
@@ -177,7 +177,8 @@ def _listed(names: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _sink(output: Path | None) -> Iterator[Sink]:
+def sink_of(output: Path | None) -> Iterator[Sink]:
+    """Yield the output of a command: a file, or the standard output."""
     if output is None:
         yield Sink(sys.stdout.buffer)
         sys.stdout.buffer.flush()

@@ -3,6 +3,7 @@
 import { Refusal, get, key, listen, pause } from "./api.js";
 import { drawCluster } from "./cluster.js";
 import { $, clock, compact, counted, make, say, show, whole } from "./dom.js";
+import { drawImportances } from "./explanations.js";
 import { drawLayers } from "./layers.js";
 import { Operator } from "./operate.js";
 import { Overview } from "./overview.js";
@@ -265,6 +266,7 @@ function draw(shown, history) {
   drawNumbers(shown);
   scores.update(shown);
   drawLayers(shown.layers);
+  drawImportances(shown);
   drawConfusion(shown.confusion);
   drawPairs(shown.pairs);
   drawNames(shown);

@@ -1,6 +1,7 @@
 // Actions: prediction, checkpoint, rollback.
 
 import { Refusal, get, post } from "./api.js";
+import { explained } from "./explanations.js";
 import { $, compact, make, percent, say, short, whole } from "./dom.js";
 
 const explain = (error) => (error instanceof Refusal ? error.message : "The server does not respond.");
@@ -37,7 +38,7 @@ export class Operator {
       const interval = this.level === null ? "" : `, "interval": ${this.level}`;
       const answer = await post("predict", `{"x": ${x}, "model": ${JSON.stringify(model)}${interval}}`);
       const { evidence } = await post(`models/${model}/evidence`, `{"x": ${x}}`);
-      place.replaceChildren(...this.answered(answer), ...this.explained(evidence));
+      place.replaceChildren(...this.answered(answer), ...(await explained(model, x)), ...this.explained(evidence));
     } catch (error) {
       place.replaceChildren(make("p", { className: "problem", textContent: explain(error) }));
     }

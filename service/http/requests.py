@@ -229,11 +229,12 @@ class Shape:
         ('id', 'y')
         """
         fields = {name: _types(field.annotation) for name, field in model.model_fields.items()}
+        required = tuple(name for name, field in model.model_fields.items() if field.is_required())
         return cls(
             fields,
-            tuple(name for name, field in model.model_fields.items() if field.is_required()),
+            required,
             next((name for name, types in fields.items() if dict in types), ""),
-            next((name for name, types in fields.items() if bool in types), ""),
+            next((name for name in required if bool in fields[name]), ""),
             next((name for name in ("id", "identifier") if name in fields), ""),
         )
 

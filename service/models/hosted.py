@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,10 +21,11 @@ from bnp_online.errors import ConfigurationError, DeviceMemoryError, NonFiniteSt
 from bnp_online.evaluation.baselines import Baselines
 from bnp_online.evaluation.comparison import PairedComparison, Scored
 from bnp_online.evaluation.history import ScoreHistory
+from bnp_online.evaluation.importance import EVERY, Importances
 from bnp_online.evaluation.prequential import PrequentialMetrics
 from bnp_online.intervals import ScoredIntervals
 from bnp_online.learner import Preview, Refusal
-from bnp_online.values import Prediction, Sample, Vector
+from bnp_online.values import Label, Prediction, Sample, Vector
 
 from ..blocks import Block
 from ..errors import code_of
@@ -137,6 +139,8 @@ class HostedModel:
         Scores over the steps. They are not part of the fingerprint.
     shares : ShareHistory
         Shares of the kinds of experts over the steps. As above.
+    importances : Importances
+        Running importances of the features. They are not part of the fingerprint.
     drift : Drift
         Drift detection and response.
     acted : list of dict
@@ -168,6 +172,9 @@ class HostedModel:
         self._scored: list[ScoredIntervals] = []  # of the samples of the current call
         if self.estimator.intervals:
             self.estimator.on_intervals = self._scored.append
+        self.importances = Importances()
+        self.estimator.prepare_explanations()
+        self.estimator.watch(EVERY, self._add_importances)
         self.sequence = 0
         self.predicted = 0
         self.scored = 0
@@ -201,8 +208,43 @@ class HostedModel:
         """Number of predictions that wait for their label."""
         return len(self._pending)
 
-    def predict(self, x: Any, identifier: str | None = None, level: float | None = None) -> Answer:
-        """Predict a sample, with an interval if a level is given. The model does not change."""
+    def _add_importances(self, x: Any) -> None:
+        """Add the contributions of the features of a sample that was learned.
+
+        With a sparse stage, an explanation takes several times as long: every fourth is taken.
+        """
+        if self.estimator.fields and self.step % (4 * EVERY):
+            return
+        with suppress(NonFiniteStateError, DeviceMemoryError):
+            if (found := self.estimator.contributions(x)) is not None:
+                self.importances.add(*found)
+
+    def explain(self, x: Any, label: Label | None = None) -> Answer:
+        """Explain the prediction for a sample: of a class, or of the predicted one.."""
+        features = self.estimator.read_features(x)
+        found = self.estimator.explain_one(features, label)
+        answer: Answer = {"model": self.name, "step": self.step, "prediction": found.prediction}
+        if self.spec.task == "classification":
+            answer["label"] = found.label
+        contributions = found.contributions
+        answer |= {
+            "output": found.output,
+            "baseline": found.baseline,
+            "contributions": contributions if isinstance(contributions, dict) else contributions.tolist(),
+        }
+        if unknown := self.estimator.unknown_features(features):
+            answer["unknown"] = unknown[:_UNKNOWN]
+        return answer
+
+    def predict(
+        self,
+        x: Any,
+        identifier: str | None = None,
+        level: float | None = None,
+        *,
+        novelty: bool = False,
+    ) -> Answer:
+        """Predict a sample, with interval and novelty if they are wanted. The model does not change."""
         features = self.estimator.read_features(x)
         prediction, probabilities = self.estimator.predict(features)
         answer: Answer = {"model": self.name, "step": self.step, "prediction": prediction, "id": identifier}
@@ -210,6 +252,8 @@ class HostedModel:
             answer["probabilities"] = probabilities
         if level is not None:
             answer["interval"] = self._interval(features, level)
+        if novelty:
+            answer["novelty"] = self.estimator.novelty_one(features)
         if unknown := self.estimator.unknown_features(features):
             answer["unknown"] = unknown[:_UNKNOWN]
         self.predicted += 1
@@ -239,7 +283,7 @@ class HostedModel:
 
     def predict_pending(self, request: Predict) -> event_codec.Pending:
         """Predict a sample whose label follows. The model does not change."""
-        answer = self.predict(request.x, request.id, request.interval)
+        answer = self.predict(request.x, request.id, request.interval, novelty=request.novelty)
         return event_codec.Pending(request.x, answer, self.clock() + self.settings.label_ttl)
 
     def validator(
@@ -328,6 +372,7 @@ class HostedModel:
         The copy takes a tenth of the time of the function, which any thread can call.
         """
         score, baselines, history = self.score.copy(), self.baselines.copy(), self.history.copy()
+        importances = self.importances.copy()
         pending = self._pending.copy()
         counts = {name: getattr(self, name) for name in _COUNTS}
         drift, shares = self.drift.state_dict(), self.shares.copy()
@@ -336,6 +381,7 @@ class HostedModel:
             "baselines": baselines.state_dict(),
             "history": history.state_dict(),
             "shares": shares.state_dict(),
+            "importances": importances.state_dict(),
             "pending": pending.dump(),
             "counts": counts,
             "drift": drift,
@@ -350,6 +396,8 @@ class HostedModel:
             self.history.load_state_dict(state["history"])
         if "shares" in state:  # as above
             self.shares.load_state_dict(state["shares"])
+        if "importances" in state:  # as above
+            self.importances.load_state_dict(state["importances"])
         if "drift" in state:  # as above
             self.drift.load_state_dict(state["drift"])
         self._pending.load(state["pending"])

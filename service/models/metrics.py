@@ -4,8 +4,8 @@ A scrape copies the state of each model with exclusive access, which takes a few
 thread then computes the values from the copies, which takes ten times as long.
 
 To add a metric of models, add it to `FAMILIES`. Its labels must be bounded: by the number of models, by the
-layers and rates of their specifications, or by the names that this project gives to scores and errors. The
-series of a deleted model disappear with it.
+layers and rates of their specifications, or by the names that this project gives to scores and errors. Ten
+features of a model have a series. The series of a deleted model disappear with it.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ _Values: TypeAlias = tuple[tuple[str, str, int], ...]
 #: Refusals that have a series before the first one happens: an alert cannot see a series that begins with 1.
 _NON_FINITE = ("non_finite_feature", "non_finite_label", "non_finite_state")
 _OVER = ("cumulative", "window")
+#: Greatest number of features of a model with their importances, and of characters of their names.
+_IMPORTANCES, _LONGEST = 10, 100
 
 
 class Copies(NamedTuple):
@@ -75,6 +77,8 @@ class Copies(NamedTuple):
     fields, values, recycled : int
         Number of features with strings or words in the sparse stage, of their values, and of values that made
         room for others.
+    importances : list of dict
+        Features with the greatest running importance.
     """
 
     scores: PrequentialMetrics
@@ -88,6 +92,7 @@ class Copies(NamedTuple):
     fields: int
     values: int
     recycled: int
+    importances: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -197,6 +202,7 @@ def _copy(model: HostedModel) -> Copies:
         fields=len(fields),
         values=sum(fields.values()),
         recycled=estimator.recycled_values,
+        importances=model.importances.report(_IMPORTANCES),
     )
 
 
@@ -266,6 +272,14 @@ def _mixture(seen: Observation) -> Series:
         rate = "" if each["lr"] is None else f"{each['lr']:g}"
         labels = (each["expert"], each["kind"], rate, str(each["replay"]), str(each["averages"]).lower())
         yield labels, each["weight"]
+
+
+def _importances(seen: Observation) -> Series:
+    found = (
+        {} if seen.copies is None else {each["feature"][:_LONGEST]: each for each in seen.copies.importances}
+    )
+    for name, each in found.items():
+        yield (name,), each["importance"]
 
 
 def _ends(seen: Observation) -> Series:
@@ -388,6 +402,13 @@ FAMILIES = (
         "Share of each expert in the prediction: networks, linear models, neighbours, bins, and their stack.",
         _mixture,
         ("expert", "kind", "lr", "replay", "averages"),
+    ),
+    Family(
+        _G,
+        "bnp_model_feature_importance",
+        "Mean absolute contribution to the predictions, of the 10 features with the greatest.",
+        _importances,
+        ("feature",),
     ),
     Family(
         _G,

@@ -35,6 +35,8 @@ _LARGEST_SAMPLE = 1024
 _SPANS = {"cumulative": math.inf, "window": 1000, "recent": _RECENT}
 #: Largest number of fields for the dashboard.
 _FIELDS = 20
+#: Largest number of features with their importances.
+_IMPORTANCES = 20
 
 
 def leading(mixture: Mixture) -> str | None:
@@ -127,6 +129,7 @@ def dashboard(model: HostedModel) -> dict[str, Any]:
         "features": {"count": len(estimator.feature_names), "latest": estimator.feature_names[-_NAMED:]},
         "means": _means(estimator.mean_sample()),
         "fields": _fields(estimator.fields),
+        "importances": model.importances.report(_IMPORTANCES),
         "recycled_values": estimator.recycled_values,
         "ignored_features": estimator.ignored_features,
         "pending": model.pending,
@@ -185,6 +188,7 @@ def describe(model: HostedModel) -> dict[str, Any]:
         "leading": leading(estimator.mixture),
         "sequence": model.sequence,
         "pending": model.pending,
+        "importances": model.importances.report(_IMPORTANCES),
         "drift": model.drift.report(),
         "versions": versions(),
     }

@@ -51,6 +51,7 @@ class Predict(NamedTuple):
     x: Any
     id: str
     interval: float | None = None
+    novelty: bool = False
 
 
 Request: TypeAlias = Learn | Label | Predict

@@ -6,11 +6,13 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+from bnp_online.values import Label
 
 from ..blocks import Block
 from ..errors import REFUSALS, ModelFailedError, RequestError, ShuttingDownError, UnknownModelError
@@ -26,8 +28,22 @@ from .threads import Threads
 from .validation import Request, Requests
 
 T = TypeVar("T")
-Asked: TypeAlias = tuple[Any, float | None]
-"""A sample to predict, and the level of the interval, if any."""
+
+
+class Asked(NamedTuple):
+    """A sample to predict, with the level of the interval, if any, and whether the novelty is wanted."""
+
+    x: Any
+    level: float | None = None
+    novelty: bool = False
+
+
+class Explained(NamedTuple):
+    """A sample to explain, and the class; None stands for the predicted one."""
+
+    x: Any
+    label: Label | None = None
+
 
 _logger = logging.getLogger(__name__)
 
@@ -294,25 +310,42 @@ class Worker:
             answer: T = await self._access.run(partial(self._read, read), short=short)
             return answer
 
-    async def predict(self, x: Any, level: float | None = None) -> Answer:
-        """Predict a sample between two steps, with an interval if a level is given."""
+    async def predict(self, asked: Asked) -> Answer:
+        """Predict a sample between two steps."""
         self._require_readable()
         with self._reads.place():
-            return await self._predict((x, level))
+            return await self._predict(asked)
+
+    async def explain(self, asked: Explained) -> Answer:
+        """Explain the prediction for a sample between two steps."""
+        self._require_readable()
+        with self._reads.place():
+            return await self._explain(asked)
 
     async def queue_predictions(self, samples: Sequence[Asked] | Block) -> tuple[int, Outcomes]:
         """Queue predictions of a stream; as `queue_samples`."""
+        if isinstance(samples, Block):
+            return await self._queue_reads(samples, self._predict_block)
+        return await self._queue_reads(samples, partial(self._read_all, self._predict))
+
+    async def queue_explanations(self, samples: Sequence[Explained]) -> tuple[int, Outcomes]:
+        """Queue explanations of a stream; as `queue_samples`."""
+        return await self._queue_reads(samples, partial(self._read_all, self._explain))
+
+    async def _queue_reads(
+        self, samples: Sequence[Any] | Block, read: Callable[[Any], Awaitable[list[Outcome]]]
+    ) -> tuple[int, Outcomes]:
         wanted = min(len(samples), self._group_size)
         count = min(wanted, await self._reads.wait_for_share(wanted))
         self._require_readable()
         self._reads.taken += count
-        return count, asyncio.create_task(self._predict_queued(samples[:count]))
+        return count, asyncio.create_task(self._read_queued(samples[:count], read))
 
-    async def _predict_queued(self, samples: Sequence[Asked] | Block) -> list[Outcome]:
+    async def _read_queued(
+        self, samples: Any, read: Callable[[Any], Awaitable[list[Outcome]]]
+    ) -> list[Outcome]:
         try:
-            if isinstance(samples, Block):
-                return await self._predict_block(samples)
-            return await self._predict_all(samples)
+            return await read(samples)
         finally:
             self._reads.free(len(samples))
 
@@ -326,7 +359,8 @@ class Worker:
             read = partial(self._read, partial(self._predict_rows, part))
             answers = await self._access.run(read, short=self._predict_length.short)
             if answers is None:
-                outcomes += await self._predict_all([(part.decoded(i)[0], None) for i in range(len(part))])
+                samples = [Asked(part.decoded(i)[0]) for i in range(len(part))]
+                outcomes += await self._read_all(self._predict, samples)
             else:
                 outcomes += answers
                 self.predict_latency.add(time.perf_counter() - start, len(part))
@@ -339,13 +373,13 @@ class Worker:
             self._predict_length.add(len(block), time.perf_counter() - start, model.call_seconds)
         return answers
 
-    async def _predict_all(self, samples: Sequence[Asked]) -> list[Outcome]:
+    async def _read_all(self, read: Callable[[T], Awaitable[Answer]], samples: Sequence[T]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for i, asked in enumerate(samples):
             if i % SLICE == 0:
                 await self._fair_turns.next()
             try:
-                outcomes.append(await self._predict(asked))
+                outcomes.append(await read(asked))
             except REFUSALS as error:
                 outcomes.append(error)
         return outcomes
@@ -358,10 +392,15 @@ class Worker:
         return answer
 
     def _predict_now(self, asked: Asked, model: HostedModel) -> Answer:
-        x, level = asked
         start = time.perf_counter()
-        answer = model.predict(x, level=level)
+        answer = model.predict(asked.x, level=asked.level, novelty=asked.novelty)
         self._predict_length.add(1, time.perf_counter() - start, model.call_seconds)
+        return answer
+
+    async def _explain(self, asked: Explained) -> Answer:
+        """Explain in a thread: an explanation takes as long as several predictions."""
+        read = partial(self._read, lambda model: model.explain(asked.x, asked.label))
+        answer: Answer = await self._access.run(read, short=False)
         return answer
 
     def _read(self, read: Callable[[HostedModel], T]) -> T:

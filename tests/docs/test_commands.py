@@ -16,6 +16,7 @@ PAGES = [
     "how-to/recover.md",
     "how-to/secure.md",
     "how-to/strings.md",
+    "how-to/explain.md",
     "how-to/networks.md",
     "how-to/shadows.md",
 ]

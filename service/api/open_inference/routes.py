@@ -17,7 +17,7 @@ from ...http.responses import encode, json_response
 from ...models.access import Models, models_of
 from ...models.hosted import Answer, HostedModel
 from ...models.queue import Capacity
-from ...models.worker import Worker
+from ...models.worker import Asked, Worker
 from ...schemas import PredictBody
 from ...settings import Settings
 from ..freshness import MIN_STEP, PARAMETER, RESPONSE_HEADERS, Freshness, min_step, wait_for_step
@@ -119,7 +119,7 @@ async def _infer(
     answers: list[Answer] = []
     with worker.in_use():
         while len(answers) < len(samples):
-            _, outcomes = await worker.queue_predictions([(x, None) for x in samples[len(answers) :]])
+            _, outcomes = await worker.queue_predictions([*map(Asked, samples[len(answers) :])])
             for outcome in await outcomes:
                 if isinstance(outcome, Exception):
                     raise outcome

@@ -34,7 +34,7 @@ from service.models.pipeline import Pipeline
 from service.models.scheduling import FairTurns
 from service.models.threads import Threads
 from service.models.validation import Label, Learn, Predict, SampleEvent
-from service.models.worker import Worker
+from service.models.worker import Asked, Worker
 from service.schemas import ModelSpec
 from service.settings import Settings
 from service.storage.history import History
@@ -278,7 +278,7 @@ def test_a_lost_gpu_answers_what_waits_and_what_may_be_in_the_log() -> None:
         with pytest.raises(DeviceFailedError):
             await writer.worker.learn(Learn({"a": 3.0}, "cat"))
         with pytest.raises(DeviceFailedError):
-            await writer.worker.predict({"a": 3.0})
+            await writer.worker.predict(Asked({"a": 3.0}))
 
     run(test)
 
