@@ -47,6 +47,9 @@ from .batch import Batch, Part, Parts, Queue, Take
 T = TypeVar("T")
 
 _SPACE = ord(" ")
+#: Fewest lines of a model in a batch of which a template is made. In a stream for thousands of models, most
+#: have one line, and a template for each would take longer than it saves.
+_FEWEST = 4
 #: First byte of a byte order mark.
 _MARK = 0xEF
 #: Batches that may be unanswered: one is learned, one is sent, and two wait.
@@ -329,10 +332,11 @@ class LineBatch(Batch[Line, T]):
         int
             Number of decoded lines.
         """
-        lines = self._lines.lines
+        lines: Sequence[bytes] = self._lines.lines
         if len(positions) < len(lines):
-            lines = Lines.of(lines[i] for i in positions)
-        source, i, exact, named = self._reader.open(worker, lines), 0, 0, any(only)
+            lines = [lines[i] for i in positions]
+        many = len(lines) >= _FEWEST
+        source, i, exact, named = self._reader.open(worker, lines) if many else None, 0, 0, any(only)
         while i < len(lines):
             block = None if source is None else source.read(worker.model.estimator, i, named=named)
             if block is not None:
@@ -346,8 +350,9 @@ class LineBatch(Batch[Line, T]):
                 await self._fair_turns.next()
             taken = await self._take(take, positions[i], self.items[positions[i]], parts, used)
             if taken is not None:
-                self._note(*taken, lines[i])
-                source = source or self._reader.open(worker, lines)
+                if many:
+                    self._note(*taken, lines[i])
+                    source = source or self._reader.open(worker, lines)
                 if taken[0] is not worker:
                     mixed.add(taken[0])
             exact += 1
