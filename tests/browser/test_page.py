@@ -316,9 +316,15 @@ def test_a_prediction_is_tried(serve: Callable[..., Server], open_page: Callable
     box.fill('{"size": 1, "weight": 1000, "colour": "red"}')
     page.get_by_role("button", name="Predict").click()
     answer = server.predict({"size": 1, "weight": 1000, "colour": "red"})
-    expect(page.locator("#predict-answer data")).to_have_text(answer["prediction"])
+    expect(page.locator("#predict-answer .answer data")).to_have_text(answer["prediction"])
     shares = page.locator("#predict-answer meter").evaluate_all("all => all.map(one => one.value)")
     assert shares == sorted(answer["probabilities"].values(), reverse=True)
+    explained = server.post("/explain", x={"size": 1, "weight": 1000, "colour": "red"}).json()
+    strongest = sorted(explained["contributions"].items(), key=lambda each: -abs(each[1]))
+    moved = page.locator("#predict-answer .moved li data").evaluate_all("all => all.map(one => +one.value)")
+    assert moved == [value for _, value in strongest if value]
+    important = server.get("/models/default")["importances"]
+    expect(page.locator("#importances li span").first).to_have_text(important[0]["feature"])
     box.fill("")
     page.get_by_role("button", name="Means").click()
     means = server.get("/models/default/dashboard")["means"]

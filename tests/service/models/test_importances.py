@@ -115,8 +115,11 @@ def test_a_replica_has_those_of_a_recovery(tmp_path: Path) -> None:
 def test_strings_words_and_shapes_have_them(serve: Callable[..., Server]) -> None:
     server = serve()
     server.create(name="words", **SPEC, text=["title"])
-    for i in range(EVERY):
-        server.post("/learn", x={"title": f"w{i % 7} common", "n": i % 5}, y=i % 7 > 3, model="words")
+    texts = [{"title": f"w{i % 7} common", "n": i % 5} for i in range(4 * EVERY)]
+    sent = [{"x": x, "y": i % 7 > 3, "model": "words"} for i, x in enumerate(texts)]
+    post_lines(server, sent[:-1])
+    assert importances(server, "words") == []
+    post_lines(server, sent[-1:])  # with a sparse stage, every fourth is taken
     assert {each["feature"] for each in importances(server, "words")} == {"title", "n"}
     server.create(name="image", **SPEC, input_shape=[2, 2])
     for i in range(EVERY):
