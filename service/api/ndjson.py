@@ -271,17 +271,37 @@ class LineBatch(Batch[Line, T]):
         # Most often all lines are of one model. Only lines that are not read in blocks are asked for it.
         end = await self._decode_group(worker, range(len(lines)), take, parts, used, mixed, name)
         while end < len(lines):
-            groups, begin = await self._by_model(end, used), end
+            groups, begin, few = await self._by_model(end, used), end, list[tuple[int, Worker]]()
             for other, positions in groups.items():
                 parts.setdefault(other, [])
-                await self._decode_group(other, positions, take, parts, used, mixed)
+                if len(positions) >= _FEWEST:
+                    await self._decode_group(other, positions, take, parts, used, mixed)
+                else:
+                    few += [(i, other) for i in positions]
                 end += len(positions)
+            await self._take_each(few, take, parts, used, mixed)
             if end == begin:  # its model must be looked up
                 await self._take(take, end, self._lines[end], parts, used)
                 end += 1
         for each in mixed:  # a line was of another model than it seemed to be
             parts[each] = self._in_order(parts[each])
         return parts
+
+    async def _take_each(
+        self,
+        some: Sequence[tuple[int, Worker]],
+        take: Take[Line, T],
+        parts: Parts[T],
+        used: ExitStack,
+        mixed: set[Worker],
+    ) -> None:
+        """Decode lines alone, each with the model that it seems to be of; see `_decode_group`."""
+        for count, (i, worker) in enumerate(some):
+            if count % SLICE == 0:
+                await self._fair_turns.next()
+            taken = await self._take(take, i, self.items[i], parts, used)
+            if taken is not None and taken[0] is not worker:
+                mixed.add(taken[0])
 
     async def _by_model(self, first: int, used: ExitStack) -> dict[Worker, list[int]]:
         """Return the positions of the lines of each model, up to a line that must be looked up.
@@ -332,11 +352,10 @@ class LineBatch(Batch[Line, T]):
         int
             Number of decoded lines.
         """
-        lines: Sequence[bytes] = self._lines.lines
+        lines = self._lines.lines
         if len(positions) < len(lines):
-            lines = [lines[i] for i in positions]
-        many = len(lines) >= _FEWEST
-        source, i, exact, named = self._reader.open(worker, lines) if many else None, 0, 0, any(only)
+            lines = Lines.of(lines[i] for i in positions)
+        source, i, exact, named = self._reader.open(worker, lines), 0, 0, any(only)
         while i < len(lines):
             block = None if source is None else source.read(worker.model.estimator, i, named=named)
             if block is not None:
@@ -350,9 +369,8 @@ class LineBatch(Batch[Line, T]):
                 await self._fair_turns.next()
             taken = await self._take(take, positions[i], self.items[positions[i]], parts, used)
             if taken is not None:
-                if many:
-                    self._note(*taken, lines[i])
-                    source = source or self._reader.open(worker, lines)
+                self._note(*taken, lines[i])
+                source = source or self._reader.open(worker, lines)
                 if taken[0] is not worker:
                     mixed.add(taken[0])
             exact += 1
