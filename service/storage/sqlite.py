@@ -205,8 +205,6 @@ class SqliteLog:
         except IncompleteLogError:
             self._writer.close()
             raise
-        # Of a new file. A run takes many pages: larger ones take less time, but more for a single sample.
-        self._writer.execute("PRAGMA page_size = 8192")
         self._writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
         self._writer.execute("PRAGMA journal_mode = WAL")
         self._writer.execute(f"PRAGMA synchronous = {synchronous}")

@@ -449,7 +449,7 @@ def test_a_folder_of_an_earlier_version_is_erased_at_its_first_start(tmp_path: P
     trial = RandomLog(tmp_path, 0)
     for _ in range(5):
         trial.create()
-    for _ in range(600):
+    for _ in range(200):
         trial.append()
         trial.forget()
     trial.log.close()
