@@ -32,7 +32,7 @@ from .responses import error_response
 #: Bytes of a body that are stored for the application before the server stops reading.
 _MOST_UNREAD = 65_536
 #: Seconds in which a client may go on sending after the last response; the rest of a body may take as long as
-#: a body. Closing a socket with unread bytes resets the connection, and the client would lose the response.
+#: a body, unless the connection is beyond the limit. Closing a socket with unread bytes resets the connection, and the client would lose the response.
 _LINGER = 2.0
 
 _logger = logging.getLogger(__name__)
@@ -376,7 +376,8 @@ class Protocol(asyncio.Protocol):
         self._lingering = True
         self._unparsed = b""
         self._waiting.clear()
-        self._limit(self.receive_timeout if self._arriving is not None else _LINGER)
+        waits = self._arriving is not None and self._app is not _refuse
+        self._limit(self.receive_timeout if waits else _LINGER)
         self._transport.write_eof()
         self._control_reading()
 

@@ -553,7 +553,7 @@ def test_each_chart_says_what_it_means(serve: Callable[..., Server], open_page: 
     page = open_page(server)
     settled(page, server, 20)
     asked = page.locator(".help summary:visible")
-    expect(asked).to_have_count(8)
+    expect(asked).to_have_count(9)
     for each in asked.all():
         each.focus()
         page.keyboard.press("Enter")

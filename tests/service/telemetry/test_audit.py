@@ -88,6 +88,21 @@ CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"json": {"name": "c"}},
         {"message": "model created", "model": "c", "task": "regression"},
     ),
+    "POST /models/{m}/shadows": (
+        "/models/c/shadows",
+        {"json": {"name": "s", "task": "regression", "hidden": [4]}},
+        {"message": "shadow created", "model": "c", "step": 0, "shadow": "s"},
+    ),
+    "POST /models/{m}/promote": (
+        "/models/c/promote",
+        {"json": {"shadow": "s"}},
+        {"message": "shadow promoted", "model": "c", "step": 0, "shadow": "s", "former": "original"},
+    ),
+    "DELETE /models/{m}/shadows/{name}": (
+        "/models/c/shadows/original",
+        {},
+        {"message": "shadow deleted", "model": "c", "step": 0, "shadow": "original"},
+    ),
     "DELETE /api/model/": (
         "/api/model/",
         {"content": "model=b", "headers": FORM},
