@@ -32,8 +32,8 @@ from .responses import error_response
 #: Bytes of a body that are stored for the application before the server stops reading.
 _MOST_UNREAD = 65_536
 #: Seconds in which a client may go on sending after the last response; the rest of a body may take as long as
-#: a body, unless the connection is beyond the limit. Closing a socket with unread bytes resets the connection,
-#: and the client would lose the response.
+#: a body, unless the connection is beyond the limit. Closing a socket with unread bytes resets the
+#: connection, and the client would lose the response.
 _LINGER = 2.0
 
 _logger = logging.getLogger(__name__)
