@@ -150,7 +150,7 @@ def filter_failure(context: Any, failure: Failure, case: Any, response: Any) -> 
 
 def _is_of_the_server(error: dict[str, Any], path: str) -> bool:
     code = error["code"]
-    if path.endswith(("/learn", "/predict", "/label", "/evidence")):
+    if path.endswith(("/learn", "/predict", "/label", "/evidence", "/explain")):
         # Whether a model has intervals to tell is for the model to say; the path may name another model.
         without_intervals = code == "invalid_spec" and error["field"] in ("interval", "intervals")
         another_model = code == "invalid_request" and error["field"] == "model"
