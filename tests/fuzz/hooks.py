@@ -154,7 +154,8 @@ def _is_of_the_server(error: dict[str, Any], path: str) -> bool:
         # Whether a model has intervals to tell is for the model to say; the path may name another model.
         without_intervals = code == "invalid_spec" and error["field"] in ("interval", "intervals")
         another_model = code == "invalid_request" and error["field"] == "model"
-        return code in OF_A_SAMPLE | ANYWHERE or without_intervals or another_model
+        without_class = path.endswith("/explain") and error["field"] == "label"
+        return code in OF_A_SAMPLE | ANYWHERE or without_intervals or another_model or without_class
     if path.endswith("/infer"):  # a schema does not tell how many values a shape has
         of_tensors = {"invalid_request", "invalid_type", "missing_field", "string_too_long"}
         return code in OF_A_SAMPLE | ANYWHERE | of_tensors
