@@ -136,9 +136,10 @@ async def get_history(
     step, history, shares = await worker.ask(
         lambda model: (model.step, model.history.copy(), model.shares.report())
     )
-    marks, shown = await operations.marks(), await asyncio.to_thread(history.report, points)
+    marks, whole = await operations.marks(), await asyncio.to_thread(history.report, None)
+    shown = whole if points is None else await asyncio.to_thread(history.report, points)
     drifts = [{"kind": "drift", "step": at, "time": time} for at, time in history.drifts]
-    placed = sorted(located(marks, shown) + drifts, key=lambda mark: mark["time"])
+    placed = sorted(located(marks, whole) + drifts, key=lambda mark: mark["time"])
     task = worker.model.spec.task
     return json_response(
         {"model": m, "task": task, "model_step": step, **shown, "experts": shares, "marks": placed}

@@ -1,7 +1,7 @@
 // Shadows of the selected model: comparison, creation, promotion, deletion.
 
 import { Refusal, get, post, remove } from "./api.js";
-import { $, help, make, makeSvg, percent, say, short, whole } from "./dom.js";
+import { $, counted, help, make, makeSvg, percent, say, short, whole } from "./dom.js";
 
 const MEANING =
   "A shadow learns the samples of this model with another specification, and answers nothing. Both predict each sample " +
@@ -132,7 +132,11 @@ export class Shadows {
     const end = make("button", { type: "button", className: "quiet", textContent: "Delete" });
     go.setAttribute("aria-label", `Promote ${name}`);
     end.setAttribute("aria-label", `Delete ${name}`);
-    go.addEventListener("click", () => this.act(`${name} is being promoted …`, () => this.promote(name)));
+    go.addEventListener("click", () => {
+      const known = verdict === "better" ? "" : ` It is not known to be better (${verdict}, ${counted(n, "sample")} compared).`;
+      if (!confirm(`From now on, ${name} answers in place of the present model, which stays as a shadow.${known}`)) return;
+      this.act(`${name} is being promoted …`, () => this.promote(name));
+    });
     end.addEventListener("click", () => this.act(`${name} is being deleted …`, () => this.drop(name)));
     const title = make("th", { scope: "row", textContent: name });
     if (about.length) title.append(make("span", { className: "note", textContent: about.join(", ") }));

@@ -52,6 +52,8 @@ _READ, _READ_BYTES = 1000, 2**20
 _POLL, _PAUSE = 0.05, 1.0
 #: Seconds of calls between two pauses.
 _TURN = 0.002
+#: Parameters of a shadow that are those of its champion.
+_SAME = ("task", "input_shape")
 #: Events that a shadow may be behind before its champion waits for it.
 MOST_BEHIND = 1_000_000
 #: Length of a call then, in calls of the usual length.
@@ -128,6 +130,8 @@ class Shadowing:
             If the creation cannot be logged.
         """
         champion = self._worker.model
+        same = {name: getattr(champion.spec, name) for name in _SAME if name not in spec.model_fields_set}
+        spec = spec.model_copy(update=same)
         completed = await asyncio.to_thread(complete, spec, self._settings)
         _check_samples(completed, champion.spec)
         shadow = await asyncio.to_thread(new_shadow, spec.name, completed, champion)
@@ -333,10 +337,10 @@ def _behind(model: HostedModel, shadow: Shadow) -> int:
 
 def _check_samples(spec: ModelSpec, champion: ModelSpec) -> None:
     """Raise `InvalidSpecError` if a shadow cannot learn the samples of its champion."""
-    for name in ("task", "input_shape"):
-        if (ours := getattr(spec, name)) != (theirs := getattr(champion, name)):
+    for name in _SAME:
+        if getattr(spec, name) != getattr(champion, name):
             raise InvalidSpecError(
-                f"a shadow learns the samples of its champion: {name} must be {theirs!r}, not {ours!r}", name
+                f"a shadow learns the samples of its champion, which has another {name}: omit it", name
             )
 
 

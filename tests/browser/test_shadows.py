@@ -65,6 +65,10 @@ def test_create_compare_promote_and_delete(
     report = Axe().run(page)
     assert report.violations_count == 0, report.generate_report()
 
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    panel.get_by_role("button", name="Promote wider").click()
+    assert server.get("/models/signs/shadows")["champion"] == "original"
+    page.once("dialog", lambda dialog: dialog.accept())
     panel.get_by_role("button", name="Promote wider").click()
     expect(panel.get_by_role("status")).to_contain_text("wider answers now")
     expect(panel.locator("tbody th")).to_have_text("original")
@@ -89,6 +93,7 @@ def test_a_key_that_reads_sees_shadows_and_cannot_promote(
     page.get_by_label("Model", exact=True).select_option("signs")
     panel = page.locator("#shadows")
     expect(panel.locator("tbody th")).to_contain_text("wider")
+    page.once("dialog", lambda dialog: dialog.accept())
     panel.get_by_role("button", name="Promote wider").click()
     expect(panel.get_by_role("status")).to_contain_text("admin")
     assert server.get("/models/signs/shadows")["champion"] == "original"

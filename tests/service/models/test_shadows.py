@@ -395,6 +395,15 @@ def test_a_shadow_that_cannot_learn_does_not_disturb_its_champion(serve: Serve) 
     assert "diverged" in server.get("/models/m/shadows")["shadows"][1]["failure"]
 
 
+def test_task_and_shape_can_be_omitted(serve: Serve) -> None:
+    server = serve()
+    server.create(name="m", task="regression", input_shape=[2], hidden=[3])
+    answer = server.post("/models/m/shadows", name="s", hidden=[4])
+    assert answer.status_code == 201, answer.text
+    spec = answer.json()["spec"]
+    assert (spec["task"], spec["input_shape"], spec["hidden"]) == ("regression", [2], [4])
+
+
 def test_invalid_requests_change_nothing(serve: Serve) -> None:
     server = serve(max_shadows=2)
     server.create(name="m", **PLAIN)
@@ -414,7 +423,7 @@ def test_invalid_requests_change_nothing(serve: Serve) -> None:
     assert refused("x", input_shape=[2]) == (422, "invalid_spec", "input_shape")
     assert refused("x", hidden=[4096] * 8, max_features=4096) == (422, "invalid_spec", "hidden")
     assert refused("x", wide=3) == (422, "invalid_spec", "wide")
-    flat = error(post("/models/images/shadows", name="x", hidden=[3]))
+    flat = error(post("/models/images/shadows", name="x", hidden=[3], input_shape=None))
     assert flat == (422, "invalid_spec", "input_shape")
     assert error(post("/models/none/shadows", name="x")) == (404, "unknown_model", "model")
     assert error(post("/models/m/promote", shadow="x")) == (404, "unknown_shadow", "shadow")

@@ -90,7 +90,7 @@ CHANGES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "POST /models/{m}/shadows": (
         "/models/c/shadows",
-        {"json": {"name": "s", "task": "regression", "hidden": [4]}},
+        {"json": {"name": "s", "hidden": [4]}},
         {"message": "shadow created", "model": "c", "step": 0, "shadow": "s"},
     ),
     "POST /models/{m}/promote": (
