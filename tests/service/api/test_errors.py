@@ -150,7 +150,7 @@ CHANGES: list[Case] = [
     ("/models/default/forget", {"ids": ["nobody"]}, 404, "unknown_id", "ids"),
     ("/models/default/shadows", {"name": "original"}, 409, "shadow_exists", "name"),
     ("/models/default/shadows", {"name": "n", "task": "regression"}, 422, "invalid_spec", "task"),
-    ("/models/image/shadows", {"name": "n"}, 422, "invalid_spec", "input_shape"),
+    ("/models/image/shadows", {"name": "n", "input_shape": [2]}, 422, "invalid_spec", "input_shape"),
     ("/models/nobody/shadows", {"name": "n"}, 404, "unknown_model", "model"),
     ("/models/default/promote", {"shadow": "nobody"}, 404, "unknown_shadow", "shadow"),
     ("/models/default/promote", {"shadow": "a b"}, 422, "invalid_spec", "shadow"),
