@@ -3,7 +3,7 @@
 The workers are copies of one model after its first 200 samples. The next samples go to them in turn, so each
 learns 1/W of the stream. A prediction is made before its sample is learned. The number of inputs is fixed,
 since states with different columns have no mean. *Average* replaces the states of all workers by their mean
-after every so many samples of each: weights, running moments, mixture and stack. Each keeps its replay
+at a fixed interval: weights, running moments, mixture and stack. Each keeps its replay
 buffer. *Ensemble* exchanges nothing, and predicts by the mean of the probabilities of all workers. *Apart*
 exchanges nothing, and predicts by the worker that learns the sample.
 """

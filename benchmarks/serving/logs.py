@@ -49,7 +49,7 @@ def rate(log: EventLog, model: int, group: int, seconds: float) -> float:
 
 
 def together(logs: Sequence[tuple[EventLog, int]], group: int, seconds: float) -> float:
-    """Return the events a second of all logs, each of which commits so many events at a time."""
+    """Return the events a second of all logs together; a commit has the given number of events."""
     rates: list[float] = []
     threads = [
         threading.Thread(target=lambda log, model: rates.append(rate(log, model, group, seconds)), args=each)

@@ -88,7 +88,7 @@ _COPIED = ("scalars", "trajectories", "hidden", "target", "hedge", "stack")
 #: Bytes of a cache line.
 _LINE = 64
 _NO_PREDICTIONS, _NOTHING_GIVEN = np.zeros((0, 0)), np.zeros((0, 0, 0))
-#: Flag of a call that nobody pauses.
+#: Flag of a call without pauses.
 _NO_PAUSE = np.zeros(1, np.int64)
 #: All parts of `numba_step.learn`.
 _WHOLE = np.zeros(5, np.int64)

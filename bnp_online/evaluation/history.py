@@ -261,7 +261,7 @@ class ScoreHistory:
         return {"level": SCORED_LEVEL, "n": n.astype(np.int64).tolist(), "coverage": coverage, "width": width}
 
     def latest_intervals(self, least: float) -> dict[str, Any] | None:
-        """Return number, coverage and mean width of the latest intervals: at least so many, in whole points.
+        """Return number, coverage and mean width over the latest points with at least that many intervals.
 
         None if the samples have no intervals.
         """
@@ -277,7 +277,7 @@ class ScoreHistory:
         }
 
     def latest(self, least: int) -> dict[str, float | None]:
-        """Return the metrics by name over the latest predictions: at least so many, in whole points."""
+        """Return the metrics by name over the latest points with at least that many predictions."""
         rows = self._points()
         points = int(np.searchsorted(np.cumsum(rows[::-1, 2]), least)) + 1
         total, score, loss = rows[max(len(rows) - points, 0) :, 2:5].sum(axis=0).tolist()

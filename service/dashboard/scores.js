@@ -322,7 +322,7 @@ export class Scores {
 }
 
 /**
- * Return at each point the mean over the latest predictions: at least so many, in whole points.
+ * Return at each point the mean over the latest points that have at least a number of predictions together.
  * @param counts number of predictions of each point; @param root whether the values are roots of means of squares
  */
 function windows(values, counts, least, root) {

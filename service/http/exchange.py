@@ -225,7 +225,7 @@ class Exchange:
         return head + b"\r\n"
 
     def _ends_soon(self) -> bool:
-        """Return whether the rest of the body, which nobody reads any more, is known to be short.
+        """Return whether the unread rest of the body is known to be short.
 
         Then the connection can stay open. A longer rest may take longer than the server waits.
         """
