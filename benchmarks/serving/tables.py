@@ -5,10 +5,11 @@ from __future__ import annotations
 from ..common.report import Cell, Table
 
 IDIOMATIC = "idiomatic FastAPI"
-LINES, CSV, ARROW, PREDICTED = "lines", "CSV", "Arrow", "predicted lines"
+LINES, SUSTAINED, CSV, ARROW, PREDICTED = "lines", "sustained lines", "CSV", "Arrow", "predicted lines"
 #: Rows of the streams, by what was sent.
 STREAMS = {
     LINES: "/learn, lines",
+    SUSTAINED: "/learn, lines, log at its limit",
     CSV: "/learn, CSV",
     ARROW: "/learn, Arrow",
     PREDICTED: "/predict, lines",

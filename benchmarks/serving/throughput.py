@@ -27,12 +27,14 @@ from ..common.program import Blocks, Content, arguments_of, run
 from . import wrk
 from .server import Served, serve
 from .server import run as run_server
-from .tables import ARROW, CSV, FLOOD, IDIOMATIC, IDLE, LINES, PREDICTED, durability_table, tables
+from .tables import ARROW, CSV, FLOOD, IDIOMATIC, IDLE, LINES, PREDICTED, SUSTAINED, durability_table, tables
 from .wrk import Load, Result
 
 FEATURES, CLASSES, SAMPLES = 64, 10, 4000
 #: Samples in a request of lines.
 LINES_A_REQUEST = 1000
+#: Samples that a server keeps in its log while it is at its limit: it removes as many as it learns.
+RETAINED = 20_000
 #: Connections that send lines.
 STREAMS = 4
 #: File of the samples with labels.
@@ -111,21 +113,27 @@ def write_tables(folder: Path, lines: Path) -> dict[str, Load]:
 
 
 @contextmanager
+def ours(models: Sequence[str], durability: str, **settings: str) -> Iterator[dict[str, Served]]:
+    """Run a server of ours for each model."""
+    logged: dict[str, Any] = {"prefix": _NO_LOG} if durability == "none" else {"BNP_DURABILITY": durability}
+    with ExitStack() as stack:
+        sides = {}
+        for model in models:
+            data = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            spec = json.dumps(MODELS[model])
+            sides[model] = stack.enter_context(serve(data, BNP_DEFAULT_MODEL=spec, **settings, **logged))
+        yield sides
+
+
+@contextmanager
 def all_sides(models: Sequence[str], durability: str) -> Iterator[dict[str, Served]]:
     """Run the endpoints, and one server of ours for each model."""
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        folder = Path(name)
-        sides = {}
-        for side, rival in RIVALS.items():
-            sides[side] = stack.enter_context(run_server("-m", "benchmarks.serving.endpoints", rival))
-        logged: dict[str, Any] = (
-            {"prefix": _NO_LOG} if durability == "none" else {"BNP_DURABILITY": durability}
-        )
-        for i, model in enumerate(models):
-            (data := folder / f"data{i}").mkdir()
-            spec = json.dumps(MODELS[model])
-            sides[model] = stack.enter_context(serve(data, BNP_DEFAULT_MODEL=spec, **logged))
-        yield sides
+    with ExitStack() as stack:
+        sides = {
+            side: stack.enter_context(run_server("-m", "benchmarks.serving.endpoints", rival))
+            for side, rival in RIVALS.items()
+        }
+        yield sides | stack.enter_context(ours(models, durability))
 
 
 def kinds(folder: Path, effort: Effort) -> Mapping[str, Callable[[Served], Result]]:
@@ -137,6 +145,7 @@ def kinds(folder: Path, effort: Effort) -> Mapping[str, Callable[[Served], Resul
 
     streams = {
         LINES: load("/learn", STREAMS, lines=LINES_A_REQUEST),
+        SUSTAINED: load("/learn", STREAMS, lines=LINES_A_REQUEST),
         PREDICTED: load("/predict", STREAMS, lines=LINES_A_REQUEST),
         **write_tables(folder, learn),
     }
@@ -167,16 +176,19 @@ def send(effort: Effort, durability: str, console: Console) -> Results:
     with (
         tempfile.TemporaryDirectory() as name,
         all_sides(effort.models, durability) as sides,
+        ours(effort.models, durability, BNP_RETAIN_EVENTS=str(RETAINED)) as limited,
         Progress(console=console) as bar,
     ):
         folder = Path(name)
         sent = kinds(folder, effort)
         for served in sides.values():  # a warm-up, and something to know
             wrk.run(served.url, Load("/learn", folder / LEARN, 16, 2))
+        for served in limited.values():
+            wrk.run(served.url, Load("/learn", folder / LEARN, STREAMS, 3, LINES_A_REQUEST))
         task = bar.add_task(f"log: {durability}", total=effort.repeats * len(sent))
         for _ in range(effort.repeats):
             for what, measured in sent.items():
-                for side, served in sides.items():
+                for side, served in (limited if what == SUSTAINED else sides).items():
                     if side in MODELS or what.startswith(("/learn ", "/predict ")):
                         found[what][side].append(measured(served))
                 bar.advance(task)

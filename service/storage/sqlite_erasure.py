@@ -13,6 +13,8 @@ from .sqlite_tables import MARKED
 
 #: Pages that one statement moves or one commit cleans. Other threads can write between two of them.
 _SLICE = 1000
+#: Share of free pages in the file above which they are returned: moving pages costs as much as writing them.
+_MANY = 0.25
 #: Seconds for which an erasure waits for another process that reads or writes the file.
 _PATIENCE = 0.5
 _INCREMENTAL = 2
@@ -61,8 +63,16 @@ class Erasure:
         writer.execute(MARKED)
 
     def shrink(self) -> None:
-        """Return free pages to the system, and empty the write-ahead log unless another process reads it."""
+        """Return free pages to the system if they are many; the next events take the others.
+
+        It then empties the write-ahead log, too, unless another process reads it.
+        """
         with self._one_at_a_time:
+            with self._reading, closing(self._connect()) as connection:
+                ((pages,),) = connection.execute("PRAGMA page_count")
+                ((free,),) = connection.execute("PRAGMA freelist_count")
+            if free < _MANY * pages:
+                return
             self._shrink()
             with self._reading, self._writing, closing(self._connect()) as connection:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -127,7 +137,8 @@ class Erasure:
         while free != before:  # until there are none, or the file has no pointer map
             before = free
             with self._writing, closing(self._connect()) as connection:
-                connection.execute(f"PRAGMA incremental_vacuum({_SLICE})").fetchall()
+                # `execute` would run one step, which moves one page: the statement returns rows without columns.
+                connection.executescript(f"PRAGMA incremental_vacuum({_SLICE})")
                 ((free,),) = connection.execute("PRAGMA freelist_count")
 
     def _rebuild(self) -> None:

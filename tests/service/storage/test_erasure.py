@@ -293,6 +293,33 @@ def test_an_erasure_that_ends_at_any_write_leaves_a_valid_file(
     assert markers.left(database.path.parent) == {}
 
 
+@pytest.mark.parametrize(("kept", "shorter"), [(90, False), (10, True)])
+def test_free_pages_are_returned_when_they_are_many_and_many_at_a_time(
+    make: Callable[..., Database], monkeypatch: pytest.MonkeyPatch, kept: int, shorter: bool
+) -> None:
+    database = make()
+    database.connection.execute("PRAGMA synchronous = OFF")
+    for n in range(100):
+        database.connection.execute("INSERT INTO t VALUES (?, ?, ?)", (n, b"", os.urandom(200_000)))
+    database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    size = database.path.stat().st_size
+    database.connection.execute("DELETE FROM t WHERE n >= ?", (kept,))
+    connect, connections = database.erasure._connect, 0
+
+    def counted() -> sqlite3.Connection:
+        nonlocal connections
+        connections += 1
+        return connect()
+
+    monkeypatch.setattr(database.erasure, "_connect", counted)
+    database.erasure.shrink()
+    database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    assert (database.path.stat().st_size < 0.2 * size) == shorter
+    assert database.path.stat().st_size == size or shorter
+    assert connections < 10  # of thousands of pages
+    assert len(database.rows()) == kept
+
+
 def test_a_file_without_a_pointer_map_is_copied(make: Callable[..., Database]) -> None:
     database, markers = make(auto_vacuum="NONE"), Markers(0)
     for _ in range(2):  # the copy has a pointer map

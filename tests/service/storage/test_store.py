@@ -362,6 +362,18 @@ def test_pruning_removes_old_samples_and_shrinks_the_log(reopen: Open, place: Pl
         log = reopen()
 
 
+def test_a_log_at_its_limit_does_not_grow(tmp_path: Path) -> None:
+    log, sizes = SqliteLog(tmp_path, relaxed=True), []
+    model = log.create(Event("create", b"c"))
+    for _ in range(40):
+        last = append(log, model, 0, [learn(os.urandom(1500)) for _ in range(150)])
+        log.prune(model, last + 1, newest=1000, size=LAST, since=0.0)
+        sizes.append((tmp_path / "events.sqlite3").stat().st_size)
+    assert len(everything(log, model)) == 1001
+    assert max(sizes[20:]) <= 1.1 * sizes[19] <= 1.5 * 1150 * 2048
+    log.close()
+
+
 def test_pruning_by_size(reopen: Open, place: Place) -> None:
     log = reopen()
     model, other = (log.create(Event("create", b"c")) for _ in "ab")
