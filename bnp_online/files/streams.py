@@ -64,7 +64,8 @@ class RowReader:
     known : Known
         The model.
     labelled : bool
-        Whether a row without a target is invalid.
+        Whether rows are samples to learn: a row without a target is invalid. Otherwise targets and weights
+        are ignored.
     notice : callable
         Takes a message about what was assumed of a column.
 
@@ -139,7 +140,7 @@ class RowReader:
         )
 
     def read(self, line: str) -> dict[str, Any] | InvalidRow:
-        """Return the sample of a line: ``x``, and ``y``, ``w`` and ``id`` if the line has them.
+        """Return the sample of a line: ``x``, and those of ``y``, ``w`` and ``id`` that it has.
 
         Parameters
         ----------
@@ -162,6 +163,8 @@ class RowReader:
 
     def _sample(self, row: dict[str, str]) -> dict[str, Any] | InvalidRow:
         target, identifier, weight = self._roles
+        if not self._labelled:
+            target = weight = None
         found: dict[str, Any] = {}
         if target is not None:
             try:
@@ -170,7 +173,7 @@ class RowReader:
                 return InvalidRow(
                     f"has {row[target]!r:.80} in the column {target!r}, which is not {self._what()}", row
                 )
-            if y is None and self._labelled:
+            if y is None:
                 return InvalidRow(f"has no target in the column {target!r}", row)
             found["y"] = y
         if weight is not None and (word := row[weight].strip()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .learning import REFUSED, OnlineLearner, Refusal
 from .lines import Block, BlockReader
+from .model import Layout
 from .preview import Preview
 
-__all__ = ["REFUSED", "Block", "BlockReader", "OnlineLearner", "Preview", "Refusal"]
+__all__ = ["REFUSED", "Block", "BlockReader", "Layout", "OnlineLearner", "Preview", "Refusal"]

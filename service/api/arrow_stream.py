@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -23,7 +23,6 @@ from ..errors import BodyTooLargeError, InvalidRowError, InvalidTableError
 from ..http.requests import Shape, check_fields
 from ..models.hosted import HostedModel
 from ..models.scheduling import SLICE, FairTurns
-from ..models.validation import Learn
 from ..models.worker import Worker
 from ..settings import Settings
 from .batch import Batch, Parts, Take
@@ -287,26 +286,30 @@ def read_row(row: ArrowRow, shape: Shape, settings: Settings) -> tuple[dict[str,
     return check_fields(fields, shape, settings, "row"), orjson.dumps(fields)
 
 
-class RowBatch(Batch[ArrowRow, Learn]):
-    """A batch of rows with samples. Rows with known values are read as blocks.
+class RowBatch(Batch[ArrowRow, Any]):
+    """A batch of rows to learn or to predict. Rows with known values are read as blocks.
 
     Parameters
     ----------
     items, fair_turns
         As for `Batch`.
     find : callable
-        Returns the worker of the model.
+        Returns the worker of the model, None if there is none now.
     """
 
-    def __init__(self, items: ArrowRows, fair_turns: FairTurns, find: Callable[[], Any]) -> None:
+    def __init__(
+        self, items: ArrowRows, fair_turns: FairTurns, find: Callable[[], Awaitable[Worker | None]]
+    ) -> None:
         super().__init__(items, fair_turns, "row")
         self._rows = items
         self._find = find
 
-    async def _decode(self, take: Take[ArrowRow, Learn], used: ExitStack) -> Parts[Learn]:
-        worker: Worker = await self._find()
+    async def _decode(self, take: Take[ArrowRow, Any], used: ExitStack) -> Parts[Any]:
+        worker = await self._find()
+        if worker is None:
+            return await super()._decode(take, used)
         used.enter_context(worker.in_use())
-        parts: Parts[Learn] = {worker: []}
+        parts: Parts[Any] = {worker: []}
         for exact, (positions, block) in enumerate(self._rows.blocks(worker.model.estimator)):
             if block is not None:
                 parts[worker].append((positions, block))

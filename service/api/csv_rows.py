@@ -76,7 +76,7 @@ class CsvRows:
     settings : Settings
         Limits.
     lines : LineReader
-        The server's.
+        The server's, for samples to learn or to predict.
     model : HostedModel
         The model that learns or predicts them.
     """
@@ -166,5 +166,12 @@ class CsvRows:
 
     def _cells(self) -> Cells | None:
         assert self._reader is not None  # noqa: S101 (as above)
-        kinds = self._reader.kinds
-        return None if "other" in kinds else Cells(tuple(self._reader.names), kinds, self._roles)
+        names, kinds, roles = tuple(self._reader.names), self._reader.kinds, self._roles
+        if not self._shape.y:
+            if roles.id is not None:
+                return None  # the predictions are kept
+            names, roles = (
+                tuple(name if kind else None for name, kind in zip(names, kinds, strict=True)),
+                Roles(),
+            )
+        return None if "other" in kinds else Cells(names, kinds, roles)

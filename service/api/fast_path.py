@@ -131,7 +131,7 @@ class HotRoute(ApiRoute):
     reads : bool
         Whether the route predicts: its response tells how much the model had learned; see `freshness`.
     blocks : bool
-        Whether lines are samples to learn, which may be read as blocks.
+        Whether lines and rows may be read as blocks.
     options
         Options of `fastapi.routing.APIRoute`.
     """
@@ -250,12 +250,13 @@ class HotRoute(ApiRoute):
         state = scope["app"].state
         models, (name, read) = models_of(scope), await self._reading(scope, name)
         labelled, settings, options = bool(self._shape.y), models.settings, dict[str, Any]()
+        reader: Reader = state.line_reader if labelled else state.prediction_reader
         body: CsvRows | ArrowStream | None = None
         if kind != NDJSON:
             model = (await models.get(name)).model
             given = roles_of(scope["query_string"], labelled=labelled and kind == CSV)
             if kind == CSV:
-                body = CsvRows(given, self._shape, settings, state.line_reader, model)
+                body = CsvRows(given, self._shape, settings, reader, model)
             else:
                 roles = Roles(*(own or usual for own, usual in zip(given, DEFAULTS, strict=True)))
                 body = ArrowStream(roles, given, labelled=labelled, settings=settings, model=model)
@@ -293,12 +294,11 @@ class HotRoute(ApiRoute):
 
         head = None if read is None else read.headers
         if self._blocks and isinstance(body, ArrowStream):
-            options["batch"] = partial(RowBatch, find=partial(models.get, name))
+            options["batch"] = partial(RowBatch, find=partial(find, None))
         elif self._blocks:
-            reader: Reader = body if isinstance(body, CsvRows) else state.line_reader
-            options["batch"] = partial(SampleBatch, reader=reader, find=find)
-        elif self._reads and body is None:
-            options["batch"] = partial(PredictionBatch, reader=state.prediction_reader, find=find)
+            kind_of = SampleBatch if labelled else PredictionBatch
+            lines = body if isinstance(body, CsvRows) else reader
+            options["batch"] = partial(kind_of, reader=lines, find=find)
         await LineStream(
             scope,
             receive,

@@ -96,6 +96,7 @@ ROUTES = [
         response_model=schemas.PredictAnswer,
         many=(_asked, _queue),
         reads=True,
+        blocks=True,
     )
     for path, where in (("/predict", ""), ("/models/{m}/predict", " (model in the path)"))
 ] + [

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnp_online.files import Roles
-from bnp_online.learner import OnlineLearner
+from bnp_online.learner import Layout, OnlineLearner
 from bnp_online.values import LARGEST, SampleRows, Vector
 
 from ..errors import InvalidTableError, UnsupportedMediaTypeError
@@ -105,6 +105,7 @@ class Columns:
                 )
         found = [name if name in names else None for name in roles]
         self.target, self.id, self.weight = found
+        self.labelled = labelled
         self.shape = shape
         self.positions = {name: i for i, name in enumerate(names)}
         self.kinds = {name: _kind(name, schema.field(i).type) for i, name in enumerate(names)}
@@ -270,14 +271,15 @@ class ArrowRows(Sequence[ArrowRow]):
             columns = self.columns
             texts = [name for name in columns.features if columns.kinds[name] == "string"]
             names = [name for name in columns.features if columns.kinds[name] != "string"]
-            lines = written(learner, names, texts, rows, ids, weighted=columns.weight is not None)
+            weighted = columns.labelled and columns.weight is not None
+            lines = written(learner, names, texts, rows, ids, weighted=weighted, labelled=columns.labelled)
             yield range(start, stop), Block(rows, lines, ids)
             start = stop
 
     def _read(self, learner: OnlineLearner) -> _Read | None:
         """Return the rows for a model; None if it does not know a column."""
         layout, columns, count = learner.layout(), self.columns, len(self)
-        if layout is None or columns.target is None or count < FEWEST:
+        if layout is None or columns.shape is not None or count < FEWEST:
             return None
         width = len(layout.columns)
         if width > max(self._bytes, WIDEST):
@@ -299,28 +301,38 @@ class ArrowRows(Sequence[ArrowRow]):
             else:
                 return None
         plain &= ~(np.abs(values) > LARGEST).any(axis=1)
-        if layout.regression:
-            if columns.kinds[columns.target] not in ("number", "boolean"):
+        targets, weights = np.zeros(count), np.ones(count)
+        if columns.labelled:
+            known = self._targets(layout)
+            if known is None:
                 return None
-            targets = self._floats(columns.target)
-            plain &= np.abs(targets) <= LARGEST
-        else:
-            kind = _LABELS.get(columns.kinds[columns.target], int)  # True and 1 are different labels
-            codes = {label: code for code, label in enumerate(layout.labels) if type(label) is kind}
-            found = self._coded(columns.target, codes)
-            plain &= found >= 0
-            targets = found.astype(np.float64)
-        weights = np.ones(count)
-        if columns.weight is not None:
-            given = self._floats(columns.weight)
-            weights = np.where(np.isnan(given), 1.0, given)
-            plain &= (weights >= 0.0) & (weights < math.inf)
+            targets, found = known
+            plain &= found
+            if columns.weight is not None:
+                given = self._floats(columns.weight)
+                weights = np.where(np.isnan(given), 1.0, given)
+                plain &= (weights >= 0.0) & (weights < math.inf)
         ids: dict[int, str] = {}
         if columns.id is not None:
             ids = {i: each for i, each in enumerate(self._values(columns.id)) if each is not None}
-            for i, each in ids.items():
-                plain[i] &= 0 < len(each) <= MAX_ID_LENGTH
+            for i, each in ids.items():  # a prediction with an id may be kept
+                plain[i] &= columns.labelled and 0 < len(each) <= MAX_ID_LENGTH
         return _Read(SampleRows(layout.columns, values, targets, layout.labels, weights), plain, ids)
+
+    def _targets(self, layout: Layout) -> tuple[Vector, NDArray[np.bool_]] | None:
+        """Return the targets for a model, and which of them it knows; None if it knows none."""
+        target = self.columns.target
+        assert target is not None  # noqa: S101 (samples to learn have one)
+        kind = self.columns.kinds[target]
+        if layout.regression:
+            if kind not in ("number", "boolean"):
+                return None
+            targets = self._floats(target)
+            return targets, np.abs(targets) <= LARGEST
+        type_ = _LABELS.get(kind, int)  # True and 1 are different labels
+        codes = {label: code for code, label in enumerate(layout.labels) if type(label) is type_}
+        found = self._coded(target, codes)
+        return found.astype(np.float64), found >= 0
 
     def _column(self, name: str) -> Any:
         return self._batch.column(self.columns.positions[name]).slice(self._begin, len(self))

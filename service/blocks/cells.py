@@ -24,7 +24,7 @@ class Cells(NamedTuple):
     kinds : tuple of str or None
         ``"number"`` or ``"string"`` for a feature, None for another column.
     roles : Roles
-        Columns that are no features.
+        Columns that are no features: without a target, the rows are predicted.
     """
 
     names: tuple[str | None, ...]
@@ -42,7 +42,12 @@ class Cells(NamedTuple):
 
     def written(self, learner: OnlineLearner, rows: SampleRows, ids: Mapping[int, str]) -> Lines:
         """Return rows as JSON."""
-        weighted = self.roles.weight is not None
         return written(
-            learner, self._features("number"), self._features("string"), rows, ids, weighted=weighted
+            learner,
+            self._features("number"),
+            self._features("string"),
+            rows,
+            ids,
+            weighted=self.roles.weight is not None,
+            labelled=self.roles.target is not None,
         )

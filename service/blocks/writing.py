@@ -21,6 +21,7 @@ def written(
     ids: Mapping[int, str],
     *,
     weighted: bool,
+    labelled: bool = True,
 ) -> Lines:
     """Return samples as lines of JSON that mean the same, bit by bit.
 
@@ -38,6 +39,8 @@ def written(
         Ids by position.
     weighted : bool
         Whether to write the weights.
+    labelled : bool
+        Whether to write the targets.
     """
     layout = learner.layout()
     assert layout is not None  # noqa: S101 (the rows were read for it)
@@ -50,7 +53,10 @@ def written(
         behind.append([before + each for each in _strings(rows.values, layout.values[name])])
     if heads:
         heads[0] = begin + heads[0][1:]
-    behind.append(_targets(rows, before=b'},"y":', regression=layout.regression))
+    if labelled:
+        behind.append(_targets(rows, before=b'},"y":', regression=layout.regression))
+    else:
+        behind.append([b"}"] * count)
     if weighted:
         behind.append([b',"w":' + each for each in _numbers(rows.weights).split(b",")])
     if ids:

@@ -137,7 +137,7 @@ class Erasure:
         while free != before:  # until there are none, or the file has no pointer map
             before = free
             with self._writing, closing(self._connect()) as connection:
-                # `execute` would run one step, which moves one page: the statement returns rows without columns.
+                # `execute` would run one step of the statement, which moves one page.
                 connection.executescript(f"PRAGMA incremental_vacuum({_SLICE})")
                 ((free,),) = connection.execute("PRAGMA freelist_count")
 

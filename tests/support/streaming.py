@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import socket
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import pyarrow as pa  # type: ignore[import-untyped]  # it ships no types
 
 from tests.support.running import Json, Server
 
@@ -93,3 +95,11 @@ def answers(answer: httpx.Response) -> list[Json]:
 def refusals(lines: list[Json]) -> dict[int, Any]:
     """Codes of the error lines by line number."""
     return {line["line"]: line["error"]["code"] for line in lines if "error" in line}
+
+
+def arrow_stream(table: Any, rows: int | None = None, **options: Any) -> bytes:
+    """Return a table as a stream of Arrow with a number of rows in each batch."""
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_table(table, max_chunksize=rows)
+    return sink.getvalue()

@@ -21,17 +21,10 @@ from service.blocks import arrow as block_rows
 from tests.support.lines import observed_with_events
 from tests.support.running import Json, Server, serving
 from tests.support.streaming import NDJSON, answers
+from tests.support.streaming import arrow_stream as stream
 
 ARROW = "application/vnd.apache.arrow.stream"
 MANY = 10**9  # samples that no block has
-
-
-def stream(table: Any, rows: int | None = None, **options: Any) -> bytes:
-    """Return a table as a stream with a number of rows in each batch."""
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
-        writer.write_table(table, max_chunksize=rows)
-    return sink.getvalue()
 
 
 def post(server: Server, path: str, body: bytes | Any, accept: str = "*/*") -> httpx.Response:
