@@ -113,7 +113,7 @@ def write_tables(folder: Path, lines: Path) -> dict[str, Load]:
 
 
 @contextmanager
-def ours(models: Sequence[str], durability: str, **settings: str) -> Iterator[dict[str, Served]]:
+def ours(models: Sequence[str], durability: str, **settings: Any) -> Iterator[dict[str, Served]]:
     """Run a server of ours for each model."""
     logged: dict[str, Any] = {"prefix": _NO_LOG} if durability == "none" else {"BNP_DURABILITY": durability}
     with ExitStack() as stack:

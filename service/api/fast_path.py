@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bnp_online.files import Roles
 
 from ..auth.scopes import ARROW, CSV, NDJSON, access_of
+from ..blocks import LineReader
 from ..blocks.arrow import ArrowRow
 from ..errors import (
     REFUSALS,
@@ -250,7 +251,7 @@ class HotRoute(ApiRoute):
         state = scope["app"].state
         models, (name, read) = models_of(scope), await self._reading(scope, name)
         labelled, settings, options = bool(self._shape.y), models.settings, dict[str, Any]()
-        reader: Reader = state.line_reader if labelled else state.prediction_reader
+        reader: LineReader = state.line_reader if labelled else state.prediction_reader
         body: CsvRows | ArrowStream | None = None
         if kind != NDJSON:
             model = (await models.get(name)).model
@@ -297,7 +298,7 @@ class HotRoute(ApiRoute):
             options["batch"] = partial(RowBatch, find=partial(find, None))
         elif self._blocks:
             kind_of = SampleBatch if labelled else PredictionBatch
-            lines = body if isinstance(body, CsvRows) else reader
+            lines: Reader = body if isinstance(body, CsvRows) else reader
             options["batch"] = partial(kind_of, reader=lines, find=find)
         await LineStream(
             scope,
