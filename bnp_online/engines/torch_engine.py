@@ -71,6 +71,47 @@ def capacity(size: int, least: int) -> int:
     return -(-size // grain) * grain
 
 
+def columns(
+    spec: LearnerSpec,
+    seeds: Sequence[int],
+    steps: NDArray[np.int64],
+    remembered: NDArray[np.int64],
+    inputs_weight: Vector,
+    targets_weight: Vector,
+    targets: Vector,
+    weights: Vector,
+) -> Vector:
+    """Return the columns of rows other than inputs; see `torch_sample`. Seeds and counts are of each row.
+
+    Parameters
+    ----------
+    spec : LearnerSpec
+        Settings; the seed is not used.
+    seeds : (B,)
+        Seed of the learner.
+    steps, remembered : (B,)
+        Numbers of samples learned and remembered, with this one.
+    inputs_weight, targets_weight : (B,)
+        Weights of the running moments, with this sample.
+    targets, weights : (B,)
+        Targets and sample weights.
+    """
+    at, memory, replayed = torch_sample, max(spec.remembered, 1), spec.replayed
+    rest = np.empty((len(targets), at.DRAWS + replayed))
+    rest[:, at.TARGET], rest[:, at.SAMPLE_WEIGHT] = targets, weights
+    rest[:, at.NEW_INPUTS], rest[:, at.NEW_TARGET] = 1.0 / inputs_weight, 1.0 / targets_weight
+    averages = any(member.averages for member in spec.members)
+    rest[:, at.NEW_WEIGHTS] = [average_share(step) for step in steps.tolist()] if averages else 0.0
+    rest[:, at.LABEL] = 0.0 if spec.task == "regression" else targets
+    rest[:, at.SLOT] = (remembered - 1) % memory
+    rest[:, at.STEP], rest[:, at.REMEMBERED] = steps, remembered - 1
+    kept = np.minimum(remembered, memory).tolist()
+    for turn in range(replayed):
+        drawn = zip(seeds, steps.tolist(), kept, strict=True)
+        rest[:, at.DRAWS + turn] = [draw(seed, step, turn, most) for seed, step, most in drawn]
+    return rest
+
+
 class TorchEngine(Engine):
     """Learner of any network on torch tensors.
 
@@ -333,7 +374,7 @@ class TorchEngine(Engine):
         pause: Flag | None,
     ) -> int:
         """Learn rows and write the predictions; return the number of rows learned."""
-        runner, rows, total, self._twin = self._runner, x.reshape(len(x), -1), 0, None
+        runner, rows, total = self._runner, x.reshape(len(x), -1), 0
         most = runner.rows if given is None else runner.late_rows
         if devices.is_gpu(self.device):
             runner.prepare()  # now, and not in a later prediction: a server answers those on its event loop
@@ -350,10 +391,7 @@ class TorchEngine(Engine):
             if predict:
                 predictions[part] = values[:, : self._outputs]
             total += done
-            self._step += done
-            self._remembered += done
-            self._inputs_weight += done
-            self._targets_weight += done
+            self.learned(done)
             if done < len(rest) or (pause is not None and pause[0]):
                 break
         return total
@@ -367,22 +405,24 @@ class TorchEngine(Engine):
 
     def _columns(self, targets: Vector, weights: Vector) -> Vector:
         """Return the columns of rows other than inputs, such as targets and weights; see `torch_sample`."""
-        spec, at, memory = self.spec, torch_sample, max(self.spec.remembered, 1)
-        rest = np.empty((len(targets), at.DRAWS + self._replayed))
         after = np.arange(1, len(targets) + 1)
-        rest[:, at.TARGET], rest[:, at.SAMPLE_WEIGHT] = targets, weights
-        rest[:, at.NEW_INPUTS] = 1.0 / (self._inputs_weight + after)
-        rest[:, at.NEW_TARGET] = 1.0 / (self._targets_weight + after)
-        steps = range(self._step + 1, self._step + 1 + len(targets))
-        rest[:, at.NEW_WEIGHTS] = [average_share(step) if self._averages else 0.0 for step in steps]
-        rest[:, at.LABEL] = 0.0 if spec.task == "regression" else targets
-        rest[:, at.SLOT] = (self._remembered + after - 1) % memory
-        rest[:, at.STEP], rest[:, at.REMEMBERED] = steps, self._remembered + after - 1
-        for turn in range(self._replayed):
-            for i, step in enumerate(steps):
-                remembered = min(self._remembered + i + 1, memory)
-                rest[i, at.DRAWS + turn] = draw(spec.seed, step, turn, remembered)
-        return rest
+        counts = self._step + after, self._remembered + after, self._inputs_weight + after
+        return columns(
+            self.spec,
+            [self.spec.seed] * len(targets),
+            *counts,
+            self._targets_weight + after,
+            targets,
+            weights,
+        )
+
+    def learned(self, count: int) -> None:
+        """Count rows that the runner has learned."""
+        self._twin = None
+        self._step += count
+        self._remembered += count
+        self._inputs_weight += count
+        self._targets_weight += count
 
     def _named(self) -> dict[str, Tensor]:
         """Return views of the state on the device by name, without spare inputs and outputs."""

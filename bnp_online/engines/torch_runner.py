@@ -74,7 +74,7 @@ class StepRunner:
         self._graphs = GraphPool(device, activity) if capture else None
         self._averages = any(member.averages for member in spec.members)
         self._renews = spec.neighbours and bool(spec.hidden)
-        columns = self.step.width + DRAWS + spec.replayed
+        self.columns = columns = self.step.width + DRAWS + spec.replayed
         self.rows = min(max(MOST_BYTES // (8 * columns), 1), MOST_ROWS)
         self.late_rows = min(max(MOST_BYTES // (8 * len(spec.experts) * size.outputs or 1), 1), self.rows)
         self._host = torch.zeros(self.rows, columns, dtype=torch.float64, pin_memory=devices.is_gpu(place))

@@ -82,12 +82,13 @@ class KernelOnCPU:
         text = source(dtype, self.blocks, threads)
         self._library = ctypes.CDLL(str(built(text, "-O1", "-shared", "-fPIC", lanes=lanes)))
 
-    def run(self, learner: Tensor, count: int, *, learns: bool, late: bool, shared: int) -> None:
+    def run(
+        self, learners: Tensor, rows: Tensor, results: Tensor, *, learns: bool, late: bool, shared: int
+    ) -> None:
         """Run the kernel, and check its barriers."""
-        address = ctypes.c_void_p(learner.data_ptr())
-        failure = self._library.launch(
-            address, count, int(learns), int(late), shared, self.order, self.left_out
-        )
+        addresses = [ctypes.c_void_p(each.data_ptr()) for each in (learners, rows, results)]
+        numbers = [len(learners), rows.shape[1], int(learns), int(late), shared, self.order, self.left_out]
+        failure = self._library.launch(*addresses, *numbers)
         if failure:
             raise FailedLaunchError(f"failure {failure} of `cpu::Failure`")
 

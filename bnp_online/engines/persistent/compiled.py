@@ -86,10 +86,13 @@ class CompiledKernel:
         self._kernel = getattr(module, KERNEL)
         self._kernel.set_shared_memory_config(self.shared)
 
-    def run(self, learner: Tensor, count: int, *, learns: bool, late: bool, shared: int) -> None:
-        """Run the kernel on `count` rows, with the arguments at the address of `learner`."""
-        grid, block = (self.blocks, 1, 1), (_THREADS, 1, 1)
-        self._kernel(grid, block, [learner, count, int(learns), int(late)], shared_mem=shared)
+    def run(
+        self, learners: Tensor, rows: Tensor, results: Tensor, *, learns: bool, late: bool, shared: int
+    ) -> None:
+        """Run the kernel on rows of learners; see `runner.Kernel`."""
+        grid, block = (self.blocks * len(learners), 1, 1), (_THREADS, 1, 1)
+        arguments = [learners, rows, results, rows.shape[-2], int(learns), int(late)]
+        self._kernel(grid, block, arguments, shared_mem=shared)
 
 
 def compiled(dtype: torch.dtype, blocks: int) -> Kernel:

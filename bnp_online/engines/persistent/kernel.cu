@@ -1,4 +1,5 @@
-// One launch for a block of rows: each row is predicted and learned, as in `torch_step`.
+// One launch for a block of rows: each row is predicted and learned, as in `torch_step`. A launch may have
+// several learners, each with a cluster of blocks and rows of its own.
 //
 // Block 0 combines the experts. The networks belong to the blocks in turn; each block keeps the rows of its
 // networks in shared memory, as far as they fit. For each row there are two cluster barriers: after the
@@ -143,15 +144,17 @@ PART void average(const Learner& l, const Area& a, double share) {
     }
 }
 
-// Predict `count` rows (`learns` 0), or learn them up to the first refused one. With `late`, the experts are
-// judged by their earlier predictions in `given`.
-KERNEL run_rows(const Learner* learner, int count, int learns, int late) {
-    const Learner l = *learner;
+// Predict `count` rows of each learner (`learns` 0), or learn them up to the first refused one. `rows` and
+// `results` have those of one learner after another. With `late`, the experts are judged by their earlier
+// predictions in `given`.
+KERNEL run_rows(const Learner* const* learners, const double* rows, double* results, int count, int learns, int late) {
+    const Learner l = *learners[LEARNER];
     const Area a = area_of(l, learns);
     if (learns) move_rows(l, a, true);
     for (int t = 0; t < count; t++) {
-        const double* row = l.rows + t * l.columns;
-        double* result = l.results + t * (1 + l.outputs);
+        const long long at = (long long)(LEARNER) * count + t;
+        const double* row = rows + at * l.columns;
+        double* result = results + at * (1 + l.outputs);
         const Sample s = read_sample(l, row);
         read_inputs(l, a, row);
         predict_experts(l, a, s, learns);

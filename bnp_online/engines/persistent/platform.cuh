@@ -1,14 +1,16 @@
 // What the kernel needs of its platform, for CUDA. Elsewhere another header defines the same names.
 //
 // A block is a set of threads with a shared memory and a barrier. Its threads form groups of LANES, which
-// exchange values (a warp). The blocks of a launch form one cluster: they run at the same time and have a
-// barrier. Barriers order all memory accesses of the threads that they join.
+// exchange values (a warp). The blocks of a learner form one cluster: they run at the same time and have a
+// barrier. Barriers order all memory accesses of the threads that they join. A launch has one cluster for each
+// learner, or one block for each.
 #ifdef __CUDACC__
 #define DEVICE static __device__
 #define PART static __device__ __noinline__  // compiled once, not for each use
 #define TABLE __device__ const
 #define THREAD int(threadIdx.x)
-#define BLOCK int(blockIdx.x)
+#define BLOCK int(blockIdx.x % BLOCKS)
+#define LEARNER int(blockIdx.x / BLOCKS)
 #define LANES 32
 #define BARRIER() __syncthreads()
 #define LANE_BARRIER() __syncwarp()

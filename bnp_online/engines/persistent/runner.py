@@ -46,8 +46,24 @@ class Kernel(Protocol):
     lanes: int
     shared: int
 
-    def run(self, learner: Tensor, count: int, *, learns: bool, late: bool, shared: int) -> None:
-        """Run the kernel on `count` rows, with the arguments at the address of `learner`."""
+    def run(
+        self, learners: Tensor, rows: Tensor, results: Tensor, *, learns: bool, late: bool, shared: int
+    ) -> None:
+        """Run the kernel.
+
+        Parameters
+        ----------
+        learners : int64 (K,)
+            Addresses of the arguments of each learner.
+        rows : float64 (K, B, columns)
+            Rows of each learner.
+        results : float64 (K, B, 1 + outputs)
+            Gets whether a row was taken, and its prediction.
+        learns, late : bool
+            Whether to learn the rows, and from earlier predictions of the experts.
+        shared : int
+            Shared memory of a block, in bytes.
+        """
 
 
 class KernelFactory(Protocol):
@@ -81,6 +97,15 @@ class PersistentRunner(StepRunner):
         Counts the time of rows on a GPU.
     compiled : KernelFactory
         Compiles the kernel.
+
+    Attributes
+    ----------
+    kernel : Kernel
+        The kernel.
+    shared : int
+        Shared memory of a block, in bytes.
+    address : int
+        Address of the arguments on the device.
     """
 
     def __init__(
@@ -94,11 +119,11 @@ class PersistentRunner(StepRunner):
     ) -> None:
         super().__init__(spec, size, device, dtype, capture=False, activity=activity)
         self._spec, self._dtype = spec, dtype
-        self._kernel = compiled(dtype, MOST_BLOCKS if spec.mixes else 1)
+        self.kernel = compiled(dtype, MOST_BLOCKS if spec.mixes else 1)
         self._kept: dict[str, Tensor] = {}  # what the arguments point to
         self._values: dict[str, float] = {}
         self._name_arguments()
-        self._learner = self._pack()
+        self._pack()
 
     @property
     def arguments(self) -> dict[str, Tensor | float]:
@@ -127,17 +152,18 @@ class PersistentRunner(StepRunner):
         if self._given is None:
             self._given = self._rows.new_zeros(self.late_rows, given.shape[1], self.size.outputs)
             self._kept["given"] = self._given
-            self._learner = self._pack()
+            self._pack()
         part = self._given[: len(given)]
         part[..., : given.shape[2]].copy_(torch.from_numpy(given))
         part[..., given.shape[2] :] = 0.0
 
     def _run(self, count: int, *, learns: bool, late: bool) -> None:
-        self._kernel.run(self._learner, count, learns=learns, late=late, shared=self._shared)
+        rows, results = self._rows[None, :count], self._results[None, :count]
+        self.kernel.run(self._address, rows, results, learns=learns, late=late, shared=self.shared)
 
     def _name_arguments(self) -> None:
         """Collect the arguments of the kernel."""
-        spec, size, kernel = self._spec, self.size, self._kernel
+        spec, size, kernel = self._spec, self.size, self.kernel
         sizes = [size.channels, *spec.hidden, size.outputs]
         offsets = [0, *itertools.accumulate(aligned(math.prod(shape)) for shape in shapes(sizes))]
         tensors, members, experts = self.step.tensors, spec.members, len(spec.experts)
@@ -147,7 +173,7 @@ class PersistentRunner(StepRunner):
         row = offsets[-1] * self._dtype.itemsize
         most_rows = -(-(len(members) + means) // max(kernel.blocks - 1, 1)) + 1
         resident = max(min((kernel.shared - working) // row, most_rows), 0)
-        self._shared = working + resident * row
+        self.shared = working + resident * row
         measured = min(spec.remembered, most_window(size.channels)) if spec.neighbours else 0
         binned = tensors["bins.used"].numel() if spec.bins else 0
         self._values |= {
@@ -181,7 +207,7 @@ class PersistentRunner(StepRunner):
         found = {name: tensors[source] for name, source in names.items() if source in tensors}
         if self.step.experts is not None:
             found["expert_values"] = self.step.experts
-        return found | {"rows": self._rows, "results": self._results}
+        return found
 
     def _tables(self, sizes: list[int], offsets: list[int]) -> dict[str, Tensor]:
         """Return the tables that the specification determines."""
@@ -206,7 +232,7 @@ class PersistentRunner(StepRunner):
 
     def _scratch(self, measured: int, binned: int) -> dict[str, Tensor]:
         """Return working space in the memory of the device."""
-        kernel, inputs, outputs = self._kernel, self.size.channels, self.size.outputs
+        kernel, inputs, outputs = self.kernel, self.size.channels, self.size.outputs
         experts, exact = len(self._spec.experts), self._rows.new_zeros
         lists = kernel.blocks * (kernel.threads // kernel.lanes) + kernel.blocks + 1
         nearest = max(k for *_, k in NEIGHBOURS) * 2 * len(PAIRS) * lists
@@ -223,12 +249,14 @@ class PersistentRunner(StepRunner):
         found["bin_rows"] = exact(2 * binned + 1, dtype=torch.int64)
         return found | {"best": exact(2, dtype=torch.int64)}
 
-    def _pack(self) -> Tensor:
-        """Return the arguments on the device: addresses and numbers of 8 bytes each."""
+    def _pack(self) -> None:
+        """Copy the arguments to the device: addresses and numbers of 8 bytes each."""
         packed = np.zeros(len(ARGUMENTS), dtype=np.int64)
         for i, (name, value) in enumerate(self.arguments.items()):
             if isinstance(value, Tensor):
                 packed[i] = value.data_ptr() if value.numel() else 0
             else:
                 packed[i] = np.float64(value).view(np.int64) if name in REAL else int(value)
-        return torch.from_numpy(packed).to(self._rows.device)
+        self._packed = torch.from_numpy(packed).to(self._rows.device)
+        self.address = self._packed.data_ptr()
+        self._address = torch.tensor([self.address], device=self._rows.device)

@@ -34,7 +34,7 @@ ADDRESSES = {
         "bins_table", "bins_squares", "distances",
     ),
     "double": (
-        "rows", "results", "given", "expert_values", "counts", "network_rates", "etas", "inputs", "target",
+        "given", "expert_values", "counts", "network_rates", "etas", "inputs", "target",
         "weights", "shares", "error_scale", "coefficients", "inverse", "classes", "memory_y", "first", "seen",
         "largest", "joined", "clipped", "values", "sound", "usable", "able", "lost", "hedged", "stacked",
         "stack_shares", "features", "gradient", "direction", "losses", "raised", "new_weights",

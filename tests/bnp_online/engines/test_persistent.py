@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from bnp_online.engines.base import LearnerSpec
 from bnp_online.engines.persistent.engine import PersistentEngine, takes
 from bnp_online.engines.persistent.runner import PersistentRunner
 from bnp_online.engines.persistent.source import source
+from bnp_online.engines.persistent.together import learn_each, predict_each, shape_of
 from bnp_online.engines.torch_engine import TorchEngine
 from tests.bnp_online.engines.test_experts import TASKS, Vector, reference_for, spec_of, stream
 from tests.bnp_online.engines.test_torch_experts import samples_of
 from tests.support.kernel_on_cpu import (
     COMPILER,
     FailedLaunchError,
+    KernelOnCPU,
     built,
     engine_on_cpu,
     run_program,
@@ -153,6 +156,59 @@ def test_number_of_blocks_and_threads_changes_little(task: base.Task) -> None:
             assert torch.allclose(state[name], value, rtol=1e-8, atol=1e-9, equal_nan=True), (name, options)
 
 
+@pytest.mark.parametrize("order", [0, 7])
+@pytest.mark.parametrize("task", TASKS)
+def test_learners_in_one_launch_have_the_bits_of_separate_ones(task: base.Task, order: int) -> None:
+    """Learners of one shape with other seeds, rates and histories; a refused row leaves the others alone."""
+    kernel = KernelOnCPU(torch.float32, 8, order=order)
+    both: list[list[PersistentEngine]] = [[], []]
+    for k in range(4):
+        spec = replace(spec_of(task, memory=20), seed=k)
+        x, y, weights = samples_of(task, 30, seed=k)
+        for engines in both:
+            engine = PersistentEngine(spec, "cpu", capture=False, compiled=lambda *_: kernel)
+            engine.grow(["a", "b", "c", "d"], 3 if task == "classification" else 1)
+            engine.learn(x[: 7 * k + 1], y[: 7 * k + 1], weights[: 7 * k + 1])
+            engines.append(engine)
+    for engines in both:
+        engines[2]._runner.step.named()["network.head.weight"][1] = math.inf  # it restarts
+    together, alone = both
+    assert len({shape_of(engine) for engine in together}) == 1
+    x, y, weights = samples_of(task, 120, seed=9)
+    weights[40] = 1e300  # of no rate
+    for start in range(0, 120, 4):
+        part = slice(start, start + 4)
+        asked = predict_each(together, x[part])
+        learned, found = learn_each(together, x[part], y[part], weights[part])
+        expected = [
+            each.learn(x[i : i + 1], y[i : i + 1], weights[i : i + 1], predict=True)
+            for i, each in enumerate(alone, start)
+        ]
+        assert learned.tolist() == [bool(count) for count, _ in expected]
+        for k, (count, values) in enumerate(expected):
+            if count:
+                np.testing.assert_array_equal(found[k], values[0])
+                np.testing.assert_array_equal(asked[1][k], found[k])
+    assert sum(each._step for each in together) == 46 + 119
+    for a, b in zip(together, alone, strict=True):
+        for name, value in b.state_dict().items():
+            np.testing.assert_array_equal(a.state_dict()[name].numpy(), value.numpy(), name)
+
+
+def test_learners_of_other_shapes_have_other_launches() -> None:
+    kernel = KernelOnCPU(torch.float32, 8)
+
+    def shape(**settings: Any) -> Any:
+        spec = replace(spec_of("classification"), **settings)
+        engine = PersistentEngine(spec, "cpu", capture=False, compiled=lambda *_: kernel)
+        engine.grow([] if spec.input_shape else ["a", "b", "c", "d"], 3)
+        return shape_of(engine)
+
+    assert shape() == shape(seed=5)
+    assert len({shape(), shape(hidden=(3,)), shape(memory=77), shape(replay=0)}) == 4
+    assert shape(network="cnn", input_shape=(1, 12, 12)) is None
+
+
 def test_learner_that_outgrows_the_kernel_keeps_its_state() -> None:
     spec = LearnerSpec(task="regression", learner=2, hidden=(5,), lr=0.1)
     engine = engine_on_cpu(spec)
@@ -201,7 +257,7 @@ def image_of(task: base.Task, path: Path, given: bool = False) -> PersistentEngi
     if given:
         runner._take(np.full((41, len(spec.experts), 8 if task == "classification" else 1), 0.125))
     runner._upload(x[15:], engine._columns(y[15:], weights[15:]))
-    write_image(runner.arguments, path)
+    write_image(runner.arguments | {"rows": runner._rows, "results": runner._results}, path)
     return engine
 
 

@@ -37,12 +37,13 @@ using std::tanh;
 #define KERNEL static void
 #define THREAD (cpu::now->thread)
 #define BLOCK (cpu::now->block)
+#define LEARNER (cpu::now->learner)
 #define BARRIER() cpu::wait(cpu::now->of_block, __LINE__)
 #define LANE_BARRIER() cpu::wait(cpu::now->of_lanes, __LINE__)
 #define CLUSTER_BARRIER() cpu::wait(cpu::now->of_cluster, __LINE__)
 
 struct Learner;
-static void run_rows(const Learner*, int, int, int);
+static void run_rows(const Learner* const*, const double*, double*, int, int, int);
 
 namespace cpu {
 
@@ -56,7 +57,7 @@ struct Barrier {
 };
 
 struct Fiber {
-    int block = 0, thread = 0;
+    int learner = 0, block = 0, thread = 0;
     Barrier *of_block = nullptr, *of_lanes = nullptr, *of_cluster = nullptr;
     Barrier* waits = nullptr;  // fibers only
     unsigned until = 0;
@@ -109,13 +110,15 @@ __attribute__((noinline)) static void wait(Barrier* barrier, int line) {
 }
 
 struct Launch {
-    const Learner* learner;
-    int count, learns, late;
+    const Learner* const* learners;
+    const double* rows;
+    double* results;
+    int number, count, learns, late;
 };
 static Launch launched;
 
 static void body() {
-    run_rows(launched.learner, launched.count, launched.learns, launched.late);
+    run_rows(launched.learners, launched.rows, launched.results, launched.count, launched.learns, launched.late);
     now->done = true;
     if (!as_threads) _longjmp(scheduler, 1);
 }
@@ -170,31 +173,32 @@ static int launch(Launch what, int shared_bytes, int order, int skipped, bool th
     failure = FINE;
     left_out = skipped;
     as_threads = threads;
-    const int groups = THREADS / LANES;
-    std::vector<Barrier> blocks(BLOCKS), lanes(BLOCKS * groups);
-    Barrier cluster;
-    cluster.members = BLOCKS * THREADS;
+    const int number = what.number, groups = THREADS / LANES;
+    std::vector<Barrier> clusters(number), blocks(number * BLOCKS), lanes(number * BLOCKS * groups);
+    for (Barrier& each : clusters) each.members = BLOCKS * THREADS;
     for (Barrier& each : blocks) each.members = THREADS;
     for (Barrier& each : lanes) each.members = LANES;
-    std::vector<std::vector<double>> memory(BLOCKS);
+    std::vector<std::vector<double>> memory(number * BLOCKS);
     for (auto& each : memory) each.assign(shared_bytes / 8 + 1, std::numeric_limits<double>::quiet_NaN());
-    std::vector<double> slots(BLOCKS * THREADS);
-    std::vector<Fiber> fibers(BLOCKS * THREADS);
-    for (int i = 0; i < BLOCKS * THREADS; i++) {
+    std::vector<double> slots(number * BLOCKS * THREADS);
+    std::vector<Fiber> fibers(number * BLOCKS * THREADS);
+    for (int i = 0; i < number * BLOCKS * THREADS; i++) {
         Fiber& each = fibers[i];
-        each.block = i / THREADS;
+        each.learner = i / (BLOCKS * THREADS);
+        each.block = i / THREADS % BLOCKS;
         each.thread = i % THREADS;
-        each.of_block = &blocks[each.block];
+        each.of_block = &blocks[i / THREADS];
         each.of_lanes = &lanes[i / LANES];
-        each.of_cluster = &cluster;
-        each.memory = memory[each.block].data();
+        each.of_cluster = &clusters[each.learner];
+        each.memory = memory[i / THREADS].data();
         each.slots = &slots[i / LANES * LANES];
     }
     if (threads) run_threads(fibers);
     else run_fibers(fibers, order);
-    for (const Fiber& each : fibers) {
-        if (each.barriers != fibers[each.block * THREADS].barriers) fail(UNEQUAL, 0);
-        if (each.cluster_barriers != fibers[0].cluster_barriers) fail(UNEQUAL, 0);
+    for (int i = 0; i < number * BLOCKS * THREADS; i++) {
+        if (fibers[i].barriers != fibers[i / THREADS * THREADS].barriers) fail(UNEQUAL, 0);
+        const int first = fibers[i].learner * BLOCKS * THREADS;
+        if (fibers[i].cluster_barriers != fibers[first].cluster_barriers) fail(UNEQUAL, 0);
     }
     return failure;
 }
@@ -214,15 +218,15 @@ static inline double* shared() { return cpu::now->memory; }
 static inline double infinity() { return std::numeric_limits<double>::infinity(); }
 static inline double not_a_number() { return std::numeric_limits<double>::quiet_NaN(); }
 
-extern "C" int launch(const Learner* learner, int count, int learns, int late, int shared_bytes, int order, int skipped) {
-    return cpu::launch({learner, count, learns, late}, shared_bytes, order, skipped, false);
+extern "C" int launch(const Learner* const* learners, const double* rows, double* results, int number, int count, int learns, int late, int shared_bytes, int order, int skipped) {
+    return cpu::launch({learners, rows, results, number, count, learns, late}, shared_bytes, order, skipped, false);
 }
 
 #ifdef PROGRAM
-// Read arguments and buffers from a file, and run the kernel on threads of the system.
+// Read arguments and buffers of a learner from a file, and run the kernel on threads of the system.
 //
 // The file has a number of arguments; for each the number of bytes of its buffer, or −1 for a number; then
-// the 8 bytes of the number, or the bytes of the buffer.
+// the 8 bytes of the number, or the bytes of the buffer. The last two are rows and results.
 int main(int count, char** arguments) {
     if (count != 7) return 2;
     std::FILE* file = std::fopen(arguments[1], "rb");
@@ -243,8 +247,10 @@ int main(int count, char** arguments) {
     }
     std::fclose(file);
     const auto* learner = reinterpret_cast<const Learner*>(values.data());
+    const double* rows = buffers[fields - 2].data();
+    double* results = buffers[fields - 1].data();
     int rest[5];  // rows, learns, late, bytes of shared memory, line of the barrier to leave out
     for (int i = 0; i < 5; i++) rest[i] = std::atoi(arguments[2 + i]);
-    return cpu::launch({learner, rest[0], rest[1], rest[2]}, rest[3], 0, rest[4], true);
+    return cpu::launch({&learner, rows, results, 1, rest[0], rest[1], rest[2]}, rest[3], 0, rest[4], true);
 }
 #endif
