@@ -22,6 +22,7 @@ PROGRAMS = {
     "speed": ("speed.main", "time, memory and start of the numba engine"),
     "steps": ("speed.against", "time of a step in one call, against a checkout"),
     "strings": ("speed.strings", "cost of a string feature, against a number"),
+    "together": ("speed.together", "many models: one compiled call, against a call for each"),
     "parsing": ("speed.parsing", "cost of a line of a stream before it is learned"),
     "http": ("serving.throughput", "requests a second, against endpoints that do nothing (needs wrk)"),
     "load": ("serving.load", "one minute of mixed requests, then a crash and a recovery"),

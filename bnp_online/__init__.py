@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from .estimators import BNPClassifier, BNPRegressor, load
     from .files import iter_samples, read_samples
+    from .learner import learn_together
     from .moments import RunningMoments
     from .preconditioner import BNP
 
@@ -51,6 +52,7 @@ __all__ = [
     "UnobservedLayerError",
     "UnsupportedLayerError",
     "iter_samples",
+    "learn_together",
     "load",
     "load_backbone",
     "read_samples",
@@ -62,6 +64,7 @@ _MODULES = {
     "BNP": "preconditioner",
     "SGLD": "contrib.langevin",
     "BNPClassifier": "estimators",
+    "learn_together": "learner",
     "BNPRegressor": "estimators",
     "load": "estimators",
     "Backbone": "backbone",

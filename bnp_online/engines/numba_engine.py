@@ -93,7 +93,7 @@ _NO_PAUSE = np.zeros(1, np.int64)
 #: All parts of `numba_step.learn`.
 _WHOLE = np.zeros(5, np.int64)
 #: Inputs, targets, weights, earlier predictions and predictions of no rows, their flag, and all parts.
-_NO_ROWS = (np.zeros((0, 0)), np.zeros(0), np.zeros(0), _NOTHING_GIVEN, _NO_PREDICTIONS, _NO_PAUSE, _WHOLE)
+NO_ROWS = (np.zeros((0, 0)), np.zeros(0), np.zeros(0), _NOTHING_GIVEN, _NO_PREDICTIONS, _NO_PAUSE, _WHOLE)
 #: Least number of parameters of a mixture that learns several rows in a run: those of a smaller one are in
 #: the cache anyway.
 LEAST_PARAMETERS = 200_000
@@ -387,13 +387,11 @@ class NumbaEngine(Engine):
         pause: Flag | None = None,
     ) -> tuple[int, Vector]:
         """Learn rows in order, one step each, up to the first refused row or a pause."""
-        predictions = np.empty((len(x), self._buffers.outputs.shape[1])) if predict else _NO_PREDICTIONS
-        if self._memory:
-            self._extend_memory(len(x))
+        b = self.with_room(len(x))
+        predictions = np.empty((len(x), b.outputs.shape[1])) if predict else _NO_PREDICTIONS
         rows = x if x.ndim == 2 else x.reshape(len(x), -1)
         known = _NOTHING_GIVEN if given is None or not self._stacks else given
         flag = _NO_PAUSE if pause is None else pause
-        b = self._buffers
         if len(b.scratch) == 1 or len(b.found) == 1:
             done = numba_step.learn(rows, targets, weights, known, predictions, flag, _WHOLE, *b)
         else:
@@ -401,10 +399,16 @@ class NumbaEngine(Engine):
             done = self._learn_in_threads(learn, len(x), flag)
         return done, predictions
 
+    def with_room(self, rows: int) -> Buffers:
+        """Return the arrays, whose memory has room for some rows."""
+        if self._memory:
+            self._extend_memory(rows)
+        return self._buffers
+
     def _learn_in_threads(self, learn: Callable[..., int], count: int, pause: Flag) -> int:
         """Do what `numba_step.learn` does, with the trajectories of each run divided among threads."""
         b, start = self._buffers, 0
-        pool = _pool(len(b.scratch), os.getpid())
+        pool = pool_of(len(b.scratch), os.getpid())
         # Those with most to do first.
         order = sorted(range(1, b.trajectories.shape[1]), key=lambda k: -float(b.trajectories[REPLAYS, k]))
 
@@ -607,7 +611,7 @@ def _scalars(spec: LearnerSpec) -> NDArray[np.float64]:
 
 
 @functools.cache
-def _pool(count: int, process: int) -> ThreadPoolExecutor:
+def pool_of(count: int, process: int) -> ThreadPoolExecutor:
     """Return the threads beside the caller's, of this process: a fork has none."""
     return ThreadPoolExecutor(count - 1, thread_name_prefix="bnp-online-step")
 
@@ -643,7 +647,7 @@ def _load(b: Buffers) -> None:
     """Load the kernels from the cache; if it lacks them, another process compiles them first."""
     with announced():
         statement = f"import {__name__} as engine; engine.compile_kernels({b.params.dtype.name!r})"
-        compile_elsewhere(numba_step.learn, (*_NO_ROWS, *b), statement)
+        compile_elsewhere(numba_step.learn, (*NO_ROWS, *b), statement)
         _run_kernels(b)
     _LOADED.add(b.params.dtype)
 
@@ -669,7 +673,7 @@ def compile_explanation(precision: str) -> None:
 
 def _run_kernels(b: Buffers) -> None:
     """Call the kernels without rows."""
-    rows, targets, weights, given, predictions, pause, part = _NO_ROWS
+    rows, targets, weights, given, predictions, pause, part = NO_ROWS
     numba_step.learn(rows, targets, weights, given, predictions, pause, part, *b)
     numba_step.predict(_NO_PREDICTIONS, _NO_PREDICTIONS, *b)
 

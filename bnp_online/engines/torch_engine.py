@@ -405,13 +405,14 @@ class TorchEngine(Engine):
 
     def _columns(self, targets: Vector, weights: Vector) -> Vector:
         """Return the columns of rows other than inputs, such as targets and weights; see `torch_sample`."""
-        after = np.arange(1, len(targets) + 1)
-        counts = self._step + after, self._remembered + after, self._inputs_weight + after
+        after: NDArray[np.int64] = np.arange(1, len(targets) + 1)
         return columns(
             self.spec,
             [self.spec.seed] * len(targets),
-            *counts,
-            self._targets_weight + after,
+            self._step + after,
+            self._remembered + after,
+            np.float64(self._inputs_weight) + after,
+            np.float64(self._targets_weight) + after,
             targets,
             weights,
         )

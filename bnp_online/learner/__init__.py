@@ -6,5 +6,15 @@ from .learning import REFUSED, OnlineLearner, Refusal
 from .lines import Block, BlockReader
 from .model import Layout
 from .preview import Preview
+from .together import learn_together
 
-__all__ = ["REFUSED", "Block", "BlockReader", "Layout", "OnlineLearner", "Preview", "Refusal"]
+__all__ = [
+    "REFUSED",
+    "Block",
+    "BlockReader",
+    "Layout",
+    "OnlineLearner",
+    "Preview",
+    "Refusal",
+    "learn_together",
+]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ...values import Vector
 from .. import devices
@@ -16,7 +18,7 @@ from .engine import PersistentEngine
 from .runner import PersistentRunner
 
 
-def shape_of(engine: PersistentEngine) -> Hashable | None:
+def shape_of(engine: PersistentEngine) -> tuple[Any, ...] | None:
     """Return what learners must have in common to share a launch; None if one must run alone.
 
     It is the kernel, its shared memory, the sizes, and the settings that the columns of a row depend on.
@@ -38,7 +40,7 @@ def shape_of(engine: PersistentEngine) -> Hashable | None:
     )
 
 
-def predict_each(engines: Sequence[PersistentEngine], x: Vector) -> tuple[Vector, Vector]:
+def predict_each(engines: Sequence[PersistentEngine], x: Vector) -> tuple[NDArray[np.bool_], Vector]:
     """Predict a row with each learner.
 
     Parameters
@@ -65,7 +67,7 @@ def predict_each(engines: Sequence[PersistentEngine], x: Vector) -> tuple[Vector
 
 def learn_each(
     engines: Sequence[PersistentEngine], x: Vector, targets: Vector, weights: Vector
-) -> tuple[Vector, Vector]:
+) -> tuple[NDArray[np.bool_], Vector]:
     """Predict a row with each learner, then let it learn the row, as `PersistentEngine.learn` with one row.
 
     Parameters
@@ -107,7 +109,7 @@ def learn_each(
 
 def _run(
     engines: Sequence[PersistentEngine], x: Vector, rest: Vector, *, learns: bool
-) -> tuple[Vector, Vector]:
+) -> tuple[NDArray[np.bool_], Vector]:
     """Copy the rows to the device, launch the kernel once, and return what it found."""
     runners = [engine._runner for engine in engines if isinstance(engine._runner, PersistentRunner)]
     first, device, count = runners[0], engines[0].device, len(engines)
@@ -119,10 +121,10 @@ def _run(
         rows[:, : x.shape[1]], rows[:, first.step.width :] = x, rest
         addresses = torch.tensor([runner.address for runner in runners], pin_memory=on_gpu)
         results = torch.zeros(count, 1, 1 + first.size.outputs, dtype=torch.float64, device=place)
-        on_device = [each.to(place, non_blocking=True) for each in (addresses, host)]
+        learners, on_device = (each.to(place, non_blocking=True) for each in (addresses, host))
         start = time.perf_counter()
-        first.kernel.run(*on_device, results, learns=learns, late=False, shared=first.shared)
-        found = results[:, 0].cpu().numpy()  # waits for the device
+        first.kernel.run(learners, on_device, results, learns=learns, late=False, shared=first.shared)
+        found: Vector = results[:, 0].cpu().numpy()  # waits for the device
         seconds = time.perf_counter() - start
     if on_gpu:
         for engine in engines:
