@@ -11,6 +11,7 @@ print it. Without a GPU only the inventory runs, and the summary says so.
 | workspaces | a model learns beside others that come and go: its bits are those of the model alone |
 | latency | time of captures, of one prediction, of one sample, and of 64 |
 | tests | the tests with the mark `cuda` |
+| together | `python -m benchmarks together`: many small models in one launch |
 | small, large | `python -m benchmarks gpu`, on networks S to XL, and on XXL |
 | server | a server with a model on the GPU: samples a second, then a kill and a restart |
 
@@ -65,6 +66,7 @@ def stages(out: Path) -> list[Stage]:
         where = ["--out", str(out / f"{name}.json"), "--repeats", "5", "--seconds", "0.2"]
         return Stage(name, limit, ["-m", "benchmarks", "gpu", *where, "--networks", *networks], real=True)
 
+    many = ["--device", "cuda", "--models", "200", "--rounds", "5", "--out", str(out / "together.json")]
     tests = ["-m", "pytest", "-q", "-m", "cuda", "-n", "6", "-p", "no:cacheprovider", "--timeout=120"]
     return [
         own("inventory", 40),
@@ -74,6 +76,7 @@ def stages(out: Path) -> list[Stage]:
         own("latency", 45),
         benchmark("small", 90, "S", "M", "L", "XL"),
         Stage("tests", 150, [*tests, "tests/bnp_online"], real=True),
+        Stage("together", 60, ["-m", "benchmarks", "together", *many], real=True),
         benchmark("large", 90, "XXL"),
     ]
 

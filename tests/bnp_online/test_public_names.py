@@ -37,6 +37,7 @@ def test_the_public_names_are_these() -> None:
         "UnobservedLayerError",
         "UnsupportedLayerError",
         "iter_samples",
+        "learn_together",
         "load",
         "load_backbone",
         "read_samples",
