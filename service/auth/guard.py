@@ -92,7 +92,11 @@ class Guard:
             found = media_type(headers.get(b"content-type", b""))
             if found not in (access.takes or (JSON,)):
                 takes = " or ".join(filter(None, access.takes))
-                wanted = f"send it with Content-Type: {takes}" if takes else f"{_NO_BODY} with Content-Type: {JSON}"
+                wanted = (
+                    f"send it with Content-Type: {takes}"
+                    if takes
+                    else f"{_NO_BODY} with Content-Type: {JSON}"
+                )
                 raise access.otherwise(f"the media type of the body is {found!r:.80}: {wanted}")
             if b"content-encoding" in headers:
                 is_gzip(headers[b"content-encoding"])
@@ -182,7 +186,9 @@ async def _read_empty(scope: Scope, receive: Receive) -> None:
     if not isinstance(body, dict):
         raise InvalidTypeError(f"this route takes no values: {_NO_BODY}")
     for name in body:
-        raise UnknownFieldError(f"{name[:80]!r} is not a field of this route, which has none: {_NO_BODY}", name)
+        raise UnknownFieldError(
+            f"{name[:80]!r} is not a field of this route, which has none: {_NO_BODY}", name
+        )
 
 
 class GuardedRoute(APIRoute):
