@@ -12,7 +12,7 @@ import pytest
 
 from bnp_online import BNPClassifier, BNPRegressor, checkpoint
 from bnp_online.checkpoint import pack, unpack
-from bnp_online.evaluation.importance import EVERY, Importances
+from bnp_online.evaluation.importance import DENSE, EVERY, LATER, Importances
 from service.models import snapshot
 from service.models.recovery import Recovery
 from service.models.validation import Learn
@@ -110,6 +110,16 @@ def test_a_replica_has_those_of_a_recovery(tmp_path: Path) -> None:
     model.log.close()
     assert following.importances.state_dict() == recovered.importances.state_dict()
     assert recovered.importances.count == 2
+
+
+def test_they_are_taken_less_often_later(serve: Callable[..., Server]) -> None:
+    server = serve()
+    server.create(name="m", hidden=[], lr=0.1, replay=0)
+    lines = [{"x": {"a": i % 7, "b": i % 3}, "y": i % 2, "model": "m"} for i in range(DENSE + 2 * LATER)]
+    post_lines(server, lines)
+    model = server.app.state.models.get("m").model
+    assert model.step == len(lines)
+    assert model.importances.count == DENSE // EVERY + 2
 
 
 def test_strings_words_and_shapes_have_them(serve: Callable[..., Server]) -> None:
