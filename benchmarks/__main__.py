@@ -34,6 +34,7 @@ PROGRAMS = {
         "rates over HTTP, PostgreSQL against SQLite, and against a checkout (needs wrk)",
     ),
     "staleness": ("serving.staleness", "lag of a replica behind its owner"),
+    "shadows": ("serving.shadows", "cost of shadows: rate of learning and latency (needs wrk)"),
     "on_demand": ("serving.on_demand", "cost of models that are not in memory"),
     "capacity": ("serving.capacity", "machines for a rate of samples, from the results of record"),
     "choices": ("serving.choice_figure", "figure of docs/cluster.md"),

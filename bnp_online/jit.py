@@ -71,17 +71,26 @@ def jit_exact_inline(function: _F) -> _F:
     return jit(function, inline=True, exact=True)
 
 
+#: Whether this process has logged that it compiles.
+_logged = threading.Event()
+
+
 @contextmanager
 def announced(seconds: float = 3.0) -> Iterator[None]:
-    """Log that the block compiles, if it takes longer than loading compiled code."""
-    message = "Compiling the step for this CPU: about a minute, once (numba caches it)."
-    timer = threading.Timer(seconds, _logger.warning, [message])
+    """Log that the block compiles, if it takes longer than loading compiled code; once in a process."""
+    timer = threading.Timer(seconds, _announce)
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+def _announce() -> None:
+    if not _logged.is_set():
+        _logged.set()
+        _logger.warning("Compiling for this CPU: about a minute, once (numba caches it).")
 
 
 def compile_elsewhere(function: Any, arguments: tuple[Any, ...], statement: str) -> None:

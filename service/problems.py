@@ -5,6 +5,7 @@ They match those of `service.http.requests.check`, and use the terms of JSON.
 
 from __future__ import annotations
 
+import json
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -117,7 +118,16 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> tuple[str, 
             return f"{start} does not change after the creation of a model: create another model", field
         near = get_close_matches(str(start), model.model_fields, 1)
         message += f": did you mean {near[0]}?" if near else ""
+    if first["type"] == "missing" and not rest and (example := _example(model, str(start))) is not None:
+        message += f": send it, such as {json.dumps({start: example})}"
     return message, field
+
+
+def _example(model: type[BaseModel], name: str) -> Any:
+    """Return the value of a field in the first example of a pydantic model; None without one."""
+    extra = model.model_config.get("json_schema_extra")
+    examples: Any = extra.get("examples") if isinstance(extra, dict) else None
+    return examples[0].get(name) if examples else None
 
 
 def _holds_model(model: type[BaseModel], name: Any) -> bool:

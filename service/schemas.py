@@ -374,6 +374,19 @@ class RollbackBody(Body):
         return self
 
 
+class ShadowSpec(ModelSpec):
+    """Specification of a shadow; an omitted task or `input_shape` is that of the model."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "wider", "hidden": [200, 200]}]})
+
+    name: ModelName
+    """Name of the shadow, which no other shadow of the model has."""
+
+    def of_model(self) -> ModelSpec:
+        """Return it as the specification of a model, in which the same fields are set."""
+        return ModelSpec.model_construct(self.model_fields_set, **dict(self))
+
+
 class PromoteBody(Body):
     """Shadow to promote."""
 

@@ -285,7 +285,7 @@ def shadows(model: str = DEFAULT_MODEL) -> Call[schemas.ShadowList]:
 
 
 def add_shadow(
-    name: str, task: str = "classification", *, model: str = DEFAULT_MODEL, **spec: Any
+    name: str, task: str | None = None, *, model: str = DEFAULT_MODEL, **spec: Any
 ) -> Call[schemas.ShadowAnswer]:
     """Create a shadow of a model; other arguments are those of ``POST /models``.
 
@@ -293,8 +293,8 @@ def add_shadow(
     ----------
     name : str
         Name of the shadow.
-    task : str
-        Task of the model.
+    task : str, optional
+        Task of the model, which a shadow has by default.
     model : str
         Name of the model.
 
@@ -303,7 +303,8 @@ def add_shadow(
     ShadowExistsError
         If the model has a shadow of this name.
     """
-    request = _post(_of(model, "shadows"), {"name": name, "task": task, **spec}, model)
+    given = {} if task is None else {"task": task}
+    request = _post(_of(model, "shadows"), {"name": name, **given, **spec}, model)
     return Call(request, reader(schemas.ShadowAnswer), repeatable=False)
 
 

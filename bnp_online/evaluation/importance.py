@@ -11,14 +11,34 @@ import numpy as np
 from ..errors import StateError
 from ..values import Vector
 
-#: Steps between two explained samples.
-EVERY = 64
+#: Steps between two explained samples, up to a step and after it: at a server that learns streams of lines an
+#: explanation takes as long as a few steps.
+EVERY, DENSE, LATER = 64, 4096, 256
 #: Greatest number of explained samples in the mean, after which older ones lose weight.
 SAMPLES = 50
 
 
+def is_due(step: int, *, strings: bool) -> bool:
+    """Return whether the sample of a step is explained: the 64th of the first 4,096, then the 256th.
+
+    Parameters
+    ----------
+    step : int
+        Number of samples learned, this one included.
+    strings : bool
+        Whether the model has strings with many values, or words: then an explanation takes several times as
+        long, and the 256th is explained from the start.
+
+    Examples
+    --------
+    >>> [step for step in range(3968, 4700) if is_due(step, strings=False)]
+    [3968, 4032, 4096, 4352, 4608]
+    """
+    return step % (LATER if strings or step > DENSE else EVERY) == 0
+
+
 class Importances:
-    """Mean absolute contribution by feature, of every 64th sample.
+    """Mean absolute contribution by feature, of the samples that `is_due` chooses.
 
     The mean is plain over the first 50 samples, and exponentially weighted from then on. A feature that
     appears later has contributed 0 before. The importances depend on the samples and their order alone.

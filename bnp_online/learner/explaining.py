@@ -210,8 +210,13 @@ class ExplainingModel(PredictingModel):
         return found
 
     def _unknown_class(self, label: Label) -> SampleError:
-        known = f"its classes are {self._classes!r:.200}" if self._classes else "it has none"
-        return SampleError("unknown_class", "label", f"{label!r:.80} is not a class of the model: {known}")
+        if self.task == "regression":
+            message = "is {label}, but the model is a regression, without classes: leave label out"
+        elif self._classes:
+            message = "{label} is not a class of the model: its classes are {classes}"
+        else:
+            message = "{label} is not a class of the model: it has none before its first sample"
+        return SampleError("unknown_class", "label", message, label=label, classes=[*self._classes])
 
 
 def _feature_of(column: Column, index: FeatureIndex) -> str | None:

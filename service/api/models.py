@@ -40,7 +40,10 @@ async def list_models(request: Request) -> Response:
 @router.post("/models", summary="Create a model", status_code=201, response_model=schemas.ModelDescription)
 @needs("admin", Layer.CREATION, Layer.READ, Layer.WRITE, takes=(JSON,), body=schemas.ModelSpec)
 async def create_model(request: Request) -> Response:
-    """Create a model from a JSON specification; features and classes come from the data."""
+    """Create a model from a JSON specification; features and classes come from the data.
+
+    A missing name is that of the default model, as in all routes: `default`.
+    """
     spec = await read_model(request, schemas.ModelSpec)
     worker = await models_of(request.scope).create(spec)
     described = report.describe(worker.model)  # nothing used it yet

@@ -35,14 +35,14 @@ async def list_shadows(request: Request, m: str) -> Response:
     status_code=201,
     response_model=schemas.ShadowAnswer,
 )
-@needs("admin", *_CHANGE, Layer.SHADOW_CREATION, takes=(JSON,), body=schemas.ModelSpec)
+@needs("admin", *_CHANGE, Layer.SHADOW_CREATION, takes=(JSON,), body=schemas.ShadowSpec)
 async def create_shadow(request: Request, m: str) -> Response:
-    """Create a shadow from a JSON specification, as for `POST /models`; its name is that of the shadow.
+    """Create a shadow from a JSON specification, as for `POST /models`, but with a required name: its own.
 
     It learns the samples that the model learns from now on, and never answers. Its task and its `input_shape`
     are those of the model.
     """
-    spec = await read_model(request, schemas.ModelSpec)
+    spec = (await read_model(request, schemas.ShadowSpec)).of_model()
     return json_response(await (await models_of(request.scope).operations(m)).add_shadow(spec), 201)
 
 

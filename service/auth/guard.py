@@ -18,15 +18,23 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..errors import ForbiddenError, ForeignOriginError, UnauthorizedError, UnknownHostError
-from ..http.content import decompressed, is_gzip, media_type
-from ..http.requests import headers_of
+from ..errors import (
+    ForbiddenError,
+    ForeignOriginError,
+    InvalidTypeError,
+    UnauthorizedError,
+    UnknownFieldError,
+    UnknownHostError,
+)
+from ..http.content import JSON, decompressed, is_gzip, media_type, without_mark
+from ..http.requests import decode, headers_of, read_body
 from ..settings import Settings
 from .keyring import Keyring
 from .keys import ANYBODY, Key
 from .scopes import Access, access_of
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_NO_BODY = "send no body, or an empty JSON object"
 
 
 class Guard:
@@ -80,11 +88,15 @@ class Guard:
         elif access.scope is not None:
             caller = self._authenticate(headers.get(b"authorization", b""))
             _check_scope(caller, access)
-        if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
+        if _has_body(headers):
             found = media_type(headers.get(b"content-type", b""))
-            if found not in access.takes:
+            if found not in (access.takes or (JSON,)):
                 takes = " or ".join(filter(None, access.takes))
-                wanted = f"send it with Content-Type: {takes}" if takes else "this route takes no body"
+                wanted = (
+                    f"send it with Content-Type: {takes}"
+                    if takes
+                    else f"{_NO_BODY} with Content-Type: {JSON}"
+                )
                 raise access.otherwise(f"the media type of the body is {found!r:.80}: {wanted}")
             if b"content-encoding" in headers:
                 is_gzip(headers[b"content-encoding"])
@@ -147,9 +159,36 @@ def _guarded(app: ASGIApp, access: Access) -> ASGIApp:
         caller = scope["caller"] = scope["app"].state.guard.admit(headers, access)
         if (model := scope.get("path_params", {}).get("m")) is not None:
             require_model(caller, model)  # before the body is read
-        await app(scope, decompressed(headers, receive), send)
+        receive = decompressed(headers, receive)
+        if not access.takes and _has_body(headers):
+            await _read_empty(scope, receive)
+        await app(scope, receive, send)
 
     return guarded
+
+
+def _has_body(headers: Mapping[bytes, bytes]) -> bool:
+    return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+
+
+async def _read_empty(scope: Scope, receive: Receive) -> None:
+    """Read the body of a route without one. Many clients of JSON send an empty object with each POST.
+
+    Raises
+    ------
+    UnknownFieldError, InvalidTypeError
+        If the body has a field, or is no object.
+    InvalidJsonError, BodyTooLargeError, BodyTimeoutError
+        If it cannot be read or decoded.
+    """
+    raw = without_mark(await read_body(scope, receive, scope["app"].state.settings.max_body_bytes))
+    body = decode(raw) if raw.strip() else {}
+    if not isinstance(body, dict):
+        raise InvalidTypeError(f"this route takes no values: {_NO_BODY}")
+    for name in body:
+        raise UnknownFieldError(
+            f"{name[:80]!r} is not a field of this route, which has none: {_NO_BODY}", name
+        )
 
 
 class GuardedRoute(APIRoute):

@@ -43,8 +43,8 @@ class Access:
     scope : {"learn", "predict", "read", "admin"} or None
         Scope that the API key must have; None if the route needs no key.
     takes : tuple of str
-        Media types that the body may have; empty for a route without a body. An empty media type is a body
-        without one: for a route that changes nothing.
+        Media types that the body may have; empty for a route without a body, which accepts an empty JSON
+        object. An empty media type is a body without one: for a route that changes nothing.
     body : type of BaseModel, optional
         The body, as the endpoint reads it; a hot route declares it in its signature instead.
     layers : tuple of Layer

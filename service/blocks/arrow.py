@@ -114,14 +114,15 @@ class Columns:
         self._check(schema)
 
     def _check(self, schema: pa.Schema) -> None:
-        kinds, wanted = self.kinds, {"id": ("string", "missing"), "weight": ("number", "missing")}
-        for role, allowed in wanted.items():
+        kinds = self.kinds
+        for role, cast in (("id", "string"), ("weight", "float64")):
             name = getattr(self, role)
-            if name is not None and kinds[name] not in allowed:
-                kind = schema.field(self.positions[name]).type
-                raise _error(
-                    name, f"the column {name!r:.80} with the {role}s is {kind}: cast it to {allowed[0]}"
-                )
+            if name is None or kinds[name] in ("missing", "number" if role == "weight" else "string"):
+                continue
+            kind = schema.field(self.positions[name]).type
+            if role == "id" and _is_integer(kind):
+                continue
+            raise _error(name, f"the column {name!r:.80} with the {role}s is {kind}: cast it to {cast}")
         if self.target is not None and kinds[self.target] == "array":
             raise _error(self.target, f"the target {self.target!r:.80} has lists: send one value per row")
         arrays = [name for name in self.features if kinds[name] == "array"]
@@ -174,6 +175,11 @@ def _kind(name: str, kind: pa.DataType) -> Kind:
         (words for check, words in _REMEDIES if getattr(types, check)(value)), "send numbers or strings"
     )
     raise _error(name, f"the column {name!r:.80} is {str(kind)!s:.80}: {remedy}")
+
+
+def _is_integer(kind: pa.DataType) -> bool:
+    types = pyarrow().types
+    return bool(types.is_integer(kind.value_type if types.is_dictionary(kind) else kind))
 
 
 class ArrowRow(NamedTuple):
@@ -356,7 +362,7 @@ class ArrowRows(Sequence[ArrowRow]):
     def _values(self, name: str) -> list[Any]:
         """Return the values of a column as Python objects; None where it has none.
 
-        Numbers of a target are integers where they are whole; others are floats.
+        Numbers of a target are integers where they are whole; others are floats. Ids are strings.
         """
         if (found := self._lists.get(name)) is not None:
             return found
@@ -366,6 +372,8 @@ class ArrowRows(Sequence[ArrowRow]):
             found = [None if row is None else _missing([*map(_float, row)]) for row in column.to_pylist()]
         elif kind == "string":
             found = self._strings(name, column)
+        elif name == self.columns.id:
+            found = [None if value is None else str(value) for value in column.to_pylist()]
         elif is_target and kind == "boolean":
             found = column.to_pylist()
         elif is_target:

@@ -19,7 +19,11 @@ def models(
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the models of a server, or describe one with its scores."""
+    """List the models of a server, or describe one with its scores.
+
+    Of one model the fields are those of `GET /models/{m}`, and its `metrics`. With --json these are those of
+    `GET /models/{m}/metrics`, without it the scores over all samples.
+    """
     with connected(url, key) as client:
         if name is None:
             rows = [model.model_dump() for model in client.models().models]
@@ -46,7 +50,11 @@ def checkpoint(
     listed: Annotated[bool, typer.Option("--list", help="List the checkpoints.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Save a checkpoint of a model, or list its checkpoints."""
+    """Save a checkpoint of a model, or list its checkpoints.
+
+    A checkpoint has a name (`checkpoint`), the `step` of the model, a `time`, and its `bytes`. `current` says
+    whether a rollback to it is possible.
+    """
     with connected(url, key) as client:
         if listed:
             rows = [each.model_dump() for each in client.checkpoints(name).checkpoints]
@@ -63,7 +71,10 @@ def rollback(
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Restore an earlier state of a model, exactly."""
+    """Restore an earlier state of a model, exactly.
+
+    The result: `model`, its `step`, and the new `branch` of its history.
+    """
     if (step is None) == (to is None):
         raise CommandError("Which state? Give --step or --checkpoint (`checkpoint --list` lists them).", 2)
     with connected(url, key) as client:
@@ -77,7 +88,10 @@ def export(
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a model of a server to a file, for `learn --load`, `import` and `bnp_online.load`."""
+    """Write a model of a server to a file, for `learn --load`, `import` and `bnp_online.load`.
+
+    The result: `file`, and its `bytes`.
+    """
     with written(file) as sink, connected(url, key) as client:
         body = client.export(name)
         sink.write(body)
@@ -91,7 +105,10 @@ def import_(
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Replace a model of a server by the model in a file, or create it."""
+    """Replace a model of a server by the model in a file, or create it.
+
+    The result: `model`, and its `step`.
+    """
     with file_errors(file):
         body = file.read_bytes()
     with connected(url, key) as client:

@@ -29,7 +29,10 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.01, help="For each network.")] = 2.0,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the samples per second that this machine predicts and learns, for a few networks."""
+    """Measure the samples per second that this machine predicts and learns, for a few networks.
+
+    A row has the `network`, `samples_per_second`, and the `engine` and the `device` that it runs on.
+    """
     import bnp_online as bnp  # late: torch
 
     rows = []

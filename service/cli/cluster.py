@@ -46,7 +46,7 @@ def init(
     ] = _SHARDS,
     as_json: AsJson = False,
 ) -> None:
-    """Create the tables of a new cluster in the store."""
+    """Create the tables of a new cluster in the store. The result: the number of `shards`."""
     url = _store()
     with _errors():
         from ..storage.postgres_cluster import create
@@ -64,7 +64,13 @@ def init(
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """Show the nodes of the cluster, and the owner of each shard."""
+    """Show the nodes of the cluster, and the owner of each shard.
+
+    A node has a `role`, an `address`, the time when it was last `seen`, and its `shards`. A shard has an
+    `owner`, an `epoch` that rises with each owner, a number of `models`, and a `lease`: the time that is left
+    to the owner. With --json the fields are those of `GET /cluster`, with `lease_seconds`, and the node to
+    which a shard is `moving_to`.
+    """
     with _opened() as cluster:
         nodes, shards, wishes = cluster.nodes(), cluster.shards(), cluster.wishes()
     if as_json:
@@ -109,7 +115,10 @@ def move(
     timeout: _Timeout = 60.0,
     as_json: AsJson = False,
 ) -> None:
-    """Move a shard to another node, and wait until that node owns it."""
+    """Move a shard to another node, and wait until that node owns it.
+
+    The result: `shard`, and its `node`.
+    """
     with _opened() as cluster:
         if shard >= cluster.count:
             raise CommandError(f"There is no shard {shard}: the last one is {cluster.count - 1}", 2)
@@ -126,7 +135,10 @@ def drain(
     timeout: _Timeout = 300.0,
     as_json: AsJson = False,
 ) -> None:
-    """Move all shards of a node to the other nodes, and wait until they own them."""
+    """Move all shards of a node to the other nodes, and wait until they own them.
+
+    The result: `node`, and the shards that `moved`, by new owner.
+    """
     with _opened() as cluster:
         from ..storage.postgres_cluster import spread
 

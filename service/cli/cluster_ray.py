@@ -70,6 +70,9 @@ def ray_(
 
     The store is BNP_STORE. The servers listen themselves, and continue after this command has ended. If some
     of them run already, the others are added. With --gpus, their device is auto, else cpu.
+
+    A row has a `node`, its `role`, `shards`, `address`, `state` and `pid`, and how often it was started
+    (`starts`).
     """
     if stop and status:
         raise CommandError("Give either --stop or --status.", 2)

@@ -47,7 +47,12 @@ SELECT to_regclass('event') IS NOT NULL, current_schema(), coalesce(
 def doctor(url: Url = None, key: Key = None, as_json: AsJson = False) -> None:
     """Check the installation: versions, device and engine, and whether the event log can be written.
 
-    With --url, check a running server instead: readiness, models, versions, and its part in a cluster.
+    The result: `python`, the versions of packages (of the `library`, the `server`, and each extra), `device`,
+    `engine`, `processors`, `data_dir`, the state of the `log` and of the topics (`ingest`), and `problems`.
+
+    With --url, check a running server instead. The result: `server`, `status`, the numbers of `models` by
+    state and of their `samples`; of the first model `versions`, `device` and `engine`; the part of the server
+    in a `cluster`; and `problems`.
     """
     if url is not None:
         problems: list[str] = []

@@ -34,14 +34,16 @@ def explain(
         Path | None, typer.Option("--output", "-o", help="File for the explanations, as NDJSON.")
     ] = None,
     top: Annotated[
-        int | None, typer.Option(min=1, help="Greatest number of features in a line; the others are summed.")
+        int | None,
+        typer.Option(min=1, help="Greatest number of features in a line; `others` is the sum of the rest."),
     ] = None,
 ) -> None:
     """Explain the prediction for each sample of a file, in order. The model does not change.
 
-    A line has the prediction, and how much each feature added to the output: the log odds of the predicted
-    class, or the predicted number. The strongest come first. The output is the baseline plus their sum. The
-    line of an invalid row has an error.
+    A line has the `prediction`, and in `contributions` how much each feature added to the `output`: the log
+    odds of the predicted class, which is `label`, or the predicted number. The strongest come first. The
+    output is the `baseline` plus their sum, and plus `others` with --top. The line of an invalid row has an
+    `error`.
     """
     if (url is None) == (load is None):
         raise CommandError("Which model should be explained? Give --load FILE, or --url of a server.", 2)

@@ -76,6 +76,9 @@ def learn(
     The model learns in this process, and is lost at the end without --save. The file of --save is written
     after the last sample, and Ctrl-C leaves it unchanged. With --url a model of a server learns, and the
     server stores it; --task creates it if it does not exist. A bad sample is reported and skipped.
+
+    The result: samples `learned` and `refused`, `seconds`, `samples_per_second`, and prequential `metrics`;
+    with --json also the first reasons of `refusals`.
     """
     new = _read_spec(spec, task, source.text or [])
     _check_place(url, save, load, model)
@@ -223,6 +226,8 @@ def replay(
     """Learn a data set of River, sample by sample; each sample is predicted before it is learned, and scored.
 
     With --url a model of a server learns; it is created if it does not exist.
+
+    The result is that of `learn`, with the name of the `dataset`.
     """
     known = _data_sets()
     if name.lower() not in known:

@@ -84,8 +84,9 @@ def predict(
 ) -> None:
     """Predict each sample of a file, in order: one line per row of the file. The model does not change.
 
-    A line has the prediction and, for a classification, the probability of each class. The line of an invalid
-    row has an error.
+    A line of NDJSON has the `prediction` and, for a classification, the `probabilities` of the classes; with
+    --id an `id`, and with --with-input the row as `input`. CSV has the columns `prediction`,
+    `probability_CLASS` for each class, and those of the row. The line of an invalid row has an `error`.
     """
     if (url is None) == (load is None):
         raise CommandError("Which model should predict? Give --load FILE, or --url of a server.", 2)

@@ -49,7 +49,8 @@ def copy_(
 ) -> None:
     """Copy all models of a store into an empty one, exactly. No server may use either of them meanwhile.
 
-    A copy that was interrupted is not used: servers refuse to open it, and the same command begins anew.
+    A copy that was interrupted is not used: servers refuse to open it, and the same command begins anew. The
+    result has the numbers of `models`, `events` and `checkpoints`.
     """
     kinds = [place.startswith(_FOLDER) for place in (source, target)]
     if all(kinds):

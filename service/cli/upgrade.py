@@ -39,6 +39,8 @@ def upgrade(
 
     A server keeps serving and learning with the model meanwhile, also if this command is interrupted. A
     rollback restores the model as it was.
+
+    The result: `model`, its `step`, and whether it was `upgraded`: false if it was of the latest generation.
     """
     if url is not None and data_dir is not None:
         raise CommandError("Give either --url or --data-dir: a server that runs upgrades its own models.", 2)

@@ -21,7 +21,7 @@ from bnp_online.errors import ConfigurationError, DeviceMemoryError, NonFiniteSt
 from bnp_online.evaluation.baselines import Baselines
 from bnp_online.evaluation.comparison import PairedComparison, Scored
 from bnp_online.evaluation.history import ScoreHistory
-from bnp_online.evaluation.importance import EVERY, Importances
+from bnp_online.evaluation.importance import EVERY, Importances, is_due
 from bnp_online.evaluation.prequential import PrequentialMetrics
 from bnp_online.intervals import ScoredIntervals
 from bnp_online.learner import Preview, Refusal
@@ -209,11 +209,8 @@ class HostedModel:
         return len(self._pending)
 
     def _add_importances(self, x: Any) -> None:
-        """Add the contributions of the features of a sample that was learned.
-
-        With a sparse stage, an explanation takes several times as long: every fourth is taken.
-        """
-        if self.estimator.fields and self.step % (4 * EVERY):
+        """Add the contributions of the features of a sample that was learned, if one is due."""
+        if not is_due(self.step, strings=bool(self.estimator.fields)):
             return
         with suppress(NonFiniteStateError, DeviceMemoryError):
             if (found := self.estimator.contributions(x)) is not None:

@@ -85,7 +85,7 @@ class PendingPredictions:
         entry = self._find(identifier)
         if entry is None:
             return None
-        if entry.digest != event_codec.digest(x):
+        if not event_codec.is_digest(entry.digest, x):
             raise IdConflictError("this id was used for a prediction with another x", "id")
         return event_codec.decode_pending(_unlabelled(entry).body).answer
 

@@ -370,13 +370,12 @@ class Validator:
         """Return the answer to a sample whose id was used, None for a new id."""
         if identifier in self._forgotten:
             raise ForgottenIdError("the sample with this id was unlearned: it is not learned again", "id")
-        digest = event_codec.digest(request.x, request.y, request.w)
         if (waiting := self._samples.get(identifier)) is not None:
-            _require_same(digest, waiting.digest if isinstance(waiting, Named) else waiting.event.digest)
+            _require_same(request, waiting.digest if isinstance(waiting, Named) else waiting.event.digest)
             return Answered(self._duplicate, repeats=waiting)
         if (known := self._known.get(identifier)) is None:
             return None
-        _require_same(digest, known.digest)
+        _require_same(request, known.digest)
         if known.step is None:
             raise NonFiniteStateError("the step would have made the state non-finite; it was not taken")
         return Answered({**self._duplicate, "step": known.step})
@@ -396,7 +395,7 @@ class Validator:
         if (answer := self._pending.repeated(request.id, request.x)) is not None:
             return Answered(answer)
         if (waiting := self._predictions.get(request.id)) is not None:
-            if event_codec.digest(waiting.prediction.x) != event_codec.digest(request.x):
+            if not event_codec.is_digest(event_codec.digest(waiting.prediction.x), request.x):
                 raise IdConflictError("this id was used for a prediction with another x", "id")
             return Answered(waiting.prediction.answer, repeats=waiting)
         prediction = self._predict_one(request)  # from the state before the group, as its step says
@@ -405,6 +404,6 @@ class Validator:
         return entry
 
 
-def _require_same(digest: bytes, other: bytes | None) -> None:
-    if digest != other:
+def _require_same(request: Learn, digest: bytes | None) -> None:
+    if not event_codec.is_digest(digest, request.x, request.y, request.w):
         raise IdConflictError("this id was used with another body: use one id for one sample", "id")

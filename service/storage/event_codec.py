@@ -5,6 +5,7 @@ Numbers are read back with the same bits, and labels with the same type.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from typing import Any, NamedTuple, TypeAlias
@@ -36,16 +37,54 @@ class Pending(NamedTuple):
 
 
 def digest(x: Any, *rest: Any) -> bytes:
-    """Return a digest of a body, which does not depend on the order of the keys of `x`.
+    """Return a digest of a body: equal for bodies that the model takes for the same.
+
+    It depends neither on the order of the keys of `x`, nor on whether a number is written with a fraction.
+
+    Parameters
+    ----------
+    x : Any
+        Features.
+    *rest : Any
+        Of a sample to learn its target and its weight.
 
     Examples
     --------
-    >>> digest({"a": 1, "b": 2}, "cat") == digest({"b": 2, "a": 1}, "cat")
+    >>> digest({"a": 1, "b": 2}, "cat", 1) == digest({"b": 2.0, "a": 1.0}, "cat", 1.0)
     True
     >>> digest({"a": 1}, 1) == digest({"a": 1}, True)
     False
     """
-    return hashlib.blake2b(dumps([x, *rest], orjson.OPT_SORT_KEYS), digest_size=16).digest()
+    return _digest([_numbers(x), *map(_whole, rest)])
+
+
+def is_digest(found: bytes | None, x: Any, *rest: Any) -> bool:
+    """Return whether a digest is that of a body, from this version or an earlier one.
+
+    Earlier versions told 1 from 1.0.
+    """
+    return found == digest(x, *rest) or found == _digest([x, *rest])
+
+
+def _digest(body: list[Any]) -> bytes:
+    return hashlib.blake2b(dumps(body, orjson.OPT_SORT_KEYS), digest_size=16).digest()
+
+
+def _numbers(value: Any) -> Any:
+    """Return features with floats for integers and booleans, as the model takes them."""
+    if isinstance(value, dict):
+        return {name: _numbers(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [*map(_numbers, value)]
+    if isinstance(value, int):
+        with contextlib.suppress(OverflowError):  # no model takes it
+            return float(value)
+    return value
+
+
+def _whole(value: Any) -> Any:
+    """Return an integer for a float without a fraction, as for a label."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def learn_event(x: Any, y: Any, w: Any, identifier: str | None, step: int, raw: bytes | None = None) -> Event:

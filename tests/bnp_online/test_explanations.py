@@ -113,6 +113,24 @@ def test_another_class_is_explained_on_request() -> None:
     assert error.value.code == "unknown_class"
 
 
+@pytest.mark.parametrize("samples", [0, 3])
+def test_a_regression_has_no_class(samples: int) -> None:
+    model = BNPRegressor(hidden=(4,))
+    for i in range(samples):
+        model.learn_one({"a": i}, i)
+    with pytest.raises(SampleError) as error:
+        model.explain_one({"a": 1}, 1)
+    assert (error.value.code, error.value.field) == ("unknown_class", "label")
+    assert str(error.value) == (
+        "label: is 1, but the model is a regression, without classes: leave label out"
+    )
+
+
+def test_a_class_before_the_first_sample() -> None:
+    with pytest.raises(SampleError, match="'a' is not a class of the model: it has none before"):
+        BNPClassifier().explain_one({"a": 1}, "a")
+
+
 def strings(count: int, seed: int = 0) -> Iterator[tuple[dict[str, Any], float]]:
     rng, effects = np.random.default_rng(seed), np.random.default_rng(9).normal(size=80)
     for _ in range(count):

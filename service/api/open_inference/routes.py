@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from bnp_online import BNPClassifier, __version__
+from bnp_online import BNPClassifier, SampleError, __version__
 
 from ...auth.scopes import BYTES, JSON, needs
 from ...errors import Layer, NotReadyError, QueueFullError, RequestError
@@ -122,7 +122,7 @@ async def _infer(
             _, outcomes = await worker.queue_predictions([*map(Asked, samples[len(answers) :])])
             for outcome in await outcomes:
                 if isinstance(outcome, Exception):
-                    raise outcome
+                    raise outcome.at(len(answers)) if isinstance(outcome, SampleError) else outcome
                 answers.append(outcome)
         labels = await worker.ask(_labels, short=True)
     if any(answer["prediction"] is None for answer in answers):
@@ -149,7 +149,10 @@ def _length(header: bytes | None, most: int) -> int:
 
 def _checked(x: Any, position: int, settings: Settings) -> Any:
     """Return a sample within the limits of the server."""
-    return read_item({"x": x}, _SAMPLE, settings)["x"]
+    try:
+        return read_item({"x": x}, _SAMPLE, settings)["x"]
+    except RequestError as error:
+        raise type(error)(f"row {position}: {error.message}", error.field) from None
 
 
 def _labels(model: HostedModel) -> list[Any] | None:

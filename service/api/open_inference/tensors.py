@@ -5,10 +5,11 @@ A tensor is a list of values in the JSON, or bytes behind it (the extension for 
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,37 @@ _TYPES: dict[str, str] = {
     **{f"UINT{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)},
     **{f"FP{8 * size}": f"<f{size}" for size in (2, 4, 8)},
 }
+
+
+class _Kind(NamedTuple):
+    """Values of a datatype in JSON: their types, and their range, unless `most` is 0."""
+
+    words: str
+    types: tuple[type, ...]
+    least: float = 0
+    most: float = 0
+
+
+def _integers(least: int, most: int) -> _Kind:
+    return _Kind(f"integers from {least} to {most}", (int,), least, most)
+
+
+def _floats(most: float, largest: float) -> _Kind:
+    """Return the numbers that are rounded to a float: those up to `most` become its `largest` one."""
+    return _Kind(f"numbers up to {largest:.7g} in size", (int, float), -most, most)
+
+
+_VALUES = {
+    "BYTES": _Kind("strings", (str,)),
+    "BOOL": _Kind("true and false, or the bytes 1 and 0", (bool,)),
+    **{f"INT{bits}": _integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32, 64)},
+    **{f"UINT{bits}": _integers(0, 2**bits - 1) for bits in (8, 16, 32, 64)},
+    "FP16": _floats(math.nextafter(65520.0, 0.0), 65504.0),
+    "FP32": _floats(2**128 - 2**103 - 1, float(np.finfo(np.float32).max)),
+    "FP64": _floats(2**1024 - 2**970 - 1, float(np.finfo(np.float64).max)),
+}
+#: Bits of an integer whose digits are not shown.
+_LONG = 256
 _SIZE = struct.Struct("<I")  # of a string, before it
 PREDICTION, PROBABILITIES, CLASSES = "prediction", "probabilities", "classes"
 
@@ -103,14 +135,14 @@ def _values(tensor: InputTensor, behind: bytes, field: str) -> tuple[list[Any], 
                 f"{field}.data",
             )
         values = [*_flat(tensor.data)]
-        _check_types(values, tensor.datatype, field)
+        _check_values(values, tensor, field)
     else:
         if type(size) is not int or not 0 <= size <= len(behind):
             raise RequestError(
                 f"binary_data_size must be a number of bytes, of the {len(behind)} behind the JSON",
                 f"{field}.parameters.binary_data_size",
             )
-        values, behind = _unpacked(behind[:size], tensor.datatype, field), behind[size:]
+        values, behind = _unpacked(behind[:size], tensor, field), behind[size:]
     if len(values) != math.prod(tensor.shape):
         raise RequestError(
             f"the shape is {tensor.shape}, and there are {len(values)} values", f"{field}.shape"
@@ -127,26 +159,48 @@ def _flat(data: list[Any]) -> Iterator[Any]:
             yield each
 
 
-def _check_types(values: Sequence[Any], datatype: str, field: str) -> None:
-    allowed: tuple[type, ...] = (int,)
-    wanted = "integers"
-    if datatype == "BYTES":
-        allowed, wanted = (str,), "strings"
-    elif datatype == "BOOL":
-        allowed, wanted = (bool,), "true and false"
-    elif datatype.startswith("FP"):
-        allowed, wanted = (int, float), "numbers"
-    if not {*map(type, values)} <= {*allowed, type(None)}:
-        raise InvalidTypeError(f"the data of a tensor of type {datatype} must be {wanted}", f"{field}.data")
+def _check_values(values: Sequence[Any], tensor: InputTensor, field: str) -> None:
+    """Raise for the first value that its datatype does not have; null is a missing value."""
+    kind = _VALUES[tensor.datatype]
+    if {*map(type, values)} <= {*kind.types, type(None)}:  # the usual case, in C
+        given = [value for value in values if value is not None] if kind.most else ()
+        if not given or (kind.least <= min(given) and max(given) <= kind.most):
+            return
+    for i, value in enumerate(values):
+        valid = type(value) in kind.types and (not kind.most or kind.least <= value <= kind.most)
+        if value is not None and not valid:
+            raise _invalid(tensor, i, _shown(value), field)
 
 
-def _unpacked(raw: bytes, datatype: str, field: str) -> list[Any]:
+def _invalid(tensor: InputTensor, i: int, shown: str, field: str) -> InvalidTypeError:
+    return InvalidTypeError(
+        f"value {i} of the tensor {tensor.name!r:.80} is {shown}: a tensor of type {tensor.datatype} has "
+        f"{_VALUES[tensor.datatype].words}",
+        f"{field}.data",
+    )
+
+
+def _shown(value: Any) -> str:
+    """Return the beginning of a value as JSON."""
+    if isinstance(value, float) and math.isinf(value):
+        return "a number beyond FP64"
+    if type(value) is int and value.bit_length() > _LONG:
+        return f"an integer of {value.bit_length()} bits"
+    written = json.dumps(value, ensure_ascii=False)
+    return written if len(written) <= 80 else written[:80] + "…"
+
+
+def _unpacked(raw: bytes, tensor: InputTensor, field: str) -> list[Any]:
     """Return the values in bytes; NaN is a missing value."""
+    datatype = tensor.datatype
     if datatype == "BYTES":
         return [*_strings(raw, field)]
     kind = np.dtype(_TYPES[datatype])
     if len(raw) % kind.itemsize:
         raise RequestError(f"{len(raw)} bytes are no values of type {datatype}", field)
+    if datatype == "BOOL" and max(raw, default=0) > 1:
+        i = next(i for i, byte in enumerate(raw) if byte > 1)
+        raise _invalid(tensor, i, f"the byte {raw[i]}", field)
     values: list[Any] = np.frombuffer(raw, kind).tolist()
     if kind.kind == "f":
         return [None if value != value else value for value in values]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.extensions import bandit, intervals, langevin, optimizers
+from benchmarks.extensions import bandit, explanations, intervals, langevin, optimizers
 from bnp_online import BNP
 from tests.support.programs import DOCS, RESULTS
 from tests.support.reference import array, preconditioner
@@ -142,3 +142,9 @@ def test_l2_and_decoupled_decay_leave_biases_alone() -> None:
     optimizers.decay_(layer, "decoupled", 0.5)
     np.testing.assert_allclose(array(layer.weight), 0.5 * weight)
     assert array(layer.bias).tolist() == [1.0, 1.0]
+
+
+def test_explanations_of_a_linear_model_are_its_shapley_values() -> None:
+    case = explanations.Case("linear", {"hidden": (), "lr": 0.3, "task": "regression"}, 3)
+    assert explanations.agreement(case) == 1.0
+    assert explanations.cost(case).keys() == {"predict", "explain", "occlusion", "novelty"}

@@ -126,6 +126,22 @@ def test_what_is_wrong_is_named(
     assert (answer.status_code, error["code"], error["field"]) == (status, code, field)
 
 
+def test_a_class_is_named_as_in_json(serve: Callable[..., Server]) -> None:
+    server = serve()
+    server.create(name="truths", hidden=[4])
+    server.learn({"a": 1}, True, model="truths")
+    server.create(name="prices", task="regression", hidden=[4])
+    server.learn({"a": 1}, 1.5, model="prices")
+
+    def refused(model: str, label: Any) -> str:
+        return str(server.post("/explain", x={"a": 1}, model=model, label=label).json()["error"]["message"])
+
+    assert refused("truths", 1) == "label: 1 is not a class of the model: its classes are [true]"
+    assert refused("prices", True) == (
+        "label: is true, but the model is a regression, without classes: leave label out"
+    )
+
+
 def test_methods_and_sizes(serve: Callable[..., Server]) -> None:
     server = serve(max_body_bytes=2000)
     for method in ("GET", "HEAD", "PUT"):

@@ -195,7 +195,7 @@ def numbers(shape: Any, data: Any, **more: Any) -> Json:
         ([numbers([1], [1.5], datatype="INT64")], 422, "invalid_type", "inputs[0].data"),
         ([numbers([1], [1], datatype="BYTES")], 422, "invalid_type", "inputs[0].data"),
         ([numbers([1], [1], datatype="COMPLEX")], 422, "invalid_spec", "inputs.0.datatype"),
-        ([numbers([1], [1e300 * 10**10])], 422, "non_finite_feature", "x.a"),
+        ([numbers([1], [1e300 * 10**10])], 422, "invalid_type", "inputs[0].data"),
         ([numbers([1001], [1.0] * 1001)], 413, "body_too_large", None),
         ([numbers([1], [1.0], name="n" * 2000)], 422, "string_too_long", None),
         ([numbers([1], [1.0], parameters={"binary_data_size": 8})], 422, "invalid_request", None),
@@ -262,6 +262,63 @@ def test_invalid_bytes_are_refused(
 def test_an_infinite_number_names_its_field(server: Server, classes: str) -> None:
     answer = post_binary(server, classes, packed("FP32", 4), struct.pack("<f", float("inf")))
     assert (answer.status_code, answer.json()["field"]) == (422, "x.a")
+    assert answer.json()["error"].startswith("row 0: x.a: ")
+
+
+BOUNDS: list[tuple[str, Any, Any]] = [
+    *((f"INT{bits}", 2 ** (bits - 1) - 1, 2 ** (bits - 1)) for bits in (8, 16, 32, 64)),
+    *((f"INT{bits}", -(2 ** (bits - 1)), -(2 ** (bits - 1)) - 1) for bits in (8, 16, 32, 64)),
+    *((f"UINT{bits}", 2**bits - 1, 2**bits) for bits in (8, 16, 32, 64)),
+    *((f"UINT{bits}", 0, -1) for bits in (8, 16, 32, 64)),
+    ("FP16", 65504, 65520),
+    ("FP16", -65504.5, -1e5),
+    ("FP32", 3.4028235e38, 3.5e38),
+    ("FP32", -3.4028235e38, -(2**128)),
+    ("FP64", 1e30, 10**400),
+    ("BOOL", True, 1),
+    ("BOOL", False, "true"),
+]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "inside", "outside"), BOUNDS, ids=[f"{i}-{each[0]}" for i, each in enumerate(BOUNDS)]
+)
+def test_a_value_outside_its_datatype_is_named(
+    server: Server, datatype: str, inside: Any, outside: Any
+) -> None:
+    def infer(data: list[Any]) -> httpx.Response:
+        inputs = [{"name": "a", "shape": [3], "datatype": datatype, "data": data}]
+        return server.client.post("/v2/models/bounds/infer", json={"inputs": inputs})
+
+    if server.client.get("/models/bounds").status_code == 404:
+        server.create(name="bounds", **SMALL)
+        server.learn({"a": 1.0}, "x", model="bounds")
+    assert infer([None, inside, None]).status_code == 200
+    answer = infer([inside, None, outside])
+    assert (answer.status_code, answer.json()["field"]) == (422, "inputs[0].data")
+    shown = "an integer of 1329 bits" if outside == 10**400 else json.dumps(outside)
+    said = answer.json()["error"]
+    assert said.startswith(f"value 2 of the tensor 'a' is {shown}: a tensor of type {datatype} has ")
+
+
+def test_a_byte_that_is_no_boolean_is_named(server: Server, classes: str) -> None:
+    head = [{"name": "a", "shape": [3], "datatype": "BOOL", "parameters": {"binary_data_size": 3}}]
+    answer = post_binary(server, classes, head, b"\1\0\2")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_type")
+    assert answer.json()["error"].startswith("value 2 of the tensor 'a' is the byte 2: ")
+    assert post_binary(server, classes, head, b"\1\0\1").status_code == 200
+
+
+def test_an_invalid_sample_is_named_by_its_row(server: Server, classes: str) -> None:
+    path = f"/v2/models/{classes}/infer"
+    inputs = [{"name": "a", "shape": [3], "datatype": "FP64", "data": [1.0, 2.0, 1e300]}]
+    answer = server.client.post(path, json={"inputs": inputs})
+    assert (answer.status_code, answer.json()["field"]) == (422, "x.a")
+    assert answer.json()["error"].startswith("row 2: x.a: ")
+    inputs = [{"name": "a", "shape": [2], "datatype": "BYTES", "data": ["b", "c" * 70_000]}]
+    answer = server.client.post(path, json={"inputs": inputs})
+    assert (answer.status_code, answer.json()["field"]) == (422, "x.a")
+    assert answer.json()["error"].startswith("row 1: ")
 
 
 def test_an_unknown_output_or_model_is_refused(client: triton.InferenceServerClient, classes: str) -> None:

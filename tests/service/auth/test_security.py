@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -302,6 +303,36 @@ def test_the_document_says_which_scope_each_operation_needs(keyed: Server) -> No
         refused = {str(row(way.access.otherwise).status)} if way.access.takes else set()
         assert refused <= operation["responses"].keys()
         assert ("415" in operation["responses"]) == bool(way.access.takes)  # for the encoding of the body
+
+
+#: Routes without a body.
+BARE = [way for way in WAYS if not way.access.takes]
+
+
+@pytest.mark.parametrize("way", BARE, ids=str)
+def test_a_route_without_a_body_accepts_an_empty_object(keyed: Server, way: Way) -> None:
+    path, headers = re.sub(r"{[^}]*}", "1", way.path), bearer("all")
+    expected = ask(keyed, way.method, path, None, headers).status_code
+    assert expected not in (415, 422)
+    typed = {**headers, "content-type": "application/json"}
+    with httpx.Client(base_url=keyed.url, timeout=60.0) as client:
+        for raw in (b"{}", b" { }\n", b"\xef\xbb\xbf{}", b" "):
+            with client.stream(way.method, path, content=raw, headers=typed) as answer:
+                assert answer.status_code == expected, raw
+        for raw, status in ((b'{"kept": true}', 422), (b"[]", 422), (b"{", 400)):
+            with client.stream(way.method, path, content=raw, headers=typed) as answer:
+                assert answer.status_code == status, raw
+        with client.stream(way.method, path, content=b"{}", headers=headers) as answer:
+            assert answer.status_code == 415  # pages of other origins can send bodies of other types
+
+
+def test_an_unexpected_field_is_named(keyed: Server) -> None:
+    answer = keyed.client.post("/models/mine/upgrade", json={"kept": True})
+    assert error(answer) == (422, "unknown_field", "kept")
+    assert answer.json()["error"]["message"] == (
+        "'kept' is not a field of this route, which has none: send no body, or an empty JSON object"
+    )
+    assert keyed.client.post("/models/mine/checkpoints", json={}).status_code == 201
 
 
 async def undeclared(request: Any) -> Any:

@@ -204,8 +204,8 @@ TABLES: list[tuple[Any, str, str]] = [
     (pa.table({"a": [decimal.Decimal("1.5")], "y": [0]}), "", "cast it to float64"),
     (pa.table({"a": [datetime.datetime(2026, 1, 2)], "y": [0]}), "", "'a' is timestamp[us]: send times as"),
     (pa.table({"a": [b"x"], "y": [0]}), "", "'a' is binary: send numbers or strings"),
-    (pa.table({"a": [1.0], "y": [0], "id": [7]}), "", "'id' with the ids is int64: cast it to string"),
-    (pa.table({"a": [1.0], "y": [0], "w": ["1"]}), "", "'w' with the weights is string: cast it to number"),
+    (pa.table({"a": [1.0], "y": [0], "id": [7.0]}), "", "'id' with the ids is double: cast it to string"),
+    (pa.table({"a": [1.0], "y": [0], "w": ["1"]}), "", "'w' with the weights is string: cast it to float64"),
     (pa.table({"x": pa.array([[1.0]], pa.list_(pa.float64(), 1)), "y": [0]}), "", "takes features by name"),
     (pa.table({**WIDE, "y": [0]}), "", "5001 columns"),
 ]

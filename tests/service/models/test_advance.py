@@ -18,7 +18,7 @@ from service.schemas import ModelSpec
 from service.storage.checkpoints import CheckpointFiles
 from service.storage.interfaces import Group, Record
 from tests.service.models.test_durability import samples
-from tests.service.models.test_hosted import Model
+from tests.support.hosted import Model
 
 COUNT, SLICE = 120, 32
 

@@ -21,7 +21,7 @@ from service.storage import event_codec
 from service.storage.checkpoints import CheckpointFiles
 from service.storage.interfaces import Event
 from tests.service.models.test_durability import crash, forget, wait_for
-from tests.service.models.test_hosted import Model
+from tests.support.hosted import Model
 from tests.support.running import Json, Server, error, serving
 from tests.support.streaming import post_lines
 

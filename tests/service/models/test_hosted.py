@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,57 +15,12 @@ from bnp_online.values import Sample
 from service.errors import AlreadyLabelledError, IdConflictError, UnknownIdError
 from service.models import report, snapshot
 from service.models.hosted import HostedModel
-from service.models.validation import Label, Learn, Predict, PredictionEvent, Request, SampleEvent
+from service.models.validation import Label, Learn, Predict, Request
 from service.schemas import ModelSpec
-from service.settings import Settings
 from service.storage import event_codec
-from service.storage.history import History
-from service.storage.interfaces import Event, Group
-from service.storage.sqlite import SqliteLog
+from tests.support.hosted import Model
 
 SPEC = ModelSpec(hidden=(8,))
-
-
-class Model:
-    """A model with a real log, and what its writer does, without a thread."""
-
-    def __init__(self, folder: Path, spec: ModelSpec, **settings: Any) -> None:
-        self.settings = Settings(device="cpu", **settings)
-        self.log = SqliteLog(folder)
-        self.now: float | None = None
-        made = self.log.create(Event("create", spec.model_dump_json().encode(), step=0))
-        self.history = History(self.log, made)
-        self.hosted = HostedModel(spec, self.settings, self.clock)
-        self.refusals: Counter[str] = Counter()
-
-    def clock(self) -> float:
-        return self.log.now() if self.now is None else self.now
-
-    def learn(self, *requests: Request) -> list[Any]:
-        """Learn a group, and return what came of each request."""
-        ids = {request.id for request in requests if isinstance(request, Learn) and request.id is not None}
-        validator = self.hosted.validator(self.hosted.predict_pending, self.refusals)
-        validator.look_up(*self.history.look_up(ids))
-        entries = validator.take(requests)
-        logged = [entry for entry in entries if isinstance(entry, SampleEvent | PredictionEvent)]
-        if logged:
-            now, events = self.clock(), [entry.event for entry in logged]
-            [last] = self.log.append([Group(self.history.model, self.history.branch, events, time=now)])
-            for seq, entry in enumerate(logged, last - len(logged) + 1):
-                entry.seq, entry.time = seq, now
-        applied = self.hosted.apply(entries)
-        self.history.correct(applied.refused, applied.steps)
-        return applied.outcomes
-
-    def one(self, request: Request) -> Any:
-        [outcome] = self.learn(request)
-        return outcome
-
-    def events(self) -> list[tuple[str, int | None, str | None]]:
-        return [(r.event.kind, r.event.step, r.refused) for r in self.history.read()]
-
-    def fingerprint(self) -> Any:
-        return report.fingerprint(self.hosted)
 
 
 @pytest.fixture

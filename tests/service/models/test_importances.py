@@ -10,26 +10,15 @@ from typing import Any
 
 import pytest
 
-from bnp_online import BNPClassifier, BNPRegressor, checkpoint
-from bnp_online.checkpoint import pack, unpack
-from bnp_online.evaluation.importance import EVERY, Importances
-from service.models import snapshot
-from service.models.recovery import Recovery
+from bnp_online import BNPClassifier, BNPRegressor
+from bnp_online.evaluation.importance import DENSE, EVERY, LATER, Importances
 from service.models.validation import Learn
-from service.schemas import ModelSpec
-from service.storage import event_codec
-from service.storage.checkpoints import CheckpointFiles
 from tests.service.models.test_durability import crash, forget
-from tests.service.models.test_hosted import Model
-from tests.service.models.test_score_history import SPEC, lines
+from tests.support.hosted import SPEC, Model, default, lines
 from tests.support.running import Json, Server, serving
 from tests.support.streaming import post_lines
 
 COUNT = 300
-
-
-def default(task: str, **more: Any) -> ModelSpec:
-    return ModelSpec.model_validate_json(json.dumps({**SPEC, "task": task, **more}))
 
 
 def importances(server: Server, model: str = "default") -> list[Json]:
@@ -85,13 +74,9 @@ def test_a_state_of_an_earlier_version_opens_without_them(tmp_path: Path) -> Non
     model = Model(tmp_path, default("classification"))
     samples = [Learn(each["x"], each["y"]) for each in lines("classification", 70)]
     model.learn(*samples)
-    state = checkpoint.loads(checkpoint.dumps(snapshot.take(model.hosted)))
-    service = event_codec.loads(unpack(state["tensors"]["service"]))
-    assert service.pop("importances")["count"] == 1
-    earlier = {**state, "tensors": {**state["tensors"], "service": pack(event_codec.dumps(service))}}
-    opened = snapshot.restore(earlier, model.settings, model.clock)
+    removed, opened, same = model.earlier("importances")
+    assert removed["count"] == 1
     assert opened.importances.report(5) == []
-    same = snapshot.restore(state, model.settings, model.clock)
     assert same.importances.report(5) == model.hosted.importances.report(5)
     model.hosted = opened
     model.learn(*samples[:58])  # up to step 128
@@ -102,14 +87,20 @@ def test_a_state_of_an_earlier_version_opens_without_them(tmp_path: Path) -> Non
 def test_a_replica_has_those_of_a_recovery(tmp_path: Path) -> None:
     model = Model(tmp_path, default("regression"))
     model.learn(*(Learn(each["x"], each["y"]) for each in lines("regression", 150)))
-    recovery = Recovery(model.history, CheckpointFiles(tmp_path), model.settings)
-    recovered, following = recovery.run(), recovery.base()
-    records = list(model.history.read(model.history.model))
-    for start in range(0, len(records), 32):
-        following = recovery.advance(following, records[start : start + 32])
+    recovered, following = model.followed(tmp_path)
     model.log.close()
     assert following.importances.state_dict() == recovered.importances.state_dict()
     assert recovered.importances.count == 2
+
+
+def test_they_are_taken_less_often_later(serve: Callable[..., Server]) -> None:
+    server = serve()
+    server.create(name="m", hidden=[], lr=0.1, replay=0)
+    lines = [{"x": {"a": i % 7, "b": i % 3}, "y": i % 2, "model": "m"} for i in range(DENSE + 2 * LATER)]
+    post_lines(server, lines)
+    model = server.app.state.models.get("m").model
+    assert model.step == len(lines)
+    assert model.importances.count == DENSE // EVERY + 2
 
 
 def test_strings_words_and_shapes_have_them(serve: Callable[..., Server]) -> None:

@@ -15,7 +15,7 @@ from service.models.hosted import HostedModel
 from service.models.validation import Label, Learn, Predict
 from service.schemas import ModelSpec
 from tests.service.models.test_durability import crash, forget, samples
-from tests.service.models.test_hosted import Model
+from tests.support.hosted import Model
 from tests.support.replay import Replayer, read_log
 from tests.support.running import Json, Server, serving
 from tests.support.server_process import wait_until

@@ -6,39 +6,18 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from bnp_online import checkpoint
-from bnp_online.checkpoint import pack, unpack
-from service.models import snapshot
 from service.models.experts import EVERY, MOST, ShareHistory
-from service.models.recovery import Recovery
 from service.models.validation import Learn
-from service.schemas import ModelSpec
-from service.storage import event_codec
-from service.storage.checkpoints import CheckpointFiles
 from tests.service.models.test_durability import crash, forget
-from tests.service.models.test_hosted import Model
+from tests.support.hosted import SPEC, Model, default, lines
 from tests.support.running import Json, Server, serving
 from tests.support.streaming import post_lines
 
-SPEC = {"hidden": [4], "replay": 1, "memory": 20}
 COUNT = 1500
-
-
-def lines(task: str, count: int = COUNT) -> list[Json]:
-    """Return samples whose relation flips in the middle; every seventh has an id."""
-    rng, found = np.random.default_rng(4), []
-    for i in range(count):
-        a, b = rng.normal(size=2).tolist()
-        value = a if i < count // 2 else -a
-        y: Any = ("cat" if value > 0 else "dog") if task == "classification" else value
-        named = {"id": f"e{i}"} if i % 7 == 0 else {}
-        found.append({"x": {"a": a, "b": b}, "y": y, **named})
-    return found
 
 
 def history(server: Server, query: str = "") -> Json:
@@ -57,16 +36,11 @@ def timeless(found: Json) -> Json:
     return {**found, "time": None, "marks": marks}
 
 
-def default(task: str, **drift: Any) -> ModelSpec:
-    spec = {**SPEC, "task": task, "drift": drift} if drift else {**SPEC, "task": task}
-    return ModelSpec.model_validate_json(json.dumps(spec))
-
-
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_streams_single_samples_and_replays_have_one_history(tmp_path: Path, task: str) -> None:
-    sent = lines(task)
+    sent = lines(task, COUNT)
     drift = {"action": "reset_slowest", "detector": "page_hinkley", "threshold": 5.0}
-    spec = default(task, **drift)
+    spec = default(task, drift=drift)
     with serving(tmp_path / "single", default_model=spec, group_size=5) as single:
         for each in sent:
             single.post("/learn", **each)
@@ -154,13 +128,9 @@ def test_a_state_of_an_earlier_version_opens_with_an_empty_history(tmp_path: Pat
     model = Model(tmp_path, default("classification"))
     samples = [Learn(each["x"], each["y"]) for each in lines("classification", 60)]
     model.learn(*samples)
-    state = checkpoint.loads(checkpoint.dumps(snapshot.take(model.hosted)))
-    service = event_codec.loads(unpack(state["tensors"]["service"]))
-    assert service.pop("history")["step"] == 60
-    earlier = {**state, "tensors": {**state["tensors"], "service": pack(event_codec.dumps(service))}}
-    opened = snapshot.restore(earlier, model.settings, model.clock)
+    removed, opened, same = model.earlier("history")
+    assert removed["step"] == 60
     assert len(opened.history) == 0
-    same = snapshot.restore(state, model.settings, model.clock)
     assert same.history.state_dict() == model.hosted.history.state_dict()
     model.hosted = opened
     model.learn(*samples[:5])
@@ -172,11 +142,7 @@ def test_a_state_of_an_earlier_version_opens_with_an_empty_history(tmp_path: Pat
 def test_new_events_of_another_node_give_the_history_of_a_recovery(tmp_path: Path) -> None:
     model = Model(tmp_path, default("regression"))
     model.learn(*(Learn(each["x"], each["y"]) for each in lines("regression", 120)))
-    recovery = Recovery(model.history, CheckpointFiles(tmp_path), model.settings)
-    recovered, following = recovery.run(), recovery.base()
-    records = list(model.history.read(model.history.model))
-    for start in range(0, len(records), 32):
-        following = recovery.advance(following, records[start : start + 32])
+    recovered, following = model.followed(tmp_path)
     model.log.close()
     assert following.history.state_dict() == recovered.history.state_dict()
     assert len(recovered.history) == 12

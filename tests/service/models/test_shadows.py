@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -17,31 +16,16 @@ import pytest
 from service.errors import StorageFullError
 from service.models import shadowing
 from service.models.checkpointer import Checkpointer
+from tests.support import turning
 from tests.support.exposition import samples, text_of
 from tests.support.running import Json, Server, error, serving
 from tests.support.server_process import wait_until
+from tests.support.turning import DRIFTING, learn, sample
 
 Serve = Callable[..., Server]
 #: A champion and a shadow that learn in different ways.
 PLAIN: dict[str, Any] = {"hidden": [5], "replay": 1, "memory": 60, "seed": 3}
 OTHER: dict[str, Any] = {"hidden": [], "lr": 0.2, "replay": 0, "seed": 7}
-#: Drifts are found and answered often.
-DRIFTING: dict[str, Any] = {
-    "drift": {"detector": "page_hinkley", "threshold": 3.0, "action": "reset_slowest"}
-}
-
-
-def sample(i: int) -> tuple[Json, str]:
-    rng = random.Random(i)  # noqa: S311
-    a, b = rng.gauss(0.0, 1.0), rng.gauss(0.0, 1.0)
-    turned = (a * b > 0.0) == (i // 60 % 2 == 0)
-    return {"a": a, "b": b, "c": rng.choice(["red", "green", None])}, "cat" if turned else "dog"
-
-
-def learn(server: Server, numbers: Iterable[int], model: str = "m") -> None:
-    for i in numbers:
-        x, y = sample(i)
-        server.learn(x, y, model=model, id=f"s{i}")
 
 
 def stream(server: Server, numbers: Iterable[int], model: str = "m") -> None:
@@ -82,12 +66,8 @@ def digest(server: Server, shadow: str | None = None, model: str = "m") -> str:
 
 
 def fresh(server: Server, numbers: Iterable[int], **spec: Any) -> str:
-    """Return the fingerprint of a new model that learned samples."""
-    server.create(name="new", **spec)
-    learn(server, numbers, "new")
-    found = digest(server, model="new")
-    server.client.delete("/models/new").raise_for_status()
-    return found
+    """Return the digest of a new model that learned samples."""
+    return str(turning.fresh(server, numbers, **spec)["model_sha256"])
 
 
 @pytest.mark.parametrize("drift", [{}, DRIFTING])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -17,29 +16,14 @@ from service.storage import event_codec
 from service.storage.history import History
 from service.storage.interfaces import Event
 from service.storage.sqlite import SqliteLog
+from tests.support import turning
 from tests.support.exposition import samples, text_of
 from tests.support.running import Json, Server, error, serving
 from tests.support.server_process import wait_until
+from tests.support.turning import DRIFTING, learn, sample
 
 Serve = Callable[..., Server]
 SPEC: dict[str, Any] = {"hidden": [5], "replay": 1, "memory": 60, "seed": 3}
-#: Drifts are found and answered often.
-DRIFTING: dict[str, Any] = {
-    "drift": {"detector": "page_hinkley", "threshold": 3.0, "action": "reset_slowest"}
-}
-
-
-def sample(i: int) -> tuple[Json, str]:
-    rng = random.Random(i)  # noqa: S311
-    a, b = rng.gauss(0.0, 1.0), rng.gauss(0.0, 1.0)
-    turned = (a * b > 0.0) == (i // 60 % 2 == 0)
-    return {"a": a, "b": b, "c": rng.choice(["red", "green", None])}, "cat" if turned else "dog"
-
-
-def learn(server: Server, samples: Sequence[int], model: str = "m") -> None:
-    for i in samples:
-        x, y = sample(i)
-        server.learn(x, y, model=model, id=f"s{i}")
 
 
 def old(server: Server, samples: Sequence[int], **spec: Any) -> None:
@@ -59,13 +43,9 @@ def ready(server: Server) -> Json:
     return server.get("/models/m")
 
 
-def fresh(server: Server, samples: Sequence[int], **spec: Any) -> Json:
-    """Return the fingerprint of a new model that learned samples."""
-    server.create(**{**SPEC, "name": "new", **spec})
-    learn(server, samples, "new")
-    found = server.fingerprint("new")
-    server.client.delete("/models/new").raise_for_status()
-    return found
+def fresh(server: Server, numbers: Sequence[int], **spec: Any) -> Json:
+    """Return the fingerprint of a new model of this kind that learned samples."""
+    return turning.fresh(server, numbers, **{**SPEC, **spec})
 
 
 def kinds(server: Server) -> list[str]:
