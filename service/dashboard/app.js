@@ -24,7 +24,7 @@ const STATES = {
 let model = decodeURIComponent(location.hash.slice(1)) || null;
 let scores = null; // of the selected model
 let compared = null; // see `Scores`
-let anew = false; // whether the life of the model is to be drawn again
+let anew = false; // whether the next poll draws the life of the model again, with all its marks
 let stop = new AbortController();
 let drawing = null;
 let told = { step: 0, latest: null, counts: [] };
@@ -164,9 +164,6 @@ const SAID = {
   upgrade: ({ step }) => `Upgraded to the latest generation of the learner at step ${whole(step)}`,
 };
 
-/** Marks after which the life of the model is another one: the next poll draws it anew. */
-const ANEW = new Set(["rollback", "import", "upgrade", "promotion"]);
-
 /** List a mark, and draw it in the charts; its time is in seconds since 1970. */
 function addMark(mark, live) {
   const text = SAID[mark.kind](mark);
@@ -179,6 +176,10 @@ function addMark(mark, live) {
   if (live) say($("announce"), text);
 }
 
+/**
+ * Show an event of the stream. A mark is drawn at once, and the next poll reads all marks again: those that it
+ * reads now may be older than this one.
+ */
 function heard(kind, data) {
   if (kind === "learn") {
     told.step = data.step;
@@ -187,14 +188,19 @@ function heard(kind, data) {
     soon();
   } else if (kind in SAID) {
     addMark({ ...data, kind, time: Date.parse(data.time) / 1000 }, true);
-    if (ANEW.has(kind)) anew = true;
-    else if (kind !== "drift") operator.list();
+    anew = true;
   }
 }
 
-/** Return the model that is chosen to compare with; null without one. */
+/** Return the model that is chosen to compare with; null without one, or if it was deleted meanwhile. */
 async function compareWith(name) {
-  return name ? { name, axis: axis(), history: await get(`models/${name}/history`) } : null;
+  if (!name) return null;
+  try {
+    return { name, axis: axis(), history: await get(`models/${name}/history`) };
+  } catch (error) {
+    if (error instanceof Refusal && error.status === 404) return null;
+    throw error;
+  }
 }
 
 /** Offer the other models of the same task for a comparison. */
@@ -224,13 +230,18 @@ async function poll(signal) {
       if (round++ % 5 === 0) await chooseModelAgain();
       const again = anew || scores?.name !== model;
       anew = false; // an event from here on draws it once more
-      const history = again ? await get(`models/${model}/history`) : null;
-      const shown = await get(`models/${model}/dashboard`);
-      if (history !== null) compared = await compareWith($("compare").value);
+      let [shown, history] = [await get(`models/${model}/dashboard`), null];
+      if (again) {
+        if (shown.state === "rebuilding") told.state = shown.state; // it may be ready before the history is read
+        history = await get(`models/${model}/history`);
+        shown = await get(`models/${model}/dashboard`);
+        compared = await compareWith($("compare").value);
+      }
       if (signal.aborted) return;
       draw(shown, history);
     } catch (error) {
       if (signal.aborted) return;
+      anew = true;
       if (error instanceof Refusal && error.wantsKey) {
         lockOut(error);
         return;
@@ -288,7 +299,7 @@ async function start(name) {
   told = { step: 0, latest: null, counts: [], since: performance.now() };
   $("event-list").replaceChildren();
   $("no-events").hidden = false;
-  for (const id of ["tile-latest", "checkpoint-said", "predict-answer"]) say($(id), "");
+  for (const id of ["tile-latest", "checkpoint-said", "predict-answer", "announce"]) say($(id), "");
   $("predict-x").value = $("compare").value = "";
   setState("connecting");
   for (let found = false; !found; ) {
@@ -307,7 +318,15 @@ async function start(name) {
     if (!found) await pause(POLL);
   }
   if (signal.aborted) return;
-  const on = { event: heard, state: setState, refused: (error) => error.wantsKey && lockOut(error) };
+  const on = {
+    event: (kind, data) => signal.aborted || heard(kind, data),
+    state: (state) => {
+      if (signal.aborted) return;
+      setState(state);
+      if (state === "live") anew = true; // for the marks before
+    },
+    refused: (error) => error.wantsKey && lockOut(error),
+  };
   listen(`events?model=${model}`, on, signal);
   poll(signal);
 }

@@ -111,13 +111,12 @@ export class Operator {
       if (model !== this.model()) return;
       $("checkpoint-list").replaceChildren(...checkpoints.map((kept) => this.row(kept)));
       $("checkpoint-table").hidden = checkpoints.length === 0;
-      if (checkpoints.length === 0) say($("checkpoint-said"), "No checkpoints.");
+      say($("no-checkpoints"), checkpoints.length ? "" : "No checkpoints.");
     } catch (error) {
+      if (!(error instanceof Refusal && error.wantsKey)) return; // the next mark asks again
       $("checkpoint-list").replaceChildren();
       $("checkpoint-table").hidden = true;
-      if (error instanceof Refusal && error.wantsKey) {
-        say($("checkpoint-said"), "The list needs a key with the scope admin.");
-      }
+      say($("no-checkpoints"), "The list needs a key with the scope admin.");
     }
   }
 

@@ -56,9 +56,9 @@ def test_create_compare_promote_and_delete(
     expect(panel.locator("tbody tr")).to_have_count(1)
     post_lines(server, rows(2000, 2))
     expect(panel.locator("tbody tr")).to_contain_text("better")
+    expect(panel.locator("tbody td").nth(4)).to_have_text("1,999")  # the first came before it could predict
     found = server.get("/models/signs/shadows")["shadows"][0]["comparison"]
-    assert found["n"] == 1999  # the first sample came before it could predict
-    expect(panel.locator("tbody td").nth(4)).to_have_text("1,999")
+    assert found["n"] == 1999
     name = panel.locator("svg.interval").get_attribute("aria-label")
     assert name is not None
     assert name.startswith("Interval from −")
