@@ -370,6 +370,9 @@ export function drawPairs(pairs) {
   say($("pairs-note"), `Targets to the right, predictions upwards, both from ${short(low)} to ${short(high)}.`);
 }
 
+/** Return a long label without its middle: classes often differ at the end. */
+const shortened = (text) => (text.length > 28 ? `${text.slice(0, 16)}…${text.slice(-10)}` : text);
+
 /** Draw the confusion matrix. */
 export function drawConfusion(confusion) {
   $("confusion").hidden = confusion === null;
@@ -377,7 +380,8 @@ export function drawConfusion(confusion) {
   const { labels, counts, other } = confusion;
   const text = (label) => (typeof label === "string" ? label : JSON.stringify(label));
   $("confusion").classList.toggle("wide", labels.length > 6);
-  const head = labels.map((label) => make("th", { scope: "col", textContent: text(label), title: text(label) }));
+  const named = (scope, label) => make("th", { scope, textContent: shortened(text(label)), title: text(label) });
+  const head = labels.map((label) => named("col", label));
   const most = counts.map((row) => Math.max(row.reduce((a, b) => a + b, 0), 1));
   const rows = counts.map((row, i) => {
     const cells = row.map((count, j) => {
@@ -385,7 +389,7 @@ export function drawConfusion(confusion) {
       cell.style.setProperty("--share", Math.sqrt(count / most[i]).toFixed(3));
       return cell;
     });
-    return make("tr", {}, make("th", { scope: "row", textContent: text(labels[i]), title: text(labels[i]) }), ...cells);
+    return make("tr", {}, named("row", labels[i]), ...cells);
   });
   $("confusion-table").replaceChildren(
     make("caption", { className: "hidden", textContent: "Predictions by true and predicted class" }),
