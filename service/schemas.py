@@ -235,7 +235,7 @@ class ModelOverview(Schema):
     state: str
     step: int | None
     recent: dict[str, float | None] | None
-    """Accuracy and LogLoss, or MAE and RMSE, of the latest 1,000 predictions or a few more."""
+    """Accuracy and LogLoss, or MAE and RMSE, of the latest 1,000 predictions."""
     sparkline: list[float | None]
     """Accuracy or MAE over the life of the model, in at most 32 points."""
     drift_marks: list[float]
@@ -271,6 +271,9 @@ class Mark(Schema):
     """Name of the checkpoint."""
     shadow: str | None = None
     """Name of the shadow that was promoted."""
+    champion: str | None = None
+    """Name of the champion at that moment, if another model took its place since, by a promotion or an
+    import. Its steps are not those of the history."""
 
 
 class IntervalHistory(Schema):

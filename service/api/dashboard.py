@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..auth.guard import PlainRoute
+from ..auth.scopes import needs
+from ..http.responses import address
 from .pages import PAGE_HEADERS, STATIC, file_route
 
 #: Assets of the page, and their media types.
@@ -28,7 +36,20 @@ _HEADERS = {
     "cache-control": "no-cache",  # other versions of the server have other pages
 }
 
+#: Address in the text that is read without scripts.
+_EXAMPLE = b"http://localhost:8000"
+
+
+@needs(None)
+async def page(request: Request) -> Response:
+    """Return the page. Its text for browsers without scripts has the address of the request."""
+    content = await asyncio.to_thread((STATIC / "index.html").read_bytes)
+    if own := address(request.scope):
+        content = content.replace(_EXAMPLE, own.encode())
+    return Response(content, headers=_HEADERS, media_type="text/html")
+
+
 ROUTES = [
-    file_route("/", STATIC / "index.html", "text/html", _HEADERS),
+    PlainRoute("/", page, ["GET"]),
     *(file_route(f"/dashboard/{name}", STATIC / name, kind, _HEADERS) for name, kind in _ASSETS.items()),
 ]

@@ -21,10 +21,11 @@ const STATES = {
   none: "No model",
 };
 
-let model = decodeURIComponent(location.hash.slice(1)) || null;
+let asked = null; // name in the address; null for the first model
+let model = null; // that is shown
 let scores = null; // of the selected model
 let compared = null; // see `Scores`
-let anew = false; // whether the life of the model is to be drawn again
+let anew = false; // whether the next poll draws the life of the model again, with all its marks
 let stop = new AbortController();
 let drawing = null;
 let told = { step: 0, latest: null, counts: [] };
@@ -47,24 +48,42 @@ function askForKey(refusal) {
 /** Hide everything: there is no key, or it was refused. */
 function lockOut(refusal) {
   setState("key");
-  $("shown").hidden = $("empty").hidden = $("overview").hidden = true;
+  $("shown").hidden = $("empty").hidden = $("missing").hidden = $("overview").hidden = true;
   askForKey(refusal);
   $("key").focus();
 }
 
+/** List all models; return the name of the one to show, null without it. */
 async function chooseModel() {
   const { models } = await get("models");
   const names = models.map(({ name }) => name);
-  if (!names.includes(model)) model = names[0] ?? null;
-  const options = names.map((name) => make("option", { value: name, textContent: name, selected: name === model }));
+  const present = names.includes(asked ?? model);
+  const chosen = present ? (asked ?? model) : asked === null ? (names[0] ?? null) : null;
+  const options = names.map((name) => make("option", { value: name, textContent: name }));
   const before = [...$("model").options].map(({ value }) => value);
   if (before.join("\n") !== names.join("\n")) $("model").replaceChildren(...options);
-  $("model").value = model ?? "";
+  $("model").value = chosen ?? "";
+  $("pick").hidden = names.length === 0;
+  return chosen;
 }
 
+/** Say that there is no such model, or none at all, and show the list. */
+async function drawMissing() {
+  setState("none");
+  $("shown").hidden = $("empty").hidden = true;
+  say($("about-model"), "");
+  const text = asked === null ? "Create one to begin." : `There is no model “${asked}” that your key covers. Choose one from the list, or create it.`;
+  say($("missing-title"), asked === null ? "No models" : "No such model");
+  say($("missing-text"), key.get() ? text : text.replace(" that your key covers", ""));
+  $("missing").hidden = false;
+  await overview.update(null);
+}
+
+/** Show how to send a first sample in place of the charts; what can be reverted stays. */
 function drawEmpty(shown) {
+  $("shown").hidden = false;
   $("empty").hidden = shown.step > 0;
-  $("shown").hidden = shown.step === 0;
+  $("shown").classList.toggle("untrained", shown.step === 0);
   if (shown.step > 0) return;
   const headers = key.get() ? ' -H "Authorization: Bearer $KEY"' : "";
   const named = model === "default" ? "" : `, "model": ${JSON.stringify(model)}`;
@@ -160,16 +179,14 @@ const SAID = {
   import: ({ step }) => `Imported at step ${whole(step)}`,
   checkpoint: ({ step }) => `Checkpoint at step ${whole(step)}`,
   rollback: ({ step }) => `Rolled back to step ${whole(step)}`,
-  promotion: ({ step, shadow }) => `Shadow ${shadow} promoted at step ${whole(step)}`,
+  promotion: ({ step, shadow, champion }) => `Shadow ${shadow} promoted at ${champion ? "its " : ""}step ${whole(step)}`,
   upgrade: ({ step }) => `Upgraded to the latest generation of the learner at step ${whole(step)}`,
 };
 
-/** Marks after which the life of the model is another one: the next poll draws it anew. */
-const ANEW = new Set(["rollback", "import", "upgrade", "promotion"]);
-
 /** List a mark, and draw it in the charts; its time is in seconds since 1970. */
 function addMark(mark, live) {
-  const text = SAID[mark.kind](mark);
+  const whose = mark.champion && mark.kind !== "promotion" ? ` of the former champion ${mark.champion}` : "";
+  const text = `${SAID[mark.kind](mark)}${whose}`;
   const iso = new Date(1000 * mark.time).toISOString();
   const entry = make("li", { className: mark.kind }, make("time", { dateTime: iso, textContent: clock(iso) }), ` ${text}`);
   scores?.mark(mark, live);
@@ -179,6 +196,10 @@ function addMark(mark, live) {
   if (live) say($("announce"), text);
 }
 
+/**
+ * Show an event of the stream. A mark is drawn at once, and the next poll reads all marks again: those that it
+ * reads now may be older than this one.
+ */
 function heard(kind, data) {
   if (kind === "learn") {
     told.step = data.step;
@@ -187,14 +208,19 @@ function heard(kind, data) {
     soon();
   } else if (kind in SAID) {
     addMark({ ...data, kind, time: Date.parse(data.time) / 1000 }, true);
-    if (ANEW.has(kind)) anew = true;
-    else if (kind !== "drift") operator.list();
+    anew = true;
   }
 }
 
-/** Return the model that is chosen to compare with; null without one. */
+/** Return the model that is chosen to compare with; null without one, or if it was deleted meanwhile. */
 async function compareWith(name) {
-  return name ? { name, axis: axis(), history: await get(`models/${name}/history`) } : null;
+  if (!name) return null;
+  try {
+    return { name, axis: axis(), history: await get(`models/${name}/history`) };
+  } catch (error) {
+    if (error instanceof Refusal && error.status === 404) return null;
+    throw error;
+  }
 }
 
 /** Offer the other models of the same task for a comparison. */
@@ -220,35 +246,36 @@ async function poll(signal) {
         await shadows.update();
         offer(overview.rows);
       }
-      $("overview").hidden = false;
-      if (round++ % 5 === 0) await chooseModelAgain();
+      if (round++ % 5 === 0 && (await chooseModel()) !== model && !signal.aborted) {
+        start(asked);
+        return;
+      }
       const again = anew || scores?.name !== model;
       anew = false; // an event from here on draws it once more
-      const history = again ? await get(`models/${model}/history`) : null;
-      const shown = await get(`models/${model}/dashboard`);
-      if (history !== null) compared = await compareWith($("compare").value);
+      let [shown, history] = [await get(`models/${model}/dashboard`), null];
+      if (again) {
+        if (shown.state === "rebuilding") told.state = shown.state; // it may be ready before the history is read
+        history = await get(`models/${model}/history`);
+        shown = await get(`models/${model}/dashboard`);
+        compared = await compareWith($("compare").value);
+      }
       if (signal.aborted) return;
       draw(shown, history);
     } catch (error) {
       if (signal.aborted) return;
+      anew = true;
       if (error instanceof Refusal && error.wantsKey) {
         lockOut(error);
         return;
       }
       if (error instanceof Refusal && error.status === 404) {
-        start(null);
+        start(asked);
         return;
       }
     }
     soon();
     await pause(POLL);
   }
-}
-
-async function chooseModelAgain() {
-  const before = model;
-  await chooseModel();
-  if (model !== before) start(model);
 }
 
 function draw(shown, history) {
@@ -260,7 +287,7 @@ function draw(shown, history) {
     scores.recall(history);
     scores.by(axis());
     for (const mark of history.marks) addMark(mark, false);
-    operator.list();
+    operator.list(history.marks);
   }
   drawEmpty(shown);
   drawNumbers(shown);
@@ -273,10 +300,20 @@ function draw(shown, history) {
   operator.suggest(shown);
 }
 
-/** Show a model, and name it in the address. */
+/** Return the name in the address; null without one. */
+function named() {
+  const text = location.hash.slice(1);
+  try {
+    return decodeURIComponent(text) || null;
+  } catch {
+    return text; // not the address of a model
+  }
+}
+
+/** Show a model, and name it in the address; null stands for the first. */
 function select(name) {
-  location.hash = name === null ? "" : encodeURIComponent(name);
-  start(name);
+  if (name === named()) start(name);
+  else location.hash = name === null ? "" : encodeURIComponent(name); // `hashchange` follows
 }
 
 /** Show another model; null stands for the first. */
@@ -284,18 +321,22 @@ async function start(name) {
   stop.abort();
   stop = new AbortController();
   const { signal } = stop;
-  [model, scores] = [name, null];
+  [asked, model, scores] = [name, name, null];
   told = { step: 0, latest: null, counts: [], since: performance.now() };
   $("event-list").replaceChildren();
   $("no-events").hidden = false;
-  for (const id of ["tile-latest", "checkpoint-said", "predict-answer"]) say($(id), "");
+  for (const id of ["tile-latest", "checkpoint-said", "predict-answer", "announce"]) say($(id), "");
   $("predict-x").value = $("compare").value = "";
   setState("connecting");
-  for (let found = false; !found; ) {
+  for (let found = null; ; ) {
     try {
-      await chooseModel();
-      found = model !== null;
-      if (!found) setState("none");
+      found = await chooseModel();
+      if (signal.aborted) return;
+      if (found !== null) {
+        model = found;
+        break;
+      }
+      await drawMissing();
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof Refusal && error.wantsKey) {
@@ -304,10 +345,19 @@ async function start(name) {
       }
       setState("lost");
     }
-    if (!found) await pause(POLL);
+    await pause(POLL);
+    if (signal.aborted) return;
   }
-  if (signal.aborted) return;
-  const on = { event: heard, state: setState, refused: (error) => error.wantsKey && lockOut(error) };
+  $("missing").hidden = true;
+  const on = {
+    event: (kind, data) => signal.aborted || heard(kind, data),
+    state: (state) => {
+      if (signal.aborted) return;
+      setState(state);
+      if (state === "live") anew = true; // for the marks before
+    },
+    refused: (error) => error.wantsKey && lockOut(error),
+  };
   listen(`events?model=${model}`, on, signal);
   poll(signal);
 }
@@ -321,6 +371,11 @@ for (const choice of document.getElementsByName("axis")) {
 }
 $("compare").addEventListener("change", () => (scores = null));
 $("model").addEventListener("change", () => select($("model").value));
+addEventListener("hashchange", () => start(named()));
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address names the model
+  $("main").focus();
+});
 $("show-key").addEventListener("click", () => {
   const hidden = $("key-form").toggleAttribute("hidden");
   $("show-key").setAttribute("aria-expanded", String(!hidden));
@@ -337,9 +392,9 @@ $("key-form").addEventListener("submit", (event) => {
   $("key").value = "";
   $("key-form").hidden = true;
   $("show-key").setAttribute("aria-expanded", "false");
-  start(model);
+  start(asked);
 });
 $("fallback").hidden = true;
 $("status").hidden = $("pick").hidden = false;
 if (key.get()) $("show-key").hidden = false;
-start(model);
+start(named());

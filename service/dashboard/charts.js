@@ -1,12 +1,12 @@
 // Line charts by uPlot, with a legend of the latest values and a table of all values.
 
-import { help, make, makeSvg, show } from "./dom.js";
+import { day, help, hours, make, makeSvg, show } from "./dom.js";
 
 const MOST = 1500;
 const ROWS = 12;
 
 /** Colours of marks by kind. */
-const MARKS = { drift: "--second", action: "--m2", rollback: "--bad", unlearning: "--bad", checkpoint: "--plain", upgrade: "--good", import: "--good" };
+const MARKS = { drift: "--second", action: "--m2", rollback: "--bad", unlearning: "--bad", checkpoint: "--plain", upgrade: "--good", import: "--good", promotion: "--good" };
 
 /** Return the current value of a CSS variable; the theme may change while the page is open. */
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -80,13 +80,11 @@ export class LineChart {
     this.draw();
   }
 
-  /** Add a point, and remove those at or after its x: a rollback may have left them. */
-  add(x, values) {
+  /** Add a point, and remove those at or after its x: a rollback may have left them. Its time is in seconds since 1970. */
+  add(x, values, time = null) {
     const xs = this.data[0];
     let keep = xs.length;
     while (keep > 0 && xs[keep - 1] >= x) keep--;
-    // A model that learns nothing keeps the time of its last point.
-    const time = keep < xs.length && xs[keep] === x ? this.times[keep] : Date.now() / 1000;
     for (const column of [...this.data, this.times]) column.length = keep;
     xs.push(x);
     this.times.push(time);
@@ -101,10 +99,26 @@ export class LineChart {
     this.draw();
   }
 
-  /** Add a mark: a vertical line. */
+  /** Add a mark: a vertical line. One of a former champion has its name, and a step that is not of this model. */
   mark(mark) {
     this.marks.push(mark);
-    this.chart?.redraw();
+    this.chart?.setData(this.drawn); // the axis may become longer
+  }
+
+  /** Return the place of a mark on the axis; null if it has none in the life of this model. */
+  place({ step, time, champion }) {
+    if (this.axis === "time") return time;
+    if (champion === undefined) return step;
+    return this.data[0][this.times.findLastIndex((each) => each <= time)] ?? null;
+  }
+
+  /** Return the range of the axis: that of the points, with marks before the first step and after the last time. */
+  reach(low, high) {
+    if (low === null || !this.options.life) return [low, high];
+    const places = this.marks.filter(({ champion }) => champion === undefined).map((each) => this.place(each));
+    if (this.axis === "step") return [Math.min(low, ...places), high];
+    const [first, last] = [this.times[0], Math.max(this.times.at(-1), ...places)];
+    return last > first ? [first, last] : [first - 30, first + 30];
   }
 
   /** Choose the axis: "step" or "time". */
@@ -120,11 +134,12 @@ export class LineChart {
   }
 
   drawMarks(u) {
-    for (const { kind, step, time } of this.marks) {
-      const x = u.valToPos(this.axis === "time" ? time : step, "x", true);
+    for (const mark of this.marks) {
+      const place = this.place(mark);
+      const x = place === null ? NaN : u.valToPos(place, "x", true);
       if (!(x >= u.bbox.left && x <= u.bbox.left + u.bbox.width)) continue;
       u.ctx.save();
-      u.ctx.strokeStyle = colour(MARKS[kind] ?? "--plain");
+      u.ctx.strokeStyle = colour(MARKS[mark.kind] ?? "--plain");
       u.ctx.lineWidth = devicePixelRatio;
       u.ctx.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
       u.ctx.beginPath();
@@ -170,16 +185,19 @@ export class LineChart {
   build() {
     const axis = { stroke: () => colour("--faint"), grid: { stroke: () => colour("--line"), width: 1 }, ticks: { show: false } };
     const font = "12px system-ui, sans-serif";
+    const timed = this.axis === "time";
+    const steps = (_, ticks) => distinct(ticks, this.options.xFormat);
+    const below = timed ? { values: times, space: 80, size: 46 } : { values: steps, space: 56, size: 32 };
     return new uPlot(
       {
         width: this.plot.clientWidth,
         height: this.plot.clientHeight,
-        padding: [8, 12, 0, 0],
+        padding: [8, timed ? 36 : 12, 0, 0],
         legend: { show: false },
         cursor: { drag: { x: false, y: false }, y: false, points: { size: 7 } },
-        scales: { x: { time: this.axis === "time" }, y: { range: this.options.range } },
+        scales: { x: { time: timed, range: (_, low, high) => this.reach(low, high) }, y: { range: this.options.range } },
         axes: [
-          { ...axis, font, grid: { show: false }, values: this.axis === "time" ? undefined : (_, ticks) => distinct(ticks, this.options.xFormat), space: 56, size: 32 },
+          { ...axis, font, grid: { show: false }, ...below },
           { ...axis, font, size: 52, values: (_, ticks) => distinct(ticks, this.format) },
         ],
         series: [
@@ -189,7 +207,7 @@ export class LineChart {
             stroke: () => colour(variable),
             width: width ?? 1.5,
             dash: dash ? [5, 4] : undefined,
-            points: { show: (u) => u.data[0].length < 2, size: 6, fill: () => colour(variable) },
+            points: { show: (u, i) => u.data[i].filter((value) => value !== null).length < 2, size: 6, fill: () => colour(variable) },
           })),
         ],
         hooks: { drawAxes: [(u) => this.drawMarks(u)], setCursor: [(u) => this.tell(u.cursor.idx ?? this.data[0].length - 1)] },
@@ -204,6 +222,19 @@ export class LineChart {
 function distinct(ticks, format) {
   const texts = ticks.map((tick) => format(tick).replace(/\.0+(?=%|$)/, ""));
   return texts.map((text, i) => (texts.indexOf(text) === i ? text : ""));
+}
+
+/** Return the labels of times in seconds: the first one and each new day with the date below. */
+function times(_, ticks, axis, space, step) {
+  let before = null;
+  return ticks.map((tick) => {
+    const date = new Date(1000 * tick);
+    const [today, text] = [day(date), hours(date, step)];
+    if (step >= 86_400) return today;
+    const known = today === before;
+    before = today;
+    return known ? text : `${text}\n${today}`;
+  });
 }
 
 /** Range of shares: that of the data with a margin, within 0 and 1. */

@@ -73,8 +73,21 @@ export function seconds(value) {
   return value < 1 ? `${short(1000 * value)} ms` : `${short(value)} s`;
 }
 
-/** Format a time: with its date, unless it is today. */
-export function clock(iso) {
-  const time = new Date(iso);
-  return time.toDateString() === new Date().toDateString() ? time.toLocaleTimeString() : time.toLocaleString();
+const two = (value) => String(value).padStart(2, "0");
+
+/** Format the day of a date in the time zone of the browser: "2026-11-29". */
+export const day = (date) => `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+
+/** Format the time of day: "17:55", for steps below a minute with seconds, below a second with milliseconds. */
+export function hours(date, step = 60) {
+  const minutes = `${two(date.getHours())}:${two(date.getMinutes())}`;
+  if (step >= 60) return minutes;
+  const found = `${minutes}:${two(date.getSeconds())}`;
+  return step >= 1 ? found : `${found}.${String(date.getMilliseconds()).padStart(3, "0")}`;
+}
+
+/** Format a time: "2026-11-29 17:55". */
+export function clock(time) {
+  const date = new Date(time);
+  return `${day(date)} ${hours(date)}`;
 }

@@ -1,7 +1,7 @@
 // What moves the predictions: running importances of the features, and one prediction explained.
 
 import { post } from "./api.js";
-import { $, help, make, makeSvg, percent, short } from "./dom.js";
+import { $, help, make, makeSvg, percent, say, short } from "./dom.js";
 
 const TITLE = "What moves the predictions";
 const WIDTH = 120;
@@ -14,7 +14,14 @@ export function drawImportances({ task, importances }) {
   const place = $("importances");
   place.hidden = importances.length === 0;
   if (place.hidden) return;
-  const open = place.querySelector("details")?.open ?? false;
+  if (place.firstChild === null) {
+    place.append(
+      make("h2", { id: "importances-title", textContent: TITLE }),
+      help(TITLE, "A feature with a long bar decides much; one without a bar could be left out. Up or down does not count here: explain one prediction to see the direction."),
+      make("p", { className: "about" }),
+      make("ul", { className: "bars" }),
+    );
+  }
   const about =
     task === "classification"
       ? "How much each feature moved the log odds of the predicted class lately, on average. "
@@ -25,14 +32,8 @@ export function drawImportances({ task, importances }) {
     const value = make("data", { value: String(importance), textContent: percent(share) });
     return make("li", {}, make("span", { textContent: feature, title: feature }), bar, value);
   });
-  const question = help(TITLE, "A feature with a long bar decides much; one without a bar could be left out. Up or down does not count here: explain one prediction to see the direction.");
-  question.open = open;
-  place.replaceChildren(
-    make("h2", { id: "importances-title", textContent: TITLE }),
-    question,
-    make("p", { className: "about", textContent: `${about}Every 64th sample is explained; the share is of all features.` }),
-    make("ul", { className: "bars" }, ...bars),
-  );
+  say(place.querySelector(".about"), `${about}Every 64th sample is explained; the share is of all features.`);
+  place.querySelector(".bars").replaceChildren(...bars);
 }
 
 /** Return a bar to the right for a contribution that raises the output, to the left for one that lowers it. */

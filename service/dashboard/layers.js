@@ -16,7 +16,7 @@ function line(sizes, low, high, kind) {
   const last = Math.max(sizes.length - 1, 1);
   const points = sizes.map((size, i) => {
     const x = AIR + ((WIDTH - 2 * AIR) * i) / last;
-    const y = AIR + (HEIGHT - 2 * AIR) * (1 - (Math.log10(size) - low) / Math.max(high - low, 0.5));
+    const y = AIR + (HEIGHT - 2 * AIR) * (1 - (Math.log10(size) - low) / (high - low));
     return `${x.toFixed(1)},${y.toFixed(1)}`;
   });
   if (points.length === 1) points.push(points[0].replace(/^[^,]+/, WIDTH - AIR));
@@ -26,8 +26,10 @@ function line(sizes, low, high, kind) {
 /** Draw the mean squares of all columns, sorted, on a log scale. */
 function profile({ sizes_before: before, sizes_after: after }) {
   const all = [1, ...before, ...after].filter((size) => size > 0).map(Math.log10);
-  const [low, high] = [Math.min(...all), Math.max(...all)];
-  const one = AIR + (HEIGHT - 2 * AIR) * (1 - (0 - low) / Math.max(high - low, 0.5));
+  const [least, most] = [Math.min(...all), Math.max(...all)];
+  const air = Math.max(0.5 - (most - least), 0) / 2; // an even layer is a line in the middle
+  const [low, high] = [least - air, most + air];
+  const one = AIR + (HEIGHT - 2 * AIR) * (1 - (0 - low) / (high - low));
   return makeSvg(
     "svg",
     { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, "aria-hidden": "true", preserveAspectRatio: "none" },

@@ -2,7 +2,7 @@
 
 import { Refusal, get, post } from "./api.js";
 import { explained } from "./explanations.js";
-import { $, compact, make, percent, say, short, whole } from "./dom.js";
+import { $, clock, compact, make, percent, say, short, whole } from "./dom.js";
 
 const explain = (error) => (error instanceof Refusal ? error.message : "The server does not respond.");
 
@@ -12,6 +12,7 @@ export class Operator {
     this.model = model;
     this.wanted = wanted;
     this.target = null;
+    this.champions = new Map(); // of checkpoints of a former champion, by name
     this.means = null;
     this.level = null; // of the intervals of the model
     $("predict-form").addEventListener("submit", (event) => {
@@ -104,33 +105,36 @@ export class Operator {
     }
   }
 
-  async list() {
+  /** List the checkpoints; `marks` of the history tell those of a former champion. */
+  async list(marks = null) {
     const model = this.model();
+    if (marks !== null) this.champions = new Map(marks.filter(({ champion }) => champion).map((each) => [each.checkpoint, each.champion]));
     try {
       const { checkpoints } = await get(`models/${model}/checkpoints`);
       if (model !== this.model()) return;
       $("checkpoint-list").replaceChildren(...checkpoints.map((kept) => this.row(kept)));
       $("checkpoint-table").hidden = checkpoints.length === 0;
-      if (checkpoints.length === 0) say($("checkpoint-said"), "No checkpoints.");
+      say($("no-checkpoints"), checkpoints.length ? "" : "No checkpoints.");
     } catch (error) {
+      if (!(error instanceof Refusal && error.wantsKey)) return; // the next mark asks again
       $("checkpoint-list").replaceChildren();
       $("checkpoint-table").hidden = true;
-      if (error instanceof Refusal && error.wantsKey) {
-        say($("checkpoint-said"), "The list needs a key with the scope admin.");
-      }
+      say($("no-checkpoints"), "The list needs a key with the scope admin.");
     }
   }
 
   row(kept) {
-    const when = new Date(kept.time);
+    const champion = this.champions.get(kept.checkpoint);
+    const step = make("th", { scope: "row", textContent: whole(kept.step) });
+    if (champion) step.append(make("span", { className: "note", textContent: ` of ${champion}` }));
     const button = make("button", { type: "button", className: "quiet", textContent: "Roll back", disabled: !kept.current });
-    button.setAttribute("aria-label", `Roll back to step ${kept.step}, created ${when.toLocaleString()}`);
+    button.setAttribute("aria-label", `Roll back to step ${kept.step}, created ${clock(kept.time)}`);
     button.addEventListener("click", () => this.ask(kept));
     return make(
       "tr",
       {},
-      make("th", { scope: "row", textContent: whole(kept.step) }),
-      make("td", {}, make("time", { dateTime: kept.time, textContent: when.toLocaleTimeString() })),
+      step,
+      make("td", {}, make("time", { dateTime: kept.time, textContent: clock(kept.time) })),
       make("td", { textContent: `${compact(kept.bytes)}B` }),
       make("td", {}, button),
     );
@@ -151,9 +155,11 @@ export class Operator {
 
   ask(kept) {
     this.target = kept;
+    const champion = this.champions.get(kept.checkpoint);
+    const where = `step ${whole(kept.step)}${champion ? ` of its former champion “${champion}”` : ""}`;
     say(
       $("rollback-text"),
-      `The model “${this.model()}” returns exactly to step ${whole(kept.step)}. Later samples stay in the log, but are ` +
+      `The model “${this.model()}” returns exactly to ${where}. Later samples stay in the log, but are ` +
         "no longer part of the model.",
     );
     $("rollback").returnValue = "cancel";

@@ -66,6 +66,8 @@ export class Overview {
     });
     this.before = { time, models };
     this.selected = selected;
+    $("delete-open").disabled = selected === null;
+    $("overview").hidden = false; // the height of the list is measured
     this.draw();
   }
 
@@ -88,6 +90,9 @@ export class Overview {
     const focused = document.activeElement?.dataset?.model;
     $("overview-list").replaceChildren(...shown.map((row) => this.row(row)));
     if (focused) [...$("overview-list").querySelectorAll("button")].find(({ dataset }) => dataset.model === focused)?.focus();
+    say($("overview-none"), shown.length || !words.length ? "" : `No model matches “${$("overview-filter").value.trim()}”.`);
+    const list = $("overview-list").closest(".scroll");
+    say($("overview-more"), list.scrollHeight > list.clientHeight + 1 ? `Scroll the list to see all ${whole(shown.length)}.` : "");
     const all = this.rows.length;
     $("overview-find").hidden = all < 6;
     say($("overview-count"), shown.length === all ? whole(all) : `${whole(shown.length)} of ${whole(all)}`);

@@ -151,6 +151,7 @@ export class Scores {
       range: fromZero,
     });
     this.began = Date.now() / 1000;
+    this.last = { step: null, time: null }; // when the latest sample was learned
     this.windows = [];
     this.begin = performance.now();
     this.before = null;
@@ -183,6 +184,7 @@ export class Scores {
         ...this.compared("loss", steps, times),
       ],
     ];
+    this.last = { step: steps.at(-1) ?? null, time: times.at(-1) ?? null };
     [this.score, this.loss].forEach((chart, i) => chart.set(steps, times, columns[i]));
     this.recallMixture(experts);
     if (intervals !== null) this.recallIntervals(steps, times, intervals);
@@ -215,7 +217,7 @@ export class Scores {
   mark(mark, live) {
     for (const chart of this.lives) chart.mark(mark);
     const seconds = live ? (performance.now() - this.begin) / 1000 : mark.time - this.began;
-    for (const chart of [this.rate, this.times]) chart.mark({ ...mark, step: seconds });
+    for (const chart of [this.rate, this.times]) chart.mark({ kind: mark.kind, step: seconds });
   }
 
   /** Choose the axis of the charts of the model's life: "step" or "time". */
@@ -224,6 +226,7 @@ export class Scores {
   }
 
   update(shown) {
+    if (shown.step !== this.last.step) this.last = { step: shown.step, time: Date.now() / 1000 };
     this.drawScores(shown);
     this.drawMixture(shown);
     this.drawExperts(shown);
@@ -245,15 +248,15 @@ export class Scores {
       pick(cumulative, score),
       base?.[plain][score] ?? null,
       base?.last[score] ?? null,
-      ...this.compared("score", [step], [Date.now() / 1000]).flat(),
-    ]);
+      ...this.compared("score", [step], [this.last.time]).flat(),
+    ], this.last.time);
     this.loss.add(step, [
       pick(window, loss),
       recent[loss],
       pick(cumulative, loss),
       base?.[plain][loss] ?? null,
-      ...this.compared("loss", [step], [Date.now() / 1000]).flat(),
-    ]);
+      ...this.compared("loss", [step], [this.last.time]).flat(),
+    ], this.last.time);
     say($("tile-score-name"), `${this.task.charts.score.title}, last ${whole(Math.max(window.n, 1))}`);
     show($("tile-score"), pick(window, score), has ? format(window[score]) : "–");
     say($("tile-score-note"), has && base ? better(window[score], base[plain][score]) : "");
@@ -261,7 +264,7 @@ export class Scores {
 
   drawMixture({ step, shares: found }) {
     this.nameKinds(Object.keys(found));
-    this.mixture.add(step, Object.values(found));
+    this.mixture.add(step, Object.values(found), this.last.time);
   }
 
   nameKinds(names) {
@@ -273,12 +276,13 @@ export class Scores {
     $("coverage").hidden = $("width").hidden = intervals === null;
     if (intervals === null) return;
     const { level, window, recent } = intervals;
-    this.coverage.add(step, [window.coverage, recent.coverage, level]);
-    this.width.add(step, [window.width, recent.width]);
+    this.coverage.add(step, [window.coverage, recent.coverage, level], this.last.time);
+    this.width.add(step, [window.width, recent.width], this.last.time);
   }
 
   /** Tell what leads the mixture, and list all experts, those with the greatest share first. */
   drawExperts({ mixture, leading }) {
+    $("experts").classList.toggle("single", leading === null);
     say(this.mixture.about, leading ?? "A single network predicts.");
     const experts = [...mixture].sort((one, other) => other.weight - one.weight);
     const list = $("expert-list");
@@ -366,13 +370,18 @@ export function drawPairs(pairs) {
   say($("pairs-note"), `Targets to the right, predictions upwards, both from ${short(low)} to ${short(high)}.`);
 }
 
+/** Return a long label without its middle: classes often differ at the end. */
+const shortened = (text) => (text.length > 28 ? `${text.slice(0, 16)}…${text.slice(-10)}` : text);
+
 /** Draw the confusion matrix. */
 export function drawConfusion(confusion) {
   $("confusion").hidden = confusion === null;
   if (confusion === null) return;
   const { labels, counts, other } = confusion;
   const text = (label) => (typeof label === "string" ? label : JSON.stringify(label));
-  const head = labels.map((label) => make("th", { scope: "col", textContent: text(label) }));
+  $("confusion").classList.toggle("wide", labels.length > 6);
+  const named = (scope, label) => make("th", { scope, textContent: shortened(text(label)), title: text(label) });
+  const head = labels.map((label) => named("col", label));
   const most = counts.map((row) => Math.max(row.reduce((a, b) => a + b, 0), 1));
   const rows = counts.map((row, i) => {
     const cells = row.map((count, j) => {
@@ -380,7 +389,7 @@ export function drawConfusion(confusion) {
       cell.style.setProperty("--share", Math.sqrt(count / most[i]).toFixed(3));
       return cell;
     });
-    return make("tr", {}, make("th", { scope: "row", textContent: text(labels[i]) }), ...cells);
+    return make("tr", {}, named("row", labels[i]), ...cells);
   });
   $("confusion-table").replaceChildren(
     make("caption", { className: "hidden", textContent: "Predictions by true and predicted class" }),

@@ -41,8 +41,10 @@ export class Shadows {
     this.model = model;
     this.wanted = wanted;
     this.shown = "";
+    this.of = null; // the model whose shadows are shown
     this.list = make("tbody");
     this.table = make("table", { hidden: true }, this.head(), this.list);
+    this.none = make("p", { className: "note" });
     this.said = make("p", { className: "note", role: "status" });
     const open = make("button", { type: "button", className: "quiet", textContent: "Create shadow" });
     open.addEventListener("click", () => this.ask());
@@ -51,6 +53,7 @@ export class Shadows {
       help("Shadows", MEANING),
       make("p", { className: "row" }, open),
       this.said,
+      this.none,
       make("div", { className: "scroll", tabIndex: 0, role: "group", ariaLabel: "List of shadows" }, this.table),
       this.dialog(),
     );
@@ -114,8 +117,10 @@ export class Shadows {
     const text = JSON.stringify([model, found.shadows]);
     if (model !== this.model() || text === this.shown) return;
     this.shown = text;
+    if (model !== this.of) say(this.said, "");
+    this.of = model;
     this.table.hidden = found.shadows.length === 0;
-    say(this.said, found.shadows.length ? "" : "No shadows: create one to try another specification without risk.");
+    say(this.none, found.shadows.length ? "" : "No shadows: create one to try another specification without risk.");
     this.list.replaceChildren(...found.shadows.map((each) => this.row(each)));
   }
 

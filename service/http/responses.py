@@ -66,7 +66,7 @@ def error_response(scope: Scope, error: Exception) -> Response:
     if not is_river(scope["path"]):
         return json_response(body, status, headers)
     if status == 401:
-        headers["www-authenticate"] = f'Bearer realm="{_address(scope)}/api/auth/token/",service="bnp-online"'
+        headers["www-authenticate"] = f'Bearer realm="{address(scope)}/api/auth/token/",service="bnp-online"'
     return json_response({"message": body["error"]["message"]}, status, headers)
 
 
@@ -132,7 +132,7 @@ def is_open_inference(path: str) -> bool:
     return path.startswith("/v2/") or path == "/v2"
 
 
-def _address(scope: Scope) -> str:
+def address(scope: Scope) -> str:
     """Return the address under which the client reached the server, empty if the Host header is malformed.
 
     A proxy that terminates TLS reports it in X-Forwarded-Proto, and a sub-path in X-Forwarded-Prefix.

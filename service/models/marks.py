@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import bisect
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 from ..storage import event_codec
 from ..storage.history import History
 from ..storage.interfaces import Checkpoint, Record, contains
+from .hosted import ORIGINAL
 
 Mark: TypeAlias = dict[str, Any]
 """Kind, step, time in seconds since 1970, and what the kind has in addition."""
@@ -18,39 +19,89 @@ Mark: TypeAlias = dict[str, Any]
 _MOST = 256
 
 
-def logged_marks(history: History) -> list[Mark]:
-    """Return drift actions, rollbacks, unlearnings, upgrades, imports and promotions, by kind.
+def marks_of(history: History, checkpoints: Sequence[Checkpoint]) -> list[Mark]:
+    """Return drift actions, rollbacks, unlearnings, upgrades, imports, promotions and checkpoints, by kind.
 
     The step of an unlearning is None, since the log does not have it. Of the other branches, only rollbacks
-    and unlearnings are included, which explain the present state.
+    and unlearnings are included, which explain the present state. Marks of a former champion have its name as
+    ``champion``.
     """
     log, model, segments = history.log, history.model, history.segments()
-    actions = [each for each in log.changes(model, "action") if contains(segments, each.branch, each.seq)]
-    upgrades = [each for each in log.changes(model, "upgraded") if contains(segments, each.branch, each.seq)]
+
+    def current(kind: Literal["action", "upgraded", "promote", "shadow", "unshadow"]) -> list[Record]:
+        return [each for each in log.changes(model, kind) if contains(segments, each.branch, each.seq)]
+
     imports = [each for each in log.imports(model) if history.counts(each)]
-    promotions = [each for each in log.changes(model, "promote") if contains(segments, each.branch, each.seq)]
+    promotions = current("promote")
+    replaced = promotions or imports
+    shadows = [*current("shadow"), *current("unshadow")] if replaced else []
+    former = _former([*promotions, *shadows], [each.seq for each in imports])
+    unlearnings = log.changes(model, "forget")[-_MOST:]
     return [
-        *({"kind": "action", **_action(each), "time": each.time} for each in actions[-_MOST:]),
-        *_steps("rollback", log.changes(model, "rollback")),
+        *({**_action(each), **former(each.seq), "time": each.time} for each in current("action")[-_MOST:]),
+        *_steps("rollback", log.changes(model, "rollback"), former),
         *(
             {"kind": "unlearning", "step": None, "time": each.time, "events": _removed(each)}
-            for each in log.changes(model, "forget")[-_MOST:]
+            for each in unlearnings
         ),
-        *_steps("upgrade", upgrades),
-        *({"kind": "import", "step": each.step, "time": each.time} for each in imports[-_MOST:]),
+        *_steps("upgrade", current("upgraded"), former),
         *(
-            {"kind": "promotion", "step": each.event.step, "time": each.time, "shadow": _promoted(each)}
-            for each in promotions[-_MOST:]
+            {"kind": "import", "step": each.step, "time": each.time, **former(each.seq)}
+            for each in imports[-_MOST:]
+        ),
+        *(
+            {**mark, "shadow": _name(each)}
+            for each, mark in zip(promotions[-_MOST:], _steps("promotion", promotions, former), strict=True)
+        ),
+        *(
+            {
+                "kind": "checkpoint",
+                "step": each.step,
+                "time": each.time,
+                "checkpoint": each.name,
+                **former(each.seq),
+            }
+            for each in checkpoints[:_MOST]
         ),
     ]
 
 
-def checkpoint_marks(checkpoints: Sequence[Checkpoint]) -> list[Mark]:
-    """Return the marks of checkpoints."""
-    return [
-        {"kind": "checkpoint", "step": each.step, "time": each.time, "checkpoint": each.name}
-        for each in checkpoints[:_MOST]
-    ]
+def _former(changes: Sequence[Record], imports: Sequence[int]) -> Callable[[int], Mark]:
+    """Return a function of an event that returns ``champion``, if another one took its place since.
+
+    A champion is known by the event that created it, because its name may have been used before.
+
+    Parameters
+    ----------
+    changes : sequence of Record
+        Creations, deletions and promotions of shadows.
+    imports : sequence of int
+        Numbers of imports.
+    """
+    shadows: dict[str, int] = {}
+    champion, name = 0, ORIGINAL
+    begins, champions = [0], [(champion, name)]
+    found = {each.seq: each for each in changes}
+    for seq in sorted([*found, *imports]):
+        if seq not in found:
+            champion, name, shadows = seq, ORIGINAL, {}
+        elif found[seq].event.kind == "shadow":
+            shadows[_name(found[seq])] = seq
+        elif found[seq].event.kind == "unshadow":
+            shadows.pop(_name(found[seq]), None)
+        else:
+            shadows[name] = champion
+            name = _name(found[seq])
+            champion = shadows.pop(name, seq)  # retention may have removed its creation
+        if champions[-1] != (champion, name):
+            begins.append(seq)
+            champions.append((champion, name))
+
+    def former(seq: int) -> Mark:
+        then = champions[bisect.bisect_right(begins, seq) - 1]
+        return {} if then == champions[-1] else {"champion": then[1]}
+
+    return former
 
 
 def located(marks: Sequence[Mark], report: Mapping[str, Any]) -> list[Mark]:
@@ -71,16 +122,20 @@ def located(marks: Sequence[Mark], report: Mapping[str, Any]) -> list[Mark]:
     ]
 
 
-def _steps(kind: str, records: Sequence[Record]) -> list[Mark]:
-    return [{"kind": kind, "step": each.event.step, "time": each.time} for each in records[-_MOST:]]
+def _steps(kind: str, records: Sequence[Record], former: Callable[[int], Mark]) -> list[Mark]:
+    return [
+        {"kind": kind, "step": each.event.step, "time": each.time, **former(each.seq)}
+        for each in records[-_MOST:]
+    ]
 
 
 def _action(record: Record) -> Mark:
     body: Mark = event_codec.loads(record.event.body)
-    return {"step": body["step"], "action": body["action"]}
+    return {"kind": "action", "step": body["step"], "action": body["action"]}
 
 
-def _promoted(record: Record) -> str:
+def _name(record: Record) -> str:
+    """Return the name of the shadow that was created, deleted or promoted."""
     name: str = event_codec.loads(record.event.body)["name"]
     return name
 

@@ -32,7 +32,7 @@ from . import report
 from .checkpointer import Checkpointer
 from .feed import Feed
 from .hosted import HostedModel, Replay
-from .marks import Mark, checkpoint_marks, logged_marks
+from .marks import Mark, marks_of
 from .model_file import imported
 from .recovery import Recovery
 from .removals import Removals
@@ -195,7 +195,7 @@ class Operations:
     async def marks(self) -> list[Mark]:
         """Return what happened to the model, from the log and the usable checkpoints, without its drifts."""
         usable = [kept for kept, current in await self.checkpoints() if current]
-        return [*await asyncio.to_thread(logged_marks, self._history), *checkpoint_marks(usable)]
+        return await asyncio.to_thread(marks_of, self._history, usable)
 
     async def roll_back(self, step: int | None, name: str | None) -> tuple[int, int]:
         """Restore the exact state after `step` samples, or of a checkpoint.

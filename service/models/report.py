@@ -86,10 +86,10 @@ def scores(model: HostedModel) -> dict[str, Any]:
 def overview(model: HostedModel) -> dict[str, Any]:
     """Return the row of a model in the overview of all models."""
     estimator = model.estimator
-    line = model.history.report(_SPARKLINE)
+    line, window = model.history.report(_SPARKLINE), model.score.windowed()
     return {
         "step": model.step,
-        "recent": model.history.latest(1000),
+        "recent": {name: window[name] for name in line["scores"]},
         "sparkline": line["scores"]["Accuracy" if model.spec.task == "classification" else "MAE"],
         "drift_marks": _places([step for step, _ in model.history.drifts][-_MARKS:], line["step"]),
         "drifts": model.drift.detections,

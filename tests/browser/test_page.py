@@ -6,7 +6,9 @@ import json
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -149,6 +151,8 @@ def test_a_newcomer_is_told_what_to_type(
     server = serve()
     page = open_page(server)
     expect(page.locator("#empty")).to_be_visible()
+    widths = [page.locator(f"#{name}").bounding_box() for name in ("overview", "empty")]
+    assert len({each and each["width"] for each in widths}) == 1
     typed = page.locator("#curl-learn").inner_text()
     assert typed.startswith(f"curl -s {server.url}/learn ")
     body = re.search(r"-d '(.*)'", typed)
@@ -221,6 +225,44 @@ def test_it_shows_the_life_of_the_model_and_its_marks(
     expect(marks.first).to_contain_text("Checkpoint at step 150")
 
 
+#: Keeps the charts that are made from here on.
+KEEP_CHARTS = """() => {
+  const Chart = uPlot;
+  window.charts = [];
+  window.uPlot = function (...all) {
+    const chart = new Chart(...all);
+    window.charts.push(chart);
+    return chart;
+  };
+}"""
+
+
+def test_the_axis_of_time_reaches_to_the_last_mark(
+    serve: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    """Its labels are those of 24 hours, with the day below, as all times of the page."""
+    server = serve()
+    teach(server, 60)
+    server.client.post("/models/default/checkpoints")
+    found = server.get("/models/default/history")
+    assert found["marks"][-1]["time"] > found["time"][-1]
+    page = open_page(server, timezone_id="Asia/Tokyo", locale="en-US")
+    settled(page, server, 60)
+    page.evaluate(KEEP_CHARTS)
+    page.get_by_role("radio", name="time").check()
+    page.wait_for_function("() => charts.length === 3 && charts.every(each => each.axes[0]._values)")
+    first, last, labels = page.evaluate(
+        "() => [charts[0].scales.x.min, charts.map(each => each.scales.x.max), charts[0].axes[0]._values]"
+    )
+    assert (first, {*last}) == (found["time"][0], {found["marks"][-1]["time"]})
+    when = datetime.fromtimestamp(found["marks"][-1]["time"], ZoneInfo("Asia/Tokyo"))
+    at, on = r"\d\d:\d\d:\d\d(\.\d{3})?", r"\n\d{4}-\d\d-\d\d"
+    assert re.fullmatch(at + on, labels[0])
+    assert all(re.fullmatch(f"{at}({on})?", label) for label in labels[1:])
+    for shown in ("#event-list time", "#checkpoint-list time"):
+        expect(page.locator(shown)).to_have_text(f"{when:%Y-%m-%d %H:%M}")
+
+
 def test_the_shares_of_experts_begin_with_the_model(
     serve: Callable[..., Server], open_page: Callable[..., Page]
 ) -> None:
@@ -255,15 +297,40 @@ def test_every_mark_is_drawn_as_it_happens(
         expect(marks).to_contain_text(text)
     file = server.client.get("/models/a-first/export").content
     server.post("/models/a-first/forget", ids=["7", "9"])
-    expect(marks).to_contain_text("2 events unlearned at step 300")
+    expect(marks).to_contain_text("2 events unlearned at step")
     expect(page.locator("#announce")).to_contain_text("unlearned")
     wait_for_step(page, 298)
+    expect(marks).to_contain_text("2 events unlearned at step 298")  # where the life of the model has it
     octets = {"content-type": "application/octet-stream"}
     server.client.put("/models/a-first/import", content=file, headers=octets).raise_for_status()
-    expect(marks.locator("li").first).to_contain_text("Imported at step 300")
+    expect(marks).to_contain_text("Imported at step 300")
     wait_for_step(page, 300)
     page.locator("#score").get_by_text("As a table").click()
     expect(page.locator("#score tbody tr")).to_have_count(1)
+
+
+def test_a_mark_is_kept_that_comes_while_older_ones_are_read(
+    serve: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    server = serve()
+    teach(server, 10)
+    page = open_page(server)
+    wait_for_step(page, 10)
+    expect(page.locator("#status")).to_have_text(LIVE)
+    marks = page.locator("#event-list")
+    held: list[Route] = []
+    page.route("**/history", lambda route: held.append(route), times=1)
+    with page.expect_request("**/history"):
+        server.client.post("/models/default/checkpoints")
+    while not held:  # the route takes the request a moment after it is announced
+        page.wait_for_timeout(20)
+    answer = held[0].fetch()
+    teach(server, 5)
+    server.client.post("/models/default/checkpoints")
+    expect(marks).to_contain_text("Checkpoint at step 15")
+    with page.expect_request("**/history"):
+        held[0].fulfill(response=answer)
+    expect(marks.locator("li")).to_have_text([re.compile("at step 15"), re.compile("at step 10")])
 
 
 def test_single_requests_and_streams_have_two_times(
@@ -278,6 +345,7 @@ def test_single_requests_and_streams_have_two_times(
     expect(values).to_have_text(["–", "–"])  # none since it was opened
     server.learn({"size": 1}, "cat")
     expect(values).to_have_text([re.compile("s$"), "–"])
+    server.learn({"size": 1}, "cat")  # the one before may be older than ten seconds
     teach(server, 5)
     expect(values).to_have_text([re.compile("s$"), re.compile("s$")])
 
@@ -385,7 +453,7 @@ def test_keys(serve: Callable[..., Server], open_page: Callable[..., Page]) -> N
     field.fill("e" * 40)
     use.click()
     wait_for_step(page, 30)
-    expect(page.locator("#checkpoint-said")).to_contain_text("admin")
+    expect(page.locator("#no-checkpoints")).to_contain_text("admin")
     page.get_by_role("button", name="Create checkpoint").click()
     expect(page.locator("#key-problem")).to_contain_text("scope admin")
     assert server.get("/models/default/checkpoints")["checkpoints"] == []
@@ -428,8 +496,39 @@ def test_another_model_is_chosen(serve: Callable[..., Server], open_page: Callab
     assert page.url.endswith("#other")
     page.reload()
     wait_for_step(page, 7)
-    server.client.delete("/models/other")
+    page.go_back()
     wait_for_step(page, 12)
+    expect(page.get_by_label("Model", exact=True)).to_have_value("default")
+    page.go_forward()
+    wait_for_step(page, 7)
+    server.client.delete("/models/other")
+    expect(page.locator("#missing")).to_contain_text("There is no model “other”. Choose one")
+    page.locator("#overview-list").get_by_role("button", name="default").click()
+    wait_for_step(page, 12)
+    expect(page.locator("#missing")).to_be_hidden()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "%"])
+def test_an_unknown_model_is_not_replaced_by_another(
+    serve: Callable[..., Server], open_page: Callable[..., Page], name: str
+) -> None:
+    server = serve()
+    teach(server, 12)
+    page = open_page(server)
+    wait_for_step(page, 12)
+    page.evaluate("name => { location.hash = name; }", name)
+    expect(page.locator("#missing")).to_contain_text(f"There is no model “{name}”.")
+    expect(page.locator("#status")).to_have_text("No model")
+    expect(page.locator("#shown")).to_be_hidden()
+    expect(page.locator("#overview-list th")).to_have_text("default")
+    if name == "nowhere":
+        server.create(name=name)
+        expect(page.locator("#empty")).to_be_visible()
+    server.client.delete("/models/default")
+    server.client.delete(f"/models/{name}")
+    page.evaluate("() => { location.hash = ''; }")
+    expect(page.locator("#missing")).to_contain_text("No models")
+    expect(page.get_by_role("button", name="Create model")).to_be_visible()
 
 
 def names(page: Page) -> list[str]:
@@ -461,6 +560,7 @@ def test_the_overview_shows_all_models(
     expect(rows).to_have_count(count)
     [found] = [each for each in server.get("/overview")["models"] if each["name"] == "default"]
     assert value(page, "#overview-list tr:first-child") == found["recent"]["Accuracy"]
+    assert found["recent"]["Accuracy"] == value(page, "#tile-score")
     expect(page.locator("#overview-list .spark polyline")).to_have_count(min(count, 2))
     assert names(page) == ["default", *others]
     assert page.evaluate("document.documentElement.scrollWidth") == 390
@@ -479,6 +579,12 @@ def test_the_overview_shows_all_models(
         wait_for_step(page, 40)
         assert page.url.endswith("#m1")
         expect(page.locator("#overview-list [aria-current]")).to_have_text("m1")
+        page.get_by_label("Filter").fill("nothing")
+        expect(page.locator("#overview-none")).to_have_text("No model matches “nothing”.")
+        expect(page.locator("#overview-more")).to_be_hidden()
+        page.get_by_label("Filter").fill("")
+        expect(page.locator("#overview-none")).to_be_hidden()
+        expect(page.locator("#overview-more")).to_have_text(f"Scroll the list to see all {count}.")
     if count == 12:
         found = Axe().run(page)
         assert found.violations_count == 0, found.generate_report()
@@ -573,6 +679,9 @@ def test_without_scripts_it_says_where_the_figures_are(
         assert server.client.get(f"/{link.get_attribute('href')}").status_code == 200
         expect(link).to_be_visible()
     expect(page.locator("#status")).to_be_hidden()
+    expect(page.locator("#fallback pre")).to_contain_text(f"curl -s {server.url}/overview ")
+    behind = {"x-forwarded-proto": "https", "x-forwarded-prefix": "/bnp"}
+    assert f"curl -s https{server.url[4:]}/bnp/overview " in server.client.get("/", headers=behind).text
 
 
 def missing(path: str) -> Callable[[Page], object]:

@@ -56,9 +56,9 @@ def test_create_compare_promote_and_delete(
     expect(panel.locator("tbody tr")).to_have_count(1)
     post_lines(server, rows(2000, 2))
     expect(panel.locator("tbody tr")).to_contain_text("better")
+    expect(panel.locator("tbody td").nth(4)).to_have_text("1,999")  # the first came before it could predict
     found = server.get("/models/signs/shadows")["shadows"][0]["comparison"]
-    assert found["n"] == 1999  # the first sample came before it could predict
-    expect(panel.locator("tbody td").nth(4)).to_have_text("1,999")
+    assert found["n"] == 1999
     name = panel.locator("svg.interval").get_attribute("aria-label")
     assert name is not None
     assert name.startswith("Interval from −")
@@ -77,6 +77,34 @@ def test_create_compare_promote_and_delete(
     panel.get_by_role("button", name="Delete original").click()
     expect(panel).to_contain_text("original is deleted")
     assert server.get("/models/signs/shadows")["shadows"] == []
+
+
+def test_the_promotion_of_an_untrained_shadow_is_reverted(
+    serve: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    """The marks of the former champion have its name, and its checkpoint too."""
+    server = serve()
+    server.create(name="signs", hidden=[], lr=0.1, replay=0)
+    post_lines(server, rows(20))
+    server.client.post("/models/signs/checkpoints").raise_for_status()
+    server.post("/models/signs/shadows", name="wider", hidden=[5]).raise_for_status()
+    page = open_page(server)
+    page.get_by_label("Model", exact=True).select_option("signs")
+    panel, marks = page.locator("#shadows"), page.locator("#event-list")
+    page.on("dialog", lambda dialog: dialog.accept())
+    panel.get_by_role("button", name="Promote wider").click()
+    expect(page.locator("#empty")).to_be_visible()
+    expect(page.locator("#score")).to_be_hidden()
+    expect(marks).to_contain_text("Checkpoint at step 20 of the former champion original")
+    expect(page.locator("#checkpoint-list th")).to_have_text("20 of original")
+    page.get_by_role("button", name="Roll back to step 20").click()
+    expect(page.locator("#rollback-text")).to_contain_text("step 20 of its former champion “original”")
+    page.keyboard.press("Escape")
+    panel.get_by_role("button", name="Promote original").click()
+    expect(page.locator("#empty")).to_be_hidden()
+    expect(page.locator("#tile-step data")).to_have_attribute("value", "20")
+    expect(marks).not_to_contain_text("Checkpoint at step 20 of the former")
+    expect(marks).to_contain_text("Shadow wider promoted at its step 0")
 
 
 def test_a_key_that_reads_sees_shadows_and_cannot_promote(

@@ -455,6 +455,36 @@ def test_what_happens_is_in_the_history_the_metrics_and_the_log(
     assert [kind for kind in kinds if kind != "learn"] == ["create", "shadow", "promote", "unshadow"]
 
 
+def test_marks_of_a_former_champion_have_its_name(serve: Serve) -> None:
+    """Until it is the champion again; another model of the same name is another one."""
+
+    def marks() -> list[tuple[str, int, str | None]]:
+        found = server.get("/models/m/history")["marks"]
+        return [(each["kind"], each["step"], each.get("champion")) for each in found]
+
+    server = serve()
+    server.create(name="m", **PLAIN)
+    learn(server, range(30))
+    server.client.post("/models/m/checkpoints").raise_for_status()
+    add(server)
+    learn(server, range(30, 50))
+    promote(server)
+    server.client.post("/models/m/checkpoints").raise_for_status()
+    then = [("checkpoint", 30, "original"), ("promotion", 20, None), ("checkpoint", 20, None)]
+    assert marks() == then
+    promote(server, "original")
+    back = [("checkpoint", 30, None), ("promotion", 20, "other"), ("checkpoint", 20, "other")]
+    assert marks() == [*back, ("promotion", 50, None)]
+    promote(server)
+    server.client.delete("/models/m/shadows/original").raise_for_status()
+    add(server, "original")
+    promote(server, "original")
+    promotions = [("promotion", 20, "other"), ("promotion", 0, None)]
+    assert marks() == [*then[:1], *back[1:], ("promotion", 50, "original"), *promotions]
+    server.post("/models/m/rollback", step=30).raise_for_status()
+    assert marks() == [("checkpoint", 30, None), ("rollback", 30, None)]
+
+
 def test_a_server_that_knows_no_shadows_does_not_open_their_log(tmp_path: Path) -> None:
     def version() -> int:
         with closing(sqlite3.connect(tmp_path / "events.sqlite3")) as log:
