@@ -1,8 +1,8 @@
 """Many small models: one sample for each in one call, against a call for each model.
 
 The models have the same features, and all of them learn one sample in a round. Both sides predict, and then
-learn. They take turns in one process. The time is that of the wall on a GPU, for which the processor waits, and else
-of the processor.
+learn. They take turns in one process. The time is that of the processor; on a GPU, for which the processor
+waits, it is that of the clock.
 """
 
 from __future__ import annotations
