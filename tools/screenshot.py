@@ -95,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             with Client(url) as client:
                 rest = teach(client, arguments.samples)
                 picture = shoot(url, client, rest, arguments.width, arguments.height)
-    image = Image.open(io.BytesIO(picture)).convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    image = image.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)  # keeps small dots
     image.save(arguments.out, optimize=True)
     print(arguments.out)
 
