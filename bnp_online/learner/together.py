@@ -54,7 +54,7 @@ def learn_together(
     SampleError
         If a sample is invalid; the error has its position. No model has changed.
     ConfigurationError
-        If a model is there twice, or the lengths differ. No model has changed.
+        If a model is there twice or is none of this package, or the lengths differ. No model has changed.
 
     Examples
     --------
@@ -90,6 +90,10 @@ def _check(models: Sequence[OnlineLearner], *parts: Sequence[Any]) -> None:
     for name, part in zip(("X", "y", "w"), parts, strict=True):
         if len(part) != len(models):
             raise ConfigurationError(name, f"there are {len(models)} models, and {len(part)} in {name}")
+    for i, model in enumerate(models):
+        if not isinstance(model, OnlineLearner):
+            message = f"models[{i}] is a {type(model).__name__}: use BNPClassifier and BNPRegressor"
+            raise ConfigurationError("models", message)
     if len({*map(id, models)}) < len(models):
         raise ConfigurationError("models", "a model is there twice: let it learn one sample after the other")
 
@@ -114,7 +118,7 @@ def _learn_parts(
     """Let models learn in one call; write what came of it to the list, at their positions."""
     positions, rows, targets, weights = zip(*parts, strict=True)
     some = [models[i] for i in positions]
-    engines, x = [model._engine for model in some], np.array(rows)
+    engines, x = [model._engine for model in some], np.array(rows).reshape(len(rows), -1)
     try:
         learned, values = learn_each(engines, x, np.array(targets, np.float64), np.array(weights))
     except DeviceMemoryError as error:

@@ -87,6 +87,20 @@ def test_each_model_has_the_bits_of_learning_alone(
         assert one.fingerprint() == other.fingerprint()
 
 
+def test_models_with_an_input_shape() -> None:
+    rng = random.Random(2)  # noqa: S311
+    together, alone = (
+        [BNPClassifier(hidden=(4,), seed=i, input_shape=(2, 3)) for i in range(3)] for _ in "ab"
+    )
+    for _ in range(5):
+        samples = [[[rng.random() for _ in range(3)] for _ in range(2)] for _ in together]
+        labels = [rng.choice([0, 1]) for _ in together]
+        learn_together(together, samples, labels)
+        for model, x, y in zip(alone, samples, labels, strict=True):
+            model.learn_one(x, y)
+    assert [a.fingerprint() for a in together] == [b.fingerprint() for b in alone]
+
+
 def test_a_model_refuses_its_sample_alone() -> None:
     specs: dict[str, Any] = {"hidden": (4,), "lr": 0.1, "replay": 0, "learner": 1, "standardize": False}
     models: list[OnlineLearner] = [BNPClassifier(seed=i, **specs) for i in range(4)]
@@ -118,6 +132,8 @@ def test_an_invalid_sample_changes_no_model() -> None:
         assert raised.value.row == 1
     with pytest.raises(ConfigurationError, match="twice"):
         learn_together([models[0], models[0]], [{}, {}], ["u", "u"])
+    with pytest.raises(ConfigurationError, match=r"models\[1\] is a dict"):
+        learn_together([models[0], {}], [{}, {}], ["u", "u"])  # type: ignore[list-item]  # on purpose
     with pytest.raises(ConfigurationError, match="3 models, and 2 in y"):
         learn_together(models, [{"a": 1.0}] * 3, ["u", "u"])
     assert [model.fingerprint() for model in models] == before
