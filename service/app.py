@@ -27,6 +27,7 @@ from bnp_online.blocks import compile_kernels as compile_parser
 from bnp_online.engines import devices
 from bnp_online.errors import DeviceLostError
 from bnp_online.evaluation.kernels import compile_kernels as compile_scores
+from bnp_online.jit import announced
 from bnp_online.threads import set_threads
 
 from .api import (
@@ -187,8 +188,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     asyncio.get_running_loop().set_default_executor(threads.storage)
     compiled = [each() for each in (compile_parser, compile_scores)]  # models compile their own
     opened: Opened = app.state.opened or await asyncio.to_thread(open_folder, settings)
-    for wait in compiled:
-        await asyncio.to_thread(wait)
+    with announced():
+        for wait in compiled:
+            await asyncio.to_thread(wait)
     log = opened.store.log
     app.state.models = registry = Registry(
         settings, log, opened.store.checkpoints, app.state.log_metrics, threads

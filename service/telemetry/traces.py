@@ -88,7 +88,8 @@ def _group_span(tracer: Tracer, model: str, jobs: list[Queued]) -> Iterator[None
     from opentelemetry.trace import Link
 
     waited = time.perf_counter() - min(job.start for job in jobs)
-    links = [Link(job.span) for job in jobs if job.span is not None and job.span.is_valid]
+    spans = [job.span for job in jobs if job.span is not None and job.span.is_valid]
+    links = [*{each.span_id: Link(each) for each in spans}.values()]  # a stream queues several jobs
     span = tracer.start_span(
         "learn group",
         attributes={"bnp.model": model, "bnp.samples": sum(job.size for job in jobs)},
