@@ -62,7 +62,7 @@ def explain(
         load(b)
     contributions, result = np.empty(count), np.empty(RESULTS)
     kernel: Any = numba_explain.explain
-    if not kernel(x, groups, label, orders, contributions, result, *space, *b):
+    if not kernel(x, groups, label, orders, contributions, result, *space, b):
         raise NonFiniteStateError(NOT_FINITE)
     return Explained(int(result[LABEL]), float(result[VALUE]), float(result[BASE]), contributions)
 
@@ -98,7 +98,7 @@ def load(b: Buffers) -> None:
     with announced():
         engine = f"{__package__}.numba_engine"
         statement = f"import {engine} as engine; engine.compile_explanation({b.params.dtype.name!r})"
-        compile_elsewhere(numba_explain.explain, (*_no_input(), *working_space(b, 0), *b), statement)
+        compile_elsewhere(numba_explain.explain, (*_no_input(), *working_space(b, 0), b), statement)
         run_kernel(b)
     _LOADED.add(b.params.dtype)
 
@@ -106,7 +106,7 @@ def load(b: Buffers) -> None:
 def run_kernel(b: Buffers) -> None:
     """Call the kernel without inputs."""
     kernel: Any = numba_explain.explain
-    kernel(*_no_input(), *working_space(b, 0), *b)
+    kernel(*_no_input(), *working_space(b, 0), b)
 
 
 def _no_input() -> tuple[Any, ...]:

@@ -83,32 +83,7 @@ def explain(
     columns: NDArray[np.float64],
     order: NDArray[np.int64],
     sums: Reals,
-    sizes: NDArray[np.int64],
-    config: NDArray[np.int64],
-    scalars: NDArray[np.float64],
-    trajectories: NDArray[np.float64],
-    params: Reals,
-    average: Reals,
-    linear: Reals,
-    hidden: Reals,
-    entry: Reals,
-    inputs: NDArray[np.float64],
-    target: NDArray[np.float64],
-    memory_x: Reals,
-    memory_y: NDArray[np.float64],
-    hedge: NDArray[np.float64],
-    stack: NDArray[np.float64],
-    outputs: NDArray[np.float64],
-    distances: Reals,
-    nearest: NDArray[np.float64],
-    bins: Reals,
-    entered: Reals,
-    facts: NDArray[np.float64],
-    found: NDArray[np.float64],
-    lost: NDArray[np.bool_],
-    common: Reals,
-    scratch: Reals,
-    live: NDArray[np.int64],
+    b: Buffers,
 ) -> bool:
     """Write the contribution of each group of inputs; return whether there is a finite prediction.
 
@@ -134,37 +109,9 @@ def explain(
         Working space.
     sums : real (3, S)
         Working space, as ``Buffers.distances``.
-    sizes, …
-        Arrays of the learner; see `Buffers`. Only working space changes.
+    b : Buffers
+        Arrays of the learner. Only working space changes.
     """
-    b = Buffers(
-        sizes,
-        config,
-        scalars,
-        trajectories,
-        params,
-        average,
-        linear,
-        hidden,
-        entry,
-        inputs,
-        target,
-        memory_x,
-        memory_y,
-        hedge,
-        stack,
-        outputs,
-        distances,
-        nearest,
-        bins,
-        entered,
-        facts,
-        found,
-        lost,
-        common,
-        scratch,
-        live,
-    )
     if b.outputs.shape[1] == 0 or x.shape[0] != b.sizes[0]:  # untrained, or a call to load the kernel
         return False
     row = int(np.int64(0))  # a literal would make numba compile the functions once more
