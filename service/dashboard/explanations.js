@@ -32,7 +32,7 @@ export function drawImportances({ task, importances }) {
     const value = make("data", { value: String(importance), textContent: percent(share) });
     return make("li", {}, make("span", { textContent: feature, title: feature }), bar, value);
   });
-  say(place.querySelector(".about"), `${about}Every 64th sample is explained; the share is of all features.`);
+  say(place.querySelector(".about"), `${about}Some samples are explained, at first every 64th; the share is of all features.`);
   place.querySelector(".bars").replaceChildren(...bars);
 }
 
