@@ -39,6 +39,7 @@ PROGRAMS = {
     "capacity": ("serving.capacity", "machines for a rate of samples, from the results of record"),
     "choices": ("serving.choice_figure", "figure of docs/cluster.md"),
     "models": ("serving.models", "rate, memory, start and shutdown with 500 models, against a checkout"),
+    "many": ("serving.many", "rate with 1,000 small models, against a checkout (needs wrk)"),
     "checkpoints": (
         "serving.checkpoints",
         "size and time of checkpoints with a million values, and the stall of requests",

@@ -65,10 +65,13 @@ def run(
         yield Served(url, urlsplit(url).port or 0, server)
 
 
-def processor_time(process: int) -> float:
-    """Return the seconds of processor time that a process has taken, by its number (Linux)."""
+def processor_time(process: int, thread: int | None = None) -> float:
+    """Return the seconds of processor time that a process, or a thread of it, has taken (Linux).
+
+    Both are given by their numbers; that of the main thread is that of the process.
+    """
     total = 0
-    for each in Path(f"/proc/{process}/task").glob("*/schedstat"):
+    for each in Path(f"/proc/{process}/task").glob(f"{thread or '*'}/schedstat"):
         with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
             total += int(each.read_text().split()[0])
     return total / 1e9

@@ -63,8 +63,9 @@ class Result:
         Samples a second, in requests that were answered whole.
     p50, p95, p99 : float
         Latency of a request in milliseconds.
-    processor : float
-        Processor time of the server in microseconds a sample; 0 where `measure` did not take it.
+    processor, loop : float
+        Processor time of the server in microseconds a sample, and that of its event loop; 0 where `measure`
+        did not take it.
     """
 
     rate: float
@@ -72,6 +73,7 @@ class Result:
     p95: float
     p99: float
     processor: float = 0.0
+    loop: float = 0.0
 
 
 def require() -> None:
@@ -113,7 +115,8 @@ def run(url: str, load: Load) -> Result:
 def measure(served: Served, load: Load) -> Result:
     """Run wrk, and return its result with the processor time of the server; raises as `finish`."""
     process = served.server.process.pid
-    before = processor_time(process)
+    before = processor_time(process), processor_time(process, process)
     result = run(served.url, load)
-    spent = processor_time(process) - before
-    return replace(result, processor=spent * 1e6 / max(result.rate * load.seconds, 1.0))
+    after = processor_time(process), processor_time(process, process)
+    spent, loop = (1e6 * (b - a) / max(result.rate * load.seconds, 1.0) for a, b in zip(before, after, strict=True))
+    return replace(result, processor=spent, loop=loop)
