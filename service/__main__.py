@@ -18,6 +18,10 @@ from .telemetry.logs import configuration
 #: Interval of thread switches in seconds. The event loop shares the interpreter with threads that write the
 #: log and checkpoints; Python's default, 5 ms, is as long as 20 calls of an estimator.
 _SWITCH_SECONDS = 0.0001
+#: Further objects after which a garbage collection visits the young ones, and numbers of such collections
+#: after which another one visits older ones, and all. Streams hold thousands of objects for a moment. With
+#: Python's default, (700, 10, 10), collections take a fifth of the time of a server with 1,000 models.
+_GARBAGE = (20_000, 2, 2)
 
 _logger = logging.getLogger(__name__)
 
@@ -40,6 +44,7 @@ def main() -> None:
     from .app import serve
 
     gc.freeze()
+    gc.set_threshold(*_GARBAGE)
     gc.enable()
     sys.exit(serve(settings, keyring))
 

@@ -157,5 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", type=int, default=1000, help="number of models")
     parser.add_argument("--repeats", type=int, default=5, help="of which the median is taken")
     parser.add_argument("--seconds", type=int, default=2, help="duration of each")
-    parser.add_argument("--against", type=Path, nargs="*", default=[], metavar="CHECKOUT", help="checkouts to compare with")
+    parser.add_argument(
+        "--against", type=Path, nargs="*", default=[], metavar="CHECKOUT", help="checkouts to compare with"
+    )
     run("many", parser.parse_args(argv), measure, blocks)

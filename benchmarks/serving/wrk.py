@@ -115,8 +115,8 @@ def run(url: str, load: Load) -> Result:
 def measure(served: Served, load: Load) -> Result:
     """Run wrk, and return its result with the processor time of the server; raises as `finish`."""
     process = served.server.process.pid
-    before = processor_time(process), processor_time(process, process)
+    before, begun = processor_time(process), processor_time(process, process)
     result = run(served.url, load)
-    after = processor_time(process), processor_time(process, process)
-    spent, loop = (1e6 * (b - a) / max(result.rate * load.seconds, 1.0) for a, b in zip(before, after, strict=True))
-    return replace(result, processor=spent, loop=loop)
+    samples = max(result.rate * load.seconds, 1.0) / 1e6
+    loop = (processor_time(process, process) - begun) / samples
+    return replace(result, processor=(processor_time(process) - before) / samples, loop=loop)

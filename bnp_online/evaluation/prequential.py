@@ -68,7 +68,8 @@ class _Classification:
         self.confusion[y, prediction] += 1
         loss = log_loss(y, probabilities)
         self.loss_sum += loss
-        if len(self.classes) <= 2:  # with a third one ROCAUC is over for good
+        if len(self.classes) <= 2 and not (y in self.classes and [*probabilities] == self.classes):
+            # With a third one ROCAUC is over for good.
             self.classes += [label for label in {**probabilities, y: 0.0} if label not in self.classes][:3]
         if len(self.classes) == 1:
             self.early[y, probabilities.get(y, 0.0)] += 1

@@ -165,7 +165,33 @@ class OnlineLearner(SavedModel):
             For each sample its prediction before the step, or the error that refused it. A refused sample
             changes nothing, and learning continues, except after a `DeviceMemoryError`.
         """
+        if len(samples) == 1 and (outcome := self._learn_plain(samples[0])) is not None:
+            return [outcome]
         return [*self._learn(samples, predict=True)]
+
+    def _learn_plain(self, sample: Sample) -> Prediction | Refusal | None:
+        """Predict, then learn, a sample of known columns and target, as `_learn_run`; None for any other.
+
+        It takes half the time of `_learn_run` for a small network.
+        """
+        features, target, weight, given = sample
+        code = self._targets.code(target)
+        if self._stage is not None or self._tails_due or given is not None or code is None:
+            return None
+        if type(features) is not Array:
+            return None
+        row = features.values if self._shape is not None else self._features.widen(features.values)
+        self._target_of_one[0] = code
+        weights = _ONE if weight == 1.0 else np.array([weight], np.float64)
+        try:
+            done, values = self._learn_rows(row[None], self._target_of_one, weights, predict=True)
+        except DeviceMemoryError as error:
+            return error
+        if not done:
+            return NonFiniteStateError(REFUSED)
+        found: list[Prediction] = self._targets.read(values)
+        self._learned(1, features)
+        return found[0]
 
     def knows(self, rows: SampleRows) -> bool:
         """Return whether `learn_rows` can learn samples: the model has their columns and labels.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..encoding import FeatureIndex, read_array
+from ..errors import NonFiniteStateError
 from ..sparse import ROUTED, Items, PlainFeatures, Reader, SparseStage
 from ..values import (
     Array,
@@ -169,6 +170,14 @@ class PredictingModel(Model):
         """
         outputs = self._outputs(x)
         return NOTHING if outputs is None else self._targets.read(outputs[None])[0]
+
+    def is_finite(self, x: Any) -> bool:
+        """Return whether `predict` has a finite output for a sample that `check_features` accepts."""
+        try:
+            self._outputs(x)
+        except NonFiniteStateError:
+            return False
+        return True
 
     def predict_rows(self, rows: SampleRows) -> list[Prediction]:
         """Return the predictions for samples that the model `knows`.

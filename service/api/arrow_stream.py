@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import orjson
@@ -23,7 +22,7 @@ from ..errors import BodyTooLargeError, InvalidRowError, InvalidTableError
 from ..http.requests import Shape, check_fields
 from ..models.hosted import HostedModel
 from ..models.scheduling import SLICE, FairTurns
-from ..models.worker import Worker
+from ..models.worker import Uses, Worker
 from ..settings import Settings
 from .batch import Batch, Parts, Take
 from .ndjson import Output
@@ -304,11 +303,11 @@ class RowBatch(Batch[ArrowRow, Any]):
         self._rows = items
         self._find = find
 
-    async def _decode(self, take: Take[ArrowRow, Any], used: ExitStack) -> Parts[Any]:
+    async def _decode(self, take: Take[ArrowRow, Any], used: Uses) -> Parts[Any]:
         worker = await self._find()
         if worker is None:
             return await super()._decode(take, used)
-        used.enter_context(worker.in_use())
+        used.add(worker)
         parts: Parts[Any] = {worker: []}
         for exact, (positions, block) in enumerate(self._rows.blocks(worker.model.estimator)):
             if block is not None:

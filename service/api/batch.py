@@ -6,14 +6,13 @@ The items are the lines of a stream, or those of an array.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from ..blocks import Block
 from ..errors import REFUSALS, RequestError, ShuttingDownError
 from ..models.queue import Outcomes
 from ..models.scheduling import SLICE, FairTurns
-from ..models.worker import Worker
+from ..models.worker import Uses, Worker
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -54,12 +53,34 @@ class Batch(Generic[Item, T]):
 
     async def queue(self, take: Take[Item, T], queue: Queue) -> None:
         """Decode the items, and queue them at their models, in order for each model."""
-        with ExitStack() as used:
-            for worker, parts in (await self._decode(take, used)).items():
+        with Uses() as used:
+            decoded = await self._decode(take, used)
+            await self._take_at_once(decoded)
+            for worker, parts in decoded.items():
                 for positions, entries in parts:
                     await self._queue_at(worker, positions, entries, queue)
 
-    async def _decode(self, take: Take[Item, T], used: ExitStack) -> Parts[T]:
+    async def _take_at_once(self, decoded: Parts[T]) -> None:
+        """Queue the samples that are the only ones of their model, and take them out; one commit has them."""
+        taken: Worker | None = None
+        try:
+            for worker, parts in [*decoded.items()]:
+                if len(parts) != 1 or len(parts[0][1]) != 1:
+                    continue
+                [(positions, entries)] = parts
+                outcomes = worker.take_at_once(entries, wake=False)
+                if outcomes is None:
+                    continue
+                taken = worker
+                self._queued.append((positions, outcomes))
+                del decoded[worker]
+                if len(self._queued) % SLICE == 0:
+                    await self._fair_turns.next()
+        finally:
+            if taken is not None:
+                taken.commit()
+
+    async def _decode(self, take: Take[Item, T], used: Uses) -> Parts[T]:
         """Return the entries to queue at each model, and the positions of their items.
 
         The models stay in memory until `used` is closed.
@@ -72,7 +93,7 @@ class Batch(Generic[Item, T]):
         return parts
 
     async def _take(
-        self, take: Take[Item, T], i: int, item: Item, parts: Parts[T], used: ExitStack
+        self, take: Take[Item, T], i: int, item: Item, parts: Parts[T], used: Uses
     ) -> tuple[Worker, T] | None:
         """Decode one item; return the model and the entry, None if the item is refused."""
         try:
@@ -81,7 +102,7 @@ class Batch(Generic[Item, T]):
             self._outcomes[i] = error
             return None
         if worker not in parts:
-            used.enter_context(worker.in_use())
+            used.add(worker)
             parts[worker] = []
         some = parts[worker]
         if not some or isinstance(some[-1][1], Block):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, overload
 
@@ -38,7 +37,7 @@ from ..http.responses import encode_line, envelope
 from ..models.queue import Capacity
 from ..models.scheduling import SLICE, FairTurns
 from ..models.validation import Learn, samples_of
-from ..models.worker import Worker
+from ..models.worker import Uses, Worker
 from ..settings import Settings
 from ..telemetry.metrics import HttpMetrics
 from ..telemetry.middleware import STREAM
@@ -259,13 +258,13 @@ class LineBatch(Batch[Line, T]):
         self._reader = reader
         self._find = find
 
-    async def _decode(self, take: Take[Line, T], used: ExitStack) -> Parts[T]:
+    async def _decode(self, take: Take[Line, T], used: Uses) -> Parts[T]:
         lines = self._lines.lines
         name = self._reader.model_of(lines[0])
         worker = None if self._lines.long else await self._find(name)
         if worker is None:
             return await super()._decode(take, used)
-        used.enter_context(worker.in_use())
+        used.add(worker)
         parts: Parts[T] = {worker: []}
         mixed = set[Worker]()
         # Most often all lines are of one model. Only lines that are not read in blocks are asked for it.
@@ -292,7 +291,7 @@ class LineBatch(Batch[Line, T]):
         some: Sequence[tuple[int, Worker]],
         take: Take[Line, T],
         parts: Parts[T],
-        used: ExitStack,
+        used: Uses,
         mixed: set[Worker],
     ) -> None:
         """Decode lines alone, each with the model that it seems to be of; see `_decode_group`."""
@@ -303,7 +302,7 @@ class LineBatch(Batch[Line, T]):
             if taken is not None and taken[0] is not worker:
                 mixed.add(taken[0])
 
-    async def _by_model(self, first: int, used: ExitStack) -> dict[Worker, list[int]]:
+    async def _by_model(self, first: int, used: Uses) -> dict[Worker, list[int]]:
         """Return the positions of the lines of each model, up to a line that must be looked up.
 
         The models stay in memory until `used` is closed: each from now on, since the next one may need room.
@@ -317,7 +316,7 @@ class LineBatch(Batch[Line, T]):
             if (worker := workers[name]) is None:
                 break
             if worker not in groups:
-                used.enter_context(worker.in_use())
+                used.add(worker)
                 groups[worker] = []
             groups[worker].append(i)
         return groups
@@ -328,7 +327,7 @@ class LineBatch(Batch[Line, T]):
         positions: Sequence[int],
         take: Take[Line, T],
         parts: Parts[T],
-        used: ExitStack,
+        used: Uses,
         mixed: set[Worker],
         *only: str | None,
     ) -> int:

@@ -121,9 +121,7 @@ def learn_block(
         return 0
     targets = rows.targets[:count]
     if count:
-        try:
-            model.estimator.predict(Array(rows.values[count - 1]))
-        except NonFiniteStateError:
+        if not model.estimator.is_finite(Array(rows.values[count - 1])):
             return None
         times = event.times_of(start, start + count)
         score = _score_classes if rows.labels else _score_numbers

@@ -294,11 +294,7 @@ class HostedModel:
         """Return whether the prediction of the last learned sample of some entries is finite."""
         for entry in reversed(entries):
             if isinstance(entry, SampleEvent) and entry.step is not None:
-                try:
-                    self.estimator.predict(entry.sample.features)
-                except NonFiniteStateError:
-                    return False
-                return True
+                return self.estimator.is_finite(entry.sample.features)
         return True
 
     def readmit(self, records: Sequence[Record], preview: Preview) -> tuple[list[Entry], dict[int, str]]:

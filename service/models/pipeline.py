@@ -42,12 +42,13 @@ from .block_learning import apart, learn_block, refuse_in_block, rows_at_once
 from .checkpointer import Checkpointer
 from .divergence import apply_one_by_one
 from .hosted import Applied, HostedModel, Outcome
-from .queue import Job, JobQueue, Latency, settle
+from .queue import Job, JobQueue, Latency, Outcomes, settle
 from .scheduling import SLICE, CallLength, EagerTask, FairTurns, ModelAccess
 from .validation import (
     Answered,
     BlockEvent,
     Entry,
+    Learn,
     PendingEvent,
     Predict,
     Request,
@@ -223,15 +224,20 @@ class Pipeline:
         except REFUSALS as error:
             return error
 
-    async def _check_jobs(self, jobs: list[Job]) -> Logged:
-        """Check the requests of jobs, and send their events to the log."""
-        requests = [each for job in jobs for each in job.parts]
-        ids = {each for request in requests for each in ids_of(request)}
+    def _current_validator(self) -> Validator:
+        """Return the validator, which knows what was applied."""
         validator = self._validator
         if validator is None:
             validator = self._validator = self.model.validator(self._predict, self.refusals)
         while self._applied:
             validator.settle(self._applied.popleft())
+        return validator
+
+    async def _check_jobs(self, jobs: list[Job]) -> Logged:
+        """Check the requests of jobs, and send their events to the log."""
+        requests = [each for job in jobs for each in job.parts]
+        ids = {each for request in requests for each in ids_of(request)}
+        validator = self._current_validator()
         if ids:
             try:
                 validator.look_up(*await asyncio.to_thread(self._history.look_up, ids))
@@ -245,9 +251,39 @@ class Pipeline:
                 entries += await self._check_requests(validator, some)
         if jobs[0].advances:
             return self._log_messages(jobs[0], entries)
+        return self._log(jobs, entries)
+
+    def _log(self, jobs: list[Job], entries: list[Entry], *, wake: bool = True) -> Logged:
+        """Send the events of requests that were checked to the log."""
         events = [entry.event for entry in entries if isinstance(entry, PendingEvent)]
         now = self._history.log.now()
-        return Logged(jobs, entries, self._append(events, now) if events else None, now)
+        return Logged(jobs, entries, self._append(events, now, wake=wake) if events else None, now)
+
+    def take_at_once(self, request: Learn, *, reserved: bool, wake: bool) -> Outcomes | None:
+        """Check a sample without an id now, and send its event to the log; see `_check_jobs`.
+
+        Parameters
+        ----------
+        request : Learn
+            The sample.
+        reserved : bool
+            Whether capacity was reserved for it.
+        wake : bool
+            As for `LogWriter.submit`.
+
+        Returns
+        -------
+        Future or None
+            Its outcome; None if it must be queued, because others wait or an operation runs.
+        """
+        if self._unexpected or self.discarded or self._check.busy or self._access.locked():
+            return None
+        if len(self._groups) > _AHEAD:
+            return None
+        job = self._queue.take_at_once(request, reserved=reserved)
+        if job is not None:
+            self._add_group(self._log([job], self._current_validator().take((request,)), wake=wake))
+        return None if job is None else job.outcomes
 
     async def _check_requests(self, validator: Validator, requests: Sequence[Request]) -> list[Entry]:
         short = self.predict_length.short or Predict not in map(type, requests)
@@ -276,11 +312,21 @@ class Pipeline:
         return Logged([job], entries or [Answered({})], self._append(events, now, job.advances), now)
 
     def _append(
-        self, events: list[Event | Run], now: float | None = None, advances: Sequence[Advance] = ()
+        self,
+        events: list[Event | Run],
+        now: float | None = None,
+        advances: Sequence[Advance] = (),
+        *,
+        wake: bool = True,
     ) -> asyncio.Future[int | StorageError]:
         history = self._history
         branch = history.branches[-1].number
-        return self._log_writer.submit(Group(history.model, branch, gather(events), advances, now))
+        group = Group(history.model, branch, gather(events), advances, now)
+        return self._log_writer.submit(group, wake=wake)
+
+    def commit(self) -> None:
+        """Let the log commit what was submitted without a wake."""
+        self._log_writer.wake()
 
     def read(self, function: Callable[[HostedModel], T]) -> T:
         """Return the result of a function of the model; call it with exclusive access.
@@ -304,7 +350,8 @@ class Pipeline:
             group = groups[0]
             entries = group.entries if last is None else self._number(group, last.result())
             with group_span(self.model.name, group.jobs):
-                await self._apply_entries(entries, deque(group.jobs))
+                if not (self._is_short(entries) and await self._apply_sample(entries)):
+                    await self._apply_entries(entries, deque(group.jobs))
             self._count(entries)  # a checkpoint before a drift action does not include the whole group
             if self._checkpointer.due:
                 await self._access.run(self._keep)
@@ -316,9 +363,30 @@ class Pipeline:
                 self._progress = None
         self._end()
 
+    def _is_short(self, entries: Sequence[Entry]) -> bool:
+        """Return whether entries are one sample, which is learned at once on the event loop."""
+        if len(entries) > 1 or type(entries[0]) is not SampleEvent or not self._learn_length.short:
+            return False
+        return not (self._careful or self.model.drift.due or self._access.locked())
+
+    async def _apply_sample(self, entries: Sequence[Entry]) -> bool:
+        """Apply a sample in a short call, and answer its job; return whether there was memory for it."""
+        before = self.model.sequence
+        applied = self._apply_now(entries)
+        if applied is None:
+            applied = await self._apply_again(entries, before)
+        if applied.shortage is not None:
+            return False
+        await self._note(applied)
+        self._answer(applied.outcomes)
+        return True
+
     def _number(self, group: Logged, last: int | StorageError) -> list[Entry]:
         """Return the entries with the numbers of their events; after a failed commit, return refusals."""
         entries, messages = group.entries, bool(group.jobs[0].advances)
+        if len(entries) == 1 and isinstance(entries[0], PendingEvent) and not isinstance(last, StorageError):
+            entries[0].seq, entries[0].time = last, group.time
+            return entries
         events = [entry for entry in entries if isinstance(entry, PendingEvent)]
         if not isinstance(last, StorageError):
             for event in reversed(events):
@@ -338,9 +406,13 @@ class Pipeline:
 
     def _count(self, entries: list[Entry]) -> None:
         """Count the logged events of a group."""
-        events = [entry.event for entry in entries if isinstance(entry, PendingEvent)]
-        if events:
-            self._checkpointer.add(sum(each.samples for each in events), sum(each.size for each in events))
+        count = size = 0
+        for entry in entries:
+            if isinstance(entry, PendingEvent):
+                count += entry.event.samples
+                size += entry.event.size
+        if count:
+            self._checkpointer.add(count, size)
 
     async def _apply_entries(self, entries: list[Entry], jobs: deque[Job]) -> None:
         """Apply entries in short calls, and answer each job as soon as its entries are applied."""
@@ -474,8 +546,13 @@ class Pipeline:
                 applied = await self._access.run(partial(self._apply_now, part), short=short)
             if applied is not None:
                 return applied
-            restore = partial(self._restore, before)
-            await self._access.run(restore, pool=self._access.threads.maintenance)
+            return await self._apply_again(part, before)
+        return await self._access.run(partial(self._apply_carefully, part))
+
+    async def _apply_again(self, part: Sequence[Entry], before: int) -> Applied:
+        """Apply entries one by one, from the state after an event: the model diverged."""
+        restore = partial(self._restore, before)
+        await self._access.run(restore, pool=self._access.threads.maintenance)
         return await self._access.run(partial(self._apply_carefully, part))
 
     def _apply_now(self, part: Sequence[Entry]) -> Applied | None:

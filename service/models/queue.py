@@ -100,6 +100,11 @@ class Capacity:
                 await self._freed
             return share
 
+    @property
+    def has_share(self) -> bool:
+        """Whether a stream may queue an item without waiting."""
+        return not self._turn.locked() and self.taken < self.limit - self.limit // 2
+
     def enter(self) -> None:
         """Count one more item.
 
@@ -210,6 +215,24 @@ class JobQueue:
         """Queue the requests of messages, or none, with the positions after them; as `add_requests`."""
         self._capacity.taken += len(requests) or 1
         return self._add(requests, advances=advances, whole=whole)
+
+    def take_at_once(self, request: Request, *, reserved: bool) -> Job | None:
+        """Return the job of a request of a stream as taken; None if others wait.
+
+        Parameters
+        ----------
+        request : Request
+            The request.
+        reserved : bool
+            Whether capacity was reserved for it.
+        """
+        if self.waiting or self.closed or not (reserved or self._capacity.has_share):
+            return None
+        self._capacity.taken += not reserved
+        outcomes: Outcomes = asyncio.get_running_loop().create_future()
+        job = Job((request,), outcomes, span=current_span())
+        self._taken.append(job)
+        return job
 
     def _add(
         self,

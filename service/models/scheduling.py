@@ -127,6 +127,11 @@ class EagerTask:
         self._task: asyncio.Task[None] | None = None
         self._started: Coroutine[Any, Any, None]  # of the task
 
+    @property
+    def busy(self) -> bool:
+        """Whether the work is running, or about to start."""
+        return self._busy
+
     def wake(self) -> None:
         """Start in the next pass of the event loop, unless the work is running."""
         if not self._busy:

@@ -6,8 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -25,7 +24,7 @@ from .pipeline import Pipeline
 from .queue import Capacity, JobQueue, Latency, Outcomes
 from .scheduling import SLICE, FairTurns, ModelAccess
 from .threads import Threads
-from .validation import Request, Requests
+from .validation import Learn, Request, Requests
 
 T = TypeVar("T")
 
@@ -194,14 +193,13 @@ class Worker:
         """Whether nothing waits for the model or uses it, so that it may be removed from memory."""
         return not (self._users or self.queue_depth or self._access.locked() or self.state != "ready")
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep the model in memory during the block, though nothing waits for it."""
+    def enter_use(self) -> None:
+        """Keep the model in memory until `leave_use`, though nothing waits for it; see `Uses`."""
         self._users += 1
-        try:
-            yield
-        finally:
-            self._users -= 1
+
+    def leave_use(self) -> None:
+        """End what `enter_use` began."""
+        self._users -= 1
 
     async def learn(self, request: Request) -> Answer:
         """Learn a sample or store a prediction for its label; return when the event is logged and applied."""
@@ -237,7 +235,27 @@ class Worker:
             If another process owns the model by now, or if it is closed.
         """
         self.require_owned()
-        return self._queue.add_reserved(requests)
+        taken = self.take_at_once(requests, reserved=True)
+        return self._queue.add_reserved(requests) if taken is None else taken
+
+    def take_at_once(
+        self, requests: Sequence[Any] | Block, *, reserved: bool = False, wake: bool = True
+    ) -> Outcomes | None:
+        """Take one sample without an id at once, and return the future of its outcome.
+
+        It is None if there are other requests, or if the sample must be queued: others wait, an operation
+        runs, another process owns the model by now, or it is closed. Without `wake`, `commit` must follow.
+        """
+        if self._learn_refusal is not None or len(requests) != 1 or isinstance(requests, Block):
+            return None
+        request = requests[0]
+        if type(request) is not Learn or request.id is not None:
+            return None
+        return self._pipeline.take_at_once(request, reserved=reserved, wake=wake)
+
+    def commit(self) -> None:
+        """Let the log commit what was taken without a wake, of any model."""
+        self._pipeline.commit()
 
     async def queue_samples(self, requests: Requests) -> tuple[int, Outcomes]:
         """Queue requests or a block of a stream; wait until at least one sample may be queued.
@@ -491,6 +509,34 @@ class Worker:
             f"model {name!r} failed: see the log of the server, and start the server again to restore it",
             "model",
         )
+
+
+class Uses:
+    """Block during which models stay in memory, though nothing waits for them.
+
+    Parameters
+    ----------
+    *workers : Worker
+        The first models.
+    """
+
+    def __init__(self, *workers: Worker) -> None:
+        self._workers: list[Worker] = []
+        for worker in workers:
+            self.add(worker)
+
+    def add(self, worker: Worker) -> None:
+        """Keep a further model."""
+        worker.enter_use()
+        self._workers.append(worker)
+
+    def __enter__(self) -> Uses:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.leave_use()
+        self._workers.clear()
 
 
 def report_error(task: asyncio.Task[None]) -> None:

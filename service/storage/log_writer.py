@@ -43,28 +43,47 @@ class LogWriter:
         self._waiting: deque[tuple[Group, Logged]] = deque()
         self._changed = threading.Condition()
         self._closing = self._waking = False
+        self._wanted = False  # whether the groups that wait are to be committed
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, group: Group) -> Logged:
-        """Queue a group; return the future of its commit, on the running event loop."""
+    def submit(self, group: Group, *, wake: bool = True) -> Logged:
+        """Queue a group; return the future of its commit, on the running event loop.
+
+        Parameters
+        ----------
+        group : Group
+            The group.
+        wake : bool
+            Whether to commit it soon. If not, `wake` must follow: many groups take less time in one commit.
+        """
         loop = asyncio.get_running_loop()
         logged: Logged = loop.create_future()
         with self._changed:
             if not self._closing:
                 self._waiting.append((group, logged))
-                if not self._waking:  # in the next pass of the event loop: groups of one pass are one commit
-                    self._waking = True
-                    loop.call_soon(self._wake)
+                if wake:
+                    self._wake_in_next_pass(loop)
                 return logged
         logged.set_result(StorageFailedError("the event log is closed"))
         return logged
 
+    def wake(self) -> None:
+        """Commit all groups that wait."""
+        self._wake_in_next_pass(asyncio.get_running_loop())
+
+    def _wake_in_next_pass(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wake the thread in the next pass of the event loop: groups of one pass are one commit."""
+        if not self._waking:
+            self._waking = True
+            loop.call_soon(self._wake)
+
     def _wake(self) -> None:
         """Wake the thread."""
+        self._waking = False
         with self._changed:
-            self._waking = False
+            self._wanted = bool(self._waiting)
             self._changed.notify()
 
     def close(self) -> None:
@@ -91,7 +110,7 @@ class LogWriter:
 
     def _take(self) -> list[tuple[Group, Logged]]:
         with self._changed:
-            while not (self._waiting or self._closing):
+            while not (self._wanted or self._closing):
                 self._changed.wait()
             taken: list[tuple[Group, Logged]] = []
             size = 0
@@ -99,6 +118,7 @@ class LogWriter:
                 taken.append(self._waiting.popleft())
                 for event in taken[-1][0].events:
                     size += event.size
+            self._wanted = bool(self._waiting)
             return taken
 
     def _commit(self, groups: list[Group]) -> Sequence[int | StorageError]:

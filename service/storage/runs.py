@@ -34,6 +34,8 @@ def gather(events: Sequence[Event | Run]) -> list[Event | Run]:
     >>> [each.samples for each in gather([*samples, Event("patch", b"{}"), samples[0]])]
     [3, 1, 1]
     """
+    if len(events) < 2:
+        return [*events]
     found: list[Event | Run] = []
     some: list[Event] = []
     size = 0

@@ -80,8 +80,8 @@ _FULL = "the disk of the event log is full: free some space, then try again"
 #: Rows, and about how many bytes, that one query reads. Other threads get the lock between two queries.
 _PAGE, _PAGE_BYTES = 1000, 2**22
 #: Rows that one statement adds. Python builds the rows while it holds the GIL; SQLite releases it while the
-#: statement runs.
-_ROWS = 16
+#: statement runs. Each release may wake the event loop, which takes as long as some rows.
+_ROWS = 128
 
 #: SQLite's codes of a damaged file.
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

@@ -17,7 +17,7 @@ from ...http.responses import encode, json_response
 from ...models.access import Models, models_of
 from ...models.hosted import Answer, HostedModel
 from ...models.queue import Capacity
-from ...models.worker import Asked, Worker
+from ...models.worker import Asked, Uses, Worker
 from ...schemas import PredictBody
 from ...settings import Settings
 from ..freshness import MIN_STEP, PARAMETER, RESPONSE_HEADERS, Freshness, min_step, wait_for_step
@@ -117,7 +117,7 @@ async def _infer(
     shape = worker.model.spec.input_shape
     samples = [_checked(x, i, models.settings) for i, x in enumerate(samples_of(body, behind, shape))]
     answers: list[Answer] = []
-    with worker.in_use():
+    with Uses(worker):
         while len(answers) < len(samples):
             _, outcomes = await worker.queue_predictions([*map(Asked, samples[len(answers) :])])
             for outcome in await outcomes:

@@ -645,9 +645,150 @@ def test_samples_after_a_checkpoint_within_their_group_are_counted(monkeypatch: 
     async def test(writer: Writer) -> None:
         await writer.learn(*[({"a": 0.0}, 0)] * 2)
         monkeypatch.setattr(Pipeline, "_apply_part", take_before)
+        monkeypatch.setattr(Pipeline, "_is_short", lambda *_: False)  # else it takes another way
         await writer.learn(({"a": 1.0}, 1))
         await writer.settle(lambda: writer.worker.model.step == 3)
         await writer.settle(lambda: writer.checkpointer.changed)
         assert (writer.checkpointer.events, writer.checkpointer.changed) == (1, True)
 
     run(test)
+
+
+def try_at_once(writer: Writer, a: float) -> asyncio.Future[list[Any]] | None:
+    """Take a sample at once, if it can be."""
+    return writer.worker.take_at_once([Learn({"a": a}, "cat")])
+
+
+def taken(writer: Writer, a: float, y: Any = "cat", *, wake: bool = True) -> asyncio.Future[list[Any]]:
+    """Take a sample at once; return its outcome."""
+    outcomes = writer.worker.take_at_once([Learn({"a": a}, y)], wake=wake)
+    assert outcomes is not None
+    return outcomes
+
+
+def test_a_sample_is_taken_at_once_beside_those_on_their_way() -> None:
+    """It has its place among those that are queued: in the log, in the model and in the answers."""
+
+    async def test(writer: Writer) -> None:
+        writer.log.hold()
+        queued = asyncio.ensure_future(writer.learn(({"a": 1.0}, "cat")))
+        await writer.settle(lambda: writer.log.arrived == 1)
+        first, refused, second = taken(writer, 2.0, "dog"), taken(writer, 3.0, 7), taken(writer, 4.0)
+        later = asyncio.ensure_future(writer.learn(({"a": 5.0}, "dog")))
+        await writer.settle(lambda: writer.worker.samples_waiting == 5)
+        assert try_at_once(writer, 6.0) is None  # too many are on their way
+        writer.log.open()
+        outcomes = [*await queued, *await first, *await second, *await later]
+        assert steps(outcomes) == [1, 2, 3, 4]
+        assert [each.code for each in await refused] == ["label_type"]
+        assert writer.worker.samples_waiting == 0
+        bodies = [each.event.body for each in writer.log.records if each.event.kind == "learn"]
+        assert [b"%d.0" % i in body for i, body in zip((1, 2, 4, 5), bodies, strict=True)] == [True] * 4
+        assert writer.fingerprint == await alone((1.0, "cat"), (2.0, "dog"), (4.0, "cat"), (5.0, "dog"))
+
+    run(test)
+
+
+async def alone(*samples: tuple[float, str]) -> str:
+    """Return the fingerprint of a model that learned samples, each after the one before."""
+    other = Writer()
+    try:
+        for a, y in samples:
+            await other.learn(({"a": a}, y))
+        return other.fingerprint
+    finally:
+        await other.close()
+
+
+def test_samples_taken_without_a_wake_are_one_commit() -> None:
+    async def test(writer: Writer) -> None:
+        waiting = [taken(writer, float(i), wake=False) for i in range(3)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert writer.log.arrived == 0
+        writer.worker.commit()
+        assert [steps(await each) for each in waiting] == [[1], [2], [3]]
+        assert writer.log.arrived == 1
+
+    run(test)
+
+
+def test_no_more_samples_are_taken_at_once_than_groups_may_wait() -> None:
+    async def test(writer: Writer) -> None:
+        writer.log.hold()
+        waiting = [taken(writer, float(i)) for i in range(4)]
+        assert try_at_once(writer, 4.0) is None
+        writer.log.open()
+        assert [steps(await each) for each in waiting] == [[1], [2], [3], [4]]
+
+    run(test)
+
+
+def test_a_refused_commit_of_a_sample_taken_at_once_changes_nothing() -> None:
+    async def test(writer: Writer) -> None:
+        await writer.learn(({"a": 1.0}, "cat"))
+        before = writer.fingerprint
+        writer.log.refuse(StorageFullError("the disk is full"))
+        assert steps(await taken(writer, 2.0, "dog")) == [StorageFullError]
+        assert writer.fingerprint == before
+        assert try_at_once(writer, 3.0) is None  # the next check begins anew from the model
+        assert steps(await writer.learn(({"a": 3.0}, "cow"))) == [2]
+        assert steps(await taken(writer, 4.0)) == [3]
+
+    run(test)
+
+
+def test_a_sample_taken_at_once_that_diverges_is_refused_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(writer: Writer) -> None:
+        await writer.learn(({"a": 1.0}, "cat"), ({"a": 2.0}, "dog"))
+        waiting = [taken(writer, a) for a in (3.0, POISON, 4.0)]
+        outcomes = [outcome for each in waiting for outcome in await each]
+        assert steps(outcomes) == [3, NonFiniteStateError, 4]
+        assert [code for _, code in writer.log.corrections] == ["non_finite_state"]
+        expected = writer.fingerprint
+        monkeypatch.undo()
+        assert await alone((1.0, "cat"), (2.0, "dog"), (3.0, "cat"), (4.0, "cat")) == expected
+
+    monkeypatch.setattr(HostedModel, "is_sound", _is_sound)
+    run(test)
+
+
+def test_no_sample_is_taken_at_once_during_an_operation_or_after_the_end() -> None:
+    async def test(writer: Writer) -> None:
+        assert writer.worker.take_at_once([Learn({"a": 1.0}, "cat", id="e-1")]) is None
+        assert writer.worker.take_at_once([Learn({"a": 1.0}, "cat")] * 2) is None
+        begun, go_on = threading.Event(), threading.Event()
+
+        def operate() -> None:
+            begun.set()
+            go_on.wait(30)
+
+        operation = asyncio.ensure_future(writer.worker.exclusive(operate))
+        await asyncio.to_thread(begun.wait)
+        assert try_at_once(writer, 1.0) is None
+        go_on.set()
+        await operation
+        await writer.settle(lambda: not writer.worker.samples_waiting)
+        last = taken(writer, 1.0)
+        closing = asyncio.ensure_future(writer.worker.close())
+        await asyncio.sleep(0)
+        assert try_at_once(writer, 2.0) is None
+        assert steps(await last) == [1]
+        await closing
+
+    run(test)
+
+
+def test_streams_leave_half_of_the_queue_free_of_samples_taken_at_once() -> None:
+    async def test(writer: Writer) -> None:
+        writer.log.hold()
+        waiting = [taken(writer, 1.0), taken(writer, 2.0)]
+        assert try_at_once(writer, 3.0) is None
+        writer.worker.reserve()
+        last = writer.worker.queue_reserved([Learn({"a": 3.0}, "cat")])
+        writer.log.open()
+        assert [steps(await each) for each in waiting] == [[1], [2]]
+        assert steps(await last) == [3]
+        assert writer.worker.samples_waiting == 0
+
+    run(test, queue_size=4)
