@@ -130,6 +130,31 @@ def test_lines_may_be_for_different_models(server: Server) -> None:
         assert steps == list(range(1, len(steps) + 1))
 
 
+def test_lines_that_are_alone_at_their_models_are_learned_as_in_requests_of_their_own(
+    serve: Callable[..., Server],
+) -> None:
+    """They are taken at once, and committed together; a line that one model refuses changes no other."""
+    server = serve(max_models=50)
+    for name in ("lines", "looped"):
+        for i in range(20):
+            server.create(name=f"{name}{i}", hidden=[2], replay=0)
+    for step in range(4):
+        lines: list[Json] = [{"x": {"a": step - i, "b": i}, "y": "ab"[(step + i) % 2]} for i in range(20)]
+        lines[7]["y"] = lines[7]["y"] if step == 0 else 7
+        lines[9]["id"] = f"s-{step}"
+        streamed = post_lines(server, [{**line, "model": f"lines{i}"} for i, line in enumerate(lines)])
+        if step:
+            assert [error_of(each)[0] for each in streamed if "error" in each] == ["label_type"]
+        for i, line in enumerate(lines):
+            if i == 7 and step:
+                assert server.post("/learn", **line, model=f"looped{i}").status_code == 422
+            else:
+                assert server.learn(**line, model=f"looped{i}") == {**streamed[i], "model": f"looped{i}"}
+    for i in range(20):
+        assert server.fingerprint(f"lines{i}") == server.fingerprint(f"looped{i}")
+        assert server.get(f"/models/lines{i}/metrics") == server.get(f"/models/looped{i}/metrics")
+
+
 @pytest.mark.parametrize("content", [b"", b"\n", b" \r\n\n"])
 def test_without_samples_there_are_no_answers(server: Server, content: bytes) -> None:
     answer = server.client.post("/learn", content=content, headers={"Content-Type": NDJSON})

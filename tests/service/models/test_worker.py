@@ -713,6 +713,23 @@ def test_samples_taken_without_a_wake_are_one_commit() -> None:
     run(test)
 
 
+def test_the_end_of_a_commit_does_not_begin_one_of_samples_taken_without_a_wake() -> None:
+    async def test(writer: Writer) -> None:
+        writer.log.hold()
+        first = taken(writer, 0.0)
+        await writer.settle(lambda: writer.log.arrived == 1)
+        waiting = [taken(writer, 1.0, wake=False)]
+        writer.log.open()
+        assert steps(await first) == [1]
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        waiting += [taken(writer, 2.0, wake=False), taken(writer, 3.0)]
+        assert [steps(await each) for each in waiting] == [[2], [3], [4]]
+        assert writer.log.arrived == 2
+
+    run(test)
+
+
 def test_no_more_samples_are_taken_at_once_than_groups_may_wait() -> None:
     async def test(writer: Writer) -> None:
         writer.log.hold()
@@ -749,7 +766,11 @@ def test_a_sample_taken_at_once_that_diverges_is_refused_alone(monkeypatch: pyte
         monkeypatch.undo()
         assert await alone((1.0, "cat"), (2.0, "dog"), (3.0, "cat"), (4.0, "cat")) == expected
 
+    def is_short(pipeline: Pipeline, entries: Sequence[Any]) -> bool:
+        return len(entries) == 1 and not pipeline._careful
+
     monkeypatch.setattr(HostedModel, "is_sound", _is_sound)
+    monkeypatch.setattr(Pipeline, "_is_short", is_short)
     run(test)
 
 
