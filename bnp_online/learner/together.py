@@ -54,7 +54,8 @@ def learn_together(
     SampleError
         If a sample is invalid; the error has its position. No model has changed.
     ConfigurationError
-        If a model is there twice or is none of this package, or the lengths differ. No model has changed.
+        If a model is there twice or is none of this package, if the lengths differ, or if one of them is no
+        list. No model has changed.
 
     Examples
     --------
@@ -65,8 +66,8 @@ def learn_together(
     >>> [model.step for model in models], type(found[0].value)
     ([5, 5, 5], <class 'float'>)
     """
+    _check(models, X=X, y=y, **({} if w is None else {"w": w}))
     weights = [1.0] * len(models) if w is None else w
-    _check(models, X, y, weights)
     calls: defaultdict[_Shape, list[_Part]] = defaultdict(list)
     samples: dict[int, Sample] = {}
     for i, (model, x, target, weight) in enumerate(zip(models, X, y, weights, strict=True)):
@@ -86,8 +87,11 @@ def learn_together(
     return found
 
 
-def _check(models: Sequence[OnlineLearner], *parts: Sequence[Any]) -> None:
-    for name, part in zip(("X", "y", "w"), parts, strict=True):
+def _check(models: Sequence[OnlineLearner], **parts: Sequence[Any]) -> None:
+    for name, part in {"models": models, **parts}.items():
+        if not isinstance(part, Sequence) or isinstance(part, str | bytes):
+            kind = type(part).__name__
+            raise ConfigurationError(name, f"is a {kind}: send a list with one entry for each model")
         if len(part) != len(models):
             raise ConfigurationError(name, f"there are {len(models)} models, and {len(part)} in {name}")
     for i, model in enumerate(models):

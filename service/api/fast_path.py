@@ -167,6 +167,7 @@ class HotRoute(ApiRoute):
         self._many = many
         self._reads = reads
         self._blocks = blocks
+        self._learns = blocks and bool(self._shape.y)  # the lane takes samples to learn, and no others
         self._status = options.get("status_code", 200)
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -212,7 +213,7 @@ class HotRoute(ApiRoute):
         head.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": self._status, "headers": head})
         await send({"type": "http.response.body", "body": body})
-        if self._blocks and DATA in scope:
+        if self._learns and DATA in scope:
             state.lane.note(scope, raw, self.path, self._status, self._shape, name)
 
     async def _answer_items(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,6 +78,11 @@ class Server:
         """Run a coroutine on the server's event loop."""
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+
+    def on_loop_soon(self, function: Callable[[], object]) -> None:
+        """Run a function on the server's event loop, and do not wait for it."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(function)
 
     @contextmanager
     def held(self, model: str = "default") -> Iterator[None]:

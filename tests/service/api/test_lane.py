@@ -8,6 +8,7 @@ import random
 import re
 import select
 import socket
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -38,6 +39,7 @@ KEYS = ";".join(
         f"late learn,read {SECRETS['late']} expires=2020-01-01",
     )
 )
+_JSON = {"content-type": "application/json"}
 #: What differs between two servers: the time, and the ids of requests.
 _OWN = re.compile(rb"(?<=\r\ndate: )[^\r]*|(?<=\r\nx-request-id: )[0-9a-f]{8}-[0-9a-f]+")
 
@@ -435,3 +437,30 @@ def test_what_waits_in_the_lane_counts_and_is_answered_at_the_end(tmp_path: Path
                 pass
         steps = [responses(everything(client))[0].json["step"] for client in clients[:4]]
         assert steps == [2, 3, 4, 5]
+
+
+def test_a_prediction_never_takes_the_lane(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Requests to predict that arrive at once with a target are refused, also after one that was answered."""
+    learned = b'{"x": {"a": 0.5}, "y": "up"}'
+    asked = b'{"x": {"a": 0.5}}           '
+    assert len(learned) == len(asked)
+    fields = {"authorization": f"Bearer {SECRETS['reads']}"}
+    with serving(tmp_path, api_keys=SecretStr(KEYS)) as server, ExitStack() as stack:
+        for i in range(40):
+            key = {"authorization": f"Bearer {SECRETS['all']}"}
+            body = b'{"x": {"a": 0.%d}, "y": "up"}' % (i % 9)
+            assert server.client.post("/learn", content=body, headers=key | _JSON).status_code == 200
+        for path in ("/predict", "/models/default/predict", "/explain"):
+            clients = [stack.enter_context(connected(server)) for _ in range(8)]
+            for _ in range(3):
+                for client in clients:
+                    client.sendall(head(path, len(asked), **fields) + asked)
+                    assert responses(client.recv(65536))[0].status == 200
+            release = threading.Event()
+            server.on_loop_soon(release.wait)  # all of them arrive in one pass of the event loop
+            for client in clients:
+                client.sendall(head(path, len(learned), **fields) + learned)
+            release.set()
+            assert [responses(client.recv(65536))[0].status for client in clients] == [422] * 8
+        assert server.registry.get("default").model.step == 40
+    assert "Exception in callback" not in caplog.text
