@@ -137,7 +137,14 @@ def test_an_invalid_sample_changes_no_model() -> None:
         learn_together([models[0], {}], [{}, {}], ["u", "u"])  # type: ignore[list-item]  # on purpose
     with pytest.raises(ConfigurationError, match="3 models, and 2 in y"):
         learn_together(models, [{"a": 1.0}] * 3, ["u", "u"])
-    for wrong in ({"y": "uvu"}, {"X": {"a": 1}}, {"X": iter([{}] * 3)}, {"w": np.ones(3)}, {"models": None}):
+    wrongs: list[dict[str, Any]] = [
+        {"y": "uvu"},
+        {"X": {"a": 1}},
+        {"X": iter([{}] * 3)},
+        {"w": np.ones(3)},
+        {"models": None},
+    ]
+    for wrong in wrongs:
         given: Any = {"models": models, "X": [{"a": 1.0}] * 3, "y": [*"uvu"], **wrong}
         with pytest.raises(ConfigurationError, match=f"{next(iter(wrong))}.*list with one entry"):
             learn_together(**given)
