@@ -234,6 +234,7 @@ KEEP_CHARTS = """() => {
     window.charts.push(chart);
     return chart;
   };
+  Object.assign(uPlot, Chart);
 }"""
 
 
@@ -612,9 +613,44 @@ def test_two_models_are_compared(serve: Callable[..., Server], open_page: Callab
     expect(page.locator("#score tbody tr")).to_have_count(9)
     cells = page.locator("#score tbody tr td:last-child").all_inner_texts()[::-1]
     assert cells[:4] == [f"{100 * each:.1f}%" for each in right]
+    assert cells[4:] == ["–"] * 5  # after the last step of the other model
     assert page.locator("#event-list li").count() == 0
+    teach(server, 30, model="other")
+    expect(page.locator("#score tbody tr:nth-child(3) td:last-child")).to_have_text(re.compile("%$"))
     choice.select_option("")
     expect(page.locator("#score .legend data")).to_have_count(5)
+
+
+def test_a_comparison_shows_the_points_of_both_models(
+    serve: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    """By time the axis has both lives, by samples that of the shown one; the other charts keep their points."""
+    server = serve()
+    server.create(name="other", hidden=[3])
+    teach(server, 40, model="other")
+    teach(server, 20)
+    own, other = (server.get(f"/models/{name}/history") for name in ("default", "other"))
+    assert other["time"][-1] < own["time"][0]
+    page = open_page(server)
+    settled(page, server, 20)
+    expect(page.locator("#rate canvas")).to_have_count(1)
+    page.evaluate("() => { document.querySelector('#rate canvas').kept = true; }")
+    page.evaluate(KEEP_CHARTS)
+    page.get_by_label("compared with").select_option("other")
+    expect(page.locator("#score .legend data")).to_have_count(6)
+    data = "() => [charts[0].scales.x.max, charts[0].data[0], charts[0].data.at(-1).map(each => each ?? null)]"
+    page.wait_for_function("() => charts.length === 2 && charts.every(each => each.scales.x.max)")
+    end, steps, values = page.evaluate(data)
+    assert (end, steps) == (20, other["step"])
+    assert None not in values
+    page.evaluate("() => { charts.length = 0; }")
+    page.get_by_role("radio", name="time").check()
+    page.wait_for_function("() => charts.length === 3 && charts.every(each => each.scales.x.max)")
+    _, times, again = page.evaluate(data)
+    assert times == sorted({*other["time"], *own["time"]})
+    assert again.count(None) == len({*own["time"]})
+    assert again.index(None) == len({*other["time"]})
+    assert page.evaluate("() => document.querySelector('#rate canvas').kept")
 
 
 def test_models_are_created_and_deleted(serve: Callable[..., Server], open_page: Callable[..., Page]) -> None:
