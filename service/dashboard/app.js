@@ -214,22 +214,13 @@ function heard(kind, data) {
 /** Read the history of the model that is chosen to compare with, if the choice or this model has changed. */
 async function compare() {
   const [of, name] = [scores, $("compare").value];
-  const state = JSON.stringify([name, overview.rows.find((row) => row.name === name)]);
+  const row = overview.rows.find((each) => each.name === name);
+  const state = JSON.stringify([name, row]);
   if (of === null || of.compared === state) return;
-  const history = name ? await historyOf(name) : null;
+  const history = row ? await get(`models/${name}/history`) : null;
   if (of !== scores || name !== $("compare").value) return; // another choice since: the next poll reads it
   of.compared = state;
   of.compare(name, history);
-}
-
-/** Return the history of a model; null if the model was deleted meanwhile. */
-async function historyOf(name) {
-  try {
-    return await get(`models/${name}/history`);
-  } catch (error) {
-    if (error instanceof Refusal && error.status === 404) return null;
-    throw error;
-  }
 }
 
 /** Offer the other models of the same task for a comparison. */
@@ -378,7 +369,7 @@ $("model").addEventListener("change", () => select($("model").value));
 addEventListener("hashchange", () => start(named()));
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // the address names the model
-  $("main").focus();
+  ($("shown").hidden ? $("main") : $("shown")).focus();
 });
 $("show-key").addEventListener("click", () => {
   const hidden = $("key-form").toggleAttribute("hidden");

@@ -16,8 +16,8 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 export class LineChart {
   /**
    * @param section the card to fill; its id gives the title's
-   * @param options {title, about, help, x: name of the axis, xFormat, format, series: [{name, colour, dash, width}], range,
-   *   life: whether points have a time, too}
+   * @param options {title, about, help, x: name of the axis, xFormat, incrs: distances of its ticks, format,
+   *   series: [{name, colour, dash, width}], range, life: whether points have a time, too}
    */
   constructor(section, options) {
     this.options = options;
@@ -237,7 +237,7 @@ export class LineChart {
     const font = "12px system-ui, sans-serif";
     const timed = this.axis === "time";
     const steps = (_, ticks) => distinct(ticks, this.options.xFormat);
-    const below = timed ? { values: times, space: 80, size: 46 } : { values: steps, space: 56, size: 32 };
+    const below = timed ? { values: times, space: 80, size: 46 } : { values: steps, space: 56, size: 32, incrs: this.options.incrs };
     return new uPlot(
       {
         width: this.plot.clientWidth,
@@ -256,6 +256,7 @@ export class LineChart {
             label: name,
             stroke: () => colour(variable),
             width: width ?? 1.5,
+            paths: timed ? uPlot.paths.stepped({ align: 1 }) : undefined, // a score stays until the next sample
             dash: dash ? [5, 4] : undefined,
             points: { show: (u, i) => u.data[i].filter((value) => (value ?? null) !== null).length < 2, size: 6, fill: () => colour(variable) },
           })),

@@ -19,6 +19,9 @@ const KINDS = {
   stack: "--m2",
 };
 const life = { x: "samples learned", xFormat: compact, life: true };
+/** Ticks at whole seconds. */
+const SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 43_200, 86_400, 172_800, 864_000];
+const since = { x: "since the page was opened", xFormat: (x) => `${Math.round(x)} s`, incrs: SECONDS };
 
 const TASKS = {
   classification: {
@@ -115,8 +118,7 @@ export class Scores {
       title: "Throughput",
       help: "How many samples the model learned, and how many it predicted, in each second since this page was opened. Zero means that no samples arrive.",
       about: "Samples per second, learned and predicted.",
-      x: "since the page was opened",
-      xFormat: (x) => `${Math.round(x)} s`,
+      ...since,
       format: compact,
       series: [
         { name: "learned", colour: "--accent", width: 2.5 },
@@ -130,8 +132,7 @@ export class Scores {
     this.width.clear(LINES.slice(0, 2));
     this.times = new LineChart($("times"), {
       ...TIMES,
-      x: "since the page was opened",
-      xFormat: (x) => `${Math.round(x)} s`,
+      ...since,
       format: seconds,
       series: [
         { name: "single requests", colour: "--accent", width: 2.5 },

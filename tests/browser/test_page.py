@@ -624,7 +624,7 @@ def test_two_models_are_compared(serve: Callable[..., Server], open_page: Callab
 def test_a_comparison_shows_the_points_of_both_models(
     serve: Callable[..., Server], open_page: Callable[..., Page]
 ) -> None:
-    """By time the axis has both lives, by samples that of the shown one; the other charts keep their points."""
+    """By time the axis has both lives, by samples that of the shown one; the other charts are kept."""
     server = serve()
     server.create(name="other", hidden=[3])
     teach(server, 40, model="other")
@@ -638,7 +638,10 @@ def test_a_comparison_shows_the_points_of_both_models(
     page.evaluate(KEEP_CHARTS)
     page.get_by_label("compared with").select_option("other")
     expect(page.locator("#score .legend data")).to_have_count(6)
-    data = "() => [charts[0].scales.x.max, charts[0].data[0], charts[0].data.at(-1).map(each => each ?? null)]"
+    data = """() => {
+      const { data, scales } = charts[0];
+      return [scales.x.max, data[0], data.at(-1).map(each => each ?? null)];
+    }"""
     page.wait_for_function("() => charts.length === 2 && charts.every(each => each.scales.x.max)")
     end, steps, values = page.evaluate(data)
     assert (end, steps) == (20, other["step"])
@@ -651,6 +654,27 @@ def test_a_comparison_shows_the_points_of_both_models(
     assert again.count(None) == len({*own["time"]})
     assert again.index(None) == len({*other["time"]})
     assert page.evaluate("() => document.querySelector('#rate canvas').kept")
+
+
+def test_the_seconds_since_the_page_was_opened_are_whole(
+    serve: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    server = serve()
+    teach(server, 20)
+    page = open_page(server)
+    settled(page, server, 20)
+    page.evaluate(KEEP_CHARTS)
+    page.get_by_label("Model", exact=True).evaluate("each => each.dispatchEvent(new Event('change'))")
+    page.wait_for_function(
+        "() => charts.some(each => each.series[1].label === 'learned' && each.axes[0]._values?.length > 2)"
+    )
+    places, labels = page.evaluate(
+        """() => {
+          const { _splits, _values } = charts.find(each => each.series[1].label === 'learned').axes[0];
+          return [_splits, _values];
+        }"""
+    )
+    assert labels == [f"{place} s" for place in places]
 
 
 def test_models_are_created_and_deleted(serve: Callable[..., Server], open_page: Callable[..., Page]) -> None:
@@ -678,6 +702,10 @@ def test_models_are_created_and_deleted(serve: Callable[..., Server], open_page:
     expect(page.locator("#overview-list [aria-current]")).to_have_text("prices")
     spec = server.get("/models/prices")["spec"]
     assert (spec["task"], spec["hidden"]) == ("regression", [7])
+    page.get_by_role("button", name="Create model").click()
+    expect(create.get_by_label("Name")).to_have_value("")
+    expect(create.get_by_label("Further parameters")).to_have_value("")
+    create.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Delete model").click()
     dialog = page.get_by_role("dialog", name="Delete model?")
     dialog.get_by_label("Name").fill("other")
@@ -795,6 +823,8 @@ def test_the_keyboard_is_enough(serve: Callable[..., Server], open_page: Callabl
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the model"
     page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('#shown') !== null")  # after the list of models
     for _ in range(60):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.id") == "take":
