@@ -24,7 +24,6 @@ const STATES = {
 let asked = null; // name in the address; null for the first model
 let model = null; // that is shown
 let scores = null; // of the selected model
-let compared = null; // see `Scores`
 let anew = false; // whether the next poll draws the life of the model again, with all its marks
 let stop = new AbortController();
 let drawing = null;
@@ -212,15 +211,16 @@ function heard(kind, data) {
   }
 }
 
-/** Return the model that is chosen to compare with; null without one, or if it was deleted meanwhile. */
-async function compareWith(name) {
-  if (!name) return null;
-  try {
-    return { name, axis: axis(), history: await get(`models/${name}/history`) };
-  } catch (error) {
-    if (error instanceof Refusal && error.status === 404) return null;
-    throw error;
-  }
+/** Read the history of the model that is chosen to compare with, if the choice or this model has changed. */
+async function compare() {
+  const [of, name] = [scores, $("compare").value];
+  const row = overview.rows.find((each) => each.name === name);
+  const state = JSON.stringify([name, row]);
+  if (of === null || of.compared === state) return;
+  const history = row ? await get(`models/${name}/history`) : null;
+  if (of !== scores || name !== $("compare").value) return; // another choice since: the next poll reads it
+  of.compared = state;
+  of.compare(name, history);
 }
 
 /** Offer the other models of the same task for a comparison. */
@@ -257,10 +257,10 @@ async function poll(signal) {
         if (shown.state === "rebuilding") told.state = shown.state; // it may be ready before the history is read
         history = await get(`models/${model}/history`);
         shown = await get(`models/${model}/dashboard`);
-        compared = await compareWith($("compare").value);
       }
       if (signal.aborted) return;
       draw(shown, history);
+      await compare();
     } catch (error) {
       if (signal.aborted) return;
       anew = true;
@@ -279,10 +279,9 @@ async function poll(signal) {
 }
 
 function draw(shown, history) {
-  if (scores === null && history === null) return; // another choice since: the next poll draws
   if (history !== null) {
     if (scores?.name === model) scores.forgetMarks();
-    else scores = Object.assign(new Scores(shown.task, compared), { name: model });
+    else scores = Object.assign(new Scores(shown.task), { name: model });
     $("event-list").replaceChildren();
     scores.recall(history);
     scores.by(axis());
@@ -364,17 +363,13 @@ async function start(name) {
 
 const axis = () => document.querySelector("[name=axis]:checked").value;
 for (const choice of document.getElementsByName("axis")) {
-  choice.addEventListener("change", () => {
-    if ($("compare").value) scores = null; // drawn anew by the next poll, at the same times or steps
-    else scores?.by(axis());
-  });
+  choice.addEventListener("change", () => scores?.by(axis()));
 }
-$("compare").addEventListener("change", () => (scores = null));
 $("model").addEventListener("change", () => select($("model").value));
 addEventListener("hashchange", () => start(named()));
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // the address names the model
-  $("main").focus();
+  ($("shown").hidden ? $("main") : $("shown")).focus();
 });
 $("show-key").addEventListener("click", () => {
   const hidden = $("key-form").toggleAttribute("hidden");

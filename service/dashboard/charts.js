@@ -16,13 +16,14 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 export class LineChart {
   /**
    * @param section the card to fill; its id gives the title's
-   * @param options {title, about, help, x: name of the axis, xFormat, format, series: [{name, colour, dash, width}], range,
-   *   life: whether points have a time, too}
+   * @param options {title, about, help, x: name of the axis, xFormat, incrs: distances of its ticks, format,
+   *   series: [{name, colour, dash, width}], range, life: whether points have a time, too}
    */
   constructor(section, options) {
     this.options = options;
     this.axis = "step";
     this.marks = [];
+    this.other = null; // see `compare`
     this.format = options.format;
     this.title = make("h2", { id: `${section.id}-title`, textContent: options.title });
     this.about = make("p", { className: "about", textContent: options.about });
@@ -55,16 +56,26 @@ export class LineChart {
     this.series = series;
     this.data = [[], ...series.map(() => [])];
     this.times = [];
-    this.values = series.map(({ colour: name, dash }) => {
+    this.name();
+  }
+
+  /** The lines of the chart: its series, and that of the other model. */
+  get lines() {
+    return this.other === null ? this.series : [...this.series, this.other];
+  }
+
+  /** Write the names of the lines in the legend and in the table; the chart is built anew. */
+  name() {
+    this.values = this.lines.map(({ colour: name, dash }) => {
       const line = makeSvg("line", { x1: 1, x2: 19, y1: 5, y2: 5, ...(dash && { "stroke-dasharray": "4 3" }) });
       line.style.stroke = `var(${name})`;
       return { swatch: makeSvg("svg", { viewBox: "0 0 20 10", "aria-hidden": "true" }, line), value: make("span") };
     });
     this.legend.replaceChildren(
-      ...series.map(({ name }, i) => make("li", {}, this.values[i].swatch, `${name} `, this.values[i].value)),
+      ...this.lines.map(({ name }, i) => make("li", {}, this.values[i].swatch, `${name} `, this.values[i].value)),
     );
     this.head.replaceChildren(
-      ...[this.options.x, ...series.map(({ name }) => name)].map((text) =>
+      ...[this.options.x, ...this.lines.map(({ name }) => name)].map((text) =>
         make("th", { scope: "col", textContent: text }),
       ),
     );
@@ -72,11 +83,24 @@ export class LineChart {
     this.chart = null;
   }
 
+  /**
+   * Draw a line of another model at its own points, too.
+   * @param other {name, colour, width, step, time, values}, or null without another model
+   */
+  compare(other) {
+    const before = this.other;
+    this.other = other;
+    if (before?.name !== other?.name) this.name();
+    this.tell();
+    if (this.details.open) this.fillTable();
+    this.draw();
+  }
+
   /** Set all points. */
   set(xs, times, columns) {
     this.data = [[...xs], ...columns];
     this.times = [...times];
-    this.tell(xs.length - 1);
+    this.tell();
     this.draw();
   }
 
@@ -94,7 +118,7 @@ export class LineChart {
       this.data = this.data.map((column) => column.filter(stays));
       this.times = this.times.filter(stays);
     }
-    this.tell(xs.length - 1);
+    this.tell();
     if (this.details.open) this.fillTable();
     this.draw();
   }
@@ -112,12 +136,17 @@ export class LineChart {
     return this.data[0][this.times.findLastIndex((each) => each <= time)] ?? null;
   }
 
-  /** Return the range of the axis: that of the points, with marks before the first step and after the last time. */
+  /**
+   * Return the range of the axis: that of the points, with marks before the first step and after the last time. By steps it
+   * ends with this model, by time with the later one of the two models.
+   */
   reach(low, high) {
     if (low === null || !this.options.life) return [low, high];
     const places = this.marks.filter(({ champion }) => champion === undefined).map((each) => this.place(each));
-    if (this.axis === "step") return [Math.min(low, ...places), high];
-    const [first, last] = [this.times[0], Math.max(this.times.at(-1), ...places)];
+    const end = this.data[0].at(-1);
+    if (this.axis === "step") return [Math.min(low, ...places), this.other !== null && end > low ? end : high];
+    const ends = [this.times, this.other?.time ?? []].flatMap((each) => (each.length ? [each[0], each.at(-1)] : []));
+    const [first, last] = [Math.min(...ends), Math.max(...ends, ...places)];
     return last > first ? [first, last] : [first - 30, first + 30];
   }
 
@@ -129,8 +158,28 @@ export class LineChart {
     this.draw();
   }
 
+  /** The places of the points on the axis. */
+  get places() {
+    return this.axis === "time" ? this.times : this.data[0];
+  }
+
+  /** The points of all lines; a line has no value at the points of another model. */
   get drawn() {
-    return this.axis === "time" ? [this.times, ...this.data.slice(1)] : this.data;
+    const own = [this.places, ...this.data.slice(1)];
+    return this.other === null ? own : uPlot.join([own, [this.other[this.axis], this.other.values]]);
+  }
+
+  /** Return the value of the other model at a place of the axis; null before its first step and after its last one. */
+  otherAt(place) {
+    const at = this.other[this.axis];
+    if (this.axis === "step" && place > at.at(-1)) return null;
+    return this.other.values[at.findLastIndex((each) => each <= place)] ?? null;
+  }
+
+  /** Return the values of all lines at a point of this model. */
+  row(index) {
+    const own = this.data.slice(1).map((column) => column[index] ?? null);
+    return this.other === null ? own : [...own, this.otherAt(this.places[index])];
   }
 
   drawMarks(u) {
@@ -150,17 +199,18 @@ export class LineChart {
     }
   }
 
-  tell(index) {
-    this.values.forEach(({ value }, i) => {
-      const found = this.data[i + 1][index] ?? null;
-      show(value, found, found === null ? "–" : this.format(found));
-    });
+  /** Show the values at a place of the axis in the legend; without one, the latest of each line. */
+  tell(place = null) {
+    const index = place === null ? this.places.length - 1 : this.places.findLastIndex((each) => each <= place);
+    const found = this.data.slice(1).map((column) => column[index] ?? null);
+    if (this.other !== null) found.push(place === null ? (this.other.values.at(-1) ?? null) : this.otherAt(place));
+    this.values.forEach(({ value }, i) => show(value, found[i], found[i] === null ? "–" : this.format(found[i])));
   }
 
   fillTable() {
     const rows = this.data[0].slice(-ROWS).map((x, i, shown) => {
       const at = this.data[0].length - shown.length + i;
-      const cells = this.series.map((_, j) => this.data[j + 1][at]);
+      const cells = this.row(at);
       return make(
         "tr",
         {},
@@ -187,7 +237,7 @@ export class LineChart {
     const font = "12px system-ui, sans-serif";
     const timed = this.axis === "time";
     const steps = (_, ticks) => distinct(ticks, this.options.xFormat);
-    const below = timed ? { values: times, space: 80, size: 46 } : { values: steps, space: 56, size: 32 };
+    const below = timed ? { values: times, space: 80, size: 46 } : { values: steps, space: 56, size: 32, incrs: this.options.incrs };
     return new uPlot(
       {
         width: this.plot.clientWidth,
@@ -202,15 +252,16 @@ export class LineChart {
         ],
         series: [
           {},
-          ...this.series.map(({ name, colour: variable, dash, width }) => ({
+          ...this.lines.map(({ name, colour: variable, dash, width }) => ({
             label: name,
             stroke: () => colour(variable),
             width: width ?? 1.5,
+            paths: timed ? uPlot.paths.stepped({ align: 1 }) : undefined, // a score stays until the next sample
             dash: dash ? [5, 4] : undefined,
-            points: { show: (u, i) => u.data[i].filter((value) => value !== null).length < 2, size: 6, fill: () => colour(variable) },
+            points: { show: (u, i) => u.data[i].filter((value) => (value ?? null) !== null).length < 2, size: 6, fill: () => colour(variable) },
           })),
         ],
-        hooks: { drawAxes: [(u) => this.drawMarks(u)], setCursor: [(u) => this.tell(u.cursor.idx ?? this.data[0].length - 1)] },
+        hooks: { drawAxes: [(u) => this.drawMarks(u)], setCursor: [(u) => this.tell(u.data[0][u.cursor.idx])] },
       },
       this.drawn,
       this.plot,

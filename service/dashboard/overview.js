@@ -122,6 +122,7 @@ export class Overview {
       const spec = { ...(more && JSON.parse(more)), name: $("create-name").value.trim(), task: $("create-task").value };
       await post("models", spec);
       $("create").close();
+      $("create-form").reset();
       this.choose(spec.name);
     } catch (error) {
       this.refused($("create-problem"), error);

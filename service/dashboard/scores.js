@@ -19,6 +19,9 @@ const KINDS = {
   stack: "--m2",
 };
 const life = { x: "samples learned", xFormat: compact, life: true };
+/** Ticks at whole seconds. */
+const SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 43_200, 86_400, 172_800, 864_000];
+const since = { x: "since the page was opened", xFormat: (x) => `${Math.round(x)} s`, incrs: SECONDS };
 
 const TASKS = {
   classification: {
@@ -94,23 +97,12 @@ const TIMES = {
 };
 
 export class Scores {
-  /**
-   * @param task of the model
-   * @param other {name, axis, history} of a model to compare with, or null: its last 1,000 predictions at the same
-   *   "step" or "time"
-   */
-  constructor(task, other = null) {
+  /** @param task of the model */
+  constructor(task) {
     this.task = TASKS[task];
-    const { charts, format, score, loss } = this.task;
-    this.other = other && {
-      at: other.history[other.axis],
-      axis: other.axis,
-      score: windows(other.history.scores[score], other.history.n, 1000, false),
-      loss: windows(other.history.scores[loss], other.history.n, 1000, this.task === TASKS.regression),
-    };
-    const more = other ? [{ name: `${other.name}, last 1,000`, colour: "--m4", width: 2 }] : [];
+    const { charts, format } = this.task;
     const chart = (id, options, show) =>
-      new LineChart($(id), { ...life, ...options, format: show, series: [...LINES, ...(options.lines ?? []), ...more] });
+      new LineChart($(id), { ...life, ...options, format: show, series: [...LINES, ...(options.lines ?? [])] });
     this.score = chart("score", charts.score, format);
     this.loss = chart("loss", charts.loss, short);
     this.mixture = new LineChart($("mixture"), {
@@ -126,8 +118,7 @@ export class Scores {
       title: "Throughput",
       help: "How many samples the model learned, and how many it predicted, in each second since this page was opened. Zero means that no samples arrive.",
       about: "Samples per second, learned and predicted.",
-      x: "since the page was opened",
-      xFormat: (x) => `${Math.round(x)} s`,
+      ...since,
       format: compact,
       series: [
         { name: "learned", colour: "--accent", width: 2.5 },
@@ -141,8 +132,7 @@ export class Scores {
     this.width.clear(LINES.slice(0, 2));
     this.times = new LineChart($("times"), {
       ...TIMES,
-      x: "since the page was opened",
-      xFormat: (x) => `${Math.round(x)} s`,
+      ...since,
       format: seconds,
       series: [
         { name: "single requests", colour: "--accent", width: 2.5 },
@@ -174,14 +164,12 @@ export class Scores {
         over(scores[score], Infinity),
         over(baselines[plain][score], 1000),
         over(baselines.last[score], 1000),
-        ...this.compared("score", steps, times),
       ],
       [
         over(scores[loss], 1000, true),
         over(scores[loss], 100, true),
         over(scores[loss], Infinity, true),
         over(baselines[plain][loss], 1000, true),
-        ...this.compared("loss", steps, times),
       ],
     ];
     this.last = { step: steps.at(-1) ?? null, time: times.at(-1) ?? null };
@@ -201,12 +189,14 @@ export class Scores {
     this.width.set(steps, times, over(width));
   }
 
-  /** Return the values of the other model at some points in a column; none without another model. */
-  compared(name, steps, times) {
-    const { other } = this;
-    if (other === null) return [];
-    const own = other.axis === "time" ? times : steps;
-    return [own.map((x) => other[name][other.at.findLastIndex((at) => at <= x)] ?? null)];
+  /** Draw the last 1,000 predictions of another model, too; without its history, of none. */
+  compare(name, history) {
+    const squared = this.task === TASKS.regression;
+    const line = (values, root) => ({ values: windows(values, history.n, 1000, root), step: history.step, time: history.time });
+    const named = { name: `${name}, last 1,000`, colour: "--m4", width: 2 };
+    const { score, loss } = this.task;
+    this.score.compare(history && { ...named, ...line(history.scores[score], false) });
+    this.loss.compare(history && { ...named, ...line(history.scores[loss], squared) });
   }
 
   forgetMarks() {
@@ -248,14 +238,12 @@ export class Scores {
       pick(cumulative, score),
       base?.[plain][score] ?? null,
       base?.last[score] ?? null,
-      ...this.compared("score", [step], [this.last.time]).flat(),
     ], this.last.time);
     this.loss.add(step, [
       pick(window, loss),
       recent[loss],
       pick(cumulative, loss),
       base?.[plain][loss] ?? null,
-      ...this.compared("loss", [step], [this.last.time]).flat(),
     ], this.last.time);
     say($("tile-score-name"), `${this.task.charts.score.title}, last ${whole(Math.max(window.n, 1))}`);
     show($("tile-score"), pick(window, score), has ? format(window[score]) : "–");

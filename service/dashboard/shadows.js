@@ -142,7 +142,10 @@ export class Shadows {
       if (!confirm(`From now on, ${name} answers in place of the present model, which stays as a shadow.${known}`)) return;
       this.act(`${name} is being promoted …`, () => this.promote(name));
     });
-    end.addEventListener("click", () => this.act(`${name} is being deleted …`, () => this.drop(name)));
+    end.addEventListener("click", () => {
+      if (!confirm(`Everything that the shadow ${name} has learned is erased.`)) return;
+      this.act(`${name} is being deleted …`, () => this.drop(name));
+    });
     const title = make("th", { scope: "row", textContent: name });
     if (about.length) title.append(make("span", { className: "note", textContent: about.join(", ") }));
     const cells = [judged, gap, scores(comparison.shadow), scores(comparison.champion), whole(n), make("span", {}, go, " ", end)];

@@ -234,6 +234,7 @@ KEEP_CHARTS = """() => {
     window.charts.push(chart);
     return chart;
   };
+  Object.assign(uPlot, Chart);
 }"""
 
 
@@ -612,9 +613,68 @@ def test_two_models_are_compared(serve: Callable[..., Server], open_page: Callab
     expect(page.locator("#score tbody tr")).to_have_count(9)
     cells = page.locator("#score tbody tr td:last-child").all_inner_texts()[::-1]
     assert cells[:4] == [f"{100 * each:.1f}%" for each in right]
+    assert cells[4:] == ["–"] * 5  # after the last step of the other model
     assert page.locator("#event-list li").count() == 0
+    teach(server, 30, model="other")
+    expect(page.locator("#score tbody tr:nth-child(3) td:last-child")).to_have_text(re.compile("%$"))
     choice.select_option("")
     expect(page.locator("#score .legend data")).to_have_count(5)
+
+
+def test_a_comparison_shows_the_points_of_both_models(
+    serve: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    """By time the axis has both lives, by samples that of the shown one; the other charts are kept."""
+    server = serve()
+    server.create(name="other", hidden=[3])
+    teach(server, 40, model="other")
+    teach(server, 20)
+    own, other = (server.get(f"/models/{name}/history") for name in ("default", "other"))
+    assert other["time"][-1] < own["time"][0]
+    page = open_page(server)
+    settled(page, server, 20)
+    expect(page.locator("#rate canvas")).to_have_count(1)
+    page.evaluate("() => { document.querySelector('#rate canvas').kept = true; }")
+    page.evaluate(KEEP_CHARTS)
+    page.get_by_label("compared with").select_option("other")
+    expect(page.locator("#score .legend data")).to_have_count(6)
+    data = """() => {
+      const { data, scales } = charts[0];
+      return [scales.x.max, data[0], data.at(-1).map(each => each ?? null)];
+    }"""
+    page.wait_for_function("() => charts.length === 2 && charts.every(each => each.scales.x.max)")
+    end, steps, values = page.evaluate(data)
+    assert (end, steps) == (20, other["step"])
+    assert None not in values
+    page.evaluate("() => { charts.length = 0; }")
+    page.get_by_role("radio", name="time").check()
+    page.wait_for_function("() => charts.length === 3 && charts.every(each => each.scales.x.max)")
+    _, times, again = page.evaluate(data)
+    assert times == sorted({*other["time"], *own["time"]})
+    assert again.count(None) == len({*own["time"]})
+    assert again.index(None) == len({*other["time"]})
+    assert page.evaluate("() => document.querySelector('#rate canvas').kept")
+
+
+def test_the_seconds_since_the_page_was_opened_are_whole(
+    serve: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    server = serve()
+    teach(server, 20)
+    page = open_page(server)
+    settled(page, server, 20)
+    page.evaluate(KEEP_CHARTS)
+    page.get_by_label("Model", exact=True).evaluate("each => each.dispatchEvent(new Event('change'))")
+    page.wait_for_function(
+        "() => charts.some(each => each.series[1].label === 'learned' && each.axes[0]._values?.length > 2)"
+    )
+    places, labels = page.evaluate(
+        """() => {
+          const { _splits, _values } = charts.find(each => each.series[1].label === 'learned').axes[0];
+          return [_splits, _values];
+        }"""
+    )
+    assert labels == [f"{place} s" for place in places]
 
 
 def test_models_are_created_and_deleted(serve: Callable[..., Server], open_page: Callable[..., Page]) -> None:
@@ -642,6 +702,10 @@ def test_models_are_created_and_deleted(serve: Callable[..., Server], open_page:
     expect(page.locator("#overview-list [aria-current]")).to_have_text("prices")
     spec = server.get("/models/prices")["spec"]
     assert (spec["task"], spec["hidden"]) == ("regression", [7])
+    page.get_by_role("button", name="Create model").click()
+    expect(create.get_by_label("Name")).to_have_value("")
+    expect(create.get_by_label("Further parameters")).to_have_value("")
+    create.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Delete model").click()
     dialog = page.get_by_role("dialog", name="Delete model?")
     dialog.get_by_label("Name").fill("other")
@@ -759,6 +823,8 @@ def test_the_keyboard_is_enough(serve: Callable[..., Server], open_page: Callabl
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the model"
     page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('#shown') !== null")  # after the list of models
     for _ in range(60):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.id") == "take":

@@ -74,6 +74,10 @@ def test_create_compare_promote_and_delete(
     expect(panel.locator("tbody th")).to_have_text("original")
     expect(page.locator("#event-list")).to_contain_text("Shadow wider promoted at step 2,000")
     expect(page.locator("#tile-step data")).to_have_attribute("value", "2000")
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    panel.get_by_role("button", name="Delete original").click()
+    assert len(server.get("/models/signs/shadows")["shadows"]) == 1
+    page.once("dialog", lambda dialog: dialog.accept())
     panel.get_by_role("button", name="Delete original").click()
     expect(panel).to_contain_text("original is deleted")
     assert server.get("/models/signs/shadows")["shadows"] == []
