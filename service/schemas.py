@@ -260,7 +260,8 @@ class Mark(Schema):
     kind: Literal["drift", "action", "rollback", "unlearning", "checkpoint", "upgrade", "import", "promotion"]
     step: int
     """Step of the model at that moment; of a rollback, the step that it returned to; of a promotion, the step
-    of the new champion."""
+    of the new champion. The step of an unlearning is that without the unlearned samples, or of a former
+    champion the step at which it was requested."""
     time: float
     """Seconds since 1970."""
     action: str | None = None

@@ -54,14 +54,14 @@ class OnlineLearner(SavedModel):
         self._watch: tuple[int, Callable[[Any], None] | None] = 0, None
 
     def watch(self, every: int, see: Callable[[Any], None]) -> None:
-        """Call a function after steps of a given number, with the sample of the step.
+        """Call a function after certain steps, with the sample of the step.
 
         The function may read the model. It is not part of the state.
 
         Parameters
         ----------
         every : int
-            The steps are its multiples.
+            The steps are its multiples, and the powers of two below it.
         see : callable
             Takes a sample that `check_features` accepts.
         """
@@ -72,7 +72,11 @@ class OnlineLearner(SavedModel):
         every, _ = self._watch
         if self._staged:
             most = min(most, TAILS_EVERY - self._step % TAILS_EVERY)
-        return min(most, every - self._step % every) if every else most
+        if not every:
+            return most
+        step = self._step
+        stop = step - step % every + every if step >= every else min(1 << step.bit_length(), every)
+        return min(most, stop - step)
 
     def preview(self) -> Preview:
         """Return a validator of the next samples."""
@@ -385,7 +389,8 @@ class OnlineLearner(SavedModel):
             with contextlib.suppress(DeviceMemoryError):  # else before the next sample
                 self._add_tails()
         every, see = self._watch
-        if see is not None and count and self._step % every == 0:
+        step = self._step
+        if see is not None and count and (step % every == 0 or (step < every and not step & (step - 1))):
             see(latest if isinstance(latest, Features | Array) else Array(latest.reshape(self._shape or -1)))
 
     def _add_tails(self) -> None:

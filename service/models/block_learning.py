@@ -113,7 +113,7 @@ def learn_block(
         a refusal, and if the GPU has too little free memory (`Applied.shortage`).
     """
     step, rows = model.step, event.block.rows.part(start, stop)
-    model.take_intervals()
+    model.begin_call()
     try:
         count, outputs = model.estimator.learn_rows(rows, pause)
     except DeviceMemoryError as error:  # nothing has changed
@@ -129,7 +129,7 @@ def learn_block(
         applied.outcomes += score(model, targets, outputs, step, times, applied.drifts, first)
         applied.learned += count
         model.sequence = event.number(start + count - 1)
-        model.note_shares(times[-1])
+        model.note_shares(step + 1, times)
     if count and event.step(start) != step + 1:
         applied.steps.update((event.number(start + i), step + 1 + i) for i in range(count))
     for i, named in event.named.items():

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from bnp_online.errors import StateError
+from bnp_online.evaluation.importance import EVERY
 
 Mixture: TypeAlias = "Sequence[Mapping[str, Any]]"
 """Experts with their weights, as `mixture` of an estimator returns them."""
 
+_Point: TypeAlias = "tuple[int, float, dict[str, float]]"
 #: Rate from which a network is fast: its weights follow the latest samples.
 _FAST = 0.6
 #: Kinds of experts, and what it means that one of them has the greatest weight.
@@ -24,8 +26,8 @@ KINDS = {
     "stack": "a learned combination of all experts predicts better than their weighted mean",
 }
 
-#: Least number of steps between two points of the history, and greatest number of points.
-EVERY, MOST = 20, 256
+#: Greatest number of points of the history.
+MOST = 256
 #: Digits of a share in the history.
 _DIGITS = 4
 
@@ -55,29 +57,28 @@ def summed(kinds: Sequence[str], weights: Sequence[float]) -> dict[str, float]:
 class ShareHistory:
     """Shares of the kinds of experts over the steps of a model, in at most 256 points.
 
-    A point is taken after a call of the estimator, at least twenty steps after the one before. When there are
-    too many points, every second one is dropped, and the distance doubles. So the points cover all of the
-    model's life. Their steps depend on how many samples were learned together; their values do not.
+    The points are at steps 1, 2, 4, 8, 16 and 32, and then at every 64th. When there are too many points, the
+    distance doubles, and the first point in each distance is kept. So the points cover all of the model's
+    life, and they depend on the samples and their order alone.
 
     Examples
     --------
     >>> history = ShareHistory()
-    >>> for step in range(1, 61):
+    >>> for step in range(1, 201):
     ...     if history.is_due(step):
     ...         history.add(step, 0.5 * step, {"networks": 0.75, "stack": 0.25})
     >>> found = history.report()
-    >>> found["step"], found["time"], found["shares"]["stack"]
-    ([20, 40, 60], [10.0, 20.0, 30.0], [0.25, 0.25, 0.25])
+    >>> found["step"], found["time"][:3], found["shares"]["stack"][:3]
+    ([1, 2, 4, 8, 16, 32, 64, 128, 192], [0.5, 1.0, 2.0], [0.25, 0.25, 0.25])
     """
 
     def __init__(self) -> None:
         self._every = EVERY
-        self._next = EVERY
-        self._points: list[tuple[int, float, dict[str, float]]] = []
+        self._points: list[_Point] = []
 
     def is_due(self, step: int) -> bool:
-        """Return whether a point is to be added at a step."""
-        return step >= self._next
+        """Return whether a point is to be added at a step: a multiple of 64, or a power of two below."""
+        return step % self._every == 0 if step >= EVERY else step & (step - 1) == 0
 
     def add(self, step: int, time: float, found: Mapping[str, float]) -> None:
         """Add a point: the step, its time in seconds since 1970, and the shares by kind."""
@@ -85,8 +86,10 @@ class ShareHistory:
         self._points.append((step, time, rounded))
         if len(self._points) > MOST:
             self._every *= 2
-            self._points = self._points[::2]
-        self._next = self._points[-1][0] + self._every
+            first: dict[int, _Point] = {}
+            for point in self._points:
+                first.setdefault(point[0] // self._every, point)
+            self._points = [*first.values()]
 
     def report(self) -> dict[str, Any]:
         """Return ``step`` and ``time`` of the points, and ``shares`` by kind, as lists, oldest first."""
@@ -100,7 +103,7 @@ class ShareHistory:
     def copy(self) -> ShareHistory:
         """Return a copy."""
         twin = ShareHistory()
-        twin._every, twin._next, twin._points = self._every, self._next, self._points[:]
+        twin._every, twin._points = self._every, self._points[:]
         return twin
 
     def state_dict(self) -> dict[str, Any]:
@@ -115,8 +118,9 @@ class ShareHistory:
         StateError
             If it has another form.
         """
-        if state["every"] < EVERY or len(state["points"]) > MOST:
+        if state["every"] < 1 or len(state["points"]) > MOST:
             raise StateError("the history of the shares has another form")
-        self._every = int(state["every"])
+        self._every = EVERY
+        while self._every < state["every"]:  # earlier versions have 20 times a power of two
+            self._every *= 2
         self._points = [(int(step), float(time), dict(found)) for step, time, found in state["points"]]
-        self._next = self._points[-1][0] + self._every if self._points else EVERY

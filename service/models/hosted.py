@@ -169,12 +169,13 @@ class HostedModel:
         self.baselines = Baselines(spec.task)
         self.history = ScoreHistory(spec.task, intervals=bool(self.estimator.intervals))
         self.shares = ShareHistory()
+        self._shared: list[tuple[int, dict[str, float]]] = []  # in the current call: steps, shares
         self._scored: list[ScoredIntervals] = []  # of the samples of the current call
         if self.estimator.intervals:
             self.estimator.on_intervals = self._scored.append
         self.importances = Importances()
         self.estimator.prepare_explanations()
-        self.estimator.watch(EVERY, self._add_importances)
+        self.estimator.watch(EVERY, self._see)
         self.sequence = 0
         self.predicted = 0
         self.scored = 0
@@ -208,13 +209,22 @@ class HostedModel:
         """Number of predictions that wait for their label."""
         return len(self._pending)
 
-    def _add_importances(self, x: Any) -> None:
-        """Add the contributions of the features of a sample that was learned, if one is due."""
-        if not is_due(self.step, strings=bool(self.estimator.fields)):
-            return
+    def _see(self, x: Any) -> None:
+        """Take the shares of the experts, and the contributions of the latest sample, if they are due."""
         with suppress(NonFiniteStateError, DeviceMemoryError):
-            if (found := self.estimator.contributions(x)) is not None:
-                self.importances.add(*found)
+            if self._mixes and self.shares.is_due(self.step):
+                self._shared.append((self.step, self._summed_weights()))
+            if is_due(self.step, strings=bool(self.estimator.fields)):
+                found = self.estimator.contributions(x)
+                if found is not None:
+                    self.importances.add(*found)
+
+    def _summed_weights(self) -> dict[str, float]:
+        """Return the weight of each kind of experts, as `experts.shares`, and faster."""
+        weights = self.estimator.mixture_weights
+        if len(weights) != len(self._kinds):  # an import may be of another generation
+            self._kinds = [kind_of(each) for each in self.estimator.mixture]
+        return summed(self._kinds, weights)
 
     def explain(self, x: Any, label: Label | None = None) -> Answer:
         """Explain the prediction for a sample: of a class, or of the predicted one.."""
@@ -430,18 +440,18 @@ class HostedModel:
             if isinstance(entry, SampleEvent)
         ]
         step = self.estimator.step
-        self.take_intervals()
+        self.begin_call()
         if self.drift.due and samples and self.drift.ready(step):
             predictions = iter(self._act_and_learn(samples))
         else:
             predictions = iter(self.estimator.learn_samples(samples) if samples else ())
-        intervals, learned_at = iter(self.take_intervals()), None
+        intervals, first, times = iter(self.take_intervals()), step + 1, list[float]()
         for entry in entries:
             if isinstance(entry, SampleEvent):
                 prediction = next(predictions)
                 if isinstance(prediction, DeviceMemoryError):
                     applied.shortage = prediction
-                    return
+                    break
                 self.sequence = entry.seq
                 if isinstance(prediction, Exception):
                     applied.refused[entry.seq] = NON_FINITE
@@ -455,21 +465,25 @@ class HostedModel:
                 interval = next(intervals, None)
                 applied.outcomes.append(self._accept(entry, prediction, step, applied.drifts, interval))
                 applied.learned += 1
-                learned_at = entry.time
+                times.append(entry.time)
             elif isinstance(entry, PredictionEvent):
                 try:
                     experts = self._predicted(entry.prediction.x)
                 except DeviceMemoryError as error:
                     applied.shortage = error
-                    return
+                    break
                 self.sequence = entry.seq
                 self._pending.add(str(entry.event.id), entry.event.body, entry.prediction, experts)
                 applied.predicted += experts is not None
                 applied.outcomes.append(entry.prediction.answer)
             elif isinstance(entry, Answered):
                 applied.outcomes.append(entry.outcome())
-        if learned_at is not None:
-            self.note_shares(learned_at)
+        self.note_shares(first, times)
+
+    def begin_call(self) -> None:
+        """Drop what a failed call of the estimator left: intervals, and shares of the experts."""
+        self._scored.clear()
+        self._shared.clear()
 
     def take_intervals(self) -> Vector:
         """Return width and coverage of the intervals of the samples learned since the last call: (N, 2)."""
@@ -479,14 +493,11 @@ class HostedModel:
         self._scored.clear()
         return found
 
-    def note_shares(self, time: float) -> None:
-        """Add the shares of the experts to their history, if a point is due."""
-        if not self._mixes or not self.shares.is_due(self.step):
-            return
-        weights = self.estimator.mixture_weights
-        if len(weights) != len(self._kinds):  # an import may be of another generation
-            self._kinds = [kind_of(each) for each in self.estimator.mixture]
-        self.shares.add(self.step, time, summed(self._kinds, weights))
+    def note_shares(self, first: int, times: Sequence[float]) -> None:
+        """Add the shares of the experts to their history, of samples with these times from step `first`."""
+        for step, found in self._shared:
+            self.shares.add(step, times[step - first], found)
+        self._shared.clear()
 
     def refuse(self, entry: PendingEvent, error: Exception) -> Applied:
         """Refuse a logged event that is not applied; it changes nothing."""

@@ -22,9 +22,9 @@ _MOST = 256
 def marks_of(history: History, checkpoints: Sequence[Checkpoint]) -> list[Mark]:
     """Return drift actions, rollbacks, unlearnings, upgrades, imports, promotions and checkpoints, by kind.
 
-    The step of an unlearning is None, since the log does not have it. Of the other branches, only rollbacks
-    and unlearnings are included, which explain the present state. Marks of a former champion have its name as
-    ``champion``.
+    The step of an unlearning is None: the unlearning changed the steps of the model. Of the other branches,
+    only rollbacks and unlearnings are included, which explain the present state. Marks of a former champion
+    have its name as ``champion``, and its steps.
     """
     log, model, segments = history.log, history.model, history.segments()
 
@@ -40,10 +40,7 @@ def marks_of(history: History, checkpoints: Sequence[Checkpoint]) -> list[Mark]:
     return [
         *({**_action(each), **former(each.seq), "time": each.time} for each in current("action")[-_MOST:]),
         *_steps("rollback", log.changes(model, "rollback"), former),
-        *(
-            {"kind": "unlearning", "step": None, "time": each.time, "events": _removed(each)}
-            for each in unlearnings
-        ),
+        *(_unlearning(each, former(each.seq)) for each in unlearnings),
         *_steps("upgrade", current("upgraded"), former),
         *(
             {"kind": "import", "step": each.step, "time": each.time, **former(each.seq)}
@@ -134,11 +131,15 @@ def _action(record: Record) -> Mark:
     return {"kind": "action", "step": body["step"], "action": body["action"]}
 
 
+def _unlearning(record: Record, former: Mark) -> Mark:
+    """Return the mark of an unlearning; that of a former champion has the step at which it was requested."""
+    body = json.loads(record.event.body)
+    step = body.get("step") if former else None  # earlier versions logged none
+    events = len(body["events"])
+    return {"kind": "unlearning", "step": step, "time": record.time, "events": events, **former}
+
+
 def _name(record: Record) -> str:
     """Return the name of the shadow that was created, deleted or promoted."""
     name: str = event_codec.loads(record.event.body)["name"]
     return name
-
-
-def _removed(record: Record) -> int:
-    return len(json.loads(record.event.body)["events"])

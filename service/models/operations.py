@@ -291,7 +291,7 @@ class Operations:
         if counted and not self._recovery.reaches(counted[0].seq):
             raise NotKeptError("the log no longer has the events to rebuild the model without these samples")
         if events:
-            self._history.forget(events)
+            self._history.forget(events, self._worker.model.step)
             self._removals.add(self._history.model, self._checkpointer.purge)
             self._checkpointer.add(1, 0)
         audit("samples unlearned", self._worker.model.name, ids=len(ids), events=len(events))

@@ -279,9 +279,10 @@ class History:
         self.version += 1
         return seq
 
-    def forget(self, events: Sequence[Header]) -> int:
-        """Remove events of any branch, and log their removal; return the number of its event."""
-        body = json.dumps({"events": [[event.branch, event.seq] for event in events]}).encode()
+    def forget(self, events: Sequence[Header], step: int) -> int:
+        """Remove events of any branch, and log their removal at a step; return the number of its event."""
+        removed = [[event.branch, event.seq] for event in events]
+        body = json.dumps({"events": removed, "step": step}).encode()
         numbers = [event.seq for event in events]
         with self._removing:
             self._removed = None  # they are read again, since the outcome of a commit may be unknown

@@ -268,11 +268,11 @@ def test_the_shares_of_experts_begin_with_the_model(
     serve: Callable[..., Server], open_page: Callable[..., Page]
 ) -> None:
     server = serve()
-    for i in range(40):
+    for i in range(32):  # the step of a point
         server.learn({"a": i % 4}, "ab"[i % 2])
     found = server.get("/models/default/history")["experts"]
     page = open_page(server)
-    settled(page, server, 40)
+    settled(page, server, 32)
     page.locator("#mixture").get_by_text("As a table").click()
     rows = page.locator("#mixture tbody th")
     expect(rows).to_have_count(len(found["step"]))

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.models.experts import EVERY, MOST, ShareHistory
+from bnp_online.evaluation.importance import EVERY
+from service.models.experts import MOST, ShareHistory
 from service.models.validation import Learn
 from tests.service.models.test_durability import crash, forget
 from tests.support.hosted import SPEC, Model, default, lines
@@ -18,22 +19,20 @@ from tests.support.running import Json, Server, serving
 from tests.support.streaming import post_lines
 
 COUNT = 1500
+#: Steps of the first shares of experts.
+FIRST = (1, 2, 4, 8, 16, 32)
 
 
 def history(server: Server, query: str = "") -> Json:
-    """Return the history, without what depends on groups of samples and on automatic checkpoints.
-
-    The server takes and removes checkpoints; the steps of the shares of experts are those of whole groups.
-    """
+    """Return the history, without automatic checkpoints, which the server takes and removes."""
     found = server.get(f"/models/default/history{query}")
-    del found["experts"]
     return {**found, "marks": [mark for mark in found["marks"] if mark["kind"] != "checkpoint"]}
 
 
 def timeless(found: Json) -> Json:
     """Return a history without times."""
     marks = [{key: value for key, value in mark.items() if key != "time"} for mark in found["marks"]]
-    return {**found, "time": None, "marks": marks}
+    return {**found, "time": None, "marks": marks, "experts": {**found["experts"], "time": None}}
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
@@ -56,6 +55,13 @@ def test_streams_single_samples_and_replays_have_one_history(tmp_path: Path, tas
         assert timeless(found) == expected
         killed = crash(server, tmp_path / "killed")
     assert found["step"][-1] == found["model_step"] == COUNT
+    assert found["experts"]["step"] == [*FIRST, *range(EVERY, COUNT, EVERY)]
+    times = dict(zip(found["step"], found["time"], strict=True))
+    at = dict(zip(found["experts"]["step"], found["experts"]["time"], strict=True))
+    assert {step: times[step] for step in times.keys() & at.keys()} == {
+        step: at[step] for step in times.keys() & at.keys()
+    }
+    assert times.keys() & at.keys()
     assert sum(found["n"]) == COUNT - 1
     kinds = {mark["kind"] for mark in found["marks"]}
     assert kinds == {"drift", "action"}
@@ -167,28 +173,44 @@ def test_looking_at_it_changes_nothing(serve: Callable[..., Server]) -> None:
     assert server.fingerprint() == before
 
 
-def test_the_shares_of_experts_come_back(tmp_path: Path) -> None:
-    """Those of equal steps are equal, however the samples were grouped, and after a restart."""
-    sent = lines("classification", 300)
-    with serving(tmp_path / "single", default_model=default("classification")) as single:
-        for each in sent:
-            single.post("/learn", **each)
-        alone = single.get("/models/default/history")["experts"]
-        shown = single.get("/models/default/dashboard")["shares"]
-    assert alone["step"] == [*range(EVERY, 301, EVERY)]
-    assert {kind: values[-1] for kind, values in alone["shares"].items()} == pytest.approx(shown, abs=1e-4)
+def test_single_samples_on_a_killed_server_have_the_shares_of_experts(tmp_path: Path) -> None:
+    """A replay learns in large groups what arrived alone."""
     with serving(tmp_path / "data", default_model=default("classification")) as server:
-        post_lines(server, sent)
+        for each in lines("classification", 200):
+            server.post("/learn", **each)
         found = server.get("/models/default/history")["experts"]
-        server.client.post("/models/default/checkpoints").raise_for_status()
-    both = {*alone["step"]} & {*found["step"]}
-    for kind, values in found["shares"].items():
-        mine = dict(zip(found["step"], values, strict=True))
-        theirs = dict(zip(alone["step"], alone["shares"][kind], strict=True))
-        assert {step: mine[step] for step in both} == {step: theirs[step] for step in both}
-    assert found["time"] == sorted(found["time"])
-    with serving(tmp_path / "data") as server:
+        shown = server.get("/models/default/dashboard")["shares"]
+        killed = crash(server, tmp_path / "killed")
+        server.post("/models/default/rollback", step=150).raise_for_status()
+        back = server.get("/models/default/history")["experts"]
+    assert found["step"] == [*FIRST, 64, 128, 192]
+    assert shown.keys() == found["shares"].keys()
+    assert all(
+        sum(each) == pytest.approx(1.0, abs=1e-3) for each in zip(*found["shares"].values(), strict=True)
+    )
+    assert back == {
+        "step": found["step"][:-1],
+        "time": found["time"][:-1],
+        "shares": {kind: values[:-1] for kind, values in found["shares"].items()},
+    }
+    with serving(killed) as server:
         assert server.get("/models/default/history")["experts"] == found
+
+
+def test_shares_of_experts_of_an_earlier_version_open() -> None:
+    """Its points are at any steps; new ones follow the rule of this version."""
+    history = ShareHistory()
+    points = [[20 + 47 * i, float(i), {"networks": 1.0}] for i in range(MOST - 1)]
+    history.load_state_dict({"every": 40, "points": points})
+    assert history.report()["step"] == [point[0] for point in points]
+    taken = [step for step in range(12_000, 12_200) if history.is_due(step)]
+    assert taken == [12_032, 12_096, 12_160]
+    for step in taken:
+        history.add(step, float(step), {"networks": 1.0})
+    found = history.report()["step"]
+    assert found[0] == 20
+    assert len(found) == len({step // 128 for step in found})
+    assert found[-2:] == [12_032, 12_160]
 
 
 def test_the_shares_of_a_long_life_are_bounded() -> None:
@@ -199,10 +221,8 @@ def test_the_shares_of_a_long_life_are_bounded() -> None:
                 step, float(step), {"networks": 1.0} if step < 500 else {"networks": 0.4, "stack": 0.6}
             )
     found = history.report()
-    assert 128 <= len(found["step"]) <= MOST
-    assert found["step"][0] == EVERY
-    gaps = np.diff(found["step"])
-    assert gaps.max() == gaps.min()
+    assert 120 <= len(found["step"]) <= MOST
+    assert found["step"] == [1, *range(512, 100_001, 512)]
     assert (found["shares"]["stack"][0], found["shares"]["stack"][-1]) == (0.0, 0.6)
     other = ShareHistory()
     other.load_state_dict(json.loads(json.dumps(history.state_dict())))

@@ -485,6 +485,27 @@ def test_marks_of_a_former_champion_have_its_name(serve: Serve) -> None:
     assert marks() == [("checkpoint", 30, None), ("rollback", 30, None)]
 
 
+def test_an_unlearning_of_a_former_champion_has_its_name_and_step(serve: Serve) -> None:
+    server = serve()
+    server.create(name="m", **PLAIN)
+    learn(server, range(30))
+    server.post("/models/m/forget", ids=["s3", "s4"]).raise_for_status()
+    wait_until(lambda: server.get("/models/m")["step"] == 28)
+
+    def unlearning() -> tuple[int, int, str | None]:
+        marks = server.get("/models/m/history")["marks"]
+        [mark] = [each for each in marks if each["kind"] == "unlearning"]
+        return mark["step"], mark["events"], mark.get("champion")
+
+    assert unlearning() == (28, 2, None)
+    add(server)
+    learn(server, range(30, 50))
+    promote(server)
+    assert unlearning() == (30, 2, "original")
+    promote(server, "original")
+    assert unlearning() == (20, 2, None)  # the last point of the history before it
+
+
 def test_a_server_that_knows_no_shadows_does_not_open_their_log(tmp_path: Path) -> None:
     def version() -> int:
         with closing(sqlite3.connect(tmp_path / "events.sqlite3")) as log:
