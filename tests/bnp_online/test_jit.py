@@ -113,8 +113,8 @@ def test_a_failed_compilation_elsewhere_is_logged(tmp_path: Path, caplog: pytest
         return x / 2.0
 
     compile_elsewhere(half, (1.0,), "raise SystemExit('no memory')")
-    assert "This process compiles" in caplog.messages[0]
-    assert "no memory" in caplog.messages[0]
+    [message] = [each for each in caplog.messages if "This process compiles" in each]
+    assert "no memory" in message
     assert half(2.0) == 1.0
 
 
