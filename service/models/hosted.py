@@ -494,9 +494,13 @@ class HostedModel:
         return found
 
     def note_shares(self, first: int, times: Sequence[float]) -> None:
-        """Add the shares of the experts to their history, of samples with these times from step `first`."""
+        """Add the shares of the experts to their history, of samples with these times from step `first`.
+
+        Shares of later steps are dropped: after a call that ended early, the model is restored.
+        """
         for step, found in self._shared:
-            self.shares.add(step, times[step - first], found)
+            if step - first < len(times):
+                self.shares.add(step, times[step - first], found)
         self._shared.clear()
 
     def refuse(self, entry: PendingEvent, error: Exception) -> Applied:
