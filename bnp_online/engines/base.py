@@ -232,6 +232,11 @@ class LearnerSpec(Parameters):
         """Number of samples that are replayed after each new one."""
         return self.replay if any(member.replays for member in self.members) else 0
 
+    @property
+    def averages(self) -> bool:
+        """Whether a member predicts with the running mean of its weights."""
+        return any(member.averages for member in self.members)
+
     def parameters(self, inputs: int, outputs: int) -> int:
         """Return the number of weights and biases of all members of a built-in network.
 

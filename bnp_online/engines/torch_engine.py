@@ -100,8 +100,7 @@ def columns(
     rest = np.empty((len(targets), at.DRAWS + replayed))
     rest[:, at.TARGET], rest[:, at.SAMPLE_WEIGHT] = targets, weights
     rest[:, at.NEW_INPUTS], rest[:, at.NEW_TARGET] = 1.0 / inputs_weight, 1.0 / targets_weight
-    averages = any(member.averages for member in spec.members)
-    rest[:, at.NEW_WEIGHTS] = [average_share(step) for step in steps.tolist()] if averages else 0.0
+    rest[:, at.NEW_WEIGHTS] = [average_share(step) for step in steps.tolist()] if spec.averages else 0.0
     rest[:, at.LABEL] = 0.0 if spec.task == "regression" else targets
     rest[:, at.SLOT] = (remembered - 1) % memory
     rest[:, at.STEP], rest[:, at.REMEMBERED] = steps, remembered - 1
@@ -160,8 +159,6 @@ class TorchEngine(Engine):
         self._dtype = dtype
         self._capture = capture and devices.is_gpu(self.device)
         self._grows = spec.network == "mlp" and spec.input_shape is None
-        self._averages = any(member.averages for member in spec.members)
-        self._replayed = spec.replayed
         self._channels, self._positions = input_layout(spec)
         self._outputs = 0
         self._step = self._remembered = 0
@@ -293,7 +290,7 @@ class TorchEngine(Engine):
     def predict_rows(self, x: Vector) -> Vector:
         """Return the predictions of rows, of shape (N, outputs)."""
         rows, most = x.reshape(len(x), math.prod(x.shape[1:])), self._runner.rows
-        rest = np.zeros((min(len(x), most), DRAWS + self._replayed))
+        rest = np.zeros((min(len(x), most), DRAWS + self.spec.replayed))
         rest[:, REMEMBERED] = self._remembered
         found = np.empty((len(x), self._outputs))
         with self._on_device():

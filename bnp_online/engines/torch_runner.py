@@ -72,7 +72,7 @@ class StepRunner:
         self.step = RowStep(spec, *size, place, dtype)
         self._device, self._activity = device, activity
         self._graphs = GraphPool(device, activity) if capture else None
-        self._averages = any(member.averages for member in spec.members)
+        self._averages = spec.averages
         self._renews = spec.neighbours and bool(spec.hidden)
         self.columns = columns = self.step.width + DRAWS + spec.replayed
         self.rows = min(max(MOST_BYTES // (8 * columns), 1), MOST_ROWS)

@@ -234,7 +234,7 @@ class SavedModel(ExplainingModel):
         restart at the latest weights. The memory is emptied, so the nearest neighbours keep the least weight.
         A model with one member does not change.
         """
-        if self._step and any(member.averages for member in self._engine.spec.members):
+        if self._step and self._engine.spec.averages:
             self._engine.load_state_dict(with_slowest_reset(self._engine.state_dict(), self._engine.spec))
 
     def fingerprint(self) -> str:

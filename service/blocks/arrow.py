@@ -285,7 +285,7 @@ class ArrowRows(Sequence[ArrowRow]):
     def _read(self, learner: OnlineLearner) -> _Read | None:
         """Return the rows for a model; None if it does not know a column."""
         layout, columns, count = learner.layout(), self.columns, len(self)
-        if layout is None or columns.shape is not None or count < FEWEST:
+        if layout is None or count < FEWEST:
             return None
         width = len(layout.columns)
         if width > max(self._bytes, WIDEST):

@@ -106,6 +106,9 @@ class PersistentRunner(StepRunner):
         Shared memory of a block, in bytes.
     address : int
         Address of the arguments on the device.
+    shape : tuple
+        What learners in one launch have in common: the kernel, its shared memory, the device, the size, and
+        the settings that the columns of a row depend on.
     """
 
     def __init__(
@@ -124,6 +127,8 @@ class PersistentRunner(StepRunner):
         self._values: dict[str, float] = {}
         self._name_arguments()
         self._pack()
+        columns_of = spec.task, spec.remembered, spec.replayed, spec.averages
+        self.shape = self.kernel, self.shared, device, size, *columns_of
 
     @property
     def arguments(self) -> dict[str, Tensor | float]:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from ...values import Vector
 from .. import devices
 from ..torch_engine import columns
-from ..torch_sample import DRAWS, REMEMBERED
 from .engine import PersistentEngine
 from .runner import PersistentRunner
 
@@ -21,68 +20,19 @@ from .runner import PersistentRunner
 def shape_of(engine: PersistentEngine) -> tuple[Any, ...] | None:
     """Return what learners must have in common to share a launch; None if one must run alone.
 
-    It is the kernel, its shared memory, the sizes, and the settings that the columns of a row depend on.
-    Networks, rates and seeds may differ.
+    It is `PersistentRunner.shape`, and the numbers of inputs and outputs in use. Networks, rates and seeds
+    may differ.
     """
-    runner, spec = engine._runner, engine.spec
+    runner = engine._runner
     if not isinstance(runner, PersistentRunner):
         return None
-    averages = any(member.averages for member in spec.members)
-    columns_of = spec.task, spec.remembered, spec.replayed, averages
-    return (
-        runner.kernel,
-        runner.shared,
-        engine.device,
-        runner.size,
-        engine._outputs,
-        engine._channels,
-        columns_of,
-    )
-
-
-def predict_each(engines: Sequence[PersistentEngine], x: Vector) -> tuple[NDArray[np.bool_], Vector]:
-    """Predict a row with each learner.
-
-    Parameters
-    ----------
-    engines : sequence of PersistentEngine
-        K learners with the same `shape_of`.
-    x : (K, n)
-        A raw input of each.
-
-    Returns
-    -------
-    array of bool (K,), array of shape (K, outputs)
-        Which learners have a finite prediction, and the predictions.
-
-    Raises
-    ------
-    DeviceMemoryError
-        If the GPU has too little free memory.
-    """
-    rest = np.zeros((len(engines), DRAWS + engines[0].spec.replayed))
-    rest[:, REMEMBERED] = [engine._remembered for engine in engines]
-    return _run(engines, x, rest, learns=False)
+    return *runner.shape, engine._channels, engine._outputs
 
 
 def learn_each(
     engines: Sequence[PersistentEngine], x: Vector, targets: Vector, weights: Vector
 ) -> tuple[NDArray[np.bool_], Vector]:
-    """Predict a row with each learner, then let it learn the row, as `PersistentEngine.learn` with one row.
-
-    Parameters
-    ----------
-    engines : sequence of PersistentEngine
-        K different learners with the same `shape_of`.
-    x : (K, n)
-        A raw input of each.
-    targets, weights : (K,)
-        Targets and sample weights.
-
-    Returns
-    -------
-    array of bool (K,), array of shape (K, outputs)
-        Which rows were learned, and the predictions before it. A refused row changes nothing.
+    """Predict a row with each learner, then let it learn the row; as `numba_many.learn_each`.
 
     Raises
     ------
@@ -101,15 +51,13 @@ def learn_each(
         targets,
         weights,
     )
-    learned, predictions = _run(engines, x, rest, learns=True)
+    learned, predictions = _run(engines, x, rest)
     for engine, done in zip(engines, learned.tolist(), strict=True):
         engine.learned(int(done))
     return learned, predictions
 
 
-def _run(
-    engines: Sequence[PersistentEngine], x: Vector, rest: Vector, *, learns: bool
-) -> tuple[NDArray[np.bool_], Vector]:
+def _run(engines: Sequence[PersistentEngine], x: Vector, rest: Vector) -> tuple[NDArray[np.bool_], Vector]:
     """Copy the rows to the device, launch the kernel once, and return what it found."""
     runners = [engine._runner for engine in engines if isinstance(engine._runner, PersistentRunner)]
     first, device, count = runners[0], engines[0].device, len(engines)
@@ -123,7 +71,7 @@ def _run(
         results = torch.zeros(count, 1, 1 + first.size.outputs, dtype=torch.float64, device=place)
         learners, on_device = (each.to(place, non_blocking=True) for each in (addresses, host))
         start = time.perf_counter()
-        first.kernel.run(learners, on_device, results, learns=learns, late=False, shared=first.shared)
+        first.kernel.run(learners, on_device, results, learns=True, late=False, shared=first.shared)
         found: Vector = results[:, 0].cpu().numpy()  # waits for the device
         seconds = time.perf_counter() - start
     if on_gpu:

@@ -22,7 +22,7 @@ from bnp_online.engines.base import LearnerSpec
 from bnp_online.engines.persistent.engine import PersistentEngine, takes
 from bnp_online.engines.persistent.runner import PersistentRunner
 from bnp_online.engines.persistent.source import source
-from bnp_online.engines.persistent.together import learn_each, predict_each, shape_of
+from bnp_online.engines.persistent.together import learn_each, shape_of
 from bnp_online.engines.torch_engine import TorchEngine
 from tests.bnp_online.engines.test_experts import TASKS, Vector, reference_for, spec_of, stream
 from tests.bnp_online.engines.test_torch_experts import samples_of
@@ -178,7 +178,6 @@ def test_learners_in_one_launch_have_the_bits_of_separate_ones(task: base.Task, 
     weights[40] = 1e300  # of no rate
     for start in range(0, 120, 4):
         part = slice(start, start + 4)
-        asked = predict_each(together, x[part])
         learned, found = learn_each(together, x[part], y[part], weights[part])
         expected = [
             each.learn(x[i : i + 1], y[i : i + 1], weights[i : i + 1], predict=True)
@@ -188,7 +187,6 @@ def test_learners_in_one_launch_have_the_bits_of_separate_ones(task: base.Task, 
         for k, (count, values) in enumerate(expected):
             if count:
                 np.testing.assert_array_equal(found[k], values[0])
-                np.testing.assert_array_equal(asked[1][k], found[k])
     assert sum(each._step for each in together) == 46 + 119
     for a, b in zip(together, alone, strict=True):
         for name, value in b.state_dict().items():
