@@ -114,7 +114,7 @@ def write_image(arguments: Mapping[str, Tensor | float], path: Path) -> None:
 
 
 def run_program(program: Path, arguments: Sequence[object]) -> subprocess.CompletedProcess[str]:
-    """Run the program of the sanitizer."""
-    return subprocess.run(
-        [str(program), *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300
-    )
+    """Run the program of the sanitizer, up to the first race."""
+    environment = os.environ | {"TSAN_OPTIONS": "halt_on_error=1"}
+    command = [str(program), *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)

@@ -206,9 +206,9 @@ class Proxy:
         self.port = int(self._listener.getsockname()[1])
         self._ends: list[socket.socket] = []
         self.refusing = False
-        #: Called with what a client sends and what the server answers; True cuts the connection instead.
-        self.before: Callable[[bytes], bool] = lambda _: False
-        self.after: Callable[[bytes], bool] = lambda _: False
+        #: Called with a connection's number and what its client sends or the server answers; True cuts it.
+        self.before: Callable[[int, bytes], bool] = lambda *_: False
+        self.after: Callable[[int, bytes], bool] = lambda *_: False
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
 
@@ -224,14 +224,17 @@ class Proxy:
                     client.close()
                     continue
                 self._ends += client, server
+                number = len(self._ends)
                 for source, target, name in ((client, server, "before"), (server, client, "after")):
-                    self._threads.append(threading.Thread(target=self._copy, args=(source, target, name)))
+                    self._threads.append(
+                        threading.Thread(target=self._copy, args=(source, target, number, name))
+                    )
                     self._threads[-1].start()
 
-    def _copy(self, source: socket.socket, target: socket.socket, name: str) -> None:
+    def _copy(self, source: socket.socket, target: socket.socket, number: int, name: str) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(2**16):
-                if getattr(self, name)(data):
+                if getattr(self, name)(number, data):
                     break
                 target.sendall(data)
         _shut(source, target)
@@ -252,19 +255,21 @@ class Proxy:
 
 
 class Cut:
-    """Cuts the connection once, when a client sends a text or before it gets the answer."""
+    """Cuts a connection once, when its client sends a text or before it gets the answer."""
 
     def __init__(self, proxy: Proxy, text: bytes, *, answered: bool, refuse: bool = False) -> None:
-        self._text, self._sent, self.done = text, False, False
+        self._text, self.done = text, False
+        self._sent: int | None = None  # the number of the connection
         self._proxy, self._answered, self._refuse = proxy, answered, refuse
         proxy.before, proxy.after = self._before, self._after
 
-    def _before(self, data: bytes) -> bool:
-        self._sent = self._sent or self._text in data
-        return self._sent and not self._answered and self._now()
+    def _before(self, connection: int, data: bytes) -> bool:
+        if self._sent is None and self._text in data:
+            self._sent = connection
+        return self._sent == connection and not self._answered and self._now()
 
-    def _after(self, _: bytes) -> bool:
-        return self._sent and self._answered and self._now()
+    def _after(self, connection: int, _: bytes) -> bool:
+        return self._sent == connection and self._answered and self._now()
 
     def _now(self) -> bool:
         first, self.done = not self.done, True

@@ -380,7 +380,7 @@ def test_a_read_up_to_a_known_event_takes_one_query(start: Open, proxy: Proxy) -
     last = append(log, model, *[b"%d" % i for i in range(20)])
     sent: list[bytes] = []
 
-    def note(data: bytes) -> bool:
+    def note(_: int, data: bytes) -> bool:
         sent.append(data)
         return False  # it cuts nothing
 
