@@ -1,7 +1,7 @@
 """Many small models in one server: samples a second and processor time of a sample, against a checkout.
 
 All servers run at the same time and get requests in turns, over loopback. Each sample is for another model
-than the one before, and so is each line of a request. Needs wrk.
+than the one before, and so is each line of a request. A stream is one long request. Needs wrk.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import json
 import statistics
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,7 +27,7 @@ from ..common.program import Blocks, Content, arguments_of, run
 from ..common.report import ROOT, Cell, Table
 from . import wrk
 from .client import Connection
-from .server import Served, serve
+from .server import Served, processor_time, serve
 from .wrk import Load, Result
 
 HERE, OTHER = "this version", "other checkout"
@@ -38,9 +39,9 @@ SPECS: dict[str, dict[str, Any]] = {
 }
 FEATURES = 8
 #: Samples of each model in the file, and how often it is sent before the measurement.
-SAMPLES, WARM_UP = 8, 6
-#: By name: connections, and lines of a request (1: one sample, as JSON).
-KINDS = {"lines": (4, 250), "JSON": (16, 1)}
+SAMPLES, WARM_UP = 40, 1
+#: By name: connections, and lines of a request (1: one sample, as JSON; 0: the whole file).
+KINDS = {"stream": (1, 0), "lines": (4, 250), "JSON": (16, 1)}
 
 
 def write_lines(path: Path, models: int) -> None:
@@ -101,7 +102,8 @@ def measure(arguments: argparse.Namespace, console: Console) -> Content:
                 for _ in range(arguments.repeats):
                     for kind, load in loads.items():
                         for side, served in sides.items():
-                            found[kind][side].append(wrk.measure(served, load))
+                            result = wrk.measure(served, load) if load.lines else send(served, lines)
+                            found[kind][side].append(result)
                     bar.advance(task)
             results[name] = medians(found)
     return {"models": arguments.models, "repeats": arguments.repeats, "results": results}
@@ -109,16 +111,27 @@ def measure(arguments: argparse.Namespace, console: Console) -> Content:
 
 def warm(served: Served, lines: Path) -> None:
     """Let all models learn some samples."""
+    for _ in range(WARM_UP):
+        send(served, lines)
 
-    async def send() -> None:
+
+def send(served: Served, lines: Path) -> Result:
+    """Send a file as one stream; return the rate, and the processor time of the server."""
+    body, process = lines.read_bytes(), served.server.process.pid
+    before, begun, start = processor_time(process), processor_time(process, process), time.perf_counter()
+
+    async def post() -> bytes:
         connection = Connection("127.0.0.1", served.port)
-        for _ in range(WARM_UP):
-            _, answer = await connection.post("/learn", lines.read_bytes(), "application/x-ndjson")
-            if b'"error"' in answer:
-                raise RuntimeError(f"a line was not learned: {answer[:200]!r}")
+        _, answer = await connection.post("/learn", body, "application/x-ndjson")
         await connection.close()
+        return answer
 
-    asyncio.run(send())
+    answer = asyncio.run(post())
+    if b'"error"' in answer:
+        raise RuntimeError(f"a line was not learned: {answer[:200]!r}")
+    count, seconds = answer.count(b"\n"), time.perf_counter() - start
+    loop = (processor_time(process, process) - begun) / count * 1e6
+    return Result(count / seconds, 0.0, 0.0, 0.0, (processor_time(process) - before) / count * 1e6, loop)
 
 
 def medians(results: dict[str, Any]) -> dict[str, Any]:

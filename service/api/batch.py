@@ -26,6 +26,8 @@ Take: TypeAlias = Callable[[Item], Awaitable[tuple[Worker, T]]]
 Queue: TypeAlias = Callable[[Worker, Any], Awaitable[tuple[int, Outcomes]]]
 """Queues the first of several entries, or of a block; returns how many, and their outcomes."""
 
+#: Models whose items are queued before other requests may run.
+_GROUPS = 4
 #: Items that are encoded before other requests may run.
 _ANSWERS = 64
 
@@ -41,7 +43,14 @@ class Batch(Generic[Item, T]):
         The server's, which shares the event loop among requests.
     what : str
         Name of an item, for messages.
+
+    Attributes
+    ----------
+    wanted : int
+        Number of items that the next batch should have, so that each model gets enough at once.
     """
+
+    wanted = 0
 
     def __init__(self, items: Sequence[Item], fair_turns: FairTurns, what: str) -> None:
         self.items = items
@@ -56,9 +65,11 @@ class Batch(Generic[Item, T]):
         with Uses() as used:
             decoded = await self._decode(take, used)
             await self._take_at_once(decoded)
-            for worker, parts in decoded.items():
+            for count, (worker, parts) in enumerate(decoded.items(), 1):
                 for positions, entries in parts:
                     await self._queue_at(worker, positions, entries, queue)
+                if count % _GROUPS == 0:
+                    await self._fair_turns.next()
 
     async def _take_at_once(self, decoded: Parts[T]) -> None:
         """Queue the samples that are the only ones of their model, and take them out; one commit has them."""

@@ -3,6 +3,9 @@
 `LineStream` serves a request with two coroutines. The reader splits the body into lines, decodes them in
 batches, and queues them at the models. It waits while too many batches are unanswered or a queue is full. TCP
 flow control then slows the client down. The writer awaits the outcomes of each batch and sends its answers.
+
+The lines of a batch are grouped by model. A stream for many models has large batches, so that each model gets
+several lines at once: a group takes about as long as twelve lines in it.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, overload
 
 import numpy as np
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from bnp_online.learner import OnlineLearner
 from bnp_online.lines import Lines
@@ -49,10 +52,21 @@ _SPACE = ord(" ")
 #: Fewest lines of a model in a batch of which a template is made. In a stream for thousands of models, most
 #: have one line, and a template for each would take longer than it saves.
 _FEWEST = 4
+#: Lines whose model is searched for before other requests may run.
+_SEARCHED = 128
 #: First byte of a byte order mark.
 _MARK = 0xEF
 #: Batches that may be unanswered: one is learned, one is sent, and two wait.
 _BATCHES = 4
+#: Lines of each model that a batch is to have, if the client sends so many without a pause.
+_LINES_OF_MODEL = 16
+#: Most lines of a batch for many models, all of which are in memory; about how many bytes, and which share of
+#: the bytes that may wait.
+_MOST_LINES, _LARGEST, _SHARE = 2**15, 2**21, 8
+#: Seconds without a further part of the body after which a batch is complete.
+_PAUSE = 0.002
+#: Seconds for which a batch is gathered if no earlier one waits: its first line is answered that much later.
+_GATHERING = 0.02
 
 
 #: Errors of a whole body: without an answer before them, they are the response.
@@ -259,6 +273,11 @@ class LineBatch(Batch[Line, T]):
         self._find = find
 
     async def _decode(self, take: Take[Line, T], used: Uses) -> Parts[T]:
+        parts = await self._decode_lines(take, used)
+        self.wanted = _LINES_OF_MODEL * len(parts)
+        return parts
+
+    async def _decode_lines(self, take: Take[Line, T], used: Uses) -> Parts[T]:
         lines = self._lines.lines
         name = self._reader.model_of(lines[0])
         worker = None if self._lines.long else await self._find(name)
@@ -310,6 +329,8 @@ class LineBatch(Batch[Line, T]):
         workers: dict[str | None, Worker | None] = {}
         groups: dict[Worker, list[int]] = {}
         for i, line in enumerate(self._lines.lines[first:], first):
+            if (i - first) % _SEARCHED == 0:
+                await self._fair_turns.next()
             name = self._reader.model_of(line)
             if name not in workers:
                 workers[name] = await self._find(name)
@@ -481,6 +502,7 @@ class LineStream(Generic[T]):
         self._durations = metrics.part(scope["route"].path)
         self._batches: asyncio.Queue[tuple[Batch[Any, T], Items, float] | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(_BATCHES)
+        self._next: asyncio.Task[Message] | None = None  # receives the next part of the body
         self._started = False
         self._more = True
         self._last = 0  # number of the last item in a batch
@@ -503,6 +525,9 @@ class LineStream(Generic[T]):
             self._connection.on_stop(None)
             reader.cancel()
             await asyncio.wait([reader])
+            if self._next is not None:
+                self._next.cancel()
+                await asyncio.gather(self._next, return_exceptions=True)
             self._free_batches()
 
     async def _read(self) -> None:
@@ -519,29 +544,70 @@ class LineStream(Generic[T]):
             self._batches.put_nowait(None)
 
     async def _read_lines(self) -> None:
-        size = self._settings.group_size
+        least = wanted = self._settings.group_size
+        half = min(_MOST_LINES, self._settings.models_in_memory or _MOST_LINES) // 2
         while self._more:
             chunk = await self._read_chunk()
+            if wanted > least:
+                chunk = await self._gather(chunk, wanted)
             for items in self._split(chunk, not self._more):
-                for start in range(0, len(items), size):
+                start = 0
+                while start < len(items):
+                    # If it is gathered, the last few of its lines are no batch of their own.
+                    stop = start + (wanted if wanted == least else 2 * wanted)
                     await self._room.acquire()
-                    await self._queue_batch(items[start : start + size])
+                    batch = await self._queue_batch(items[start:stop])
+                    if batch.wanted > len(batch.items):  # there may be more models than it has
+                        wanted = max(wanted, min(batch.wanted, half))
+                    else:
+                        wanted = max(least, batch.wanted)
+                    start = stop
+
+    async def _gather(self, chunk: bytes, lines: int) -> bytes:
+        """Return a part of the body, and those that follow without a pause, up to a number of lines."""
+        chunks, count, size, waiting = [chunk], chunk.count(b"\n"), len(chunk), self._bodies
+        until = time.monotonic() + _GATHERING
+        largest = min(_LARGEST, self._settings.queue_bytes // _SHARE)
+        try:
+            while self._more and count < lines and size < largest and waiting.has_share:
+                if (self._batches.empty() and time.monotonic() > until) or not await self._has_arrived():
+                    break
+                chunks.append(chunk := await self._read_chunk())
+                count += chunk.count(b"\n")
+                size += len(chunk)
+                waiting.taken += len(chunk)
+        finally:
+            waiting.free(size - len(chunks[0]))
+        return b"".join(chunks)
+
+    async def _has_arrived(self) -> bool:
+        """Return whether a further part of the body arrives without a pause."""
+        self._next = self._next or asyncio.create_task(self._receive_next())
+        await asyncio.wait([self._next], timeout=_PAUSE)
+        if not self._next.done() or self._next.exception() is not None:
+            return False
+        return self._next.result()["type"] == "http.request"
+
+    async def _receive_next(self) -> Message:
+        return await self._receive()
 
     async def _read_chunk(self) -> bytes:
         patience = self._settings.stream_timeout
         try:
             async with asyncio.timeout(patience):
-                received = await self._receive()
+                received = await (self._receive() if self._next is None else self._next)
         except TimeoutError:
             message = f"the client sent nothing for {patience:g} s (BNP_STREAM_TIMEOUT)"
             raise StreamTimeoutError(message) from None
+        finally:
+            self._next = None
         if received["type"] == "http.disconnect":
             raise incomplete_body()
         self._more = received.get("more_body", False)
         chunk: bytes = received.get("body", b"")
         return chunk
 
-    async def _queue_batch(self, items: Items) -> None:
+    async def _queue_batch(self, items: Items) -> Batch[Any, T]:
         batch, start = self._batch(items, self._fair_turns), time.perf_counter()
         await self._bodies.wait_for_share()
         self._bodies.taken += items.size
@@ -550,6 +616,7 @@ class LineStream(Generic[T]):
         finally:  # also when the reader is cancelled: queued items are learned and must be answered
             self._last = items.numbers[-1]
             self._batches.put_nowait((batch, items, start))
+        return batch
 
     def _answer(self, items: Items, position: int, outcome: Any) -> bytes:
         """Return the answer to the item at a position."""

@@ -29,4 +29,4 @@ def test_it_measures_both_checkouts_and_shows_a_table(tmp_path: Path) -> None:
     assert "replay=0, JSON, other checkout" in page.read_text()
     [table] = blocks(content)["many"]
     assert not isinstance(table, str)
-    assert len(table.rows) == 4
+    assert len(table.rows) == 2 * len(KINDS)

@@ -53,6 +53,47 @@ def test_answers_come_while_the_body_does(serve: Callable[..., Server]) -> None:
         assert refusals(stream.rest()) == {8: "invalid_json"}
 
 
+def many(server: Server, count: int, models: int = 100) -> list[Json]:
+    """Create models, and return lines of which each is for another one than the line before."""
+    for i in range(models):
+        server.create(name=f"m{i}", hidden=[2], replay=0)
+    return [sample(i, model=f"m{i % models}") for i in range(count)]
+
+
+def test_a_line_after_many_for_many_models_is_answered_at_once(serve: Callable[..., Server]) -> None:
+    """The stream gathers lines only while they arrive."""
+    server = serve(max_models=101)
+    lines = many(server, 1000)
+    with streaming(server) as stream:
+        stream.send(*lines)
+        assert [stream.read()["step"] for _ in lines] == [i // 100 + 1 for i in range(1000)]
+        for i in range(3):
+            stream.send(lines[i])
+            assert stream.read()["step"] == 11
+        stream.send(*lines[3:600])
+        stream.end()
+        assert [answer["step"] for answer in stream.rest()] == [i // 100 + 11 for i in range(3, 600)]
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_lines_for_many_models_are_learned_though_the_next_one_is_missing(
+    serve: Callable[..., Server], leaves: bool
+) -> None:
+    server = serve(max_models=101, stream_timeout=1.0)
+    lines = many(server, 900)
+    before = tasks(server)
+    with streaming(server) as stream:
+        for i in range(0, 900, 100):
+            stream.send(*lines[i : i + 100])
+        stream.send(b'{"model": "m0", ')
+        if not leaves:
+            answered = stream.rest()
+            assert refusals(answered) == {901: "stream_timeout"}
+            assert len(answered) == 901
+    wait_for(lambda: tasks(server) == before)
+    assert {server.fingerprint(f"m{i}")["step"] for i in range(100)} == {9}
+
+
 def test_predictions_are_answered_while_a_stream_learns(serve: Callable[..., Server]) -> None:
     server = serve()
     lines = [sample(i) for i in range(4000)]
@@ -269,33 +310,40 @@ def test_lines_that_wait_for_a_model_that_is_deleted(serve: Callable[..., Server
         assert refusals(refused) == dict.fromkeys(range(2, 6), "unknown_model")
 
 
-def learn_until_it_ends(stream: Stream) -> int:
+def learn_until_it_ends(stream: Stream, models: int) -> int:
     """Send samples until the server stops, and return how many were sent."""
     sent = 0
     try:
         while True:
-            stream.send(sample(sent))
-            sent += 1
+            stream.send(*[sample(i, model=f"m{i % models}") for i in range(sent, sent + models)])
+            sent += models
     except OSError:  # it has hung up
         return sent
 
 
-def test_stopping_ends_a_stream(serve: Callable[..., Server]) -> None:
-    server = serve()
-    model = server.registry.get().model
+@pytest.mark.parametrize("models", [1, 100])
+def test_stopping_ends_a_stream(serve: Callable[..., Server], models: int) -> None:
+    server = serve(max_models=101)
+    many(server, 0, models)
+    served = [server.registry.get(f"m{i}").model for i in range(models)]
     with ThreadPoolExecutor() as pool, streaming(server) as stream:
-        sending = pool.submit(learn_until_it_ends, stream)
-        answers = [stream.read() for _ in range(200)]
+        sending = pool.submit(learn_until_it_ends, stream, models)
+        answers = [stream.read() for _ in range(20 * models)]
         server.ask_to_stop()
         answers += stream.rest()
         stream.close()
         sending.result()
     server.join()
-    learned = [answer["step"] for answer in answers if "step" in answer]
-    assert learned == list(range(1, model.step + 1))
+    # Lines of a model are learned in order, up to the first that is refused.
+    for k, model in enumerate(served):
+        steps = [answer.get("step", 0) for answer in answers[k::models]]
+        assert steps[: model.step] == list(range(1, model.step + 1))
+        assert not any(steps[model.step :])
     refused = refusals(answers)
     assert set(refused.values()) == {"shutting_down"}
-    assert list(refused) == list(range(len(learned) + 1, len(answers) + 1))
+    assert len(refused) == len(answers) - sum(model.step for model in served)
+    assert list(refused) == sorted(refused)
+    assert max(refused) == len(answers)
 
 
 def test_stopping_ends_a_stream_that_waits(serve: Callable[..., Server]) -> None:

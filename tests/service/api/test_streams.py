@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -153,6 +154,34 @@ def test_lines_that_are_alone_at_their_models_are_learned_as_in_requests_of_thei
     for i in range(20):
         assert server.fingerprint(f"lines{i}") == server.fingerprint(f"looped{i}")
         assert server.get(f"/models/lines{i}/metrics") == server.get(f"/models/looped{i}/metrics")
+
+
+def test_a_stream_for_many_models_learns_several_lines_of_each_at_once(serve: Callable[..., Server]) -> None:
+    """Groups of 16 lines for 120 models would have one line of each."""
+    models, rounds = 120, 12
+    server = serve(max_models=2 * models + 1, group_size=16)
+    for i in range(models):
+        server.create(name=f"m{i}", hidden=[2], replay=0)
+    rng, lines = np.random.default_rng(0), list[Json]()
+    for _ in range(rounds):
+        for i in rng.permutation(models).tolist():
+            x = {"a": float(rng.normal()), "b": int(rng.integers(9))}
+            lines.append({"model": f"m{i}", "x": x, "y": "cat" if x["a"] > 0 else "dog"})
+    lines[700] = {"model": "m7", "x": {"a": 1.0, "b": 2}, "y": 3}
+    known = 4 * models  # blocks have labels that their model knows
+    streamed = post_lines(server, lines[:known])
+    answered = post_lines(server, lines[known:])
+    assert refusals(answered) == {701 - known: "label_type"}
+    answered[700 - known]["line"] = 701
+    streamed += answered
+    assert sum(server.registry.get(f"m{i}").in_blocks for i in range(models)) > 0
+    for i in range(0, models, 10):
+        server.create(name="alone", hidden=[2], replay=0)
+        for answer, line in zip(streamed, lines, strict=True):
+            if line["model"] == f"m{i}":
+                assert server.learn(**{**line, "model": "alone"}) == {**answer, "model": "alone"}
+        assert server.fingerprint("alone")["model_sha256"] == server.fingerprint(f"m{i}")["model_sha256"]
+        assert server.client.delete("/models/alone").status_code == 204
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b" \r\n\n"])
