@@ -586,7 +586,8 @@ class LineStream(Generic[T]):
         await asyncio.wait([self._next], timeout=_PAUSE)
         if not self._next.done() or self._next.exception() is not None:
             return False
-        return self._next.result()["type"] == "http.request"
+        kind: str = self._next.result()["type"]
+        return kind == "http.request"
 
     async def _receive_next(self) -> Message:
         return await self._receive()
