@@ -107,7 +107,11 @@ def test_the_first_process_learns_the_bits_of_the_next(tmp_path: Path) -> None:
     assert first[0] == "1"
 
 
-def test_a_failed_compilation_elsewhere_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_compilation_elsewhere_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(jit.config, "CACHE_DIR", str(tmp_path))  # an earlier run has not filled it
+
     @jit.jit
     def half(x: float) -> float:
         return x / 2.0
