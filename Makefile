@@ -9,7 +9,7 @@ SOURCES := pyproject.toml setup.py constraints.txt
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test lint docs audit torture fuzz fuzz-short test-ray test-docker clean
+.PHONY: help venv run test test-system .kernels lint docs audit torture fuzz fuzz-short test-ray test-docker clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,10 +35,20 @@ run: $(VENV)/.server ## Start the server, and watch it learn a real data set (ON
 WARM = from torch import float64; from bnp_online.engines.base import LearnerSpec; \
 	from bnp_online.engines.numba_engine import NumbaEngine; NumbaEngine(LearnerSpec(task="classification"), float64).prepare_explanations()
 
-test: lint ## Run every check that a change must pass
+.kernels: venv
 	$(BIN)/python -c 'from bnp_online import BNPClassifier, blocks; BNPClassifier().prepare_explanations(); blocks.compile_kernels()()'
 	$(BIN)/python -c '$(WARM)'
-	$(BIN)/python -m pytest -m 'not docker and not fuzz and not ray' --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# Tests of whole programs.
+SYSTEM := $(addprefix tests/,benchmarks browser cluster docs examples fuzz openapi packaging recovery tools)
+PYTEST := $(BIN)/python -m pytest -m 'not docker and not fuzz and not ray' --numprocesses $(WORKERS) --dist loadfile \
+	--no-loadscope-reorder
+
+test: lint .kernels ## Check style, types and imports, and test the library and the server
+	$(PYTEST) $(addprefix --ignore=,$(SYSTEM))
+
+test-system: .kernels ## Test whole programs: kills, clusters, brokers, browsers, the commands of the pages, benchmarks
+	$(PYTEST) $(SYSTEM)
 
 lint: venv ## Check style, types and imports
 	$(BIN)/ruff check .
