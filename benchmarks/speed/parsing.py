@@ -22,7 +22,7 @@ from rich.progress import track
 from bnp_online.blocks import Templates, padded
 from bnp_online.encoding import FeatureIndex, LabelIndex
 from bnp_online.values import check_weight
-from service.api.ndjson import LineSplitter
+from service.api.line_splitter import LineSplitter
 from service.http.requests import Shape, read_fields
 from service.schemas import LearnBody
 from service.settings import Settings

@@ -21,7 +21,7 @@ from ..http.content import without_mark
 from ..http.requests import Shape, check_fields
 from ..models.hosted import HostedModel
 from ..settings import Settings
-from .ndjson import LineGroup, LineSplitter
+from .line_splitter import LineGroup, LineSplitter
 
 
 def roles_of(query: bytes, *, labelled: bool, defaults: Roles | None = None) -> Roles:

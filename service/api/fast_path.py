@@ -57,7 +57,9 @@ from .freshness import (
     min_step,
     wait_for_step,
 )
-from .ndjson import Line, LineSplitter, LineStream, PredictionBatch, Reader, SampleBatch
+from .line_batch import PredictionBatch, Reader, SampleBatch
+from .line_splitter import Line, LineSplitter
+from .ndjson import LineStream
 from .openapi import ApiRoute, lines_of
 
 M = TypeVar("M", bound=BaseModel)

@@ -8,7 +8,7 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.ndjson import Line, LineSplitter
+from service.api.line_splitter import Line, LineSplitter
 
 LIMIT = 5
 
