@@ -129,11 +129,15 @@ def learn_beside_other_models(gpu: SimulatedGPU) -> None:
     small = replace(SPEC, hidden=(6,))
     stable, rows = made(small, TorchEngine, device="cuda"), stream(small, 4)
     stable.learn(*rows)
-    for _ in range(34):  # a device has 32 streams
-        made(small, TorchEngine, device="cuda").learn(*rows)
-        gc.collect()
-        stable.learn(*rows)
-        stable.predict(rows[0][0])
+    gc.freeze()  # a collection visits only what follows
+    try:
+        for _ in range(34):  # a device has 32 streams
+            made(small, TorchEngine, device="cuda").learn(*rows)
+            gc.collect()
+            stable.learn(*rows)
+            stable.predict(rows[0][0])
+    finally:
+        gc.unfreeze()
     assert len(gpu.captures) == 2 * 35
 
 
