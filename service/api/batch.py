@@ -28,7 +28,7 @@ Queue: TypeAlias = Callable[[Worker, Any], Awaitable[tuple[int, Outcomes]]]
 
 #: Models whose items are queued before other requests may run.
 _GROUPS = 4
-#: Items that are encoded before other requests may run.
+#: Answers, or groups of them, that are put in order or encoded before other requests may run.
 _ANSWERS = 64
 
 
@@ -145,7 +145,9 @@ class Batch(Generic[Item, T]):
             Encodes the outcome of the item at a position, unless it is encoded.
         """
         found = self._outcomes
-        for positions, outcomes in self._queued:
+        for count, (positions, outcomes) in enumerate(self._queued, 1):
+            if count % _ANSWERS == 0:
+                await self._fair_turns.next()
             if isinstance(positions, range):
                 found[positions.start : positions.stop] = await outcomes
             else:

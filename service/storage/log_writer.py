@@ -20,8 +20,9 @@ Logged: TypeAlias = "asyncio.Future[int | StorageError]"
 
 #: Groups that one commit takes at most, and about how many bytes.
 _LARGEST, _LARGEST_BYTES = 256, 2**23
-#: Groups of a commit whose results are set in one pass of the event loop.
-_AT_ONCE = 8
+#: Most groups whose results are set in one pass of the event loop, and the samples in them after which no other
+#: one is: each result starts the application of its group, and other requests get a turn between two passes.
+_AT_ONCE, _SAMPLES = 8, 32
 
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class LogWriter:
         self._changed = threading.Condition()
         self._closing = self._waking = False
         self._wanted = False  # whether the groups that wait are to be committed
+        self._results: deque[tuple[Group, Logged, int | StorageError]] = deque()  # to set, on the event loop
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
@@ -97,8 +99,7 @@ class LogWriter:
         taken: list[tuple[Group, Logged]] = []
         try:
             while taken := self._take():
-                outcomes = self._commit([group for group, _ in taken])
-                _resolve([logged for _, logged in taken], outcomes)
+                self._resolve(taken, self._commit([group for group, _ in taken]))
                 taken = []
         finally:
             # Reached after an unexpected error too; `threading.excepthook` reports it.
@@ -106,7 +107,7 @@ class LogWriter:
                 self._closing = True
                 taken += self._waiting
             error = StorageFailedError("the thread that writes the event log has ended")
-            _resolve([logged for _, logged in taken], [error] * len(taken))
+            self._resolve(taken, [error] * len(taken))
 
     def _take(self) -> list[tuple[Group, Logged]]:
         with self._changed:
@@ -156,22 +157,27 @@ class LogWriter:
             _logger.warning("the event log can be written again")
         self._failing = failing
 
+    def _resolve(self, taken: Sequence[tuple[Group, Logged]], outcomes: Sequence[int | StorageError]) -> None:
+        """Set the results of groups on the event loop, from the thread."""
+        if taken:
+            results = [(*each, outcome) for each, outcome in zip(taken, outcomes, strict=True)]
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing awaits the futures
+                taken[0][1].get_loop().call_soon_threadsafe(self._add_results, results)
 
-def _resolve(futures: Sequence[Logged], outcomes: Sequence[int | StorageError]) -> None:
-    """Set the results of futures of one event loop, from the thread."""
-    if futures:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing awaits the futures
-            futures[0].get_loop().call_soon_threadsafe(_set_results, futures, outcomes)
+    def _add_results(self, results: Sequence[tuple[Group, Logged, int | StorageError]]) -> None:
+        idle = not self._results
+        self._results += results
+        if idle:
+            self._set_results()
 
-
-def _set_results(futures: Sequence[Logged], outcomes: Sequence[int | StorageError]) -> None:
-    """Set the results of some futures now, and of the others in later passes of the event loop.
-
-    Each result starts the application of a group. Other requests get a turn between two passes.
-    """
-    for logged, outcome in zip(futures[:_AT_ONCE], outcomes[:_AT_ONCE], strict=True):
-        if not logged.done():
-            logged.set_result(outcome)
-    if len(futures) > _AT_ONCE:
-        loop = futures[0].get_loop()
-        loop.call_soon(_set_results, futures[_AT_ONCE:], outcomes[_AT_ONCE:])
+    def _set_results(self) -> None:
+        """Set some results now, and the others in later passes of the event loop."""
+        groups = samples = 0
+        while self._results and groups < _AT_ONCE and samples < _SAMPLES:
+            group, logged, outcome = self._results.popleft()
+            if not logged.done():
+                logged.set_result(outcome)
+            groups += 1
+            samples += sum(event.samples for event in group.events)
+        if self._results:
+            logged.get_loop().call_soon(self._set_results)
