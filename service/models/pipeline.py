@@ -65,6 +65,9 @@ _AHEAD = 3
 _ROWS = 8
 #: Calls on the event loop that a block may take; handing it to a thread takes about as long as one.
 _CALLS = 2
+#: Most samples of a small block, and calls that it may take. Streams for many models have many of them, and
+#: threads would compete with the event loop for the interpreter.
+_SMALL, _SMALL_CALLS = 32, 6
 #: Seconds between two attempts to apply a message, and between two log messages, if a GPU lacks memory.
 _RETRY, _REPORT = 1.0, 10.0
 #: Entries that are applied one at a time after a model diverged.
@@ -479,7 +482,8 @@ class Pipeline:
             before = self.model.sequence
             if not self._careful and rows_at_once(self.model, event):
                 most, end = self._learn_length.samples, event.size
-                short = self._learn_length.short and event.size <= _CALLS * most
+                calls = _SMALL_CALLS if event.size <= _SMALL else _CALLS
+                short = self._learn_length.short and event.size <= calls * most
                 if short:
                     end = min(end, start + most)
                     if start:

@@ -20,8 +20,8 @@ Logged: TypeAlias = "asyncio.Future[int | StorageError]"
 
 #: Groups that one commit takes at most, and about how many bytes.
 _LARGEST, _LARGEST_BYTES = 256, 2**23
-#: Most groups whose results are set in one pass of the event loop, and the samples in them after which no other
-#: one is: each result starts the application of its group, and other requests get a turn between two passes.
+#: Most groups whose results are set in one pass of the event loop, and number of samples that ends a pass.
+#: Each result starts the application of its group, and other requests get a turn between two passes.
 _AT_ONCE, _SAMPLES = 8, 32
 
 _logger = logging.getLogger(__name__)
