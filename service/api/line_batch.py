@@ -120,10 +120,11 @@ class LineBatch(Batch[Line, T]):
         """
         workers: dict[str | None, Worker | None] = {}
         groups: dict[Worker, list[int]] = {}
-        for i, line in enumerate(self._lines.lines[first:], first):
+        lines = self._lines.lines
+        for i in range(first, len(lines)):
             if (i - first) % _SEARCHED == 0:
                 await self._fair_turns.next()
-            name = self._reader.model_of(line)
+            name = self._reader.model_of(lines[i])
             if name not in workers:
                 workers[name] = await self._find(name)
             if (worker := workers[name]) is None:

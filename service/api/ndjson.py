@@ -220,10 +220,8 @@ class LineStream(Generic[T]):
                     stop = start + (wanted if wanted == least else 2 * wanted)
                     await self._room.acquire()
                     batch = await self._queue_batch(items[start:stop])
-                    if batch.wanted > len(batch.items):  # there may be more models than it has
-                        wanted = max(wanted, min(batch.wanted, half))
-                    else:
-                        wanted = max(least, batch.wanted)
+                    few = batch.wanted > len(batch.items)  # then there may be more models than it has
+                    wanted = max(least, min(half, max(wanted, batch.wanted) if few else batch.wanted))
                     start = stop
 
     async def _gather(self, chunk: bytes, lines: int) -> bytes:
