@@ -66,8 +66,13 @@ class LineBatch(Batch[Line, T]):
 
     async def _decode(self, take: Take[Line, T], used: Uses) -> Parts[T]:
         parts = await self._decode_lines(take, used)
-        self.wanted = _LINES_OF_MODEL * len(parts)
+        # A model whose calls are long, or which is new, uses a thread: many lines of it would delay others.
+        self.wanted = _LINES_OF_MODEL * sum(map(self._is_short, parts))
         return parts
+
+    def _is_short(self, worker: Worker) -> bool:
+        """Return whether a line of a model takes a short call, on the event loop."""
+        raise NotImplementedError
 
     async def _decode_lines(self, take: Take[Line, T], used: Uses) -> Parts[T]:
         lines = self._lines.lines
@@ -202,6 +207,9 @@ class LineBatch(Batch[Line, T]):
 class SampleBatch(LineBatch[Learn]):
     """A batch of lines with samples to learn."""
 
+    def _is_short(self, worker: Worker) -> bool:
+        return worker.learns_in_short_calls
+
     def _note(self, worker: Worker, entry: Learn, line: bytes) -> None:
         fields = {"x": entry.x, "y": entry.y, "w": entry.w, "id": entry.id, "model": worker.model.name}
         self._reader.note(worker, worker.model.estimator, line, fields)
@@ -218,6 +226,9 @@ class SampleBatch(LineBatch[Learn]):
 
 class PredictionBatch(LineBatch[Any]):
     """A batch of lines with samples to predict, which change no model."""
+
+    def _is_short(self, worker: Worker) -> bool:
+        return worker.predicts_in_short_calls
 
     def _note(self, worker: Worker, entry: Any, line: bytes) -> None:
         fields = {"x": entry.x, "model": worker.model.name}

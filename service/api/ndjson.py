@@ -42,9 +42,9 @@ T = TypeVar("T")
 
 #: Batches that may be unanswered: one is learned, one is sent, and two wait.
 _BATCHES = 4
-#: Most lines of a batch for many models, all of which are in memory; about how many bytes, and which share of
-#: the bytes that may wait.
-_MOST_LINES, _LARGEST, _SHARE = 2**15, 2**21, 8
+#: Most lines of a batch for many models, all of which are in memory; about how many bytes, of lines and of
+#: answers; and which share of the bytes that may wait.
+_MOST_LINES, _LARGEST, _SHARE = 2**14, 2**21, 8
 #: Seconds without a further part of the body after which a batch is complete.
 _PAUSE = 0.002
 #: Seconds for which a batch is gathered if no earlier one waits: its first line is answered that much later.
@@ -166,6 +166,7 @@ class LineStream(Generic[T]):
         self._batches: asyncio.Queue[tuple[Batch[Any, T], Items, float] | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(_BATCHES)
         self._next: asyncio.Task[Message] | None = None  # receives the next part of the body
+        self._answer_size = 1.0  # bytes, on average in the last batch
         self._started = False
         self._more = True
         self._last = 0  # number of the last item in a batch
@@ -208,21 +209,24 @@ class LineStream(Generic[T]):
 
     async def _read_lines(self) -> None:
         least = wanted = self._settings.group_size
-        half = min(_MOST_LINES, self._settings.models_in_memory or _MOST_LINES) // 2
+        in_memory = min(_MOST_LINES, self._settings.models_in_memory or _MOST_LINES)
         while self._more:
             chunk = await self._read_chunk()
             if wanted > least:
                 chunk = await self._gather(chunk, wanted)
+                if chunk.count(b"\n") < wanted // 2:  # the client waits, or is slow
+                    wanted = max(least, wanted // 2)
             for items in self._split(chunk, not self._more):
                 start = 0
-                while start < len(items):
-                    # If it is gathered, the last few of its lines are no batch of their own.
-                    stop = start + (wanted if wanted == least else 2 * wanted)
+                while (rest := len(items) - start) > 0:
+                    # Parts of equal size: the last few lines are no batch of their own.
+                    size = wanted if wanted == least else -(-rest // -(-rest // wanted))
                     await self._room.acquire()
-                    batch = await self._queue_batch(items[start:stop])
-                    few = batch.wanted > len(batch.items)  # then there may be more models than it has
-                    wanted = max(least, min(half, max(wanted, batch.wanted) if few else batch.wanted))
-                    start = stop
+                    batch = await self._queue_batch(items[start : start + size])
+                    few = batch.wanted > size  # then there may be more models than it has
+                    most = min(in_memory, int(_LARGEST / self._answer_size))
+                    wanted = max(least, min(most, max(wanted, batch.wanted) if few else batch.wanted))
+                    start += size
 
     async def _gather(self, chunk: bytes, lines: int) -> bytes:
         """Return a part of the body, and those that follow without a pause, up to a number of lines."""
@@ -294,6 +298,7 @@ class LineStream(Generic[T]):
             finally:
                 self._bodies.free(items.size)
             self._durations.observe(time.perf_counter() - start)
+            self._answer_size = max(1.0, sum(map(len, answers)) / len(answers))
             await self._send_body(self._output.encode(answers))
             self._room.release()
 

@@ -65,9 +65,9 @@ _AHEAD = 3
 _ROWS = 8
 #: Calls on the event loop that a block may take; handing it to a thread takes about as long as one.
 _CALLS = 2
-#: Most samples of a small block, and calls that it may take. Streams for many models have many of them, and
-#: threads would compete with the event loop for the interpreter.
-_SMALL, _SMALL_CALLS = 32, 6
+#: Most samples of a small block, and calls that it may take, without a turn between them. Streams for many
+#: models have many of them. Threads would compete with the event loop, and others would wait for all turns.
+_SMALL, _SMALL_CALLS = 32, 4
 #: Seconds between two attempts to apply a message, and between two log messages, if a GPU lacks memory.
 _RETRY, _REPORT = 1.0, 10.0
 #: Entries that are applied one at a time after a model diverged.
@@ -130,6 +130,8 @@ class Pipeline:
         Number of requests refused after queueing, by error code.
     in_blocks : int
         Number of samples that were learned in blocks.
+    predict_length, learn_length : CallLength
+        Samples that fit into a call.
     learn_latency, predict_latency : Latency
         Time from queueing to the answer, for samples and for predictions that are logged.
     """
@@ -160,7 +162,7 @@ class Pipeline:
         self.in_blocks = 0
         self.learn_latency, self.predict_latency = Latency(), Latency()
         self.predict_length = CallLength()
-        self._learn_length = CallLength()
+        self.learn_length = CallLength()
         self._shortage_at = 0.0  # time of the next log message
         self._careful = 0  # entries to apply one at a time
         self._groups: deque[Logged] = deque()  # checked and not applied; the first may be in application
@@ -368,7 +370,7 @@ class Pipeline:
 
     def _is_short(self, entries: Sequence[Entry]) -> bool:
         """Return whether entries are one sample, which is learned at once on the event loop."""
-        if len(entries) > 1 or type(entries[0]) is not SampleEvent or not self._learn_length.short:
+        if len(entries) > 1 or type(entries[0]) is not SampleEvent or not self.learn_length.short:
             return False
         return not (self._careful or self.model.drift.due or self._access.locked())
 
@@ -481,12 +483,12 @@ class Pipeline:
         while start < event.size:
             before = self.model.sequence
             if not self._careful and rows_at_once(self.model, event):
-                most, end = self._learn_length.samples, event.size
+                most, end = self.learn_length.samples, event.size
                 calls = _SMALL_CALLS if event.size <= _SMALL else _CALLS
-                short = self._learn_length.short and event.size <= calls * most
+                short = self.learn_length.short and event.size <= calls * most
                 if short:
                     end = min(end, start + most)
-                    if start:
+                    if start and event.size > _SMALL:
                         await self._fair_turns.next()
                 if short and not self._access.locked():
                     applied = self._apply_rows(event, start, end)
@@ -521,14 +523,14 @@ class Pipeline:
         applied, stop, waiting = Applied(), start, self._access.waiting
         while stop < end and (most := rows_at_once(self.model, event)):
             begun, few = time.perf_counter(), bool(waiting[0])  # few, so that learning does not stand still
-            most = min(most, _ROWS, self._learn_length.samples) if few else most
+            most = min(most, _ROWS, self.learn_length.samples) if few else most
             to = min(end, stop + most)
             learned = learn_block(self.model, event, stop, to, applied, None if few else waiting)
             if learned is None:
                 self._diverge()
                 return None
             if learned:
-                self._learn_length.add(learned, time.perf_counter() - begun, self.model.call_seconds)
+                self.learn_length.add(learned, time.perf_counter() - begun, self.model.call_seconds)
             stop += learned
             if waiting[0] or not learned:
                 break
@@ -536,7 +538,7 @@ class Pipeline:
 
     def _most(self) -> int:
         """Return how many entries fit into a call; the call ends where a drift action can be due."""
-        samples, drift = self._learn_length.samples, self.model.drift
+        samples, drift = self.learn_length.samples, self.model.drift
         return min(samples, drift.steps_to_action(self.model.step)) if drift.acts else samples
 
     async def _apply_part(self, part: Sequence[Entry]) -> Applied:
@@ -544,7 +546,7 @@ class Pipeline:
         if drift.due and drift.ready(self.model.step) and SampleEvent in map(type, part):
             await self._access.run(self._checkpoint)
         if not self._careful:
-            if (short := self._learn_length.short) and not self._access.locked():
+            if (short := self.learn_length.short) and not self._access.locked():
                 applied = self._apply_now(part)
             else:
                 applied = await self._access.run(partial(self._apply_now, part), short=short)
@@ -568,7 +570,7 @@ class Pipeline:
             return None
         if applied.learned or applied.predicted:
             count = applied.learned or applied.predicted
-            self._learn_length.add(count, time.perf_counter() - start, model.call_seconds)
+            self.learn_length.add(count, time.perf_counter() - start, model.call_seconds)
         return applied
 
     def _diverge(self) -> None:
@@ -602,7 +604,7 @@ class Pipeline:
     def replace(self, model: HostedModel) -> None:
         """Put another model in place; call it with exclusive access."""
         self.model = model
-        self._learn_length.forget()
+        self.learn_length.forget()
         self.predict_length.forget()
 
     async def _correct(self, applied: Applied) -> None:

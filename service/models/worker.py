@@ -152,6 +152,16 @@ class Worker:
         return self._fair_turns
 
     @property
+    def learns_in_short_calls(self) -> bool:
+        """Whether the event loop itself learns a sample; a thread does it if the model is new or large."""
+        return self._pipeline.learn_length.short
+
+    @property
+    def predicts_in_short_calls(self) -> bool:
+        """Whether the event loop itself predicts a sample."""
+        return self._predict_length.short
+
+    @property
     def in_blocks(self) -> int:
         """Number of samples that were learned in blocks."""
         return self._pipeline.in_blocks

@@ -20,8 +20,9 @@ Logged: TypeAlias = "asyncio.Future[int | StorageError]"
 
 #: Groups that one commit takes at most, and about how many bytes.
 _LARGEST, _LARGEST_BYTES = 256, 2**23
-#: Most groups whose results are set in one pass of the event loop, and number of samples that ends a pass.
-#: Each result starts the application of its group, and other requests get a turn between two passes.
+#: Most groups of one sample whose results are set in one pass of the event loop, and number of samples after
+#: which no larger group follows. Each result starts the application of its group. Other requests get a turn
+#: between two passes.
 _AT_ONCE, _SAMPLES = 8, 32
 
 _logger = logging.getLogger(__name__)
@@ -45,7 +46,9 @@ class LogWriter:
         self._changed = threading.Condition()
         self._closing = self._waking = False
         self._wanted = False  # whether the groups that wait are to be committed
-        self._results: deque[tuple[Group, Logged, int | StorageError]] = deque()  # to set, on the event loop
+        # Results to set, on the event loop: of groups of one sample, and of larger ones with their sizes.
+        self._small: deque[tuple[Logged, int | StorageError]] = deque()
+        self._large: deque[tuple[Logged, int | StorageError, int]] = deque()
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
@@ -160,24 +163,39 @@ class LogWriter:
     def _resolve(self, taken: Sequence[tuple[Group, Logged]], outcomes: Sequence[int | StorageError]) -> None:
         """Set the results of groups on the event loop, from the thread."""
         if taken:
-            results = [(*each, outcome) for each, outcome in zip(taken, outcomes, strict=True)]
             with contextlib.suppress(RuntimeError):  # the loop is closed: nothing awaits the futures
-                taken[0][1].get_loop().call_soon_threadsafe(self._add_results, results)
+                taken[0][1].get_loop().call_soon_threadsafe(self._add_results, taken, outcomes)
 
-    def _add_results(self, results: Sequence[tuple[Group, Logged, int | StorageError]]) -> None:
-        idle = not self._results
-        self._results += results
+    def _add_results(
+        self, taken: Sequence[tuple[Group, Logged]], outcomes: Sequence[int | StorageError]
+    ) -> None:
+        idle = not (self._small or self._large)
+        for (group, logged), outcome in zip(taken, outcomes, strict=True):
+            samples = sum(event.samples for event in group.events)
+            if samples > 1:
+                self._large.append((logged, outcome, samples))
+            else:
+                self._small.append((logged, outcome))
         if idle:
             self._set_results()
 
     def _set_results(self) -> None:
-        """Set some results now, and the others in later passes of the event loop."""
-        groups = samples = 0
-        while self._results and groups < _AT_ONCE and samples < _SAMPLES:
-            group, logged, outcome = self._results.popleft()
-            if not logged.done():
-                logged.set_result(outcome)
-            groups += 1
-            samples += sum(event.samples for event in group.events)
-        if self._results:
-            logged.get_loop().call_soon(self._set_results)
+        """Set some results now, and the others in later passes of the event loop.
+
+        Groups of one sample, such as single requests, do not wait for the larger ones of streams.
+        """
+        count = 0
+        while self._small and count < _AT_ONCE:
+            _set(*self._small.popleft())
+            count += 1
+        while self._large and count < _SAMPLES:
+            logged, outcome, samples = self._large.popleft()
+            _set(logged, outcome)
+            count += samples
+        if self._small or self._large:
+            asyncio.get_running_loop().call_soon(self._set_results)
+
+
+def _set(logged: Logged, outcome: int | StorageError) -> None:
+    if not logged.done():
+        logged.set_result(outcome)

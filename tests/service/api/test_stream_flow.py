@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from bnp_online import BNPClassifier
+from service.api.line_batch import SampleBatch
+from service.api.line_splitter import LineGroup
 from tests.support.running import Json, Server, error
 from tests.support.streaming import Stream, post_lines, refusals, streaming
 
@@ -73,6 +75,28 @@ def test_a_line_after_many_for_many_models_is_answered_at_once(serve: Callable[.
         stream.send(*lines[3:600])
         stream.end()
         assert [answer["step"] for answer in stream.rest()] == [i // 100 + 11 for i in range(3, 600)]
+
+
+def test_a_batch_has_no_more_models_than_memory_may(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each round has twice as many models as the one before, which is as many as a batch may grow by."""
+    sizes: list[int] = []
+
+    class Counted(SampleBatch):
+        def __init__(self, items: LineGroup, *args: Any, **options: Any) -> None:
+            super().__init__(items, *args, **options)
+            sizes.append(len(items))
+
+    monkeypatch.setattr("service.api.fast_path.SampleBatch", Counted)
+    server = serve(max_models=101, models_in_memory=40, group_size=4)
+    many(server, 0, 40)
+    with streaming(server) as stream:
+        for models in (1, 2, 4, 8, 16, 32):
+            lines = [sample(i, model=f"m{i % models}") for i in range(1000)]
+            stream.send(*lines)
+            assert [stream.read()["model"] for _ in lines] == [line["model"] for line in lines]
+    assert max(sizes) <= 40
 
 
 @pytest.mark.parametrize("leaves", [True, False])

@@ -467,7 +467,7 @@ def test_a_sample_that_only_the_diverged_call_refused_is_learned_and_so_are_its_
     async def test(writer: Writer) -> None:
         await writer.learn(({"a": 1.0, "b": 0.0}, "cat"), ({"a": 2.0, "b": 0.0}, "dog"))
         again = Learn({"a": 3.0, "b": 0.0}, "dog", id="e-1")
-        writer.worker._pipeline._learn_length.samples = 8
+        writer.worker._pipeline.learn_length.samples = 8
         requests = [Learn({"a": POISON, "b": 0.0}, "dog"), again, again]
         outcomes = await asyncio.gather(*map(writer.worker.learn, requests), return_exceptions=True)
         assert steps(outcomes) == [NonFiniteStateError, 3, 3]
