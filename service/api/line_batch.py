@@ -17,7 +17,7 @@ from .line_splitter import Line, LineGroup
 
 T = TypeVar("T")
 
-#: Lines of each model that a batch is to have, if the client sends so many without a pause.
+#: Lines of each model in a large batch.
 _LINES_OF_MODEL = 16
 #: Fewest lines of a model in a batch of which a template is made. In a stream for thousands of models, most
 #: have one line, and a template for each would take longer than it saves.

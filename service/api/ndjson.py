@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from math import ceil
 from typing import Any, Generic, Protocol, TypeVar
 
 from starlette.requests import ClientDisconnect
@@ -220,7 +221,7 @@ class LineStream(Generic[T]):
                 start = 0
                 while (rest := len(items) - start) > 0:
                     # Parts of equal size: the last few lines are no batch of their own.
-                    size = wanted if wanted == least else -(-rest // -(-rest // wanted))
+                    size = wanted if wanted == least else ceil(rest / ceil(rest / wanted))
                     await self._room.acquire()
                     batch = await self._queue_batch(items[start : start + size])
                     few = batch.wanted > size  # then there may be more models than it has
@@ -229,7 +230,7 @@ class LineStream(Generic[T]):
                     start += size
 
     async def _gather(self, chunk: bytes, lines: int) -> bytes:
-        """Return a part of the body, and those that follow without a pause, up to a number of lines."""
+        """Return a part of the body and the parts that follow without a pause, up to a number of lines."""
         chunks, count, size, waiting = [chunk], chunk.count(b"\n"), len(chunk), self._bodies
         until = time.monotonic() + _GATHERING
         largest = min(_LARGEST, self._settings.queue_bytes // _SHARE)

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from service.errors import PositionMovedError, StorageError, StorageFailedError, StorageFullError
 from service.storage.interfaces import Event, EventLog, Group
-from service.storage.log_writer import LogWriter
+from service.storage.log_writer import Logged, LogWriter
 from service.telemetry.metrics import LogMetrics
 
 
@@ -136,6 +136,26 @@ def test_a_commit_is_limited_to_256_groups() -> None:
         under_test.log.open()
         assert await asyncio.gather(first, *waiting) == list(range(1, 302))
         assert [len(commit) for commit in under_test.log.commits] == [1, 256, 44]
+
+    run(test)
+
+
+def test_a_single_sample_does_not_wait_for_the_results_of_large_groups() -> None:
+    async def test(writer: Writer) -> None:
+        answered: list[str] = []
+
+        def note(logged: Logged, name: str) -> Logged:
+            logged.add_done_callback(lambda _: answered.append(name))
+            return logged
+
+        await writer.hold_first()
+        for i in range(100):
+            last = note(writer.submit(*[b"line"] * 40), f"large {i}")
+        single = note(writer.submit(b"single"), "single")
+        writer.log.open()
+        await asyncio.gather(single, last)
+        assert answered.index("single") <= 1
+        assert [each for each in answered if each != "single"] == [f"large {i}" for i in range(100)]
 
     run(test)
 
