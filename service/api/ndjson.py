@@ -5,7 +5,7 @@ batches, and queues them at the models. It waits while too many batches are unan
 flow control then slows the client down. The writer awaits the outcomes of each batch and sends its answers.
 
 The lines of a batch are grouped by model. A stream for many models has large batches, so that each model gets
-several lines at once: a group takes about as long as twelve lines in it.
+several lines at once: a line in a group of 16 takes a third to a fifth of the time of a line alone.
 """
 
 from __future__ import annotations
