@@ -119,36 +119,49 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> float:
     return time.monotonic() - start
 
 
+def request(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
+    """Send a request until a node answers it, as a client does while an owner changes."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            answer = client.request(method, path, **options)
+        except httpx.TransportError as error:  # HAProxy ends the connections of a node that is down
+            reason = str(error)
+        else:
+            if answer.status_code not in (421, 502, 503, 504):
+                return answer
+            reason = answer.text
+        assert time.monotonic() < deadline, reason
+        time.sleep(0.05)
+
+
 def learn(client: httpx.Client, model: str, first: int, last: int) -> list[int]:
-    """Learn samples with ids; repeat what was not acknowledged, as a client does while an owner changes."""
+    """Learn samples with ids, each until it is acknowledged."""
     steps = []
     for i in range(first, last):
         sample = {"x": {"a": i % 7}, "y": i % 2, "id": f"s{i}"}
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                answer = client.post(f"/models/{model}/learn", json=sample)
-            except httpx.TransportError:
-                continue
-            if answer.status_code == 200:
-                steps.append(answer.json()["step"])
-                break
-            assert answer.status_code in (421, 502, 503, 504), answer.text
-            assert time.monotonic() < deadline, answer.text
-            time.sleep(0.05)
+        answer = request(client, "POST", f"/models/{model}/learn", json=sample)
+        assert answer.status_code == 200, answer.text
+        steps.append(answer.json()["step"])
     return steps
 
 
-def owner_of(stack: ClusterStack, client: httpx.Client, model: str) -> str:
-    answer = client.get(f"/models/{model}/fingerprint")
+def fingerprint(client: httpx.Client, model: str) -> Any:
+    answer = request(client, "GET", f"/models/{model}/fingerprint")
     assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def owner_of(stack: ClusterStack, client: httpx.Client, model: str) -> str:
+    fingerprint(client, model)  # an owner answers
     shards = stack.cluster("status")["shards"]
     return str(shards[zlib.crc32(model.encode()) % len(shards)]["owner"])
 
 
 def test_models_are_spread_over_the_owners(stack: ClusterStack, client: httpx.Client) -> None:
     for i in range(8):
-        answer = client.post("/models", json={"name": f"m{i}"}, headers={"BNP-Model": f"m{i}"})
+        headers = {"BNP-Model": f"m{i}"}
+        answer = request(client, "POST", "/models", json={"name": f"m{i}"}, headers=headers)
         assert answer.status_code == 201, answer.text
         assert learn(client, f"m{i}", 0, 20) == [*range(1, 21)]
     owners = {owner_of(stack, client, f"m{i}") for i in range(8)}
@@ -159,8 +172,10 @@ def test_models_are_spread_over_the_owners(stack: ClusterStack, client: httpx.Cl
         url = f"{reads}/models/m{i}/predict"
         answer = httpx.post(url, json={"x": {"a": 3}}, headers=headers, timeout=30, trust_env=False)
         assert (answer.status_code, answer.json()["step"]) == (200, 20), answer.text
-        assert answer.json() == client.post(f"/models/m{i}/predict", json={"x": {"a": 3}}).json()
-    assert {each["name"] for each in client.get("/models").json()["models"]} >= {f"m{i}" for i in range(8)}
+        owner = request(client, "POST", f"/models/m{i}/predict", json={"x": {"a": 3}})
+        assert answer.json() == owner.json()
+    models = request(client, "GET", "/models").json()["models"]
+    assert {each["name"] for each in models} >= {f"m{i}" for i in range(8)}
 
 
 def test_nothing_but_haproxy_is_published(stack: ClusterStack) -> None:
@@ -175,7 +190,7 @@ def test_nothing_but_haproxy_is_published(stack: ClusterStack) -> None:
 def test_a_standby_takes_the_place_of_a_killed_owner(stack: ClusterStack, client: httpx.Client) -> None:
     before = owner_of(stack, client, "m0")
     learn(client, "m0", 20, 40)
-    state = client.get("/models/m0/fingerprint").json()
+    state = fingerprint(client, "m0")
     stack.compose("kill", before)
 
     def learns() -> bool:
@@ -187,8 +202,8 @@ def test_a_standby_takes_the_place_of_a_killed_owner(stack: ClusterStack, client
     gap = wait_until(learns)
     print(f"the models of {before} learned again after {gap:.2f} s")
     assert owner_of(stack, client, "m0") != before
-    assert client.post("/models/m0/rollback", json={"step": 40}).status_code == 200
-    assert client.get("/models/m0/fingerprint").json() == state
+    assert request(client, "POST", "/models/m0/rollback", json={"step": 40}).status_code == 200
+    assert fingerprint(client, "m0") == state
     stack.up()
     assert learn(client, "m0", 40, 50) == [*range(41, 51)]
 
@@ -203,7 +218,8 @@ def test_the_replica_takes_the_place_of_the_primary(stack: ClusterStack, client:
     stack.compose("rm", "--force", "postgres")
     stack.sql("postgres-replica", "SELECT pg_promote()")
     assert learn(client, "m1", 40, 60) == [*range(41, 61)]
-    assert client.post("/models/m1/learn", json={"x": {"a": 0}, "y": 0, "id": "s21"}).status_code == 409
+    again = request(client, "POST", "/models/m1/learn", json={"x": {"a": 0}, "y": 0, "id": "s21"})
+    assert again.status_code == 409
 
 
 def test_a_shard_moves_and_a_node_is_drained(stack: ClusterStack, client: httpx.Client) -> None:
