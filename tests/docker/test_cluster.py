@@ -48,16 +48,20 @@ class ClusterStack(Stack):
         super().down()
 
     def cluster(self, *arguments: str) -> Any:
-        """Run a command of the cluster on a node that runs."""
-        running = self.compose("ps", "--services", "--status", "running").split()
-        node = next(name for name in running if name.startswith(("owner", "standby")))
-        command = ("exec", "--no-TTY", node, "bnp-online", "cluster", *arguments, "--json")
-        try:
-            return json.loads(self.compose(*command))
-        except pytest.fail.Exception as error:
-            if "ended with 137" not in str(error):  # the node was restarted meanwhile, as after a lost lease
-                raise
-            return json.loads(self.compose(*command))
+        """Run a command of the cluster on a node that runs; again if the node ends, as after a lost lease."""
+        deadline = time.monotonic() + 60
+        while True:
+            running = self.compose("ps", "--services", "--status", "running").split()
+            node = next((name for name in running if name.startswith(("owner", "standby"))), "owner-1")
+            try:
+                return json.loads(
+                    self.compose("exec", "--no-TTY", node, "bnp-online", "cluster", *arguments, "--json")
+                )
+            except pytest.fail.Exception as error:
+                ended = ("ended with 137", "is not running", "is restarting", "No such container")
+                if time.monotonic() > deadline or not any(each in str(error) for each in ended):
+                    raise
+                time.sleep(0.2)
 
     def sql(self, service: str, statement: str) -> str:
         command = (
@@ -153,9 +157,18 @@ def fingerprint(client: httpx.Client, model: str) -> Any:
 
 
 def owner_of(stack: ClusterStack, client: httpx.Client, model: str) -> str:
+    """Return the node that owns a model, once there is one: while PostgreSQL changes, no node may."""
+    found = None
+
+    def owned() -> bool:
+        nonlocal found
+        shards = stack.cluster("status")["shards"]
+        found = shards[zlib.crc32(model.encode()) % len(shards)]["owner"]
+        return found is not None
+
     fingerprint(client, model)  # an owner answers
-    shards = stack.cluster("status")["shards"]
-    return str(shards[zlib.crc32(model.encode()) % len(shards)]["owner"])
+    wait_until(owned)
+    return str(found)
 
 
 def test_models_are_spread_over_the_owners(stack: ClusterStack, client: httpx.Client) -> None:
