@@ -76,35 +76,30 @@ class LineBatch(Batch[Line, T]):
 
     async def _decode_lines(self, take: Take[Line, T], used: Uses) -> Parts[T]:
         lines = self._lines.lines
-        name = self._reader.model_of(lines[0])
-        worker = None if self._lines.long else await self._find(name)
-        if worker is None:
+        if self._lines.long:
             return await super()._decode(take, used)
-        used.add(worker)
-        parts: Parts[T] = {worker: []}
-        mixed = set[Worker]()
-        # Most often all lines are of one model. Only lines that are not read in blocks are asked for it.
-        end = await self._decode_group(worker, range(len(lines)), take, parts, used, mixed, name)
-        while end < len(lines):
-            groups, begin, few = await self._by_model(end, used), end, list[tuple[int, Worker]]()
-            for other, positions in groups.items():
-                parts.setdefault(other, [])
-                if len(positions) >= _FEWEST:
-                    await self._decode_group(other, positions, take, parts, used, mixed)
-                else:
-                    few += [(i, other) for i in positions]
-                end += len(positions)
-            await self._take_each(few, take, parts, used, mixed)
-            if end == begin:  # its model must be looked up
-                await self._take(take, end, self._lines[end], parts, used)
-                end += 1
+        parts: Parts[T] = {}
+        mixed, name, end = set[Worker](), self._reader.model_of(lines[0]), 0
+        if (worker := await self._find(name)) is not None:
+            used.add(worker)
+            parts[worker] = []
+            # Most often all lines are of one model. Only lines that are not read in blocks are asked for it.
+            end = await self._decode_group(worker, range(len(lines)), take, parts, used, mixed, name)
+        groups, alone = await self._by_model(end, used)
+        for other, positions in groups.items():
+            parts.setdefault(other, [])
+            if len(positions) >= _FEWEST:
+                await self._decode_group(other, positions, take, parts, used, mixed)
+            else:
+                alone += [(i, other) for i in positions]
+        await self._take_each(alone, take, parts, used, mixed)
         for each in mixed:  # a line was of another model than it seemed to be
             parts[each] = self._in_order(parts[each])
         return parts
 
     async def _take_each(
         self,
-        some: Sequence[tuple[int, Worker]],
+        some: Sequence[tuple[int, Worker | None]],
         take: Take[Line, T],
         parts: Parts[T],
         used: Uses,
@@ -118,13 +113,16 @@ class LineBatch(Batch[Line, T]):
             if taken is not None and taken[0] is not worker:
                 mixed.add(taken[0])
 
-    async def _by_model(self, first: int, used: Uses) -> dict[Worker, list[int]]:
-        """Return the positions of the lines of each model, up to a line that must be looked up.
+    async def _by_model(
+        self, first: int, used: Uses
+    ) -> tuple[dict[Worker, list[int]], list[tuple[int, Worker | None]]]:
+        """Return the positions of the lines of each model, and of those that must be looked up.
 
         The models stay in memory until `used` is closed: each from now on, since the next one may need room.
         """
         workers: dict[str | None, Worker | None] = {}
         groups: dict[Worker, list[int]] = {}
+        unknown: list[tuple[int, Worker | None]] = []
         lines = self._lines.lines
         for i in range(first, len(lines)):
             if (i - first) % _SEARCHED == 0:
@@ -133,12 +131,13 @@ class LineBatch(Batch[Line, T]):
             if name not in workers:
                 workers[name] = await self._find(name)
             if (worker := workers[name]) is None:
-                break
+                unknown.append((i, None))
+                continue
             if worker not in groups:
                 used.add(worker)
                 groups[worker] = []
             groups[worker].append(i)
-        return groups
+        return groups, unknown
 
     async def _decode_group(
         self,

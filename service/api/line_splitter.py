@@ -100,8 +100,8 @@ class LineSplitter:
             ended = ended[ended.find(b"\n") :] if b"\n" in ended else b"\n"
         elif cut or last:
             ended = bytes(self._begun) + ended
-            if ended and ended[-1:] != b"\n":
-                ended += b"\n"
+        if ended and ended[-1:] != b"\n":
+            ended += b"\n"
         if cut or last:
             self._begun.clear()
             self._size = 0
@@ -125,14 +125,19 @@ class LineSplitter:
         lines = Lines(text, [0, *np.cumsum(sizes + 1).tolist()])
         numbers = range(self._number + 1, self._number + 1 + len(lines))
         self._number += len(lines)
-        begins = np.frombuffer(text, np.uint8)[lines.bounds[:-1]]
-        if not long and sizes.max(initial=0) <= self._limit and ((begins > _SPACE) & (begins < _MARK)).all():
+        too_long = sizes > self._limit
+        too_long[:1] |= long
+        data = np.frombuffer(text, np.uint8)
+        begins = data[lines.bounds[:-1]]
+        unusual = np.flatnonzero(~too_long & ((begins <= _SPACE) | (begins >= _MARK))).tolist()
+        kept = np.full(len(sizes), True)
+        kept[[i for i in unusual if is_blank(lines[i])]] = False
+        if kept.all() and not too_long.any():
             return LineGroup(lines, numbers)
-        kept = dict[int, bytes | None]()
-        for number, raw in zip(numbers, lines, strict=True):
-            if (long and number == numbers[0]) or len(raw) > self._limit:
-                kept[number] = None
-            elif not is_blank(raw):
-                kept[number] = raw
-        too_long = {number for number, raw in kept.items() if raw is None}
-        return LineGroup(Lines.of(raw or b"" for raw in kept.values()), [*kept], too_long)
+        of_lines = np.repeat(kept & ~too_long, sizes + 1)
+        of_lines[np.cumsum(sizes + 1)[too_long] - 1] = True  # the line feed alone
+        sizes[too_long] = 0
+        rest = Lines(data[of_lines].tobytes(), [0, *np.cumsum(sizes[kept] + 1).tolist()])
+        first = numbers.start
+        long_numbers = {first + i for i in np.flatnonzero(too_long).tolist()}
+        return LineGroup(rest, (first + np.flatnonzero(kept)).tolist(), long_numbers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import tracemalloc
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.api.line_splitter import Line, LineSplitter
@@ -23,6 +23,7 @@ def expected(whole: bytes) -> list[Line]:
     return [Line(n, part if len(part) <= LIMIT else None) for n, part in numbered if part.strip()]
 
 
+@settings(max_examples=500)
 @given(
     st.lists(st.sampled_from([b"1", b"{}", b"\n", b"\r\n", b" ", b"12345", b"123456", b"\xff"])).map(
         b"".join
@@ -38,6 +39,12 @@ def test_cut_anywhere(whole: bytes, places: list[int]) -> None:
     long_blank = {n for n, part in enumerate(whole.split(b"\n"), 1) if len(part) > LIMIT and not part.strip()}
     assert [line for line in found if line.number not in long_blank] == expected(whole)
     assert all(line.raw is None for line in found if line.number in long_blank)
+
+
+def test_a_last_line_without_end_after_a_long_one() -> None:
+    splitter = LineSplitter(LIMIT)
+    assert list(splitter.feed(b"123456")) == []
+    assert list(splitter.feed(b"7\n12", last=True)) == [Line(1, None), Line(2, b"12")]
 
 
 def test_of_a_long_line_nothing_is_kept() -> None:

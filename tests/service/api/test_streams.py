@@ -156,6 +156,38 @@ def test_lines_that_are_alone_at_their_models_are_learned_as_in_requests_of_thei
         assert server.get(f"/models/lines{i}/metrics") == server.get(f"/models/looped{i}/metrics")
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_lines_that_are_refused_do_not_slow_down_the_others(serve: Callable[..., Server], first: int) -> None:
+    """Lines of models that are missing are among those of two models, which are learned in blocks."""
+    server = serve()
+    for name in ("a", "b"):
+        server.create(name=name, hidden=[2])
+    names, rng = [["nobody", "a", "b"], ["a", "nobody", "b", "b"]][first], np.random.default_rng(0)
+    lines: list[Json] = [
+        {"model": names[i % len(names)], "x": {"size": float(rng.normal())}, "y": "uv"[i % 2]}
+        for i in range(600)
+    ]
+    refused = {i + 1: "unknown_model" for i, line in enumerate(lines) if line["model"] == "nobody"}
+    # A line of which the model seems to be another one, which is missing.
+    lines[300] = {"x": {"size": 0.5, "model": "nobody"}, "y": "u", "model": "b"}
+    refused.pop(301, None)
+    with streaming(server) as stream:
+        stream.send(*lines[:30])
+        streamed = [stream.read() for _ in range(30)]  # blocks have labels that their model knows
+        stream.send(*lines[30:])
+        stream.end()
+        streamed += stream.rest()
+    assert refusals(streamed) == refused
+    for name in ("a", "b"):
+        assert server.registry.get(name).in_blocks > 100
+        server.create(name="alone", hidden=[2])
+        for answer, line in zip(streamed, lines, strict=True):
+            if line["model"] == name:
+                assert server.learn(**{**line, "model": "alone"}) == {**answer, "model": "alone"}
+        assert server.fingerprint("alone")["model_sha256"] == server.fingerprint(name)["model_sha256"]
+        assert server.client.delete("/models/alone").status_code == 204
+
+
 def test_a_stream_for_many_models_learns_several_lines_of_each_at_once(serve: Callable[..., Server]) -> None:
     """Groups of 16 lines for 120 models would have one line of each."""
     models, rounds = 120, 12
