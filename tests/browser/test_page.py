@@ -736,9 +736,21 @@ def test_without_scripts_it_says_where_the_figures_are(
     serve: Callable[..., Server], open_page: Callable[..., Page]
 ) -> None:
     server = serve()
+    server.create(name="prices.eu", task="regression")
+    teach(server, 1200)
     page = open_page(server, java_script_enabled=False)
+    rows = page.locator("#fallback li")
+    expect(rows).to_have_text(
+        [
+            "default, classification, samples learned: 1,200, ready: description, scores, history",
+            "prices.eu, regression, samples learned: 0, ready: description, scores, history",
+        ]
+    )
+    page.get_by_role("link", name="scores of prices.eu").click()
+    assert page.url == f"{server.url}/models/prices.eu/metrics"
+    page.go_back()
     links = page.locator("#fallback a").all()
-    assert len(links) == 5
+    assert len(links) == 4 + 2 * 3
     for link in links:
         assert server.client.get(f"/{link.get_attribute('href')}").status_code == 200
         expect(link).to_be_visible()
@@ -767,9 +779,13 @@ def refused(page: Page) -> None:
 def test_a_script_that_cannot_run_leaves_the_page_readable(
     serve: Callable[..., Server], open_page: Callable[..., Page], prepare: Callable[[Page], object]
 ) -> None:
-    page = open_page(serve(), prepare)
+    page = open_page(serve(), prepare, viewport={"width": 390, "height": 800})
     expect(page.get_by_role("heading", name="The script of this page has not run")).to_be_visible()
-    expect(page.get_by_role("link", name="overview")).to_be_visible()
+    for name in ("overview", "scores of default"):
+        expect(page.get_by_role("link", name=name)).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
 
 
 def test_without_the_chart_library_the_numbers_are_there(
