@@ -351,6 +351,23 @@ def test_single_requests_and_streams_have_two_times(
     expect(values).to_have_text([re.compile("s$"), re.compile("s$")])
 
 
+def test_the_latency_is_that_of_the_server(
+    serve: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    """The tile says so: a request to another model counts."""
+    server = serve()
+    server.create(name="other")
+    teach(server, 40)
+    page = open_page(server)
+    settled(page, server, 40)
+    expect(page.locator("#tile-latency-note")).to_have_text("all models: no single requests")
+    server.learn({"size": 1}, "cat", model="other")
+    expect(page.locator("#tile-latency-note")).to_contain_text("all models: median of /learn, 99th")
+    tile = page.locator(".tile", has=page.locator("#tile-latency"))
+    tile.get_by_label("What does “Server latency” mean?").click()
+    expect(tile).to_contain_text("over all models of this server, not of the selected model alone")
+
+
 def test_intervals_are_drawn(serve: Callable[..., Server], open_page: Callable[..., Page]) -> None:
     server = serve()
     server.create(name="prices", task="regression", hidden=[4], intervals=4)
@@ -723,7 +740,7 @@ def test_each_chart_says_what_it_means(serve: Callable[..., Server], open_page: 
     page = open_page(server)
     settled(page, server, 20)
     asked = page.locator(".help summary:visible")
-    expect(asked).to_have_count(9)
+    expect(asked).to_have_count(10)
     for each in asked.all():
         each.focus()
         page.keyboard.press("Enter")
