@@ -827,11 +827,13 @@ def test_anybody_can_use_it(
     """axe finds nothing, and no width makes the page scroll sideways."""
     server = serve(api_keys=KEYS if state == "key" else None)
     if state == "full":
+        server.create(name="m" * 64)
         post_lines(server, [{"x": {f"feature-{j}": i for j in range(30)}, "y": i % 14} for i in range(60)])
         server.client.post("/models/default/checkpoints")
     page = open_page(server, color_scheme=theme, viewport={"width": width, "height": 800})
     if state == "full":
         settled(page, server, 60)
+        expect(page.locator("#compare option")).to_have_count(2)
         expect(page.locator("#checkpoint-list tr")).to_have_count(1)
         page.get_by_role("button", name="Predict").click()
         expect(page.locator("#predict-answer meter").first).to_be_visible()
