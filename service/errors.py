@@ -68,7 +68,7 @@ class MissingFieldError(RequestError):
 
 
 class UnknownFieldError(RequestError):
-    """The body has a field that the route does not define."""
+    """The body has a field, or the query a parameter, that the route does not define."""
 
 
 class InvalidIdError(RequestError):
@@ -465,6 +465,8 @@ class Layer(Enum):
 
     HOST = (UnknownHostError, ForeignOriginError)
     KEY = (UnauthorizedError, ForbiddenError)
+    #: Parameters of the query.
+    QUERY = (UnknownFieldError, RequestError)
     BODY = (BodyTimeoutError, BodyTooLargeError, UnsupportedEncodingError, InvalidEncodingError)
     JSON = (InvalidJsonError, DuplicateKeyError)
     FORM = (DuplicateKeyError, MissingFieldError, UnknownFieldError)

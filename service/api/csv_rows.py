@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl
 
 import orjson
 
@@ -24,38 +23,29 @@ from ..settings import Settings
 from .line_splitter import LineGroup, LineSplitter
 
 
-def roles_of(query: bytes, *, labelled: bool, defaults: Roles | None = None) -> Roles:
+def roles_of(named: Mapping[str, str], *, labelled: bool) -> Roles:
     """Return the columns that the query of a request names.
 
     Parameters
     ----------
-    query : bytes
-        The query, without the question mark.
+    named : mapping of str to str
+        Parameters of the query: ``target``, ``id`` or ``weight``.
     labelled : bool
         Whether a target is required.
-    defaults : Roles, optional
-        Columns that are used if the query names no others.
 
     Raises
     ------
     RequestError
-        If there is another parameter, one is there twice, or there is no target.
+        If the name of a column is empty, or there is no target.
     """
-    found = (defaults or Roles())._asdict()
-    given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    for name, column in given:
-        if name not in found or [each for each, _ in given].count(name) > 1:
-            raise RequestError(
-                f"the query has {name!r:.80}: it may name the columns target, id and weight, each once", name
-            )
+    for name, column in named.items():
         if not column:
             raise RequestError(f"{name} must be the name of a column", name)
-        found[name] = column
-    if labelled and found["target"] is None:
+    if labelled and "target" not in named:
         raise RequestError(
             "the column with the target is unknown: name it in the query, as in ?target=y", "target"
         )
-    return Roles(**found)
+    return Roles(**named)
 
 
 def known_by(learner: Any) -> Known:

@@ -36,6 +36,7 @@ from ..errors import (
 )
 from ..http.content import decompressed, media_type, without_mark
 from ..http.lane import DATA
+from ..http.query import read_query
 from ..http.requests import HEADERS, Shape, read_body, read_fields
 from ..http.responses import encode, error_response
 from ..models.access import models_of
@@ -178,10 +179,11 @@ class HotRoute(ApiRoute):
         scope["caller"] = state.guard.admit(headers, self.access)
         named = MODEL in headers or "path_params" in scope
         name = _named(scope, headers) if named else None
+        columns = self._columns(scope["query_string"], headers) if scope["query_string"] else {}
         if b"content-encoding" in headers:
             receive = decompressed(headers, receive)
         if self._many is not None and (kind := media_type(headers.get(b"content-type", b""))) in _STREAMS:
-            await self._serve_stream(scope, receive, send, name, *self._many, kind)
+            await self._serve_stream(scope, receive, send, name, *self._many, kind, columns)
             return
         settings: Settings = state.settings
         raw = await read_body(scope, receive, settings.max_body_bytes)
@@ -218,6 +220,18 @@ class HotRoute(ApiRoute):
         if self._learns and DATA in scope:
             state.lane.note(scope, raw, self.path, self._status, self._shape, name)
 
+    def _columns(self, query: bytes, headers: Mapping[bytes, bytes]) -> dict[str, str]:
+        """Return the columns of a table that the query names; refuse all other parameters."""
+        columns = read_query(query, self.parameters, self._shape.fields)
+        if columns and (kind := media_type(headers.get(b"content-type", b""))) not in (CSV, ARROW):
+            name, fields = next(iter(columns)), ", ".join(self._shape.fields)
+            raise RequestError(
+                f"{name} in the query names a column of CSV or Arrow, and the body is {kind}: omit it. The "
+                f"fields of the body are {fields}",
+                name,
+            )
+        return columns
+
     async def _answer_items(
         self,
         raw: bytes,
@@ -250,6 +264,7 @@ class HotRoute(ApiRoute):
         entry: Callable[[FastRequest[Any]], Any],
         queue: Queue,
         kind: str,
+        columns: Mapping[str, str],
     ) -> None:
         state = scope["app"].state
         models, (name, read) = models_of(scope), await self._reading(scope, name)
@@ -258,7 +273,7 @@ class HotRoute(ApiRoute):
         body: CsvRows | ArrowStream | None = None
         if kind != NDJSON:
             model = (await models.get(name)).model
-            given = roles_of(scope["query_string"], labelled=labelled and kind == CSV)
+            given = roles_of(columns, labelled=labelled and kind == CSV)
             if kind == CSV:
                 body = CsvRows(given, self._shape, settings, reader, model)
             else:

@@ -46,7 +46,7 @@ async def ready(request: Request) -> Response:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-@needs("read", whole_server=True)
+@needs("read", whole_server=True, any_query=True)
 async def metrics(request: Request) -> Response:
     """Return all metrics in the text format of Prometheus."""
     state = request.app.state

@@ -93,6 +93,7 @@ def _errors(access: Access, layers: Iterable[Layer]) -> list[type[Exception]]:
     """Return the errors of the guard, of the body, and of further layers."""
     passed = [Layer.HOST]
     passed += [Layer.KEY] if access.scope is not None else []
+    passed += [] if access.any_query else [Layer.QUERY]
     passed += [Layer.BODY] if access.takes else []
     passed += [Layer.JSON] if JSON in access.takes else []
     passed += [Layer.FORM] if FORM in access.takes else []

@@ -1,4 +1,4 @@
-"""Checks before every route: host, origin, API key, and media type of the body.
+"""Checks before every route: host, origin, API key, media type of the body, and parameters of the query.
 
 A server with keys requires one on each request. A server without keys listens on loopback only. A malicious
 web page can still attack it through a browser on this machine. Such a page can send requests that need no
@@ -8,7 +8,7 @@ rebinding). The guard therefore checks the Host header, the origin and the media
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -27,6 +27,7 @@ from ..errors import (
     UnknownHostError,
 )
 from ..http.content import JSON, decompressed, is_gzip, media_type, without_mark
+from ..http.query import read_query
 from ..http.requests import decode, headers_of, read_body
 from ..settings import Settings
 from .keyring import Keyring
@@ -151,14 +152,20 @@ def require_model(caller: Key, name: str) -> None:
         raise ForbiddenError(f"your key is not for the model {name!r:.80}", "model")
 
 
-def _guarded(app: ASGIApp, access: Access) -> ASGIApp:
-    """Return an ASGI application that checks each request before `app` gets it."""
+def _guarded(app: ASGIApp, access: Access, parameters: Iterable[str] = ()) -> ASGIApp:
+    """Return an ASGI application that checks each request before `app` gets it.
+
+    `parameters` are the names of the parameters in the query.
+    """
+    known, fields = tuple(parameters), () if access.body is None else tuple(access.body.model_fields)
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         headers = headers_of(scope)
         caller = scope["caller"] = scope["app"].state.guard.admit(headers, access)
         if (model := scope.get("path_params", {}).get("m")) is not None:
             require_model(caller, model)  # before the body is read
+        if scope["query_string"] and not access.any_query:
+            read_query(scope["query_string"], known, fields)
         receive = decompressed(headers, receive)
         if not access.takes and _has_body(headers):
             await _read_empty(scope, receive)
@@ -192,12 +199,25 @@ async def _read_empty(scope: Scope, receive: Receive) -> None:
 
 
 class GuardedRoute(APIRoute):
-    """A FastAPI route behind the guard: a ``route_class`` for routers. It answers HEAD as GET."""
+    """A FastAPI route behind the guard: a ``route_class`` for routers. It answers HEAD as GET.
+
+    Attributes
+    ----------
+    access : Access
+        Its access declaration.
+    parameters : tuple of str
+        Names of its parameters in the query: of the signature, and of the documentation that was given.
+    """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
         self.access = access_of(endpoint)
-        self.app = _guarded(self.app, self.access)
+        documented = (self.openapi_extra or {}).get("parameters", ())
+        self.parameters = (
+            *(field.alias for field in self.dependant.query_params),
+            *(each["name"] for each in documented if each["in"] == "query"),
+        )
+        self.app = _guarded(self.app, self.access, self.parameters)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match a request; HEAD where GET matches."""

@@ -53,6 +53,9 @@ class Access:
         Whether the response covers all models, so that a key for some models is not enough.
     otherwise : type of RequestError
         Error for a body of another media type.
+    any_query : bool
+        Whether parameters of the query that the route does not know are ignored, as those that scrapers,
+        probes and browsers add. So it is on each route that needs no key.
     """
 
     scope: Scope | None
@@ -61,6 +64,7 @@ class Access:
     layers: tuple[Layer, ...] = ()
     whole_server: bool = False
     otherwise: type[RequestError] = UnsupportedMediaTypeError
+    any_query: bool = False
 
 
 _declared: dict[Callable[..., Any], Access] = {}
@@ -73,11 +77,13 @@ def needs(
     body: type[BaseModel] | None = None,
     whole_server: bool = False,
     otherwise: type[RequestError] = UnsupportedMediaTypeError,
+    any_query: bool = False,
 ) -> Callable[[E], E]:
     """Declare the access of an endpoint; see `Access`."""
 
     def declare(endpoint: E) -> E:
-        _declared[endpoint] = Access(scope, takes, body, layers, whole_server, otherwise)
+        ignores = any_query or scope is None
+        _declared[endpoint] = Access(scope, takes, body, layers, whole_server, otherwise, ignores)
         return endpoint
 
     return declare

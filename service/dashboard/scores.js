@@ -91,8 +91,8 @@ const WIDTH = {
   range: fromZero,
 };
 const TIMES = {
-  title: "Response times",
-  help: "The median time from a request to its answer in the last ten seconds. A stream has no time of its own, because it lasts as long as its client sends: a part of it, from its arrival to its answers, is counted in its place.",
+  title: "Server response times",
+  help: "The median time from a request to its answer in the last ten seconds, over all models of this server, not of the selected model alone. A stream has no time of its own, because it lasts as long as its client sends: a part of it, from its arrival to its answers, is counted in its place.",
   about: "Median of the last ten seconds, of /learn and /predict of all models.",
 };
 
@@ -309,7 +309,7 @@ export class Scores {
     const counts = recent(route).at(-1) > 0 ? recent(route) : latency[route];
     const [half, most] = [0.5, 0.99].map((share) => quantile(bounds, counts, share));
     show($("tile-latency"), half, half === null ? "–" : seconds(half));
-    say($("tile-latency-note"), half === null ? "no single requests" : `median of /${route}; 99th percentile ${seconds(most)}`);
+    say($("tile-latency-note"), half === null ? "all models: no single requests" : `all models: median of /${route}, 99th percentile ${seconds(most)}`);
   }
 }
 

@@ -351,6 +351,23 @@ def test_single_requests_and_streams_have_two_times(
     expect(values).to_have_text([re.compile("s$"), re.compile("s$")])
 
 
+def test_the_latency_is_that_of_the_server(
+    serve: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    """The tile says so: a request to another model counts."""
+    server = serve()
+    server.create(name="other")
+    teach(server, 40)
+    page = open_page(server)
+    settled(page, server, 40)
+    expect(page.locator("#tile-latency-note")).to_have_text("all models: no single requests")
+    server.learn({"size": 1}, "cat", model="other")
+    expect(page.locator("#tile-latency-note")).to_contain_text("all models: median of /learn, 99th")
+    tile = page.locator(".tile", has=page.locator("#tile-latency"))
+    tile.get_by_label("What does “Server latency” mean?").click()
+    expect(tile).to_contain_text("over all models of this server, not of the selected model alone")
+
+
 def test_intervals_are_drawn(serve: Callable[..., Server], open_page: Callable[..., Page]) -> None:
     server = serve()
     server.create(name="prices", task="regression", hidden=[4], intervals=4)
@@ -723,7 +740,7 @@ def test_each_chart_says_what_it_means(serve: Callable[..., Server], open_page: 
     page = open_page(server)
     settled(page, server, 20)
     asked = page.locator(".help summary:visible")
-    expect(asked).to_have_count(9)
+    expect(asked).to_have_count(10)
     for each in asked.all():
         each.focus()
         page.keyboard.press("Enter")
@@ -736,9 +753,21 @@ def test_without_scripts_it_says_where_the_figures_are(
     serve: Callable[..., Server], open_page: Callable[..., Page]
 ) -> None:
     server = serve()
+    server.create(name="prices.eu", task="regression")
+    teach(server, 1200)
     page = open_page(server, java_script_enabled=False)
+    rows = page.locator("#fallback li")
+    expect(rows).to_have_text(
+        [
+            "default, classification, samples learned: 1,200, ready: description, scores, history",
+            "prices.eu, regression, samples learned: 0, ready: description, scores, history",
+        ]
+    )
+    page.get_by_role("link", name="scores of prices.eu").click()
+    assert page.url == f"{server.url}/models/prices.eu/metrics"
+    page.go_back()
     links = page.locator("#fallback a").all()
-    assert len(links) == 5
+    assert len(links) == 4 + 2 * 3
     for link in links:
         assert server.client.get(f"/{link.get_attribute('href')}").status_code == 200
         expect(link).to_be_visible()
@@ -767,9 +796,13 @@ def refused(page: Page) -> None:
 def test_a_script_that_cannot_run_leaves_the_page_readable(
     serve: Callable[..., Server], open_page: Callable[..., Page], prepare: Callable[[Page], object]
 ) -> None:
-    page = open_page(serve(), prepare)
+    page = open_page(serve(), prepare, viewport={"width": 390, "height": 800})
     expect(page.get_by_role("heading", name="The script of this page has not run")).to_be_visible()
-    expect(page.get_by_role("link", name="overview")).to_be_visible()
+    for name in ("overview", "scores of default"):
+        expect(page.get_by_role("link", name=name)).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
 
 
 def test_without_the_chart_library_the_numbers_are_there(
@@ -794,11 +827,13 @@ def test_anybody_can_use_it(
     """axe finds nothing, and no width makes the page scroll sideways."""
     server = serve(api_keys=KEYS if state == "key" else None)
     if state == "full":
+        server.create(name="m" * 64)
         post_lines(server, [{"x": {f"feature-{j}": i for j in range(30)}, "y": i % 14} for i in range(60)])
         server.client.post("/models/default/checkpoints")
     page = open_page(server, color_scheme=theme, viewport={"width": width, "height": 800})
     if state == "full":
         settled(page, server, 60)
+        expect(page.locator("#compare option")).to_have_count(2)
         expect(page.locator("#checkpoint-list tr")).to_have_count(1)
         page.get_by_role("button", name="Predict").click()
         expect(page.locator("#predict-answer meter").first).to_be_visible()

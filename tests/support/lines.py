@@ -85,10 +85,9 @@ def in_blocks(server: Server) -> int:
     return int(float(found[1]))
 
 
-def observed_with_events(server: Server, *, bodies: bool) -> Json:
+def observed_with_events(server: Server) -> Json:
     """Return fingerprint, metrics and events of the model `m`, without the times of the events."""
-    query = "limit=1000&bodies=true" if bodies else "limit=1000"
-    events = server.get(f"/models/m/events?{query}")["events"]
+    events = server.get("/models/m/events?limit=1000")["events"]
     return {
         "fingerprint": server.fingerprint("m"),
         "metrics": server.get("/models/m/metrics"),

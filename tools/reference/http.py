@@ -17,7 +17,9 @@ Requests and responses are JSON. The server has an interactive version of this p
 OpenAPI document at `/openapi.json`. `model` is optional everywhere; its default is `"default"`. On a server
 with [keys](../how-to/secure.md) a request needs `Authorization: Bearer KEY`, with the scope of its route. An
 error is `{"error": {"code": …, "message": …, "field": …}}`; [Errors](errors.md) lists the codes. A refused
-request changes nothing. The response and the log repeat the `X-Request-ID` of the request.
+request changes nothing. A parameter of the query that the route does not know is refused (422), and so is one
+that comes twice. Routes without a key and `/metrics` ignore the query, because browsers, probes and scrapers
+add parameters of their own. The response and the log repeat the `X-Request-ID` of the request.
 """
 _METHODS = ("get", "post", "put", "patch", "delete")
 

@@ -71,11 +71,13 @@ async def _asked(request: Request) -> Worker:
     """Return the model that a GET request names in its body, as River's client does, or in its query."""
     registry = models_of(request.scope)
     raw = without_mark(await read_body(request.scope, request.receive, registry.settings.max_body_bytes))
-    if raw:
-        body = read_fields(raw, _MODEL, registry.settings)
-    else:
-        body = check(dict(request.query_params), _MODEL, registry.settings)
-    return await registry.get(body["model"])
+    query = dict(request.query_params)
+    if not raw:
+        return await registry.get(check(query, _MODEL, registry.settings)["model"])
+    name = read_fields(raw, _MODEL, registry.settings)["model"]
+    if query.get("model", name) != name:
+        raise errors.RequestError("the query names a model, and the body another: omit one of them", "model")
+    return await registry.get(name)
 
 
 def _times(latency: Latency) -> dict[str, Any]:

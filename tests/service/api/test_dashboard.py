@@ -139,6 +139,46 @@ def test_a_key_for_some_models_learns_nothing_of_the_others(serve: Callable[...,
     assert watch(server, "mine")["latency"] is None
 
 
+def listed(server: Server, **headers: str) -> str:
+    """Return what the page tells of the models if its script does not run."""
+    answer = server.client.get("/", headers=headers)
+    assert answer.status_code == 200
+    [found] = re.findall(r"all routes</a>\.</p>\n(.*)", answer.text)
+    return str(found)
+
+
+def test_the_page_lists_the_models_that_its_reader_may_see(serve: Callable[..., Server]) -> None:
+    server = serve(api_keys=f"{KEYS};writes learn {'c' * 40}")
+    boss, mine, writes = ({"authorization": f"Bearer {letter * 40}"} for letter in "abc")
+    server.client.post("/models", json={"name": "mine"}, headers=boss).raise_for_status()
+    assert re.findall(r"<b>(.*?)</b>", listed(server, **boss)) == ["default", "mine"]
+    assert re.findall(r"<b>(.*?)</b>", listed(server, **mine)) == ["mine"]
+    assert listed(server, **writes) == (
+        "    <p>The models are not listed here: this request needs the scope read, which your key does not "
+        "have.</p>"
+    )
+    for headers in ({}, {"authorization": "Bearer <b>no</b>"}):
+        found = listed(server, **headers)
+        assert found.startswith("    <p>The models are not listed here: ")
+        assert "default" not in found
+        assert "<b>" not in found
+
+
+def test_the_page_lists_some_of_many_models(
+    serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dashboard, "_MOST", 2)
+    server = serve()
+    for name in ("b-1", "b_2", "b.3"):
+        server.create(name=name)
+    found = listed(server)
+    assert re.findall(r"<b>(.*?)</b>", found) == ["default", "b-1"]
+    assert found.endswith("<p>And 2 more.</p>")
+    for name in ("default", "b-1", "b_2", "b.3"):
+        server.client.delete(f"/models/{name}").raise_for_status()
+    assert "<p>There is no model yet.</p>" in listed(server)
+
+
 def test_baselines_come_back_with_the_model(serve: Callable[..., Server]) -> None:
     """From a checkpoint, from the log behind it, and after a rollback."""
     server = serve()

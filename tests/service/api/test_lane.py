@@ -124,6 +124,8 @@ class Traffic:
             "/models/n/learn",
             "/models/nobody/learn",
             "/models/m/learn?a=1",
+            "/models/m/learn?id=1",
+            "/models/m/learn?",
             "/models/%6d/learn",
         ]
         paths += [

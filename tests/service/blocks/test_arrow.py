@@ -104,11 +104,11 @@ def sent(folder: Path, samples: Samples, media_type: str) -> tuple[list[Json], J
                 body = b"".join(orjson.dumps(line) + b"\n" for line in samples.lines[start : start + 200])
             answer = server.client.post("/models/m/learn", content=body, headers={"content-type": media_type})
             found += answers(answer)
-        before = observed_with_events(server, bodies=False)
+        before = observed_with_events(server)
         assert in_blocks(server) == (vars(block_rows)["FEWEST"] < MANY or media_type == NDJSON)
     (folder / "checkpoints").rename(folder / "gone")
     with serving(folder) as server:
-        return found, before, observed_with_events(server, bodies=False)
+        return found, before, observed_with_events(server)
 
 
 def as_lines(found: Sequence[Json]) -> list[Json]:
