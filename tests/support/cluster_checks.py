@@ -147,7 +147,7 @@ def _states(name: str, expected: Json, clients: Sequence[httpx.Client]) -> list[
             return bool(found[0] == expected)
 
         try:
-            wait_until(equal, 10.0)
+            wait_until(equal, 30.0)
         except AssertionError:
             problems.append(f"{name} at {client.base_url}: {found[0]}, and the replay has {expected}")
     return problems

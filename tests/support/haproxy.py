@@ -39,7 +39,7 @@ def haproxy(folder: Path, shards: int, nodes: Mapping[str, int]) -> Iterator[tup
     with (folder / "haproxy.log").open("w") as log:
         process = subprocess.Popen([program, "-db", "-f", folder / "haproxy.cfg"], stdout=log, stderr=log)
     try:
-        wait_until(lambda: _listens(owners), 10.0)
+        wait_until(lambda: _listens(owners), 60.0)
         yield f"http://127.0.0.1:{owners}", f"http://127.0.0.1:{reads}"
     finally:
         process.kill()

@@ -83,7 +83,7 @@ def nginx(folder: Path, server: int, *, below: bool) -> Iterator[Proxy]:
     (folder / "nginx.conf").write_text(configuration(port, server, folder, below=below))
     process = subprocess.Popen([program, "-p", folder, "-c", folder / "nginx.conf"])
     try:
-        wait_until(lambda: process.poll() is not None or _listens(port), 10.0)
+        wait_until(lambda: process.poll() is not None or _listens(port), 60.0)
         assert process.poll() is None, (folder / "error.log").read_text()
         path = "/bnp" if below else ""
         yield Proxy(f"https://localhost:{port}{path}", port, ssl.create_default_context(cafile=certificate))

@@ -136,7 +136,7 @@ def replayed(folder: Path, model: str = "default") -> str:
     return str(replica.estimator.fingerprint())
 
 
-def wait_until(condition: Any, seconds: float = 30.0) -> None:
+def wait_until(condition: Any, seconds: float = 120.0) -> None:
     """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():

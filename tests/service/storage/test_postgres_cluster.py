@@ -71,7 +71,7 @@ def nodes(postgres: PostgresServer, schema: str) -> Iterator[Nodes]:
         yield Nodes(postgres, schema, stack)
 
 
-def until(met: Callable[[], object], seconds: float = 20.0) -> None:
+def until(met: Callable[[], object], seconds: float = 120.0) -> None:
     """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not met():
