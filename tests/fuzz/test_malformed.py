@@ -82,7 +82,7 @@ class Attack:
             assert json.loads(answer)["error"]["message"]
         if request.path.startswith("/models/spare"):
             self._check_spare(accepted)
-        elif request.path in ("/learn", "/predict") and request.kind == LINES:
+        elif request.path in ("/learn", "/predict", "/label") and request.kind == LINES:
             if accepted:
                 lines = [line for line in request.body.split(b"\n") if line.strip()]
                 self._follow_each(request.path, lines, map(json.loads, answer.splitlines()))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -31,7 +30,7 @@ from hypothesis.stateful import (
 
 from service.schemas import ModelSpec
 from tests.fuzz.twin import Json, RefusedError, Twin, attempt
-from tests.support.running import Server, error, serving
+from tests.support.running import Server, error, killed_copy, serving
 
 SMALL = {"replay": 1, "memory": 10}
 SPECS: list[Json] = [
@@ -194,7 +193,7 @@ class ServerMachine(RuleBasedStateMachine):
     def kill(self) -> None:
         """Go on with the folder as a kill at this moment leaves it."""
         before, self.starts = self.root / str(self.starts), self.starts + 1
-        shutil.copytree(before, self.root / str(self.starts))
+        killed_copy(before, self.root / str(self.starts))
         self.running.close()
         self.serve()
 

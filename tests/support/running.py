@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,6 +151,29 @@ def serving(data_dir: Path, **settings: Any) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+def killed_copy(folder: Path, to: Path) -> Path:
+    """Copy the data folder of a server that runs, as a kill leaves it.
+
+    A copy takes a while. If a background task of the server writes meanwhile, the files are of different
+    moments, which no kill leaves: the copy is made again.
+    """
+
+    def state() -> list[tuple[Path, int, int]]:
+        files = [each for each in sorted(folder.rglob("*")) if each.is_file() and each.suffix != ".lock"]
+        return [(each, (about := each.stat()).st_size, about.st_mtime_ns) for each in files]
+
+    while True:
+        try:
+            before = state()
+            shutil.copytree(folder, to)
+            time.sleep(0.01)  # files have times in steps of some milliseconds
+            if state() == before:
+                return to
+        except (FileNotFoundError, shutil.Error):  # a file was renamed
+            pass
+        shutil.rmtree(to, ignore_errors=True)
 
 
 def error(answer: httpx.Response) -> tuple[int, str, str | None]:

@@ -21,7 +21,7 @@ from service.errors import DamagedEventError, NotKeptError
 from service.models.recovery import open_folder
 from service.settings import Settings
 from service.storage.data_dir import FolderInUseError
-from tests.support.running import Json, Server, error, serving
+from tests.support.running import Json, Server, error, killed_copy, serving
 from tests.support.server_process import wait_until
 from tests.support.streaming import post_lines
 
@@ -45,7 +45,7 @@ def samples(count: int, seed: int = 0) -> Iterator[tuple[Json, Any]]:
 
 def crash(server: Server, folder: Path) -> Path:
     """Return the data folder as a kill at this moment leaves it."""
-    return Path(shutil.copytree(server.app.state.settings.data_dir, folder))
+    return killed_copy(server.app.state.settings.data_dir, folder)
 
 
 def learned(server: Server, count: int, model: str = "default", seed: int = 0, start: int = 0) -> list[Json]:

@@ -12,7 +12,7 @@ import pytest
 from bnp_online import BNPRegressor
 from bnp_online.client import Client, RemoteRegressor
 from bnp_online.client.errors import ClientError
-from tests.support.running import Json, Server, error, serving
+from tests.support.running import Json, Server, error, killed_copy, serving
 from tests.support.streaming import post_lines
 
 SPEC: Json = {"hidden": [5], "lr": 0.3, "intervals": 4, "task": "regression"}
@@ -120,7 +120,7 @@ def test_a_kill_and_an_import_change_nothing(tmp_path: Path) -> None:
         server.predict(X, model="m", interval=0.8, id="waits")
         expected = [server.fingerprint("m"), server.predict(X, model="m", interval=0.9)["interval"]]
         waiting = server.predict(X, model="m", interval=0.8, id="waits")
-        killed = Path(shutil.copytree(server.app.state.settings.data_dir, tmp_path / "killed"))
+        killed = killed_copy(server.app.state.settings.data_dir, tmp_path / "killed")
         bare = Path(shutil.copytree(killed, tmp_path / "bare"))
         shutil.rmtree(bare / "checkpoints")
         exported = server.client.get("/models/m/export").content
@@ -174,7 +174,7 @@ def test_their_coverage_and_width_are_counted(tmp_path: Path) -> None:
         for name in ("coverage", "width"):
             line = f'bnp_model_interval_{name}{{model="m",over="window"}} {found["window"][name]}'
             assert line in text.splitlines()
-        bare = Path(shutil.copytree(server.app.state.settings.data_dir, tmp_path / "bare"))
+        bare = killed_copy(server.app.state.settings.data_dir, tmp_path / "bare")
         shutil.rmtree(bare / "checkpoints")
     for folder in (tmp_path / "data", bare):
         with serving(folder) as server:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from service.models.recovery import Recovery
 from service.schemas import ModelSpec
 from service.storage.checkpoints import CheckpointFiles
 from service.storage.interfaces import Checkpoint
-from tests.support.running import Server, error, serving
+from tests.support.running import Server, error, killed_copy, serving
 from tests.support.server_process import wait_until
 
 SPEC = ModelSpec.model_validate({"hidden": (4,), "replay": 1, "memory": 10})
@@ -43,7 +42,7 @@ def learn(server: Server, start: int, stop: int) -> None:
 def crashed(server: Server, folder: Path) -> None:
     """Check that a start after a kill at this moment finds the same state."""
     wait_until(lambda: server.get("/models/default")["state"] == "ready")
-    shutil.copytree(folder / "data", folder / "crashed")
+    killed_copy(folder / "data", folder / "crashed")
     with serving(folder / "crashed", **TIGHT) as again:
         assert again.fingerprint() == server.fingerprint()
 

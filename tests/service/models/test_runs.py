@@ -17,7 +17,7 @@ from service.errors import DamagedEventError
 from service.models.recovery import open_folder
 from service.schemas import ModelSpec
 from service.settings import Settings
-from tests.support.running import Json, Server, serving
+from tests.support.running import Json, Server, killed_copy, serving
 from tests.support.server_process import wait_until
 from tests.support.streaming import post_lines
 
@@ -121,8 +121,8 @@ def test_runs_are_seen_as_single_samples(tmp_path: Path) -> None:
             pair.post("/learn", **each)
         pair.check()
         assert max(rows(folders[0])) > 20
-        killed = [shutil.copytree(folder, folder.with_suffix(".killed")) for folder in folders]
-        bare = [shutil.copytree(folder, folder.with_suffix(".bare")) for folder in folders]
+        killed = [killed_copy(folder, folder.with_suffix(".killed")) for folder in folders]
+        bare = [killed_copy(folder, folder.with_suffix(".bare")) for folder in folders]
         expected = streamed.fingerprint()
     for folder in bare:
         shutil.rmtree(folder / "checkpoints")
@@ -150,7 +150,7 @@ def test_a_refusal_within_a_run_divides_it(tmp_path: Path) -> None:
             each["step"] for each in answers if "error" not in each
         ]
         expected = server.fingerprint()
-        killed = shutil.copytree(tmp_path, tmp_path.with_suffix(".killed"))
+        killed = killed_copy(tmp_path, tmp_path.with_suffix(".killed"))
     with serving(killed, default_model=default) as server:
         assert server.fingerprint() == expected
 
@@ -165,7 +165,7 @@ def test_retention_within_a_run_leaves_the_model(tmp_path: Path, checkpoint: boo
             wait_until(lambda: sum(rows(tmp_path / "data")) < COUNT // 2)
             assert sum(rows(tmp_path / "data")) == 70
         expected = server.fingerprint()
-        killed = shutil.copytree(tmp_path / "data", tmp_path / "killed")
+        killed = killed_copy(tmp_path / "data", tmp_path / "killed")
     with serving(killed) as server:
         assert server.fingerprint() == expected
 
@@ -187,7 +187,7 @@ def test_a_checkpoint_inside_a_run_is_signed_by_its_event(tmp_path: Path) -> Non
         server.post("/models/default/forget", ids=["e1190"]).raise_for_status()
         wait_until(partial(is_ready, server))
         expected = server.fingerprint()
-        killed = shutil.copytree(tmp_path / "data", tmp_path / "killed")
+        killed = killed_copy(tmp_path / "data", tmp_path / "killed")
     with serving(killed, default_model=default) as server:
         assert server.fingerprint() == expected
 
