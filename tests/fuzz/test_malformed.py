@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -84,10 +85,10 @@ class Attack:
             self._check_spare(accepted)
         elif request.path in ("/learn", "/predict", "/label") and request.kind == LINES:
             if accepted:
-                lines = [line for line in request.body.split(b"\n") if line.strip()]
+                lines = [line for line in request.body.split(b"\n") if line.removeprefix(BOM_UTF8).strip()]
                 self._follow_each(request.path, lines, map(json.loads, answer.splitlines()))
         elif accepted:
-            body, told = json.loads(request.body.decode()), json.loads(answer)
+            body, told = json.loads(request.body.decode("utf-8-sig")), json.loads(answer)
             if isinstance(body, list):
                 self._follow_each(request.path, [json.dumps(item).encode() for item in body], told)
             else:
@@ -110,7 +111,7 @@ class Attack:
             if "error" in answer:
                 self.counts["lines refused"] += 1
             else:
-                self._follow(path, json.loads(body.decode()), answer)
+                self._follow(path, json.loads(body.decode("utf-8-sig")), answer)
 
     def _follow(self, path: str, body: Json, told: Json) -> None:
         """Let a twin do what was accepted."""
