@@ -621,6 +621,8 @@ class LabelIndex:
             self._classes[label] = len(self.labels)
             self.labels.append(label)
             self._types = _LABEL_TYPES[type(self.labels[0])]
+            if -(2**63) in self._classes:  # `check_label` refuses this label as a float
+                self._types -= {float, np.float64}
 
 
 class NumberTargets:
