@@ -71,6 +71,7 @@ class RowReader:
         self._strings: list[int] | None = None  # the positions that `_targets` and `_values_of` are for
         self._targets = np.empty(0, np.int64)
         self._values_of: list[tuple[int, Mapping[str, int]]] = []
+        self._mixed: list[int] = []  # numbers of features that have columns of strings, too
         self._latest: tuple[Any, ...] = (object(),)
         self._latest_row = np.empty(0)
 
@@ -87,6 +88,8 @@ class RowReader:
             if types != self._types and not self._prepare(types):
                 return None
             numbers: Sequence[Any] = values
+            if self._mixed and any(values[i] != values[i] for i in self._mixed):
+                return None  # a missing value has all columns of its feature
             if self._values_of:
                 numbers = [*values]
                 for i, column_of in self._values_of:
@@ -114,6 +117,8 @@ class RowReader:
             if -1 in targets:
                 return False
             self._strings, self._targets, self._values_of = strings, np.array(targets, np.int64), values_of
+            others = (i for i in range(len(targets)) if i not in strings)
+            self._mixed = [i for i in others if self._keys[i] in self._one_hot]
         self._types = types
         return True
 
@@ -393,12 +398,25 @@ class FeatureIndex:
                 values[column] = value
         return Features(values, tuple(missing))
 
-    def widen(self, row: Vector) -> Vector:
-        """Return a `row` of an earlier number of columns, with 0 in the columns added since."""
-        missing = len(self.columns) - len(row)
-        if missing <= 0:
+    def widen(self, row: Vector, missing: Iterable[str] | None = None) -> Vector:
+        """Return a `row` of an earlier number of columns, as `vector` returns that of its features now.
+
+        Parameters
+        ----------
+        row : array of float64
+            The row.
+        missing : iterable of str, optional
+            Features whose value is missing, which have NaN in the columns added since; other features have 0.
+            By default those with NaN in place of a number.
+        """
+        added = len(self.columns) - len(row)
+        if added <= 0:
             return row
-        row = np.concatenate([row, np.zeros(missing)])
+        if missing is None:
+            columns = [self.columns[i] for i in np.flatnonzero(np.isnan(row))]
+            missing = [column for column in columns if isinstance(column, str)]
+        row = np.concatenate([row, np.zeros(added)])
+        self.place_missing(row, missing)
         self.place_logs(row)
         return row
 
@@ -603,6 +621,8 @@ class LabelIndex:
             self._classes[label] = len(self.labels)
             self.labels.append(label)
             self._types = _LABEL_TYPES[type(self.labels[0])]
+            if -(2**63) in self._classes:  # `check_label` refuses this label as a float
+                self._types -= {float, np.float64}
 
 
 class NumberTargets:

@@ -285,6 +285,8 @@ def _words(value: object, name: str, ngrams: int) -> dict[str, float]:
     read = read_value(value, "feature", f"x.{name}")
     if read is None:
         return {}
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        value = read  # the nearest float, which a decoder of JSON may return
     text = read if isinstance(read, str) else str(value)
     return counted(words(text), ngrams)
 
@@ -406,10 +408,12 @@ def check_label(y: object) -> Label:
     given, y = y, scalar(y)
     if isinstance(y, bool | np.bool_):
         return bool(y)
+    least = -(2**63)
     if isinstance(y, float) and y.is_integer():
+        least += 1  # as a float it may be a lower integer: a decoder of JSON may return the nearest float
         y = None if isinstance(given, TIMES) else int(y)
     if isinstance(y, int):
-        if -(2**63) <= y < 2**63:
+        if least <= y < 2**63:
             return y
         raise SampleError("invalid_label", "y", "an integer label must fit in 64 bits")
     if isinstance(y, str):

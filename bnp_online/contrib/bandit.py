@@ -199,7 +199,7 @@ class BNPThompsonSampling(ContextualPolicy):
         self._context.grow(len(columns))
         for arm in self._arms.values():
             arm.z = np.concatenate([arm.z, self._prior(len(columns))])
-            arm.contexts = [self._features.widen(x) for x in arm.contexts]
+            arm.contexts = [self._features.widen(x, ()) for x in arm.contexts]
 
 
 @dataclass

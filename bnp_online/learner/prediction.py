@@ -280,8 +280,8 @@ class PredictingModel(Model):
         """
         step, latest, items, row = self._latest_front
         if latest is not features or step != self._step:
-            if isinstance(features, PlainFeatures) and features.stage is stage:
-                items, row = features.items, self._features.widen(features.row)
+            if isinstance(features, PlainFeatures) and features.stage is stage and not stage.without_row:
+                items, row = features.items, self._features.widen(features.row, features.missing)
             else:
                 items, row = self._items(features, stage, self._features), self._features.vector(features)
             stage.front(items, row, features.missing)

@@ -188,6 +188,7 @@ _NOT_AN_OBJECT = {
     "body": "the body must be a JSON object",
     "line": f"a line must be a JSON object: send an array with Content-Type: {JSON}",
     "item": "an item of the array must be a JSON object",
+    "message": "a message must be a JSON object: send one sample in each",
 }
 _NAMES = {
     dict: "an object",

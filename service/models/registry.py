@@ -186,10 +186,11 @@ class Registry:
         return [_summary(known) for known in self._models.values()]
 
     def _find(self, name: str | None) -> _Known:
-        known = self._models.get(DEFAULT_MODEL if name is None else name)
+        name = DEFAULT_MODEL if name is None else name
+        known = self._models.get(name)
         if known is None:
-            raise self.elsewhere(name or DEFAULT_MODEL) or UnknownModelError(
-                f"there is no model {name or DEFAULT_MODEL!r:.80}: create it with POST /models", "model"
+            raise self.elsewhere(name) or UnknownModelError(
+                f"there is no model {name!r:.80}: create it with POST /models", "model"
             )
         return known
 

@@ -257,6 +257,14 @@ def test_routes(server: Server, method: str, path: str, status: int, code: str) 
         assert answer.headers["allow"]
 
 
+def test_an_empty_name_is_not_the_default_model(server: Server) -> None:
+    sample = {"x": X, "y": "a"}
+    in_header = server.client.post("/learn", json=sample, headers={"BNP-Model": ""})
+    for answer in (in_header, server.client.post("/learn", json={**sample, "model": ""})):
+        assert answer.status_code == 404
+        assert "no model ''" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [

@@ -254,6 +254,9 @@ class Client:
         self._received = b""
 
     def send(self, sent: Sent) -> None:
+        if self.readable(0) and not self.socket.recv(1, socket.MSG_PEEK):  # closed: it was idle for long
+            self.socket.close()
+            self._connect()
         self.socket.sendall(sent.data)
         if sent.rest:
             self.readable(sent.waits)

@@ -62,6 +62,26 @@ def test_a_missing_number_whose_feature_gets_strings(tmp_path: Path, monkeypatch
     assert found[0] == found[1]
 
 
+def test_a_missing_string_whose_feature_gets_values(tmp_path: Path) -> None:
+    """Samples alone, together in a stream, and read again from the log lead to one state."""
+    rng, lines = random.Random(3), list[Json]()  # noqa: S311
+    for i in range(700):  # more than a start reads at once
+        few = None if i % 3 else f"few{i // 200}"
+        lines.append({"x": {"a": rng.random(), "few": few, "many": f"m{rng.randrange(60)}"}, "y": i % 2})
+    with serving(tmp_path) as server:
+        for name in ("alone", "stream"):
+            server.client.post("/models", json={"name": name, "hidden": [2], "replay": 0})
+        for each in lines:
+            server.client.post("/models/alone/learn", json=each)
+        for some in (lines[:500], lines[500:]):
+            post_lines(server, [{**each, "model": "stream"} for each in some])
+        before = server.fingerprint("alone")
+        assert server.fingerprint("stream") == before
+    (tmp_path / "checkpoints").rename(tmp_path / "gone")
+    with serving(tmp_path) as server:
+        assert [server.fingerprint(name) for name in ("alone", "stream")] == [before, before]
+
+
 def test_numbers_for_a_regression_that_becomes_a_classification(serve: Callable[..., Server]) -> None:
     """They are no classes, though the columns are the same."""
     server = serve()

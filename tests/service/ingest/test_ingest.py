@@ -96,7 +96,7 @@ def test_each_message_is_learned_once_and_a_restart_goes_on(there: Broker, tmp_p
 
 def test_bad_messages_are_refused_and_do_not_stop_the_partition(there: Broker, tmp_path: Path) -> None:
     there.create("dead") if isinstance(there, Kafka) else there.create("dead", subjects=["dead"])
-    good = samples(0, 60)
+    good = samples(0, 80)
     bad = [
         (b"{", "invalid_json"),
         (b'{"x": {"a": 1}}', "missing_field"),
@@ -104,19 +104,21 @@ def test_bad_messages_are_refused_and_do_not_stop_the_partition(there: Broker, t
         (b'{"x": {"a": "' + b"s" * 2000 + b'"}, "y": 1}', "string_too_long"),
         (b'{"x": {"a": 1e999}, "y": 1}', "non_finite_feature"),
         (b'{"x": {"a": 1}, "y": "a label of another type"}', "label_type"),
+        (b"null", "invalid_type"),
+        (b'[{"x": {"a": 1}, "y": 1}]', "invalid_type"),
     ]
     for i, (message, _) in enumerate(bad):
         there.publish("samples", [*good[i * 10 : i * 10 + 10], message])
     for folder, url in (("a", there.url("samples", dead="dead")), ("b", there.url("samples"))):
         with server(tmp_path / folder, url) as one:
-            wait_for(one, 60)
-            wait_until(lambda one=one: state(one)["refused"] == 6)
+            wait_for(one, 80)
+            wait_until(lambda one=one: state(one)["refused"] == len(bad))
             assert state(one)["state"] == "running"
             text = one.client.get("/metrics").text
             for _, code in bad:
                 assert f'code="{code}"' in text
-            assert metric(one, "bnp_ingest_refused_total") == 6
-        assert numbers(tmp_path / folder) == list(range(60))
+            assert metric(one, "bnp_ingest_refused_total") == len(bad)
+        assert numbers(tmp_path / folder) == list(range(80))
     dead = there.contents("dead")
     assert sorted(value for value, _ in dead) == sorted(message for message, _ in bad)
     codes = dict(bad)

@@ -134,6 +134,30 @@ def test_numbers_come_back_from_the_log_as_they_came(start: Callable[..., Any], 
         assert server.fingerprint() == before
 
 
+def test_integers_beyond_64_bits_come_back_from_the_log_as_they_came(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A decoder of JSON may return the nearest float for them: as a text, and as a label."""
+    numbers = [str(number) for number in (-(2**63) - 1, -(2**63), -(2.0**63), 2**64 - 1, 2**64, 10**90, 1e90)]
+    texts = [f'{{"x": {{"a": {i}, "text": {n}}}, "y": {i % 2}}}\n' for i, n in enumerate(numbers)]
+    labels = [f'{{"x": {{"a": {i}}}, "y": {n}}}\n' for i, n in enumerate([*numbers, *numbers])]
+    with start() as server:
+        for name, lines in (("texts", texts), ("labels", labels)):
+            made = server.client.post("/models", json={"name": name, "text": ["text"], "hidden": [4]})
+            assert made.status_code == 201
+            answers = post_lines(server, [line.encode() for line in lines], path=f"/models/{name}/learn")
+            found = [answer.get("step", answer.get("error", {}).get("code")) for answer in answers]
+            if name == "texts":
+                assert found == [*range(1, 8)]
+            else:  # only -(2**63) is a label
+                assert [each for each in found if each != "invalid_label"] == [1, 2]
+        before = [server.fingerprint(name) for name in ("texts", "labels")]
+        killed = crash(server, tmp_path / "killed")
+    shutil.rmtree(killed / "checkpoints", ignore_errors=True)
+    with start(killed) as server:
+        assert [server.fingerprint(name) for name in ("texts", "labels")] == before
+
+
 def kept(server: Server) -> list[int]:
     return [kept["step"] for kept in server.get("/models/default/checkpoints")["checkpoints"]]
 
