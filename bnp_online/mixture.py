@@ -62,6 +62,8 @@ NEIGHBOURS = ((0, 500, 5), (1, 500, 5), (1, 5000, 1), (1, 5000, 10))
 #: Greatest number of values compared for a prediction: windows shrink beyond it, and below the least window
 #: there are no neighbours.
 NEIGHBOUR_VALUES, LEAST_WINDOW = 50_000, 50
+#: Least sum of votes of a regression: the reciprocal of a lower one may be infinite.
+LEAST_VOTES = 2.0**-1022
 #: Samples between two renewals of the network's own metric, and its exponent in the squared distance.
 METRIC_EVERY, METRIC_POWER = 50, 3.0
 

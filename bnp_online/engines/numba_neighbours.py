@@ -6,6 +6,8 @@ sample i, r the k-th smallest of them, and ``w_i`` the sample's weight::
     v_i = w_i / (0.1 + √(d_i / (r + 1e-9)))
     p(c) = (½/C + Σ_{y_i = c} v_i) / (½ + Σ v_i)        or, for a regression, Σ v_i y_i / Σ v_i
 
+Without votes, a regression has no prediction.
+
 There are two metrics: that of standardized inputs, and the network's own, in which input j has the weight
 ``(M_jj / mean M)^3`` with ``M = W₁ᵀ W₁`` of the first layer.
 
@@ -23,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..jit import jit
-from ..mixture import METRIC_EVERY, METRIC_POWER, NEIGHBOURS, neighbour_window
+from ..mixture import LEAST_VOTES, METRIC_EVERY, METRIC_POWER, NEIGHBOURS, neighbour_window
 from .numba_buffers import (
     CAPACITY,
     CLASSES,
@@ -249,7 +251,7 @@ def vote(b: Buffers, best: NDArray[np.float64], k: int, out: NDArray[np.float64]
         else:
             out[int(b.memory_y[place, RAW_TARGET])] += vote
     for c in range(out.shape[0]):
-        out[c] = out[c] / total if total > 0.0 else math.nan
+        out[c] = out[c] / total if total >= LEAST_VOTES else math.nan
 
 
 @jit

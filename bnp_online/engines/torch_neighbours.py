@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..mixture import METRIC_POWER, NEIGHBOURS, neighbour_window
+from ..mixture import LEAST_VOTES, METRIC_POWER, NEIGHBOURS, neighbour_window
 from .base import LearnerSpec
 from .static_moments import write
 
@@ -138,7 +138,9 @@ class Neighbours:
         votes = torch.where(voting, votes, self._zero)
         total = votes.sum(dim=1, keepdim=True)
         if self._regression:
-            return (votes * samples[..., RAW_TARGET]).sum(dim=1, keepdim=True) / total, total[:, 0] > 0.0
+            return (votes * samples[..., RAW_TARGET]).sum(dim=1, keepdim=True) / total, total[
+                :, 0
+            ] >= LEAST_VOTES
         seen = classes.clamp(min=1.0)
         prior = torch.where(self._class < seen, 0.5 / seen, self._zero)
         labels = samples[..., RAW_TARGET, None] == self._class

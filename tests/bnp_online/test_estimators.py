@@ -1000,6 +1000,20 @@ def test_a_weight_of_0_moves_no_parameter(name: str) -> None:
         assert all(same) if weight == 0.0 else not all(same)
 
 
+@pytest.mark.parametrize("weight", [5e-324, 1e-310, 1e-300, 1e-40])
+@pytest.mark.parametrize("name", NAMES)
+def test_predictions_are_finite_after_samples_of_tiny_weights(name: str, weight: float) -> None:
+    model = learned(name, 0)
+    for x, y in stream(model, 12, seed=6):
+        for w in (weight, 1.0):
+            model.learn_one(x, y, w=w)
+            if model.task == "classification":
+                found = [*model.predict_proba_one(x).values()]
+            else:
+                found = [model.predict_one(x)]
+            assert all(map(math.isfinite, found))
+
+
 def test_digits_are_learned() -> None:
     """The floor of the default: 91.5% of 1,797 digits, each predicted before it is learned."""
     X, Y = load_digits(return_X_y=True)

@@ -78,7 +78,7 @@ def class_shares(cast: Sequence[tuple[float, float]], seen: int, outputs: int) -
 def mean_target(cast: Sequence[tuple[float, float]]) -> float:
     """Return the mean of the raw targets, weighted by votes; NaN without a vote."""
     total = sum(v for v, _ in cast)
-    return sum(v * y for v, y in cast) / total if total > 0.0 else math.nan
+    return sum(v * y for v, y in cast) / total if total >= 2.0**-1022 else math.nan
 
 
 def own_metric(layers: Sequence[Layer]) -> Array:

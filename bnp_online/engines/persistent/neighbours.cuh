@@ -119,8 +119,8 @@ PART void vote(const Learner& l, double remembered, int first) {
             double sum = 0.0;
             for (int i = 0; i < count; i++) sum += vote[i] * l.memory_y[place[i] * l.memory_columns + RAW_TARGET];
             if (THREAD == 0) {
-                out[0] = total > 0.0 ? sum / total : 0.0;
-                l.sound[first + e] = total > 0.0;
+                out[0] = total >= LEAST_VOTES ? sum / total : 0.0;
+                l.sound[first + e] = total >= LEAST_VOTES;
             }
             continue;
         }

@@ -232,6 +232,20 @@ def test_the_newest_of_equally_near_samples_vote(make: Callable[..., Engine], ta
     follow(engine, spec, reference_for(engine, spec), samples)
 
 
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("make", CASES)
+def test_votes_of_tiny_weights_are_none(make: Callable[..., Engine], task: base.Task) -> None:
+    """The reciprocal of 5e-324 is infinite."""
+    spec = spec_of(task)
+    engine = make(spec, dtype=torch.float64)
+    engine.grow(["a", "b"], 1)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 2)), rng.integers(2, size=30).astype(np.float64)
+    y[0] = 0.0
+    weights = [5e-324, 1e-310, 1e-300, 5e-324, *rng.choice([5e-324, 1.0], size=26).tolist()]
+    follow(engine, spec, reference_for(engine, spec), zip(x, y, weights, strict=True))
+
+
 def shorten(reference: ReferenceExperts, weight: int) -> None:
     for values in (reference.inputs, reference.targets):
         values.moments.n = min(values.moments.n, weight)
