@@ -194,7 +194,7 @@ def numbers(shape: Any, data: Any, **more: Any) -> Json:
         ([numbers([1], [True])], 422, "invalid_type", "inputs[0].data"),
         ([numbers([1], [1.5], datatype="INT64")], 422, "invalid_type", "inputs[0].data"),
         ([numbers([1], [1], datatype="BYTES")], 422, "invalid_type", "inputs[0].data"),
-        ([numbers([1], [1], datatype="COMPLEX")], 422, "invalid_spec", "inputs.0.datatype"),
+        ([numbers([1], [1], datatype="COMPLEX")], 422, "invalid_spec", "inputs[0].datatype"),
         ([numbers([1], [1e300 * 10**10])], 422, "invalid_type", "inputs[0].data"),
         ([numbers([1001], [1.0] * 1001)], 413, "body_too_large", None),
         ([numbers([1], [1.0], name="n" * 2000)], 422, "string_too_long", None),
