@@ -114,7 +114,7 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> tuple[str, 
 
 
 def first_of(problems: list[ErrorDetails], model: type[BaseModel]) -> tuple[str, str | None]:
-    """Return the message for the first of the entries of ``ValidationError.errors()``; see `first_problem`."""
+    """Return the message for the first of the entries of ``ValidationError.errors()``, and its field."""
     first, *others = problems
     # The location includes the types of a union, which are no part of the field's name.
     start, *rest = first["loc"] or ("",)

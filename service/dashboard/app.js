@@ -85,17 +85,20 @@ function drawEmpty(shown) {
   $("shown").classList.toggle("untrained", shown.step === 0);
   if (shown.step > 0) return;
   const headers = key.get() ? ' -H "Authorization: Bearer $KEY"' : "";
-  const named = model === "default" ? "" : `, "model": ${JSON.stringify(model)}`;
   const y = shown.task === "regression" ? "19.5" : '"open"';
-  const address = new URL(".", location.href).href.slice(0, -1); // a proxy may serve a sub-path
+  const shape = shown.input_shape;
+  const x = shape === null ? '{"temperature": 21.5, "city": "Lund"}' : "X";
+  const features = shape === null ? "Features and classes come from the data." : `X stands for nested lists of numbers of the shape [${shape.join(", ")}].`;
+  say($("empty-about"), `Send a first sample from a terminal. ${features}`);
+  const path = model === "default" ? "learn" : `models/${model}/learn`;
+  const address = new URL(path, location.href).href; // a proxy may serve a sub-path
   say(
     $("curl-learn"),
-    `curl -s ${address}/learn -H 'Content-Type: application/json'${headers} \\\n` +
-      `     -d '{"x": {"temperature": 21.5, "city": "Lund"}, "y": ${y}${named}}'`,
+    `curl -s ${address} -H 'Content-Type: application/json'${headers} \\\n     -d '{"x": ${x}, "y": ${y}}'`,
   );
   say(
     $("curl-stream"),
-    `curl -sN ${address}/learn -X POST -H 'Content-Type: application/x-ndjson'${headers} \\\n     -T . <samples.ndjson`,
+    `curl -sN ${address} -X POST -H 'Content-Type: application/x-ndjson'${headers} \\\n     -T . <samples.ndjson`,
   );
 }
 

@@ -118,6 +118,7 @@ def dashboard(model: HostedModel) -> dict[str, Any]:
     return {
         "model": model.name,
         "task": model.spec.task,
+        "input_shape": model.spec.input_shape,
         **moment(model),
         "mixture": estimator.mixture,
         "leading": leading(estimator.mixture),

@@ -146,7 +146,8 @@ class Shadowing:
                 f"the model has a shadow or a champion {name!r}: use another name", "name"
             )
         if len(model.shadows) >= self._settings.max_shadows:
-            raise TooManyShadowsError(f"the model has {len(model.shadows)} shadows (BNP_MAX_SHADOWS)")
+            message = f"the model has {len(model.shadows)} shadows: delete one, or raise BNP_MAX_SHADOWS"
+            raise TooManyShadowsError(message)
         if self._checkpointer.paused or self._history.upgrading is not None:
             raise RebuildingError("the model is being rebuilt or upgraded: try again later")
         spec = shadow.model.spec.model_dump(mode="json")

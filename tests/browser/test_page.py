@@ -162,6 +162,22 @@ def test_a_newcomer_is_told_what_to_type(
     expect(page.locator("#empty")).to_be_hidden()
 
 
+def test_a_newcomer_sends_samples_to_the_model_that_is_shown(
+    serve: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    server = serve()
+    server.create(name="other", hidden=[2])
+    server.create(name="image", input_shape=[2, 3], hidden=[2])
+    page = open_page(server)
+    page.get_by_label("Model", exact=True).select_option("other")
+    for id in ("curl-learn", "curl-stream"):
+        expect(page.locator(f"#{id}")).to_contain_text(f" {server.url}/models/other/learn ")
+    expect(page.locator("#empty-about")).to_contain_text("Features and classes come from the data.")
+    page.get_by_label("Model", exact=True).select_option("image")
+    expect(page.locator("#curl-learn")).to_contain_text('{"x": X, "y": "open"}')
+    expect(page.locator("#empty-about")).to_contain_text("nested lists of numbers of the shape [2, 3].")
+
+
 def test_it_is_live(serve: Callable[..., Server], open_page: Callable[..., Page]) -> None:
     """It shows what is learned while the model learns, and draws it ten times a second at most."""
     server = serve()
@@ -569,6 +585,8 @@ def test_the_overview_shows_all_models(
     server = serve(max_models=300)
     teach(server, 60)
     others = [f"m{i}" for i in range(1, count)]
+    if count == 12:
+        others[-1] = "z" * 64
     for i, name in enumerate(others):
         server.create(name=name, hidden=[2], replay=0, task="regression" if i == 0 else "classification")
     if others:
@@ -581,7 +599,11 @@ def test_the_overview_shows_all_models(
     assert found["recent"]["Accuracy"] == value(page, "#tile-score")
     expect(page.locator("#overview-list .spark polyline")).to_have_count(min(count, 2))
     assert names(page) == ["default", *others]
+    expect(page.locator("#compare option")).to_have_count(max(count - 1, 1))
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    score = rows.first.locator("td").first.bounding_box()
+    assert score is not None
+    assert score["x"] + score["width"] < 390, "a long name does not hide the score"
     if count > 1:
         reach(page, page.get_by_role("button", name="Samples"))
         page.keyboard.press("Enter")
