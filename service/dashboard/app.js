@@ -119,7 +119,7 @@ function drawFields({ count, values, largest }) {
   list.replaceChildren(...rows);
 }
 
-function drawNames({ classes, features, fields, ignored_features: ignored, task }) {
+function drawNames({ classes, features, fields, ignored_features: ignored, input_shape: shape, task }) {
   const fill = (id, { count, latest }) => {
     const list = $(`${id}-list`);
     const names = [...latest].reverse().map((name) => (typeof name === "string" ? name : JSON.stringify(name)));
@@ -132,7 +132,9 @@ function drawNames({ classes, features, fields, ignored_features: ignored, task 
   };
   fill("class", classes);
   fill("feature", features);
-  say($("names-note"), ignored ? `${whole(ignored)} values ignored: no column left.` : "Latest first.");
+  const nested = shape === null ? "Latest first." : `A sample is nested lists of numbers of the shape [${shape.join(", ")}].`;
+  say($("names-note"), ignored ? `${whole(ignored)} values ignored: no column left.` : nested);
+  $("feature-list").previousElementSibling.hidden = $("feature-list").hidden = shape !== null;
   drawFields(fields);
   $("class-list").previousElementSibling.hidden = $("class-list").hidden = task === "regression";
 }

@@ -176,6 +176,11 @@ def test_a_newcomer_sends_samples_to_the_model_that_is_shown(
     page.get_by_label("Model", exact=True).select_option("image")
     expect(page.locator("#curl-learn")).to_contain_text('{"x": X, "y": "open"}')
     expect(page.locator("#empty-about")).to_contain_text("nested lists of numbers of the shape [2, 3].")
+    server.post("/models/image/learn", x=[[1, 2, 3], [4, 5, 6]], y="open")
+    expect(page.locator("#names-note")).to_have_text(
+        "A sample is nested lists of numbers of the shape [2, 3]."
+    )
+    expect(page.locator("#names h3", has_text="Features")).to_be_hidden()
 
 
 def test_it_is_live(serve: Callable[..., Server], open_page: Callable[..., Page]) -> None:
@@ -455,6 +460,8 @@ def test_a_checkpoint_is_taken_and_gone_back_to(
     expect(back).to_be_visible()
     teach(server, 20)
     wait_for_step(page, 60)
+    server.client.post("/models/default/checkpoints")
+    expect(page.get_by_role("button", name=re.compile("Roll back to step 60"))).to_be_visible()
     dialog = page.get_by_role("dialog", name="Roll back?")
     back.click()
     expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
@@ -468,6 +475,9 @@ def test_a_checkpoint_is_taken_and_gone_back_to(
     dialog.get_by_role("button", name="Roll back").click()
     wait_for_step(page, 40)
     expect(page.locator("#event-list .rollback")).to_contain_text("Rolled back to step 40")
+    later = page.locator("#checkpoint-list tr", has_text="60")
+    expect(later).to_contain_text("of an earlier branch")
+    expect(later.get_by_role("button")).to_have_count(0)
     assert server.fingerprint() == before
 
 
