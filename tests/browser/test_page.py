@@ -552,7 +552,7 @@ def test_another_model_is_chosen(serve: Callable[..., Server], open_page: Callab
     expect(page.locator("#missing")).to_be_hidden()
 
 
-@pytest.mark.parametrize("name", ["nowhere", "%"])
+@pytest.mark.parametrize("name", ["nowhere", "%", "q" * 300])
 def test_an_unknown_model_is_not_replaced_by_another(
     serve: Callable[..., Server], open_page: Callable[..., Page], name: str
 ) -> None:
@@ -565,6 +565,8 @@ def test_an_unknown_model_is_not_replaced_by_another(
     expect(page.locator("#status")).to_have_text("No model")
     expect(page.locator("#shown")).to_be_hidden()
     expect(page.locator("#overview-list th")).to_have_text("default")
+    if len(name) > 64:
+        assert page.evaluate("document.documentElement.scrollWidth") == 1280
     if name == "nowhere":
         server.create(name=name)
         expect(page.locator("#empty")).to_be_visible()
