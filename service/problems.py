@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
+    from bnp_online.client.schemas import ModelSpec
+
 _INTEGER, _NUMBER, _BOOLEAN = "must be an integer", "must be a number", "must be true or false"
 _ARRAY, _OBJECT = "must be an array", "must be an object"
 
@@ -133,6 +135,15 @@ def first_of(problems: list[ErrorDetails], model: type[BaseModel]) -> tuple[str,
     if first["type"] == "missing" and not rest and (example := _example(model, str(start))) is not None:
         message += f": send it, such as {json.dumps({start: example})}"
     return message, field
+
+
+def task_problem(spec: ModelSpec) -> tuple[str, str] | None:
+    """Return why the task of a model does not have one of its parameters, and the parameter; else None."""
+    if spec.task == "classification" and spec.intervals is not None:
+        return "a classification has no intervals, it has probabilities: omit intervals", "intervals"
+    if spec.task == "regression" and spec.max_classes is not None:
+        return "a regression has no classes: omit max_classes", "max_classes"
+    return None
 
 
 def _example(model: type[BaseModel], name: str) -> Any:
