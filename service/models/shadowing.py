@@ -30,7 +30,6 @@ from ..errors import (
     ShuttingDownError,
     TooManyShadowsError,
     UnknownModelError,
-    UnknownShadowError,
 )
 from ..schemas import ModelSpec
 from ..settings import Settings
@@ -183,10 +182,7 @@ class Shadowing:
         audit("shadow deleted", model.name, step=model.step, shadow=name, shadow_step=shadow.model.step)
 
     def _find(self, name: str) -> Shadow:
-        shadow = self._worker.model.shadows.get(name)
-        if shadow is None:
-            raise UnknownShadowError(f"the model has no shadow {name!r:.80}", "shadow")
-        return shadow
+        return self._worker.model.shadow(name)
 
     @staticmethod
     def _require_able(shadow: Shadow) -> None:
