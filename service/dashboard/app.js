@@ -47,7 +47,7 @@ function askForKey(refusal) {
 /** Hide everything: there is no key, or it was refused. */
 function lockOut(refusal) {
   setState("key");
-  $("shown").hidden = $("empty").hidden = $("missing").hidden = $("overview").hidden = true;
+  for (const id of ["pick", "shown", "empty", "missing", "overview"]) $(id).hidden = true;
   askForKey(refusal);
   $("key").focus();
 }
@@ -395,6 +395,6 @@ $("key-form").addEventListener("submit", (event) => {
   start(asked);
 });
 $("fallback").hidden = true;
-$("status").hidden = $("pick").hidden = false;
+$("status").hidden = false;
 if (key.get()) $("show-key").hidden = false;
 start(named());

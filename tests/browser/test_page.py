@@ -487,6 +487,8 @@ def test_keys(serve: Callable[..., Server], open_page: Callable[..., Page]) -> N
     teach(server, 30)
     page = open_page(server)
     field, use = page.get_by_label("API key"), page.get_by_role("button", name="Use key")
+    expect(field).to_be_visible()
+    expect(page.locator("#model")).to_be_hidden()
     expect(field).to_be_focused()
     expect(page.locator("#shown")).to_be_hidden()
     for wrong, why in (("w" * 40, "unknown"), ("schlüssel", "ASCII")):
