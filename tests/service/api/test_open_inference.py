@@ -325,6 +325,13 @@ def test_an_unknown_output_or_model_is_refused(client: triton.InferenceServerCli
     wanted = [triton.InferRequestedOutput("nothing")]
     with pytest.raises(InferenceServerException, match="it has prediction, probabilities, classes"):
         client.infer(classes, columns(XS), outputs=wanted)
+    ranked = [triton.InferRequestedOutput("probabilities", class_count=2)]
+    with pytest.raises(InferenceServerException, match="classification is of an extension"):
+        client.infer(classes, columns(XS), outputs=ranked)
+    elsewhere = [triton.InferRequestedOutput("prediction")]
+    elsewhere[0].set_shared_memory("region", 8)
+    with pytest.raises(InferenceServerException, match="shared_memory_region is of an extension"):
+        client.infer(classes, columns(XS), outputs=elsewhere)
     with pytest.raises(InferenceServerException) as unknown:
         client.infer("nobody", columns(XS))
     assert unknown.value.status() == "404"
