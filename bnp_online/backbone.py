@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint
-from .errors import BackboneError, CheckpointError
+from .errors import BackboneError, CheckpointError, ConfigurationError
 
 #: Operations of torch that a backbone may have. None changes a tensor, draws numbers, or reads a file.
 _SUPPORTED = """
@@ -195,6 +195,8 @@ def save_backbone(path: str | os.PathLike[str], module: nn.Module, input_shape: 
     ------
     BackboneError
         If `torch.export` cannot export the module, or it has an operation that is not supported.
+    ConfigurationError
+        If `module` is no module of torch.
 
     Examples
     --------
@@ -205,6 +207,8 @@ def save_backbone(path: str | os.PathLike[str], module: nn.Module, input_shape: 
     >>> backbone
     Backbone('small.safetensors', (2, 2) → 3)
     """
+    if not isinstance(module, nn.Module):
+        raise ConfigurationError("module", f"must be a torch.nn.Module, not {type(module).__name__}")
     training = {each: each.training for each in module.modules()}
     try:
         program = torch.export.export(module.eval(), (torch.zeros(1, *input_shape),), strict=False)

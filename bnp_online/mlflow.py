@@ -17,6 +17,7 @@ from mlflow.tracking.artifact_utils import _download_artifact_from_uri
 from mlflow.utils.model_utils import _get_flavor_configuration
 
 from . import __version__
+from .backbone import Backbone
 from .estimators import BNPClassifier, BNPRegressor, load
 
 FLAVOR_NAME = "bnp_online"
@@ -82,17 +83,19 @@ def log_model(
     return logged
 
 
-def load_model(model_uri: str) -> BNPClassifier | BNPRegressor:
+def load_model(model_uri: str, backbone: Backbone | None = None) -> BNPClassifier | BNPRegressor:
     """Load an estimator, which continues to learn with the same bits.
 
     Parameters
     ----------
     model_uri : str
         Address of the model, such as ``models:/name/1`` or a folder.
+    backbone : Backbone, optional
+        The backbone of a model that has one: MLflow keeps the head alone, which is no ``pyfunc``.
     """
     folder = Path(_download_artifact_from_uri(model_uri))
     flavor = _get_flavor_configuration(str(folder), FLAVOR_NAME)
-    return load(folder / flavor["data"])
+    return load(folder / flavor["data"], backbone=backbone)
 
 
 class _Predictor:

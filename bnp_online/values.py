@@ -330,6 +330,9 @@ def check_array(x: object, shape: tuple[int, ...]) -> Array:
     except ValueError:
         message = "is ragged: its shape must be {shape}"
         raise SampleError("wrong_shape", "x", message, shape=shape) from None
+    if array.shape == () and not isinstance(x, np.ndarray):
+        message = "must be an array of the shape {shape}, not {kind}"
+        raise SampleError("wrong_shape", "x", message, shape=shape, kind=type(x))
     if array.shape != shape:
         message = "has the shape {found}: its shape must be {shape}"
         raise SampleError("wrong_shape", "x", message, found=array.shape, shape=shape)

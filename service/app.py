@@ -25,7 +25,7 @@ from uvicorn.config import STARTUP_FAILURE
 from bnp_online import __version__
 from bnp_online.blocks import compile_kernels as compile_parser
 from bnp_online.engines import devices
-from bnp_online.errors import DeviceLostError
+from bnp_online.errors import ConfigurationError, DeviceLostError
 from bnp_online.evaluation.kernels import compile_kernels as compile_scores
 from bnp_online.jit import announced
 from bnp_online.threads import set_threads
@@ -53,7 +53,7 @@ from .auth.guard import Guard, GuardedRoute, PlainRoute
 from .auth.keyring import Keyring
 from .auth.scopes import UndeclaredRouteError
 from .blocks import LineReader
-from .errors import OWNER, TABLE
+from .errors import OWNER, TABLE, InvalidSpecError
 from .http.responses import error_response
 from .http.uvicorn_protocol import uvicorn_config
 from .ingest.ingest import Ingest
@@ -64,6 +64,7 @@ from .models.metrics import StoreCollector
 from .models.queue import Capacity
 from .models.recovery import START_ERRORS, Opened, open_folder, start_failure
 from .models.registry import Registry
+from .models.spec_limits import complete
 from .models.threads import Threads
 from .settings import Settings
 from .telemetry.logs import catch_thread_errors, catch_warnings, report_loop_error
@@ -262,6 +263,17 @@ def _explained(request: Request, error: HTTPException) -> HTTPException:
     return error
 
 
+def _default_model_problem(settings: Settings, opened: Opened) -> str | None:
+    """Return why the default model cannot be created, in a new folder; else None."""
+    if opened.store.cluster is not None or opened.store.log.latest_model > 0:
+        return None
+    try:
+        complete(settings.default_model, settings)
+    except (InvalidSpecError, ConfigurationError) as error:
+        return str(error)
+    return None
+
+
 def serve(settings: Settings, keyring: Keyring) -> int:
     """Open the data folder, serve until a signal, and return the exit code."""
     catch_thread_errors()
@@ -272,6 +284,10 @@ def serve(settings: Settings, keyring: Keyring) -> int:
     except START_ERRORS as error:
         print(f"The server cannot start: {start_failure(error, settings)}", file=sys.stderr)
         return DEVICE_FAILED if isinstance(error, DeviceLostError) else 1
+    if (wrong := _default_model_problem(settings, opened)) is not None:
+        opened.store.close()
+        print(f"The server cannot start: BNP_DEFAULT_MODEL: {wrong}", file=sys.stderr)
+        return 2
     app = create_app(settings, opened, keyring)
     lane = None if settings.traces else app.state.lane  # which passes the middleware by
     server = uvicorn.Server(uvicorn_config(app, settings, lane))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
+    from bnp_online.client.schemas import ModelSpec
+
 _INTEGER, _NUMBER, _BOOLEAN = "must be an integer", "must be a number", "must be true or false"
 _ARRAY, _OBJECT = "must be an array", "must be an object"
 
@@ -50,6 +52,8 @@ _WORDS = {
     "value_error": "is not valid: {error}",
     "json_invalid": "is not valid JSON: {error}",
 }
+#: Begins the words for a value, after the name of its field.
+_MUST = " must be "
 #: Words for strings that do not match a pattern.
 _PATTERNS = {
     NAME_PATTERN: "must have 1 to 64 letters, digits, and . _ -, and start with a letter or a digit",
@@ -100,19 +104,29 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> tuple[str, 
     --------
     >>> from pydantic import ValidationError
     >>> from bnp_online.client.schemas import ModelSpec
-    >>> try:
-    ...     ModelSpec(hiden=(64,))
-    ... except ValidationError as error:
-    ...     print(first_problem(error, ModelSpec)[0])
+    >>> for wrong in ({"hiden": (64,)}, {"lr": "fast"}):
+    ...     try:
+    ...         ModelSpec(**wrong)
+    ...     except ValidationError as error:
+    ...         print(first_problem(error, ModelSpec)[0])
     hiden is not a known field: did you mean hidden?
+    lr must be a number, or 'auto'
     """
-    first = error.errors(include_url=False, include_input=False)[0]
+    return first_of(error.errors(include_url=False, include_input=False), model)
+
+
+def first_of(problems: list[ErrorDetails], model: type[BaseModel]) -> tuple[str, str | None]:
+    """Return the message for the first of the entries of ``ValidationError.errors()``, and its field."""
+    first, *others = problems
     # The location includes the types of a union, which are no part of the field's name.
     start, *rest = first["loc"] or ("",)
     named = _holds_model(model, start)
     where = [start, *(part for part in rest if named or isinstance(part, int))]
-    field = ".".join(map(str, where)) or None
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where)[1:] or None
     message = explain(first, field)
+    if len(rest) == 1 and not named:
+        forms = [explain(each, "") for each in others if [*each["loc"]][:-1] == [start]]
+        message += "".join(f", or {form.removeprefix(_MUST)}" for form in forms if form.startswith(_MUST))
     if first["type"] == "extra_forbidden" and not rest:
         if start in getattr(model, "FIXED", ()):
             return f"{start} does not change after the creation of a model: create another model", field
@@ -121,6 +135,15 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> tuple[str, 
     if first["type"] == "missing" and not rest and (example := _example(model, str(start))) is not None:
         message += f": send it, such as {json.dumps({start: example})}"
     return message, field
+
+
+def task_problem(spec: ModelSpec) -> tuple[str, str] | None:
+    """Return why the task of a model does not have one of its parameters, and the parameter; else None."""
+    if spec.task == "classification" and spec.intervals is not None:
+        return "a classification has no intervals, it has probabilities: omit intervals", "intervals"
+    if spec.task == "regression" and spec.max_classes is not None:
+        return "a regression has no classes: omit max_classes", "max_classes"
+    return None
 
 
 def _example(model: type[BaseModel], name: str) -> Any:

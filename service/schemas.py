@@ -192,6 +192,8 @@ class Dashboard(Moment):
 
     model: str
     task: Task
+    input_shape: list[int] | None
+    """Shape of `x`; null if it is an object of features with names."""
     state: State
     upgrade: UpgradeProgress | None
     """Progress of an upgrade; null without one."""

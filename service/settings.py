@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 import socket
 import sys
@@ -23,7 +24,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from .problems import explain
+from .problems import explain, first_of
 from .schemas import DEFAULT_MODEL, Device, ModelSpec
 from .source_urls import SourceUrl, parse_all
 
@@ -330,13 +331,18 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        for problem in error.errors(include_url=False):
-            if problem["type"] == "default_factory_not_called":
+        for setting, of_setting in itertools.groupby(
+            error.errors(include_url=False), key=lambda problem: str(problem["loc"][0])
+        ):
+            problems = list(of_setting)
+            if problems[0]["type"] == "default_factory_not_called":
                 continue  # a default that depends on a setting that is invalid
-            setting, *inner = map(str, problem["loc"])
             name = f"BNP_{setting.upper()}"
-            of_a_spec = setting == "default_model" and inner
-            text = f"{name}: {explain(problem, '.'.join(inner))}" if of_a_spec else explain(problem, name)
+            text = explain(problems[0], name)
+            if setting == "default_model" and len(problems[0]["loc"]) > 1:
+                for problem in problems:
+                    problem["loc"] = problem["loc"][1:]
+                text = f"{name}: {first_of(problems, ModelSpec)[0]}"
             about = " ".join((Settings.model_fields[setting].description or "").split())
             print(f"{text}. {about}", file=sys.stderr)
     except SettingsError as error:

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -16,7 +16,7 @@ from bnp_online.errors import NonFiniteStateError, SampleError
 from ..telemetry.progress import progress
 from .options import DEFAULT_MODEL, Key, Load, Model, SampleFile, Url, connected, reads_samples
 from .output import CommandError
-from .predicting import sink_of
+from .predicting import Unknown, refuse_invalid, sink_of
 
 if TYPE_CHECKING:
     from bnp_online.files import Row
@@ -52,17 +52,28 @@ def explain(
     invalid = 0
     with (
         sink_of(output) as sink,
-        _explainer(load, url, key, model or DEFAULT_MODEL) as (explained, fields),
-        source.rows(labelled=False, fields=fields) as rows,
+        _explainer(load, url, key, model or DEFAULT_MODEL) as explainer,
+        source.rows(labelled=False, features=explainer.features, fields=explainer.fields) as rows,
         progress(f"explaining {source.name}", None, fraction=lambda: rows.fraction) as done,
     ):
+        unknown = Unknown(explainer.features, explainer.fields)
         for n, row in enumerate(rows, 1):
-            line = _line(row, explained, top)
+            if row.error is None:
+                unknown.add(row.x)
+            line = _line(row, explainer.explain, top)
             invalid += "error" in line
             sink.write(json.dumps(line, default=str).encode() + b"\n")
             done(n)
-    if invalid:
-        raise CommandError(f"{invalid:,} rows are invalid: their lines in the output give the reasons")
+        unknown.report()
+    refuse_invalid(invalid)
+
+
+class _Explainer(NamedTuple):
+    """Function that explains a sample; columns of the model; its features with words or many values."""
+
+    explain: Callable[[Any], dict[str, Any]]
+    features: frozenset[str]
+    fields: frozenset[str]
 
 
 def _line(row: Row, explained: Callable[[Any], dict[str, Any]], top: int | None) -> dict[str, Any]:
@@ -85,10 +96,7 @@ def _line(row: Row, explained: Callable[[Any], dict[str, Any]], top: int | None)
 
 
 @contextlib.contextmanager
-def _explainer(
-    load: Path | None, url: str | None, key: str | None, model: str
-) -> Iterator[tuple[Callable[[Any], dict[str, Any]], frozenset[str]]]:
-    """Yield a function that explains a sample, and the features with words or many values."""
+def _explainer(load: Path | None, url: str | None, key: str | None, model: str) -> Iterator[_Explainer]:
     if url is not None:
         with connected(url, key) as client:
             described = client.describe(model)
@@ -97,7 +105,8 @@ def _explainer(
                 answer = client.explain(x, model=model)
                 return answer.model_dump(exclude={"model", "step", "unknown"}, exclude_unset=True)
 
-            yield remote, frozenset((*described.spec.text, *described.fields))
+            fields = frozenset((*described.spec.text, *described.fields))
+            yield _Explainer(remote, frozenset(described.features), fields)
     elif load is not None:
         from .learners import load_estimator  # late: torch
 
@@ -106,7 +115,8 @@ def _explainer(
         def local(x: Any) -> dict[str, Any]:
             return _as_json(estimator.explain_one(x), classifies=estimator.task == "classification")
 
-        yield local, frozenset((*estimator.text, *estimator.fields))
+        fields = frozenset((*estimator.text, *estimator.fields))
+        yield _Explainer(local, frozenset(estimator.feature_names), fields)
 
 
 def _as_json(found: Explanation, *, classifies: bool) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from bnp_online.evaluation.prequential import PrequentialMetrics
 from bnp_online.files import Samples
 from bnp_online.values import ExpertPredictions, SampleRows, Vector
 
+from ..problems import task_problem
 from .blocks import FileBlocks
 from .output import CommandError, file_errors
 from .report import Report
@@ -120,6 +121,8 @@ def make_estimator(spec: ModelSpec) -> Estimator:
     if spec.backbone is not None:
         message = "--spec: backbone names a file of a server: give --url, or use bnp_online.load_backbone"
         raise CommandError(message, 2)
+    if (problem := task_problem(spec)) is not None:
+        raise CommandError(f"--spec: {problem[0]}", 2)
     make = bnp.BNPClassifier if spec.task == "classification" else bnp.BNPRegressor
     try:
         return make(**spec.options())

@@ -103,11 +103,16 @@ def predict(
     ):
         writer = CsvOutput if as_csv else JsonOutput
         invalid = _write(rows, predictor, writer(sink, predictor.classes, with_input, identifier), done)
-    if invalid:
+    refuse_invalid(invalid)
+
+
+def refuse_invalid(count: int) -> None:
+    """Raise `CommandError` if rows were invalid."""
+    if count:
         raise CommandError(
             "1 row is invalid: its line in the output gives the reason"
-            if invalid == 1
-            else f"{invalid:,} rows are invalid: their lines in the output give the reasons"
+            if count == 1
+            else f"{count:,} rows are invalid: their lines in the output give the reasons"
         )
 
 
@@ -120,13 +125,7 @@ def _write(rows: Iterable[Row], predictor: Predictor, output: Output, done: Call
         invalid += prediction.error is not None
         output.write(row, prediction)
         done(n)
-    if unknown.names and not unknown.any_known:
-        raise CommandError(
-            f"The model knows no column of the file: it learned {_listed(unknown.learned)}; "
-            "give the file the columns that the model learned"
-        )
-    if unknown.names:
-        note(f"The model does not know, and does not use: {_listed(unknown.names)}.")
+    unknown.report()
     return invalid
 
 
@@ -170,6 +169,22 @@ class Unknown:
             self.any_known = self.any_known or len(unknown) < len(x)
             if unknown and len(self.names) <= _NAMED:
                 self.names += sorted(map(str, unknown.difference(self.names)))
+
+    def report(self) -> None:
+        """Name the unknown features.
+
+        Raises
+        ------
+        CommandError
+            If no feature is known.
+        """
+        if self.names and not self.any_known:
+            raise CommandError(
+                f"The model knows no column of the file: it learned {_listed(self.learned)}; "
+                "give the file the columns that the model learned"
+            )
+        if self.names:
+            note(f"The model does not know, and does not use: {_listed(self.names)}.")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -47,7 +47,7 @@ function askForKey(refusal) {
 /** Hide everything: there is no key, or it was refused. */
 function lockOut(refusal) {
   setState("key");
-  $("shown").hidden = $("empty").hidden = $("missing").hidden = $("overview").hidden = true;
+  for (const id of ["pick", "shown", "empty", "missing", "overview"]) $(id).hidden = true;
   askForKey(refusal);
   $("key").focus();
 }
@@ -85,17 +85,20 @@ function drawEmpty(shown) {
   $("shown").classList.toggle("untrained", shown.step === 0);
   if (shown.step > 0) return;
   const headers = key.get() ? ' -H "Authorization: Bearer $KEY"' : "";
-  const named = model === "default" ? "" : `, "model": ${JSON.stringify(model)}`;
   const y = shown.task === "regression" ? "19.5" : '"open"';
-  const address = new URL(".", location.href).href.slice(0, -1); // a proxy may serve a sub-path
+  const shape = shown.input_shape;
+  const x = shape === null ? '{"temperature": 21.5, "city": "Lund"}' : "X";
+  const features = shape === null ? "Features and classes come from the data." : `X stands for nested lists of numbers of the shape [${shape.join(", ")}].`;
+  say($("empty-about"), `Send a first sample from a terminal. ${features}`);
+  const path = model === "default" ? "learn" : `models/${model}/learn`;
+  const address = new URL(path, location.href).href; // a proxy may serve a sub-path
   say(
     $("curl-learn"),
-    `curl -s ${address}/learn -H 'Content-Type: application/json'${headers} \\\n` +
-      `     -d '{"x": {"temperature": 21.5, "city": "Lund"}, "y": ${y}${named}}'`,
+    `curl -s ${address} -H 'Content-Type: application/json'${headers} \\\n     -d '{"x": ${x}, "y": ${y}}'`,
   );
   say(
     $("curl-stream"),
-    `curl -sN ${address}/learn -X POST -H 'Content-Type: application/x-ndjson'${headers} \\\n     -T . <samples.ndjson`,
+    `curl -sN ${address} -X POST -H 'Content-Type: application/x-ndjson'${headers} \\\n     -T . <samples.ndjson`,
   );
 }
 
@@ -116,7 +119,7 @@ function drawFields({ count, values, largest }) {
   list.replaceChildren(...rows);
 }
 
-function drawNames({ classes, features, fields, ignored_features: ignored, task }) {
+function drawNames({ classes, features, fields, ignored_features: ignored, input_shape: shape, task }) {
   const fill = (id, { count, latest }) => {
     const list = $(`${id}-list`);
     const names = [...latest].reverse().map((name) => (typeof name === "string" ? name : JSON.stringify(name)));
@@ -129,7 +132,9 @@ function drawNames({ classes, features, fields, ignored_features: ignored, task 
   };
   fill("class", classes);
   fill("feature", features);
-  say($("names-note"), ignored ? `${whole(ignored)} values ignored: no column left.` : "Latest first.");
+  const nested = shape === null ? "Latest first." : `A sample is nested lists of numbers of the shape [${shape.join(", ")}].`;
+  say($("names-note"), ignored ? `${whole(ignored)} values ignored: no column left.` : nested);
+  $("feature-list").previousElementSibling.hidden = $("feature-list").hidden = shape !== null;
   drawFields(fields);
   $("class-list").previousElementSibling.hidden = $("class-list").hidden = task === "regression";
 }
@@ -390,6 +395,6 @@ $("key-form").addEventListener("submit", (event) => {
   start(asked);
 });
 $("fallback").hidden = true;
-$("status").hidden = $("pick").hidden = false;
+$("status").hidden = false;
 if (key.get()) $("show-key").hidden = false;
 start(named());

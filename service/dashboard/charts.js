@@ -1,6 +1,6 @@
 // Line charts by uPlot, with a legend of the latest values and a table of all values.
 
-import { day, help, hours, make, makeSvg, show } from "./dom.js";
+import { day, help, hours, make, makeSvg, show, whole } from "./dom.js";
 
 const MOST = 1500;
 const ROWS = 12;
@@ -214,7 +214,7 @@ export class LineChart {
       return make(
         "tr",
         {},
-        make("th", { scope: "row", textContent: this.options.xFormat(x) }),
+        make("th", { scope: "row", textContent: this.options.life ? whole(x) : this.options.xFormat(x) }),
         ...cells.map((value) => make("td", { textContent: value === null ? "–" : this.format(value) })),
       );
     });

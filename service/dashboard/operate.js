@@ -127,7 +127,7 @@ export class Operator {
     const champion = this.champions.get(kept.checkpoint);
     const step = make("th", { scope: "row", textContent: whole(kept.step) });
     if (champion) step.append(make("span", { className: "note", textContent: ` of ${champion}` }));
-    const button = make("button", { type: "button", className: "quiet", textContent: "Roll back", disabled: !kept.current });
+    const button = make("button", { type: "button", className: "quiet", textContent: "Roll back" });
     button.setAttribute("aria-label", `Roll back to step ${kept.step}, created ${clock(kept.time)}`);
     button.addEventListener("click", () => this.ask(kept));
     return make(
@@ -136,7 +136,8 @@ export class Operator {
       step,
       make("td", {}, make("time", { dateTime: kept.time, textContent: clock(kept.time) })),
       make("td", { textContent: `${compact(kept.bytes)}B` }),
-      make("td", {}, button),
+      // Since a rollback or an unlearning, later checkpoints are no part of the history of the model.
+      make("td", {}, kept.current ? button : make("span", { className: "note", textContent: "of an earlier branch" })),
     );
   }
 

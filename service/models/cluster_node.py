@@ -20,6 +20,8 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from bnp_online.errors import ConfigurationError
+
 from ..errors import (
     ModelFailedError,
     NotOwnerError,
@@ -399,7 +401,7 @@ class ClusterNode(Collector):
                 await self._registry.create(self._settings.default_model)
             except StorageError:
                 raise
-            except RequestError as error:
+            except (RequestError, ConfigurationError) as error:
                 _logger.warning("the default model cannot be created: %s", error)
 
     async def _lead(self, record: Record) -> None:

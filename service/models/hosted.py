@@ -28,7 +28,7 @@ from bnp_online.learner import Preview, Refusal
 from bnp_online.values import Label, Prediction, Sample, Vector
 
 from ..blocks import Block
-from ..errors import code_of
+from ..errors import UnknownShadowError, code_of
 from ..schemas import DriftSpec, ModelSpec
 from ..settings import Settings
 from ..storage import event_codec
@@ -604,6 +604,19 @@ class HostedModel:
         self.ledger = former.ledger
         if self.ledger is not None:
             self.ledger.drop_after(self.sequence)
+
+    def shadow(self, name: str) -> Shadow:
+        """Return a shadow of this model.
+
+        Raises
+        ------
+        UnknownShadowError
+            If there is no shadow with this name.
+        """
+        if name not in self.shadows:
+            known = f"its shadows are {', '.join(map(repr, self.shadows))}" if self.shadows else "it has none"
+            raise UnknownShadowError(f"the model has no shadow {name!r:.80}: {known}", "shadow")
+        return self.shadows[name]
 
     def begin_shadow(self) -> None:
         """Become a shadow: predictions that wait for their label are learned, but not compared."""

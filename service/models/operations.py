@@ -236,7 +236,8 @@ class Operations:
             raise NotKeptError(f"the log has no step {step}: the step may be older than the retained log")
         if not found:
             what, field = (f"checkpoint {name[:80]!r}", "checkpoint") if name else (f"step {step}", "step")
-            raise UnknownCheckpointError(f"{what} is not available on the current branch", field)
+            known = "see its checkpoints" if name else f"the model is at step {self._worker.model.step}"
+            raise UnknownCheckpointError(f"{what} is not available on the current branch: {known}", field)
         return found[-1]
 
     def _take_back(self, model: HostedModel, branch: int, seq: int) -> tuple[int, int]:
@@ -286,7 +287,8 @@ class Operations:
                 raise NotKeptError(
                     f"the log has no event {name!r}: the event may be older than the retained log"
                 )
-            raise UnknownIdError(f"the log has no event {name!r}", "ids")
+            message = f"the log has no event {name!r}: send ids of samples that were learned"
+            raise UnknownIdError(message, "ids")
         counted = [event for event in events if self._history.included(event)]
         if counted and not self._recovery.reaches(counted[0].seq):
             raise NotKeptError("the log no longer has the events to rebuild the model without these samples")

@@ -407,7 +407,8 @@ class Registry:
                     f"a model {spec.name!r} exists: delete it, or use another name", "name"
                 )
             if len(self._models) >= self.settings.max_models:
-                raise TooManyModelsError(f"the server has {len(self._models)} models (BNP_MAX_MODELS)")
+                message = f"the server has {len(self._models)} models: delete one, or raise BNP_MAX_MODELS"
+                raise TooManyModelsError(message)
             worker = self.serve(await asyncio.to_thread(self._make, complete(spec, self.settings)))
             await self._make_room()
             return worker

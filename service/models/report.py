@@ -13,7 +13,6 @@ import numpy as np
 from bnp_online import BNPClassifier
 from bnp_online.intervals import SCORED_LEVEL
 
-from ..errors import UnknownShadowError
 from ..storage import event_codec
 from .experts import KINDS, Mixture, shares
 from .hosted import HostedModel
@@ -118,6 +117,7 @@ def dashboard(model: HostedModel) -> dict[str, Any]:
     return {
         "model": model.name,
         "task": model.spec.task,
+        "input_shape": model.spec.input_shape,
         **moment(model),
         "mixture": estimator.mixture,
         "leading": leading(estimator.mixture),
@@ -203,9 +203,7 @@ def evidence(model: HostedModel, x: Any) -> dict[str, Any]:
 def fingerprint(model: HostedModel, shadow: str | None = None) -> dict[str, Any]:
     """Return the digests of the whole state and of the estimator's, of a model or of one of its shadows."""
     if shadow is not None:
-        if shadow not in model.shadows:
-            raise UnknownShadowError(f"the model has no shadow {shadow!r:.80}", "shadow")
-        model = model.shadows[shadow].model
+        model = model.shadow(shadow).model
     alone = model.estimator.fingerprint()
     both = alone.encode() + event_codec.dumps([model.score.state_dict(), model.drift.state_dict()])
     return {"step": model.step, "sha256": hashlib.sha256(both).hexdigest(), "model_sha256": alone}

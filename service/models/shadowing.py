@@ -30,7 +30,6 @@ from ..errors import (
     ShuttingDownError,
     TooManyShadowsError,
     UnknownModelError,
-    UnknownShadowError,
 )
 from ..schemas import ModelSpec
 from ..settings import Settings
@@ -146,7 +145,8 @@ class Shadowing:
                 f"the model has a shadow or a champion {name!r}: use another name", "name"
             )
         if len(model.shadows) >= self._settings.max_shadows:
-            raise TooManyShadowsError(f"the model has {len(model.shadows)} shadows (BNP_MAX_SHADOWS)")
+            message = f"the model has {len(model.shadows)} shadows: delete one, or raise BNP_MAX_SHADOWS"
+            raise TooManyShadowsError(message)
         if self._checkpointer.paused or self._history.upgrading is not None:
             raise RebuildingError("the model is being rebuilt or upgraded: try again later")
         spec = shadow.model.spec.model_dump(mode="json")
@@ -182,10 +182,7 @@ class Shadowing:
         audit("shadow deleted", model.name, step=model.step, shadow=name, shadow_step=shadow.model.step)
 
     def _find(self, name: str) -> Shadow:
-        shadow = self._worker.model.shadows.get(name)
-        if shadow is None:
-            raise UnknownShadowError(f"the model has no shadow {name!r:.80}", "shadow")
-        return shadow
+        return self._worker.model.shadow(name)
 
     @staticmethod
     def _require_able(shadow: Shadow) -> None:

@@ -8,6 +8,7 @@ from bnp_online.engines.base import LearnerSpec
 from bnp_online.engines.devices import resolved
 
 from ..errors import InvalidSpecError
+from ..problems import task_problem
 from ..schemas import ModelSpec
 from ..settings import Settings
 from .backbones import open_backbone
@@ -28,13 +29,10 @@ def complete(spec: ModelSpec, settings: Settings) -> ModelSpec:
     _check_words(spec)
     if spec.device is not None:
         resolved(spec.device)
+    if (problem := task_problem(spec)) is not None:
+        raise InvalidSpecError(*problem)
     if spec.task == "classification":
         given["max_classes"] = settings.max_classes
-        if spec.intervals is not None:
-            message = "a classification has no intervals, it has probabilities: omit intervals"
-            raise InvalidSpecError(message, "intervals")
-    elif spec.max_classes is not None:
-        raise InvalidSpecError("a regression has no classes: omit max_classes", "max_classes")
     asked = {name: getattr(spec, name) for name in given}
     completed = spec.model_copy(update={name: given[name] for name in given if asked[name] is None})
     _check(completed, {name: value for name, value in asked.items() if value is not None}, settings)

@@ -283,3 +283,8 @@ def test_a_module_that_cannot_be_saved_says_why(tmp_path: Path) -> None:
         with pytest.raises(BackboneError, match=words):
             save_backbone(tmp_path / "x", kind(), SHAPE)
     assert not (tmp_path / "x").exists()
+
+
+def test_what_is_no_module_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"module: must be a torch\.nn\.Module, not dict"):
+        bnp.save_backbone(tmp_path / "none.safetensors", {}, (2,))  # type: ignore[arg-type]  # a weights file

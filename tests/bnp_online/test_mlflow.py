@@ -8,6 +8,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd  # type: ignore[import-untyped]  # it ships no types
 import pytest
+from torch import nn
 
 import bnp_online as bnp
 import bnp_online.mlflow
@@ -63,3 +64,15 @@ def test_a_folder_names_its_flavours(tracking: None, tmp_path: Path) -> None:
     required = (tmp_path / "saved" / "requirements.txt").read_text().split()
     assert f"bnp-online=={bnp.__version__}" in required
     assert bnp_online.mlflow.load_model(str(tmp_path / "saved")).fingerprint() == model.fingerprint()
+
+
+def test_a_head_is_loaded_with_its_backbone(tracking: None, tmp_path: Path) -> None:
+    body = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU())
+    backbone = bnp.save_backbone(tmp_path / "body.safetensors", body, (2, 2))
+    model = bnp.BNPClassifier(backbone=backbone, hidden=(4,), device="cpu")
+    model.learn_one([[1.0, 2.0], [3.0, 4.0]], "x")
+    bnp_online.mlflow.save_model(model, tmp_path / "saved")
+    again = bnp_online.mlflow.load_model(str(tmp_path / "saved"), backbone=backbone)
+    assert again.fingerprint() == model.fingerprint()
+    with pytest.raises(bnp.errors.BackboneError, match="pass backbone="):
+        bnp_online.mlflow.load_model(str(tmp_path / "saved"))

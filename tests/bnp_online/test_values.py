@@ -215,6 +215,11 @@ def test_the_shape_must_be_the_models(x: object) -> None:
     assert refusal(check_array, x, (2, 2)) == ("wrong_shape", "x")
 
 
+def test_an_object_is_no_array_of_the_shape() -> None:
+    with pytest.raises(SampleError, match=r"x: must be an array of the shape \(2, 2\), not dict"):
+        check_array({"a": 1.0}, (2, 2))
+
+
 @pytest.mark.parametrize(
     ("value", "code"),
     [

@@ -162,6 +162,27 @@ def test_a_newcomer_is_told_what_to_type(
     expect(page.locator("#empty")).to_be_hidden()
 
 
+def test_a_newcomer_sends_samples_to_the_model_that_is_shown(
+    serve: Callable[..., Server], open_page: Callable[..., Page]
+) -> None:
+    server = serve()
+    server.create(name="other", hidden=[2])
+    server.create(name="image", input_shape=[2, 3], hidden=[2])
+    page = open_page(server)
+    page.get_by_label("Model", exact=True).select_option("other")
+    for id in ("curl-learn", "curl-stream"):
+        expect(page.locator(f"#{id}")).to_contain_text(f" {server.url}/models/other/learn ")
+    expect(page.locator("#empty-about")).to_contain_text("Features and classes come from the data.")
+    page.get_by_label("Model", exact=True).select_option("image")
+    expect(page.locator("#curl-learn")).to_contain_text('{"x": X, "y": "open"}')
+    expect(page.locator("#empty-about")).to_contain_text("nested lists of numbers of the shape [2, 3].")
+    server.post("/models/image/learn", x=[[1, 2, 3], [4, 5, 6]], y="open")
+    expect(page.locator("#names-note")).to_have_text(
+        "A sample is nested lists of numbers of the shape [2, 3]."
+    )
+    expect(page.locator("#names h3", has_text="Features")).to_be_hidden()
+
+
 def test_it_is_live(serve: Callable[..., Server], open_page: Callable[..., Page]) -> None:
     """It shows what is learned while the model learns, and draws it ten times a second at most."""
     server = serve()
@@ -439,6 +460,8 @@ def test_a_checkpoint_is_taken_and_gone_back_to(
     expect(back).to_be_visible()
     teach(server, 20)
     wait_for_step(page, 60)
+    server.client.post("/models/default/checkpoints")
+    expect(page.get_by_role("button", name=re.compile("Roll back to step 60"))).to_be_visible()
     dialog = page.get_by_role("dialog", name="Roll back?")
     back.click()
     expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
@@ -452,6 +475,9 @@ def test_a_checkpoint_is_taken_and_gone_back_to(
     dialog.get_by_role("button", name="Roll back").click()
     wait_for_step(page, 40)
     expect(page.locator("#event-list .rollback")).to_contain_text("Rolled back to step 40")
+    later = page.locator("#checkpoint-list tr", has_text="60")
+    expect(later).to_contain_text("of an earlier branch")
+    expect(later.get_by_role("button")).to_have_count(0)
     assert server.fingerprint() == before
 
 
@@ -461,6 +487,8 @@ def test_keys(serve: Callable[..., Server], open_page: Callable[..., Page]) -> N
     teach(server, 30)
     page = open_page(server)
     field, use = page.get_by_label("API key"), page.get_by_role("button", name="Use key")
+    expect(field).to_be_visible()
+    expect(page.locator("#model")).to_be_hidden()
     expect(field).to_be_focused()
     expect(page.locator("#shown")).to_be_hidden()
     for wrong, why in (("w" * 40, "unknown"), ("schlüssel", "ASCII")):
@@ -526,7 +554,7 @@ def test_another_model_is_chosen(serve: Callable[..., Server], open_page: Callab
     expect(page.locator("#missing")).to_be_hidden()
 
 
-@pytest.mark.parametrize("name", ["nowhere", "%"])
+@pytest.mark.parametrize("name", ["nowhere", "%", "q" * 300])
 def test_an_unknown_model_is_not_replaced_by_another(
     serve: Callable[..., Server], open_page: Callable[..., Page], name: str
 ) -> None:
@@ -539,6 +567,8 @@ def test_an_unknown_model_is_not_replaced_by_another(
     expect(page.locator("#status")).to_have_text("No model")
     expect(page.locator("#shown")).to_be_hidden()
     expect(page.locator("#overview-list th")).to_have_text("default")
+    if len(name) > 64:
+        assert page.evaluate("document.documentElement.scrollWidth") == 1280
     if name == "nowhere":
         server.create(name=name)
         expect(page.locator("#empty")).to_be_visible()
@@ -569,6 +599,8 @@ def test_the_overview_shows_all_models(
     server = serve(max_models=300)
     teach(server, 60)
     others = [f"m{i}" for i in range(1, count)]
+    if count == 12:
+        others[-1] = "z" * 64
     for i, name in enumerate(others):
         server.create(name=name, hidden=[2], replay=0, task="regression" if i == 0 else "classification")
     if others:
@@ -581,7 +613,11 @@ def test_the_overview_shows_all_models(
     assert found["recent"]["Accuracy"] == value(page, "#tile-score")
     expect(page.locator("#overview-list .spark polyline")).to_have_count(min(count, 2))
     assert names(page) == ["default", *others]
+    expect(page.locator("#compare option")).to_have_count(max(count - 1, 1))
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    score = rows.first.locator("td").first.bounding_box()
+    assert score is not None
+    assert score["x"] + score["width"] < 390, "a long name does not hide the score"
     if count > 1:
         reach(page, page.get_by_role("button", name="Samples"))
         page.keyboard.press("Enter")

@@ -54,7 +54,7 @@ OF_THE_SHAPE = (
 #: What a schema refuses, in the words of `service.problems`: a limit of the server has further words.
 OF_A_SCHEMA = re.compile(
     r"\S+ (is missing(: .*)?|is not a known field|must have .*|must be ('.*|true or false|an? [a-z ]+"
-    r"|at least \S+|at most \S+|greater than \S+|less than \S+))"
+    r"|at least \S+|at most \S+|greater than \S+|less than \S+)(, or .*)?)"
 )
 
 

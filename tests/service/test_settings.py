@@ -54,7 +54,9 @@ def test_a_wrong_default_model_is_refused(monkeypatch: pytest.MonkeyPatch, spec:
         ("MAKE_KEY", "perhaps", "BNP_MAKE_KEY must be true or false. "),
         ("RETAIN_SECONDS", "inf", "BNP_RETAIN_SECONDS must be a finite number. "),
         ("CORS_ORIGINS", "a", "BNP_CORS_ORIGINS is not valid: an origin must be http"),
-        ("DEFAULT_MODEL", '{"hidden": [0]}', "BNP_DEFAULT_MODEL: hidden.0 must be at least 1. "),
+        ("DEFAULT_MODEL", '{"hidden": [0]}', "BNP_DEFAULT_MODEL: hidden[0] must be at least 1. "),
+        ("DEFAULT_MODEL", '{"lr": "fast"}', "BNP_DEFAULT_MODEL: lr must be a number, or 'auto'. "),
+        ("DEFAULT_MODEL", '{"hiden": []}', "BNP_DEFAULT_MODEL: hiden is not a known field: did you mean"),
         ("ROLE", "replica", "BNP_ROLE is not valid: the role replica needs BNP_STORE"),
         ("ROLE", "leader", "BNP_ROLE must be 'owner', 'standby' or 'replica'. "),
         ("SHARDS", "some", 'BNP_SHARDS is not valid: "auto", or numbers and ranges such as 0-31,40; '),
@@ -78,6 +80,24 @@ def test_a_wrong_setting_ends_the_program_with_what_is_allowed(
         read_settings()
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ('{"input_shape": [8, 8], "network": ["relu"]}', "BNP_DEFAULT_MODEL: network: ends with the shape"),
+        ('{"task": "regression", "max_classes": 3}', "BNP_DEFAULT_MODEL: a regression has no classes: omit"),
+    ],
+)
+def test_a_default_model_that_the_server_refuses_prevents_the_start(
+    tmp_path: Path, spec: str, expected: str
+) -> None:
+    given = {"BNP_DEFAULT_MODEL": spec, "BNP_PORT": "0", "BNP_DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "service"]
+    done = subprocess.run(command, env={**os.environ, **given}, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"The server cannot start: {expected}")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_server_warns_of_a_name_that_is_almost_a_setting(tmp_path: Path) -> None:

@@ -159,6 +159,10 @@ def _labels(model: HostedModel) -> list[Any] | None:
     return list(model.estimator.labels) if isinstance(model.estimator, BNPClassifier) else None
 
 
+#: Parameters of outputs that would change their form or place. Other ones that are unknown are ignored.
+_UNSUPPORTED = {"classification", "shared_memory_region"}
+
+
 def _wanted(body: schemas.InferBody, outputs: dict[str, Any]) -> dict[str, bool]:
     """Return the outputs to write, and whether each is binary."""
     all_binary = (body.parameters or {}).get("binary_data_output") is True
@@ -171,6 +175,10 @@ def _wanted(body: schemas.InferBody, outputs: dict[str, Any]) -> dict[str, bool]
                 f"{output.name!r:.80} is not an output of this model: it has {', '.join(outputs)}",
                 f"outputs[{i}].name",
             )
+        if refused := _UNSUPPORTED & (output.parameters or {}).keys():
+            name = min(refused)
+            message = f"{name} is of an extension that this server does not support: omit it"
+            raise RequestError(message, f"outputs[{i}].parameters.{name}")
         wanted[output.name] = (output.parameters or {}).get("binary_data", all_binary) is True
     return wanted
 

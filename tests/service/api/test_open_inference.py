@@ -194,7 +194,7 @@ def numbers(shape: Any, data: Any, **more: Any) -> Json:
         ([numbers([1], [True])], 422, "invalid_type", "inputs[0].data"),
         ([numbers([1], [1.5], datatype="INT64")], 422, "invalid_type", "inputs[0].data"),
         ([numbers([1], [1], datatype="BYTES")], 422, "invalid_type", "inputs[0].data"),
-        ([numbers([1], [1], datatype="COMPLEX")], 422, "invalid_spec", "inputs.0.datatype"),
+        ([numbers([1], [1], datatype="COMPLEX")], 422, "invalid_spec", "inputs[0].datatype"),
         ([numbers([1], [1e300 * 10**10])], 422, "invalid_type", "inputs[0].data"),
         ([numbers([1001], [1.0] * 1001)], 413, "body_too_large", None),
         ([numbers([1], [1.0], name="n" * 2000)], 422, "string_too_long", None),
@@ -325,6 +325,13 @@ def test_an_unknown_output_or_model_is_refused(client: triton.InferenceServerCli
     wanted = [triton.InferRequestedOutput("nothing")]
     with pytest.raises(InferenceServerException, match="it has prediction, probabilities, classes"):
         client.infer(classes, columns(XS), outputs=wanted)
+    ranked = [triton.InferRequestedOutput("probabilities", class_count=2)]
+    with pytest.raises(InferenceServerException, match="classification is of an extension"):
+        client.infer(classes, columns(XS), outputs=ranked)
+    elsewhere = [triton.InferRequestedOutput("prediction")]
+    elsewhere[0].set_shared_memory("region", 8)
+    with pytest.raises(InferenceServerException, match="shared_memory_region is of an extension"):
+        client.infer(classes, columns(XS), outputs=elsewhere)
     with pytest.raises(InferenceServerException) as unknown:
         client.infer("nobody", columns(XS))
     assert unknown.value.status() == "404"

@@ -55,7 +55,9 @@ def test_a_wrong_method_is_answered_with_the_allowed_ones(
     ("method", "path", "body", "expected"),
     [
         ("POST", "/models", {"name": "q", "hidden": 0}, "hidden must be an array"),
-        ("POST", "/models", {"name": "q", "hidden": [0]}, "hidden.0 must be at least 1"),
+        ("POST", "/models", {"name": "q", "hidden": [0]}, "hidden[0] must be at least 1"),
+        ("POST", "/models", {"name": "q", "lr": "fast"}, "lr must be a number, or 'auto'"),
+        ("POST", "/models", {"name": "q", "network": "big"}, "network must be an array, or 'mlp' or 'cnn'"),
         ("POST", "/models", {"name": "q", "task": None}, "task must be 'classification' or 'regression'"),
         ("POST", "/models", {"name": "q", "units": 3}, "units is not a known field"),
         ("POST", "/models", {"name": "q", "replay": True}, "replay must be an integer"),

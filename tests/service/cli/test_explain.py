@@ -73,5 +73,21 @@ def test_invalid_rows_and_options(folder: Path) -> None:
     lines = read(done.out)
     assert ["error" in line for line in lines] == [False, True, False]
     assert lines[1]["error"].startswith("row 2 ")
+    assert done.err == "1 row is invalid: its line in the output gives the reason\n"
     assert command("explain", "c.csv").code == 2
     assert command("explain", "c.csv", "--load", "model", "--model", "m").code == 2
+
+
+def test_columns_have_the_types_that_the_model_learned(folder: Path) -> None:
+    """A word in a column of numbers makes its row invalid, not all cells of the column strings."""
+    write(folder, "word.csv", "a,b,more\n1,2,7\n1,x,7\n")
+    done = command("explain", "word.csv", "--load", "model")
+    assert done.code == 1
+    first, second = read(done.out)
+    assert first["contributions"] == bnp.load(folder / "model").explain_one({"a": 1, "b": 2}).contributions
+    assert "has 'x' in the column 'b', which is not a number" in second["error"]
+    assert "The model does not know, and does not use: 'more'." in done.err
+    write(folder, "other.csv", "c,d\n1,2\n")
+    done = command("explain", "other.csv", "--load", "model")
+    assert done.code == 1
+    assert "The model knows no column of the file: it learned 'a', 'b'" in done.err

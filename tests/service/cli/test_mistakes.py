@@ -70,6 +70,12 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str, int]] = {
     "parameter misspelt": ((*LEARN[:4], "--spec", '{"hiden": [5]}'), "did you mean hidden?", 2),
     "parameter out of range": ((*LEARN[:4], "--spec", '{"lr": -1}'), "lr must be greater than 0", 2),
     "parameter of another type": ((*LEARN[:4], "--spec", '{"hidden": 5}'), "hidden must be an array", 2),
+    "intervals of classes": ((*LEARN[:4], "--spec", '{"intervals": 8}'), "omit intervals", 2),
+    "classes of numbers": (
+        ("learn", "c.csv", "--target", "a", "--spec", '{"task": "regression", "max_classes": 3}'),
+        "omit max_classes",
+        2,
+    ),
     "two tasks": (
         (*LEARN[:4], "--task", "regression", "--spec", '{"task": "classification"}'),
         "leave out one",

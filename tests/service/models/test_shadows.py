@@ -411,9 +411,12 @@ def test_invalid_requests_change_nothing(serve: Serve) -> None:
     assert error(server.client.delete("/models/m/shadows/x")) == (404, "unknown_shadow", "shadow")
     unknown = server.client.get("/models/m/fingerprint?shadow=x")
     assert error(unknown) == (404, "unknown_shadow", "shadow")
+    assert unknown.json()["error"]["message"] == "the model has no shadow 'x': its shadows are 'other'"
     assert (server.fingerprint("m"), server.get("/models/m")["sequence"]) == before
     add(server, "second")
-    assert refused("third") == (409, "too_many_shadows", None)
+    third = post("/models/m/shadows", name="third")
+    assert error(third) == (409, "too_many_shadows", None)
+    assert "delete one, or raise BNP_MAX_SHADOWS" in third.json()["error"]["message"]
     assert server.client.delete("/models/m/shadows/second").status_code == 204
     add(server, "third")
     assert server.client.delete("/models/m").status_code == 204

@@ -224,7 +224,7 @@ def test_the_client_sends_strings_and_lists(serve: Serve) -> None:
     ("spec", "field"),
     [
         ({"text": "title"}, "text"),
-        ({"text": [1]}, "text.0"),
+        ({"text": [1]}, "text[0]"),
         ({"sparse": ["w"]}, "sparse"),
         ({"ngrams": 6}, "ngrams"),
         ({"max_values": 31}, "max_values"),
