@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -157,8 +158,15 @@ def save(path: str | os.PathLike[str], state: State, *, mode: int = 0o666) -> No
         As for `dumps`.
     mode : int
         Mode of the file, less the bits of the process's umask.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist.
     """
     target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "The folder does not exist: create it", str(target.parent))
     aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         with open(aside, "wb", opener=partial(os.open, mode=mode)) as file:

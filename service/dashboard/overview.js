@@ -61,7 +61,7 @@ export class Overview {
         score: each.recent?.[classes ? "Accuracy" : "MAE"] ?? null,
         said: classes ? percent : (value) => (value === null ? "–" : `MAE ${short(value)}`),
         rate: known ? Math.max(each.step - then.get(each.name), 0) / span : null,
-        leading: lead.length > 1 ? lead.slice(0, 2).map(([kind, share]) => `${kind} ${Math.round(100 * share)}%`).join(", ") : "–",
+        leading: each.step !== 0 && lead.length > 1 ? lead.slice(0, 2).map(([kind, share]) => `${kind} ${Math.round(100 * share)}%`).join(", ") : "–",
       };
     });
     this.before = { time, models };

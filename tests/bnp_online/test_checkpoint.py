@@ -100,6 +100,11 @@ def test_the_file_is_safetensors_and_no_pickle() -> None:
         list(pickletools.genops(DATA))
 
 
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"The folder does not exist: create it: .*/nowhere'$"):
+        checkpoint.save(tmp_path / "nowhere" / "model", STATE)
+
+
 @pytest.mark.parametrize(
     "change",
     [
