@@ -152,7 +152,8 @@ def test_the_pages_work_in_a_browser(proxy: Proxy, server: Server, browser: Brow
     server.create(name="empty")
     page.select_option("#model", "empty")
     page.wait_for_function(
-        "url => document.getElementById('curl-learn').innerText.includes(url)", arg=f"{proxy.url}/learn"
+        "url => document.getElementById('curl-learn').innerText.includes(url)",
+        arg=f"{proxy.url}/models/empty/learn",
     )
     server.client.delete("/models/empty")
     page.goto(f"{proxy.url}/docs")
