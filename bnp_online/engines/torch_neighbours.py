@@ -138,9 +138,8 @@ class Neighbours:
         votes = torch.where(voting, votes, self._zero)
         total = votes.sum(dim=1, keepdim=True)
         if self._regression:
-            return (votes * samples[..., RAW_TARGET]).sum(dim=1, keepdim=True) / total, total[
-                :, 0
-            ] >= LEAST_VOTES
+            sums = (votes * samples[..., RAW_TARGET]).sum(dim=1, keepdim=True)
+            return sums / total, total[:, 0] >= LEAST_VOTES
         seen = classes.clamp(min=1.0)
         prior = torch.where(self._class < seen, 0.5 / seen, self._zero)
         labels = samples[..., RAW_TARGET, None] == self._class

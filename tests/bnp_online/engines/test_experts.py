@@ -218,32 +218,38 @@ def test_follows_the_float64_reference_as_inputs_join(make: Callable[..., Engine
     follow(engine, spec, reference_for(engine, spec), widened(stream(task, 100)))
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("make", CASES)
-def test_the_newest_of_equally_near_samples_vote(make: Callable[..., Engine], task: base.Task) -> None:
+def follow_weighted(
+    make: Callable[..., Engine],
+    task: base.Task,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    weights: NDArray[np.float64],
+) -> None:
+    """Let an engine and the reference learn samples of two inputs; the first class seen is 0."""
     spec = spec_of(task)
     engine = make(spec, dtype=torch.float64)
     engine.grow(["a", "b"], 1)
+    y[0] = 0.0
+    follow(engine, spec, reference_for(engine, spec), zip(x, y, weights, strict=True))
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("make", CASES)
+def test_the_newest_of_equally_near_samples_vote(make: Callable[..., Engine], task: base.Task) -> None:
     rng = np.random.default_rng(0)
     x = rng.integers(3, size=(90, 2)) * [1.0, 0.3]
     y = rng.integers(2, size=90).astype(np.float64)
-    y[0] = 0.0
-    samples = zip(x, y, rng.choice([0.5, 1.0], size=90), strict=True)
-    follow(engine, spec, reference_for(engine, spec), samples)
+    follow_weighted(make, task, x, y, rng.choice([0.5, 1.0], size=90))
 
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("make", CASES)
 def test_votes_of_tiny_weights_are_none(make: Callable[..., Engine], task: base.Task) -> None:
     """The reciprocal of 5e-324 is infinite."""
-    spec = spec_of(task)
-    engine = make(spec, dtype=torch.float64)
-    engine.grow(["a", "b"], 1)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(30, 2)), rng.integers(2, size=30).astype(np.float64)
-    y[0] = 0.0
-    weights = [5e-324, 1e-310, 1e-300, 5e-324, *rng.choice([5e-324, 1.0], size=26).tolist()]
-    follow(engine, spec, reference_for(engine, spec), zip(x, y, weights, strict=True))
+    weights = np.append([5e-324, 1e-310, 1e-300, 5e-324], rng.choice([5e-324, 1.0], size=26))
+    follow_weighted(make, task, x, y, weights)
 
 
 def shorten(reference: ReferenceExperts, weight: int) -> None:

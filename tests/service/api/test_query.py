@@ -13,6 +13,7 @@ from tests.support.running import Json, Server, error
 
 CSV, LINES, JSON = "text/csv", "application/x-ndjson", "application/json"
 X: Json = {"x": {"a": 1}}
+#: Values of the variables in the paths of routes. No node has the name.
 PATHS = {"{m}": "default", "{flavor}": "binary", "{shard}": "0", "{name}": "nobody"}
 #: Routes that need no key, and the scraper's.
 OPEN = {
